@@ -1,0 +1,62 @@
+# One verb a job. Each sets up what it needs in a venv of this interpreter: PYTHON=python3.14 make test
+PYTHON ?= python3
+ifeq ($(PYTHON),python3)
+VENV := .venv
+else
+VENV := .venv-$(notdir $(PYTHON))
+endif
+RUN := $(VENV)/bin/python
+TESTS ?= tests
+
+.PHONY: demo test style format types check coverage bench clean
+
+demo: $(VENV)/.demo
+	$(RUN) examples/count_tokens.py
+
+test: $(VENV)/.test
+	$(RUN) -m pytest $(TESTS)
+
+style: $(VENV)/.check
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+format: $(VENV)/.check
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+types: $(VENV)/.check
+	$(RUN) -m mypy
+
+check: style types
+
+coverage: $(VENV)/.test
+	rm -f .coverage .coverage.*
+	$(RUN) -m coverage run -m pytest $(TESTS)
+	$(RUN) -m coverage combine -q
+	$(RUN) -m coverage report
+
+bench: $(VENV)/.demo
+	$(RUN) -m shmchannel bench
+
+clean:
+	rm -rf .venv .venv-* build dist src/*.egg-info .coverage .coverage.*
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A venv by the interpreter's own means or, where it has no ensurepip (Debian), by a borrowed virtualenv.
+$(RUN):
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV) && python3 -m venv $(VENV)-maker && \
+	$(VENV)-maker/bin/pip install -q --disable-pip-version-check virtualenv && \
+	$(VENV)-maker/bin/virtualenv -q -p $(PYTHON) $(VENV) && rm -rf $(VENV)-maker; }
+
+$(VENV)/.demo: pyproject.toml | $(RUN)
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[rich]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(RUN)
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $@
+
+$(VENV)/.check: pyproject.toml | $(RUN)
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[check]'
+	touch $@

@@ -1,0 +1,37 @@
+"""Point-to-point messaging over shared memory, between threads, subinterpreters and processes."""
+
+import sys
+
+if sys.platform == "win32":
+    raise ImportError("shmchannel needs POSIX shared memory and named semaphores, which Windows does not have")
+
+from .channel import Channel
+from .errors import (
+    ChannelCorrupted,
+    ChannelError,
+    ChannelFull,
+    ChannelNotFound,
+    CloneError,
+    EndOfChannel,
+    PeerLost,
+    PortClosed,
+    WouldBlock,
+)
+from .port import Port, Statistics
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Channel",
+    "ChannelCorrupted",
+    "ChannelError",
+    "ChannelFull",
+    "ChannelNotFound",
+    "CloneError",
+    "EndOfChannel",
+    "PeerLost",
+    "Port",
+    "PortClosed",
+    "Statistics",
+    "WouldBlock",
+]

@@ -1,0 +1,123 @@
+"""A channel: its handle, how long its names live, attaching and connecting to it."""
+
+from __future__ import annotations
+
+import warnings
+from multiprocessing.util import Finalize
+from typing import Any
+
+from .alive import Hold
+from .errors import ChannelError
+from .port import Port
+from .ring import MAXIMUM_CAPACITY
+from .segment import FREE, RINGS, SLOTS, Segment, sweep, unlink
+
+DEFAULT_CAPACITY = 1 << 20  # bytes per direction
+SMALLEST_CAPACITY = 4096  # bytes; less would save nothing, memory comes in pages
+MAX_MESSAGE_SIZE = 1 << 30  # bytes
+
+
+class Channel:
+    """A point-to-point channel over shared memory; ``channel.handle`` is its name.
+
+    Whoever has the handle (a thread, a subinterpreter, another process of the same user) attaches
+    with ``Channel.from_handle(handle)``. The two that ``connect`` have its two ports; from then on
+    it needs no name, and its memory goes with the last of them. Until then the creator's names last
+    as long as the Channel it made, a port of that, or its process; ``linger=True`` leaves them to
+    whoever attaches later (``Channel.from_handle``), even after the creator has ended.
+
+    A Channel pickles as its handle, so that it can be an argument of a ``Process``.
+    """
+
+    def __init__(
+        self,
+        *,
+        handle: str | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        linger: bool = False,
+        max_message_size: int = MAX_MESSAGE_SIZE,
+    ) -> None:
+        """Create a channel; with ``handle``, attach to that one.
+
+        ``capacity`` is in bytes per direction, rounded up to a power of two, and the creator's
+        choice. ``max_message_size`` is in bytes, for this side's writes and reads; a message may be
+        larger than the capacity. Raises ``TypeError`` or ``ValueError`` for an argument that cannot
+        be, ``ChannelError`` when the system refuses (/dev/shm is full); when attaching
+        ``ChannelNotFound`` and ``ChannelCorrupted``.
+        """
+        self.max_message_size = _checked("max_message_size", max_message_size, 1, 1 << 62)
+        if handle is not None:
+            if capacity != DEFAULT_CAPACITY or linger:
+                raise ValueError("capacity and linger are for the creator: leave them out with a handle")
+            self._segment = Segment.attach(handle)
+            return
+        capacity = _checked("capacity", capacity, 1, MAXIMUM_CAPACITY)
+        sweep()
+        capacity = max(SMALLEST_CAPACITY, 1 << (capacity - 1).bit_length())
+        self._segment, hold = Segment.create(capacity, linger=bool(linger))
+        # Finalize with a negative priority runs after multiprocessing has joined this process's
+        # children, who may be about to attach; weakref.finalize would run before.
+        Finalize(self, _drop, args=(self._segment, hold), exitpriority=-1)
+
+    @classmethod
+    def from_handle(cls, handle: str, *, max_message_size: int = MAX_MESSAGE_SIZE) -> Channel:
+        """Attach to a channel by its handle.
+
+        Raises ``ChannelNotFound`` when there is none of that name, or it is another user's, and
+        ``ChannelCorrupted`` when what is there is no whole channel of this version.
+        """
+        if handle is None:
+            raise TypeError("a handle is the str that channel.handle gives, not None")
+        return cls(handle=handle, max_message_size=max_message_size)
+
+    @property
+    def handle(self) -> str:
+        """The channel's name, 22 characters that need no quoting anywhere."""
+        return self._segment.name
+
+    @property
+    def capacity(self) -> int:
+        """Bytes per direction; a power of two."""
+        return self._segment.capacity
+
+    def connect(self) -> Port:
+        """Take one of the channel's two ports. What is written before the peer connects waits for it.
+
+        Raises ``ChannelFull`` for a third, ``ChannelNotFound`` when the names have gone meanwhile,
+        and ``ChannelError`` when the system refuses.
+        """
+        return Port(self, self._segment.claim())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attach, (self.handle, self.max_message_size)
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.handle}, 2 x {self.capacity} bytes>"
+
+
+def _attach(handle: str, max_message_size: int) -> Channel:
+    return Channel.from_handle(handle, max_message_size=max_message_size)
+
+
+def _checked(name: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, a number of bytes, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most} bytes, not {value}")
+    return value
+
+
+def _drop(segment: Segment, hold: Hold) -> None:
+    """The creator's Channel has gone: so do the names, unless they linger or have gone already."""
+    states = [segment.words[slot >> 3] for slot in SLOTS]
+    if FREE in states and not segment.lingers:
+        unread = sum(segment.words[ring >> 3] for ring in RINGS)
+        if unread:
+            warnings.warn(
+                f"channel {segment.name} is dropped with {unread} bytes written and nobody connected to "
+                "read them: keep the Channel until the peer has connected, or make it with linger=True",
+                ResourceWarning,
+                stacklevel=2,
+            )
+        unlink(segment.name)
+    hold.close()

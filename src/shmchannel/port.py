@@ -1,0 +1,420 @@
+"""A port: one end of a channel. It tries first, and waits (waiting.py) only when it must.
+
+When a port is over, its two rings make way for an ``_Over``, which has the answer to every later
+use. So the fast path of an open port asks nothing about the port's own state.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import alive
+from .clone import decode, encode
+from .errors import ChannelCorrupted, ChannelError, CloneError, EndOfChannel, PeerLost, PortClosed, WouldBlock
+from .ring import LAST, PART, READER_SLEEPS, WHOLE, WRITER_SLEEPS, Consumer, Producer
+from .segment import FREE, INTERPRETER, PID, RINGS, STATE, Slot
+from .waiting import SLICE, Operation, Sleeper, Wait, drive
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a port has done so far, counted on this side. Bytes include frame headers and padding."""
+
+    messages_written: int
+    """Messages accepted by this port's writes."""
+    messages_read: int
+    """Messages taken by this port's reads."""
+    bytes_written: int
+    """Bytes put into the outgoing ring."""
+    bytes_read: int
+    """Bytes taken from the incoming ring."""
+    outgoing_fill: int
+    """Bytes in the outgoing ring that the peer has not taken yet."""
+    incoming_fill: int
+    """Bytes in the incoming ring that have not been read yet."""
+    capacity: int
+    """Bytes that each of the two rings holds."""
+    write_sleeps: int
+    """How often a write slept for room, at most 50 ms at a time."""
+    read_sleeps: int
+    """How often a read slept for a message, at most 50 ms at a time."""
+
+
+class Port:
+    """One of a channel's two ends; made by ``Channel.connect``. What is written here is read there.
+
+    Any thread may call any method. Each message goes to exactly one reader, and the messages of one
+    writer stay in order. A port belongs to the process that connected it.
+    """
+
+    def __init__(self, channel: Channel, slot: Slot) -> None:
+        """Not for users: see ``Channel.connect``."""
+        self._name = f"port {slot.index} of {slot.segment.name}"
+        self._max_message_size = channel.max_message_size
+        self._peer = _Peer(slot)
+        self._outgoing: Producer | _Over = _producer(slot, self._peer)
+        self._incoming: Consumer | _Over = _consumer(slot, self._peer, channel.max_message_size)
+        self._final: Statistics | None = None
+        # Kept while open; the channel, because its creator's names live as long as it does. Taking
+        # them out is atomic, and whoever gets them does the closing.
+        self._kept = [(channel, slot)]
+        _open_ports.add(self)
+        atexit.unregister(_close_open_ports)  # a child of multiprocessing starts with none: again
+        atexit.register(_close_open_ports)
+
+    # -- write
+
+    def write_nowait(self, value: object) -> bool:
+        """Write a value if there is room for it now.
+
+        Returns True once accepted, False when the other side has ended. Raises ``WouldBlock``, and
+        whatever ``write_sync`` does. A message larger than the ring can only be written by waiting.
+        """
+        payload = encode(value)
+        if len(payload) > self._max_message_size:
+            raise self._too_large(payload)
+        accepted = self._put(payload)
+        if accepted is None:
+            raise WouldBlock("no room in the ring now: write_sync waits for it")
+        return accepted
+
+    def write_sync(self, value: object, *, timeout: float | None = None) -> bool:
+        """Write a value, waiting for room at most ``timeout`` seconds (None: as long as it takes).
+
+        Returns True once the message is in shared memory, where it stays readable for the peer
+        whatever becomes of this process; False when the other side has ended, also during the wait.
+        Raises ``CloneError`` for a value that cannot be cloned or exceeds ``max_message_size``,
+        ``TimeoutError``, ``PeerLost`` when the peer has died (what it completed can still be read),
+        ``PortClosed`` after ``close_sync``, and ``ChannelCorrupted``. A write that raises has
+        written nothing.
+        """
+        payload = encode(value)
+        if len(payload) > self._max_message_size:
+            raise self._too_large(payload)
+        accepted = self._put(payload)
+        if accepted is None:
+            accepted = drive(self._putting(payload), timeout)
+        return accepted
+
+    def _too_large(self, payload: bytes) -> CloneError:
+        return CloneError(
+            f"$: the message is {len(payload)} bytes, max_message_size is {self._max_message_size}: "
+            "send it in pieces, or make both sides' Channel with a larger max_message_size"
+        )
+
+    def _put(self, payload: bytes | memoryview, kind: int = WHOLE) -> bool | None:
+        """Try to put one frame; the only code that writes. True, False (the peer has ended), None (full)."""
+        outgoing = self._outgoing
+        if monotonic() >= self._peer.next_look and not self._peer.look():
+            raise _lost()
+        try:
+            accepted = outgoing.try_write(payload, kind)
+        except ChannelCorrupted as error:
+            self._finish(_Over(_again(error)))
+            raise
+        if accepted is False and self._outgoing is not outgoing:  # closed under our hands
+            return self._outgoing.try_write(payload, kind)
+        return accepted
+
+    def _putting(self, payload: bytes) -> Operation[bool]:
+        """Write a message that the first try could not, as one frame or in parts."""
+        outgoing = self._outgoing
+        if isinstance(outgoing, _Over):
+            return bool(outgoing.try_write(payload, WHOLE))
+        if len(payload) > outgoing.largest_whole:
+            return (yield from self._putting_parts(payload, outgoing))
+        wait = outgoing.wait(len(payload))
+        while True:
+            yield wait
+            accepted = self._put(payload)
+            if accepted is not None:
+                return accepted
+
+    def _putting_parts(self, payload: bytes, outgoing: Producer) -> Operation[bool]:
+        size = outgoing.part_size
+        wait = outgoing.wait(size)
+        yield wait  # takes the turn: of two messages in parts, one goes first
+        if outgoing.parting:
+            raise ChannelError("a signal handler cannot write a large message into one that it interrupted")
+        view = memoryview(payload)
+        try:
+            for start in range(0, len(view), size):
+                kind = PART if start + size < len(view) else LAST
+                while (accepted := self._put(view[start : start + size], kind)) is None:
+                    yield wait
+                if not accepted:
+                    return False
+            return True
+        finally:
+            outgoing.abort()  # a timeout, Ctrl-C, or the peer's end came in between; else nothing to do
+
+    # -- read
+
+    def read_nowait(self) -> Any:
+        """Return the next value if there is one now.
+
+        Raises ``WouldBlock``, and whatever ``read_sync`` does.
+        """
+        message = self._take()
+        if message is None:
+            raise WouldBlock("nothing to read now: read_sync waits for it")
+        return decode(message)
+
+    def read_sync(self, timeout: float | None = None) -> Any:
+        """Return the next value, waiting for it at most ``timeout`` seconds (None: as long as it takes).
+
+        Raises ``TimeoutError``; ``EndOfChannel`` once the other side has ended and all is read;
+        ``PeerLost`` once the peer has died and all that it completed is read; ``CloneError`` for a
+        message that does not decode (it is consumed, the next read goes on); ``PortClosed`` after
+        ``close_sync``; ``ChannelCorrupted``.
+        """
+        message = self._take()
+        if message is None:
+            message = drive(self._taking(), timeout)
+        return decode(message)
+
+    def __iter__(self) -> Port:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return self.read_sync()
+        except EndOfChannel:
+            raise StopIteration from None
+
+    def _take(self) -> bytes | None:
+        """Try to take one message; the only code that reads. None: there is none yet."""
+        incoming = self._incoming
+        try:
+            message = incoming.try_read()
+            if message is None and (incoming.closed or not self._peer.alive()):
+                message = incoming.try_read()  # the end comes after what was written before it
+                if message is None and not incoming.fill:
+                    self._finish(_Over(_ended, ended=True) if incoming.closed else _Over(_lost))
+                    return self._incoming.try_read()  # raises: it is the _Over now
+        except ChannelCorrupted as error:
+            self._finish(_Over(_again(error)))
+            raise
+        return message
+
+    def _taking(self) -> Operation[bytes]:
+        """Take a message that the first try did not find."""
+        incoming = self._incoming
+        if isinstance(incoming, _Over):
+            incoming.try_read()
+        wait = incoming.wait()
+        while True:
+            yield wait
+            message = self._take()
+            if message is not None:
+                return message
+
+    # -- close
+
+    def close_sync(self) -> None:
+        """Close this port: never waits, may be repeated, releases every thread that waits on it.
+
+        All that was accepted stays readable for the peer; then it gets ``EndOfChannel``.
+        """
+        self._finish(_Over(_closed))
+
+    def _finish(self, over: _Over) -> None:
+        try:
+            _channel, slot = self._kept.pop()
+        except IndexError:
+            return
+        self._final = self._count()
+        outgoing, incoming = self._outgoing, self._incoming
+        self._outgoing = self._incoming = over
+        outgoing.close()
+        incoming.close()
+        self._peer.forget()
+        slot.close()
+        _open_ports.discard(self)
+
+    def __enter__(self) -> Port:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_sync()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_kept", None):
+            _warn(f"dropped an open port: {self!r}", ResourceWarning, stacklevel=2, source=self)
+            self.close_sync()
+
+    # -- look
+
+    @property
+    def closed(self) -> bool:
+        """Whether this port is over: closed here, or ended or lost on the other side and drained."""
+        return not self._kept
+
+    def statistics(self) -> Statistics:
+        """A snapshot of this port's counts; the last one, once the port is over."""
+        return self._final or self._count()
+
+    def _count(self) -> Statistics:
+        outgoing, incoming = self._outgoing, self._incoming
+        assert isinstance(outgoing, Producer)
+        assert isinstance(incoming, Consumer)
+        return Statistics(
+            messages_written=outgoing.messages,
+            messages_read=incoming.messages,
+            bytes_written=outgoing.position,
+            bytes_read=incoming.position,
+            outgoing_fill=outgoing.fill,
+            incoming_fill=incoming.fill,
+            capacity=outgoing.capacity,
+            write_sleeps=outgoing.sleeper.sleeps,
+            read_sleeps=incoming.sleeper.sleeps,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{'closed' if self.closed else 'open'} {self._name}>"
+
+
+class _Over:
+    """Stands where the rings were, with the answer of a port that is closed, ended, lost or broken."""
+
+    closed = True
+    fill = 0
+
+    def __init__(self, error: Callable[[], ChannelError], *, ended: bool = False) -> None:
+        self._error = error
+        self._ended = ended
+
+    def try_read(self) -> NoReturn:
+        raise self._error()
+
+    def try_write(self, payload: bytes | memoryview, kind: int) -> bool:
+        if self._ended:
+            return False
+        raise self._error()
+
+    def close(self) -> None:
+        pass
+
+
+class _Peer:
+    """What this side knows of the other: whether it lives, and whether spinning for it can pay."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._can_spin: bool | None = None
+        self.lost = False
+        self.next_look = 0.0  # monotonic seconds
+
+    def look(self) -> bool:
+        """Ask the kernel whether the peer lives; one that has not connected yet does."""
+        if not self.lost:
+            self.next_look = monotonic() + SLICE
+            try:
+                self.lost = self._slot.peer_is_lost()
+            except OSError:
+                self.forget()  # another thread has just closed our lock's descriptor
+        return not self.lost
+
+    def forget(self) -> None:
+        """Our own port is over, and has its answer: the peer's life does not matter any more."""
+        self.lost = False
+        self.next_look = math.inf
+
+    def alive(self) -> bool:
+        """As ``look``, but the kernel is not asked more often than once a slice."""
+        return monotonic() < self.next_look or self.look()
+
+    def can_spin(self) -> bool:
+        """Not on one CPU, not for a peer behind the same GIL, and not before there is one."""
+        if self._can_spin is None:
+            record = self._slot.peer()
+            if record[STATE] == FREE:
+                return False
+            ours = record[PID] == os.getpid() and record[INTERPRETER] == alive.interpreter()
+            self._can_spin = _cpus() > 1 and not (ours and _has_gil())
+        return self._can_spin
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _has_gil() -> bool:
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def _producer(slot: Slot, peer: _Peer) -> Producer:
+    mine, words = slot.index, slot.segment.words
+    flag = (RINGS[mine] >> 3) + WRITER_SLEEPS
+    sleeper = Sleeper(words, flag, slot.space[mine], alive=peer.look, spins=peer.can_spin)
+    return Producer(slot.segment.ring(mine), sleeper, slot.items[mine].post)
+
+
+def _consumer(slot: Slot, peer: _Peer, max_message_size: int) -> Consumer:
+    theirs, words = 1 - slot.index, slot.segment.words
+    flag = (RINGS[theirs] >> 3) + READER_SLEEPS
+    sleeper = Sleeper(words, flag, slot.items[theirs], alive=peer.look, spins=peer.can_spin)
+    return Consumer(slot.segment.ring(theirs), sleeper, slot.space[theirs].post, max_message_size)
+
+
+# -- errors of a port that is over; each use gets an exception of its own
+
+
+def _closed() -> ChannelError:
+    return PortClosed("this port is closed here: connect to another channel")
+
+
+def _ended() -> ChannelError:
+    return EndOfChannel("the other side has ended, and all that it wrote has been read")
+
+
+def _lost() -> ChannelError:
+    return PeerLost("the peer's process died without closing its port: make a new channel for its successor")
+
+
+def _forked() -> ChannelError:
+    return ChannelError(
+        "this port belongs to the process that connected it, and this is a fork of it: "
+        "pass channel.handle to the child, and connect there"
+    )
+
+
+def _again(error: ChannelError) -> Callable[[], ChannelError]:
+    return lambda: type(error)(*error.args)
+
+
+# -- ends of processes
+
+_open_ports: weakref.WeakSet[Port] = weakref.WeakSet()
+
+
+def _close_open_ports() -> None:
+    """At exit a port that was left open ends like a closed one: its peer gets ``EndOfChannel``."""
+    for port in list(_open_ports):
+        port.close_sync()
+
+
+def _disown_in_child() -> None:
+    """In a fork the port is the parent's: drop it without a word to the shared memory."""
+    for port in list(_open_ports):
+        port._kept.clear()
+        port._outgoing = port._incoming = _Over(_forked)
+    _open_ports.clear()
+
+
+os.register_at_fork(after_in_child=_disown_in_child)

@@ -1,0 +1,374 @@
+"""The shared segment: its names, its layout, its checks, its two slots and who holds them.
+
+docs/layout.md is the one authority on the bytes. The segment is what ``multiprocessing.shared_memory``
+makes, and ``SharedMemory(handle)`` opens it; that class itself is not used, because it registers
+every attach with the resource tracker (up to 3.12) and removes the name when an mmap fails.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import secrets
+import time
+from typing import NamedTuple
+
+import _posixshmem
+
+from . import alive, semaphores
+from .alive import Hold
+from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
+from .ring import MAXIMUM_CAPACITY, MINIMUM_CAPACITY, Place
+from .semaphores import NamedSemaphore
+from .waiting import Fence
+
+MAGIC = int.from_bytes(b"shmchnl\0", "little")
+VERSION = 1
+
+# The header, as indices of 8-byte words.
+MAGIC_WORD, VERSION_WORD, CAPACITY_WORD, FLAGS_WORD, CREATED_WORD, ID_WORD = 0, 1, 2, 3, 4, 5
+LINGER = 1  # a flag
+# Three records of 64 bytes say who holds what; a record's first byte is the one that is locked.
+CREATOR, SLOTS = 64, (128, 192)  # bytes
+STATE, PID, STARTED, INTERPRETER = 0, 1, 2, 3  # words of a record
+FREE, CONNECTED, CLOSED = 0, 1, 2  # states of a slot, in the order in which it takes them
+RECORDS_END = 256  # bytes
+RINGS = (256, 512)  # bytes: control words of ring i, which slot i writes
+DATA = 4096  # bytes: data of ring 0; that of ring 1 follows
+
+HANDLE = re.compile(r"shmch-[A-Za-z0-9_-]{16}")
+PATIENCE = 1.0  # seconds an attacher waits for a creator, or for another attacher, that is half done
+NAMES_FOLDER = "/dev/shm"  # Linux lists the names here; elsewhere nothing can be swept
+
+
+class Segment:
+    """A mapped segment. It is unmapped when nothing points into it any more."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        """Map a whole file; the descriptor stays the caller's."""
+        self.name = name
+        self.memory = mmap.mmap(fd, os.fstat(fd).st_size)
+        self.words = memoryview(self.memory).cast("Q")
+
+    @property
+    def capacity(self) -> int:
+        """Bytes per direction."""
+        return self.words[CAPACITY_WORD]
+
+    @property
+    def lingers(self) -> bool:
+        return bool(self.words[FLAGS_WORD] & LINGER)
+
+    def ring(self, index: int) -> Place:
+        """Where the ring lies that slot ``index`` writes."""
+        data = DATA + index * self.capacity
+        return Place(self.memory, self.words, RINGS[index], data, self.capacity)
+
+    def record(self, offset: int) -> list[int]:
+        """State, pid, start time and interpreter of a record."""
+        return self.words[offset >> 3 : (offset >> 3) + 4].tolist()
+
+    def sign(self, offset: int, state: int) -> None:
+        """Fill in a record for this process; the state comes last."""
+        word, pid = offset >> 3, os.getpid()
+        self.words[word + PID] = pid
+        self.words[word + STARTED] = alive.process_started(pid)
+        self.words[word + INTERPRETER] = alive.interpreter()
+        self.words[word + STATE] = state
+
+    # -- creating and attaching
+
+    @classmethod
+    def create(cls, capacity: int, *, linger: bool) -> tuple[Segment, Hold]:
+        """Make a segment and its semaphores, and the creator's hold on them.
+
+        Raises ``ChannelError`` when the system refuses; nothing is left behind then.
+        """
+        try:
+            name, fd, hold = _new_file()
+        except OSError as error:
+            raise _refused(f"make a channel of 2 x {capacity} bytes", error) from error
+        try:
+            os.fchmod(fd, 0o600)  # whatever the umask
+            _allocate(fd, DATA + 2 * capacity)
+            segment = cls(name, fd)
+            for semaphore in semaphore_names(name):
+                NamedSemaphore(semaphore, create=True)
+        except OSError as error:
+            unlink(name)
+            raise _refused(f"make a channel of 2 x {capacity} bytes", error) from error
+        except BaseException:
+            unlink(name)
+            raise
+        finally:
+            os.close(fd)
+        words = segment.words
+        words[VERSION_WORD], words[CAPACITY_WORD], words[FLAGS_WORD] = VERSION, capacity, LINGER * linger
+        words[CREATED_WORD] = time.time_ns()
+        words[ID_WORD], words[ID_WORD + 1] = _id_words(name)
+        segment.sign(CREATOR, CONNECTED)
+        Fence()()
+        words[MAGIC_WORD] = MAGIC  # last: an attacher waits for it
+        return segment, hold
+
+    @classmethod
+    def attach(cls, name: str) -> Segment:
+        """Map the segment of that name and check its header. Never removes a name.
+
+        Raises ``ChannelNotFound``, ``ChannelCorrupted``, and ``ChannelError`` when the system
+        refuses the mapping.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a handle is the str that channel.handle gives, not {type(name).__name__}")
+        if not HANDLE.fullmatch(name):
+            raise ChannelNotFound(f"{name!r} is no handle: pass on what channel.handle gives, unchanged")
+        fd = _open_found(name)
+        try:
+            if os.fstat(fd).st_uid != os.geteuid():
+                raise ChannelNotFound(_NOT_YOURS.format(name))
+            segment = _map_finished(name, fd)
+        finally:
+            os.close(fd)
+        segment._check_header()
+        return segment
+
+    def _check_header(self) -> None:
+        words, size = self.words, len(self.memory)
+        if words[VERSION_WORD] != VERSION:
+            raise ChannelCorrupted(
+                f"{self.name} has layout version {words[VERSION_WORD]}, this shmchannel speaks {VERSION}: "
+                "use one version of shmchannel on both sides"
+            )
+        capacity = self.capacity
+        power_of_two = capacity & (capacity - 1) == 0
+        if not (MINIMUM_CAPACITY <= capacity <= MAXIMUM_CAPACITY and power_of_two):
+            raise ChannelCorrupted(f"{self.name} claims a capacity of {capacity} bytes: make a new channel")
+        if size != DATA + 2 * capacity:
+            raise ChannelCorrupted(
+                f"{self.name} is {size} bytes, its header says {DATA + 2 * capacity}: make a new channel"
+            )
+        if tuple(words[ID_WORD : ID_WORD + 2].tolist()) != _id_words(self.name):
+            raise ChannelCorrupted(f"{self.name} carries another channel's id: make a new channel")
+
+    # -- slots
+
+    def claim(self) -> Slot:
+        """Take a free slot. Whoever takes the second one removes the names.
+
+        Raises ``ChannelFull``, ``ChannelNotFound``, and ``ChannelError`` when the system refuses.
+        """
+        try:
+            hold = Hold(_open(self.name))
+            # Opened before the slot is taken: once both are, the names go.
+            one, two, three, four = map(NamedSemaphore, semaphore_names(self.name))
+        except FileNotFoundError:
+            raise self._gone() from None
+        except OSError as error:
+            raise _refused(f"connect to {self.name}", error) from error
+        slot = Slot(self, self._take(hold), hold, (one, three), (two, four))
+        Fence()()  # of two who connect at once, at least one sees the other's state
+        if self.words[SLOTS[1 - slot.index] >> 3] != FREE:
+            unlink(self.name)
+        return slot
+
+    def _take(self, hold: Hold) -> int:
+        patience = time.monotonic() + PATIENCE
+        while True:
+            free = [i for i in (0, 1) if self.words[SLOTS[i] >> 3] == FREE]
+            if not free or time.monotonic() > patience:
+                raise self._gone()
+            for index in free:
+                if self._try_take(hold, index):
+                    return index
+            time.sleep(0.001)  # somebody holds a free slot's lock: connecting, or sweeping
+
+    def _try_take(self, hold: Hold, index: int) -> bool:
+        if alive.HAVE_LOCKS:
+            if not hold.try_lock(SLOTS[index]):
+                return False
+            if self.words[SLOTS[index] >> 3] != FREE or os.fstat(hold.fd).st_nlink == 0:
+                hold.unlock(SLOTS[index])
+                if os.fstat(hold.fd).st_nlink == 0:
+                    raise self._gone()
+                return False
+        else:
+            try:  # of two makers of one name, only one succeeds
+                NamedSemaphore(_claim_names(self.name)[index], create=True)
+            except FileExistsError:
+                return False
+        self.sign(SLOTS[index], CONNECTED)
+        return True
+
+    def _gone(self) -> ChannelError:
+        if FREE in (self.words[SLOTS[0] >> 3], self.words[SLOTS[1] >> 3]):
+            return ChannelNotFound(_NOT_THERE.format(self.name))
+        return ChannelFull(f"{self.name} has its two ports already: make another channel")
+
+
+class Slot(NamedTuple):
+    """A taken slot, 0 or 1: its lock, and the semaphores of rings 0 and 1."""
+
+    segment: Segment
+    index: int
+    hold: Hold
+    items: tuple[NamedSemaphore, NamedSemaphore]  # a ring's reader sleeps on it
+    space: tuple[NamedSemaphore, NamedSemaphore]  # a ring's writer sleeps on it
+
+    def peer(self) -> list[int]:
+        """The other slot's record."""
+        return self.segment.record(SLOTS[1 - self.index])
+
+    def peer_is_lost(self) -> bool:
+        """Whether the peer connected and then died without closing. One or two system calls."""
+        state, pid, started, _ = self.peer()
+        if state != CONNECTED:
+            return False
+        held = alive.is_held(self.hold.fd, SLOTS[1 - self.index], pid, started)
+        return not held and self.peer()[STATE] == CONNECTED  # it may have closed in between
+
+    def close(self) -> None:
+        """Give the slot up for good: state first, then the lock."""
+        self.segment.words[SLOTS[self.index] >> 3] = CLOSED
+        self.hold.close()
+
+
+# -- names
+
+_NOT_THERE = (
+    "there is no channel {}: its creator has ended or dropped it (keep the Channel, or make it with "
+    "linger=True), or both its ports were connected already"
+)
+_NOT_YOURS = "{} belongs to another user: a channel is for processes of one user"
+
+
+def semaphore_names(name: str) -> tuple[str, str, str, str]:
+    """Items and space of ring 0, then of ring 1. At most 25 characters: macOS allows 31."""
+    return f"/{name}0i", f"/{name}0s", f"/{name}1i", f"/{name}1s"
+
+
+def _claim_names(name: str) -> tuple[str, str]:
+    return f"/{name}0c", f"/{name}1c"
+
+
+def unlink(name: str) -> None:
+    """Remove a channel's names, the segment's last so that a death in between leaves it to be swept."""
+    for semaphore in semaphore_names(name):
+        semaphores.unlink(semaphore)
+    if not alive.HAVE_LOCKS:
+        for claim in _claim_names(name):
+            semaphores.unlink(claim)
+    try:
+        _posixshmem.shm_unlink("/" + name)
+    except FileNotFoundError:
+        pass
+
+
+def sweep(*, lingering: bool = False) -> list[str]:
+    """Remove the names that this user owns and nobody holds; return their handles.
+
+    A channel made with ``linger=True`` is left, unless ``lingering``.
+    """
+    if not alive.HAVE_LOCKS or not os.path.isdir(NAMES_FOLDER):
+        return []
+    return [n for n in os.listdir(NAMES_FOLDER) if HANDLE.fullmatch(n) and _sweep_one(n, lingering)]
+
+
+def _sweep_one(name: str, lingering: bool) -> bool:
+    try:
+        hold = Hold(_open(name))
+    except OSError:
+        return False  # gone by now, or not ours
+    try:
+        if os.fstat(hold.fd).st_uid != os.geteuid():
+            return False
+        flags = int.from_bytes(os.pread(hold.fd, 8, FLAGS_WORD * 8), "little")
+        if flags & LINGER and not lingering:
+            return False
+        if not hold.try_lock(0, RECORDS_END):
+            return False
+        unlink(name)
+        return True
+    finally:
+        hold.close()
+
+
+# -- files
+
+
+def _open(name: str) -> int:
+    return _posixshmem.shm_open("/" + name, os.O_RDWR, mode=0o600)
+
+
+def _open_found(name: str) -> int:
+    try:
+        return _open(name)
+    except FileNotFoundError:
+        raise ChannelNotFound(_NOT_THERE.format(name)) from None
+    except PermissionError:
+        raise ChannelNotFound(_NOT_YOURS.format(name)) from None
+    except OSError as error:
+        raise _refused(f"attach to {name}", error) from error
+
+
+def _new_file() -> tuple[str, int, Hold]:
+    """A new file under a fresh name, and the creator's hold on it."""
+    while True:
+        name = "shmch-" + secrets.token_urlsafe(12)  # 96 bits, 16 characters
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+        try:
+            fd = _posixshmem.shm_open("/" + name, flags, mode=0o600)
+        except FileExistsError:
+            continue
+        try:
+            hold = Hold(_open(name))  # an `open` of its own: see alive.py
+            # A sweep may have come between the two: then it has the lock, or the name is gone.
+            if hold.try_lock(CREATOR) and (os.fstat(fd).st_nlink or not alive.HAVE_LOCKS):
+                return name, fd, hold
+        except FileNotFoundError:
+            pass
+        except OSError:
+            unlink(name)
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _allocate(fd: int, size: int) -> None:
+    os.ftruncate(fd, size)
+    if hasattr(os, "posix_fallocate"):  # without it a full /dev/shm is a SIGBUS later on
+        os.posix_fallocate(fd, 0, size)
+
+
+def _map_finished(name: str, fd: int) -> Segment:
+    """Map a segment once its creator has put the magic in; wait for that while the creator lives."""
+    patience = time.monotonic() + PATIENCE
+    while True:
+        size = os.fstat(fd).st_size
+        if size >= DATA:
+            try:
+                segment = Segment(name, fd)
+            except OSError as error:
+                raise _refused(f"map {name}", error) from error
+            magic = segment.words[MAGIC_WORD]
+            if magic == MAGIC:
+                Fence()()
+                return segment
+            if magic:
+                raise ChannelCorrupted(f"{name} is not a channel's: its magic is {magic:#018x}")
+        making = not alive.HAVE_LOCKS or alive.is_held(fd, CREATOR, 0, 0)
+        if not making or time.monotonic() > patience:
+            raise ChannelCorrupted(f"{name} ({size} bytes) was never finished, or was cut off: make a new channel")
+        time.sleep(0.001)
+
+
+def _id_words(name: str) -> tuple[int, int]:
+    text = name.encode()[-16:]
+    return int.from_bytes(text[:8], "little"), int.from_bytes(text[8:], "little")
+
+
+def _refused(what: str, error: OSError) -> ChannelError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return ChannelError(
+        f"cannot {what}: {reason}; free or enlarge /dev/shm, raise the limit that was hit, or ask for less capacity"
+    )

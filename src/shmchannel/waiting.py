@@ -1,0 +1,204 @@
+"""How a side waits for the other: spin, announce, look again, sleep, be woken, notice a death.
+
+Knows nothing of frames or values: what is waited for comes in as a function. The protocol, step by
+step and with its fences, is in docs/design.md ("Sleeping and waking").
+"""
+
+from __future__ import annotations
+
+import _thread
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import NamedTuple, Protocol, TypeVar
+
+T = TypeVar("T")
+
+# A sleep looks around this often (seconds): the bound on noticing a dead peer, a signal that came
+# just before the sleep, or a wake-up that died with the process that owed it.
+SLICE = 0.05
+
+# Waking a sleeper costs about 30 µs, and a quick peer answers in less: worth this much looking (ns).
+SPIN = 50_000
+# A wait that lasted less than this (ns) earns the next one a full spin; a longer one halves it.
+SHORT_WAIT = 150_000
+
+# x86 keeps the order of stores and of loads. Elsewhere the ring must fence its publications.
+WEAK_MEMORY = os.uname().machine.lower() not in {"x86_64", "amd64", "i386", "i686"}
+
+
+class Fence:
+    """A full memory fence, in Python: a release of a lock followed by an acquire of the same lock.
+
+    The release orders what came before it, the acquire what comes after it, and the acquire reads
+    what the release wrote. (On x86 each is a locked instruction, so one would do.) The lock is
+    nobody else's, so that this never waits.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            pass
+        with self._lock:
+            pass
+
+
+class Deadline:
+    """A point in monotonic time, computed once for all steps of an operation."""
+
+    __slots__ = ("_at", "_timeout")
+
+    def __init__(self, timeout: float | None) -> None:
+        if timeout is not None:
+            if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+                raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
+            if math.isnan(timeout) or timeout < 0:
+                raise ValueError(f"timeout must not be negative, not {timeout!r}")
+        self._timeout = timeout
+        self._at = None if timeout is None or math.isinf(timeout) else time.monotonic() + timeout
+
+    def remaining(self) -> float:
+        """Seconds left, ``inf`` without a deadline. Raises ``TimeoutError`` when none are."""
+        if self._at is None:
+            return math.inf
+        left = self._at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"nothing happened within {self._timeout} s")
+        return left
+
+
+class Semaphore(Protocol):
+    def post(self) -> None: ...
+    def wait(self, timeout: float) -> bool: ...
+
+
+class Sleeper:
+    """The place where one side of one ring sleeps; at most one of its threads at a time.
+
+    ``words[flag]`` says to the other side "I sleep, post the semaphore"; it clears the word and
+    posts. A post too many is one look too many, a post too few ends with the slice.
+    """
+
+    def __init__(
+        self,
+        words: memoryview,
+        flag: int,
+        semaphore: Semaphore,
+        *,
+        alive: Callable[[], bool],
+        spins: Callable[[], bool],
+    ) -> None:
+        """``alive`` looks whether the peer is; ``spins`` tells whether spinning can pay at all."""
+        self._words = words
+        self._flag = flag
+        self._semaphore = semaphore
+        self._fence = Fence()
+        self._budget = SPIN
+        self._alive = alive
+        self._spins = spins
+        # Held by the operation that waits; the others queue on it. An RLock, since only that knows
+        # its owner: a signal may raise between the acquire and any note we could make of it.
+        self.turn = threading.RLock()
+        self.stopped = False  # set by close, before it posts
+        self.sleeps = 0
+
+    def stop(self) -> None:
+        """Release whoever waits here, now and later; never waits itself."""
+        self.stopped = True
+        self._semaphore.post()
+
+    def wait(self, ready: Callable[[], bool], need: int, deadline: Deadline) -> None:
+        """Return when ``ready()`` holds, the port is closed, or the peer is dead. Holds ``turn``.
+
+        Raises ``TimeoutError``, and whatever a signal handler raises; the ring is as before then.
+        """
+        started = time.perf_counter_ns()
+        budget = self._budget if self._spins() else 0
+        if self._spin(ready, started + budget):
+            return
+        try:
+            while not (ready() or self.stopped):
+                self._sleep(ready, need, deadline)
+                if not self._alive():
+                    return
+        finally:
+            short = time.perf_counter_ns() - started < SHORT_WAIT
+            self._budget = SPIN if short else self._budget >> 1
+
+    @staticmethod
+    def _spin(ready: Callable[[], bool], until: int) -> bool:
+        clock = time.perf_counter_ns
+        while not ready():
+            if clock() >= until:
+                return False
+        return True
+
+    def _sleep(self, ready: Callable[[], bool], need: int, deadline: Deadline) -> None:
+        words, flag = self._words, self._flag
+        try:
+            words[flag] = need  # announce: pairs with the look at this word after a publication
+            self._fence()  # ... and nothing below is read before the announcement is out
+            if ready() or self.stopped:  # look again
+                return
+            timeout = min(SLICE, deadline.remaining())
+            self.sleeps += 1
+            self._semaphore.wait(timeout)
+        finally:
+            words[flag] = 0
+
+
+class Wait(NamedTuple):
+    """What an operation yields: where to sleep, until what, and the number to announce there."""
+
+    sleeper: Sleeper
+    ready: Callable[[], bool]
+    need: int = 1
+
+
+Operation = Generator[Wait, None, T]
+
+
+def drive(operation: Operation[T], timeout: float | None) -> T:
+    """Run an operation to its end, blocking this thread where it waits.
+
+    The first wait takes the sleeper's turn and keeps it: threads that wait for the same thing are
+    served one after the other, and none overtakes an operation that is half done.
+    """
+    deadline = Deadline(timeout)
+    turn: _thread.RLock | None = None
+    try:
+        wait = next(operation)
+        turn = wait.sleeper.turn
+        take(turn, deadline)
+        while True:
+            wait.sleeper.wait(wait.ready, wait.need, deadline)
+            wait = next(operation)
+            deadline.remaining()  # also when every wait is short
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        try:
+            operation.close()
+        finally:
+            if turn is not None:
+                give_back(turn)
+
+
+def take(turn: _thread.RLock, deadline: Deadline) -> None:
+    left = deadline.remaining()
+    if not turn.acquire(timeout=-1 if left > threading.TIMEOUT_MAX else left):
+        raise TimeoutError("another thread waited here first, for all of this one's time")
+
+
+def give_back(turn: _thread.RLock) -> None:
+    try:
+        turn.release()
+    except RuntimeError:
+        pass  # interrupted before it was ours
