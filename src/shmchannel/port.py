@@ -315,23 +315,25 @@ class _Peer:
     """What this side knows of the other: whether it lives, and whether spinning for it can pay."""
 
     def __init__(self, slot: Slot) -> None:
-        self._slot = slot
+        self._slot: Slot | None = slot
         self._can_spin: bool | None = None
         self.lost = False
         self.next_look = 0.0  # monotonic seconds
 
     def look(self) -> bool:
         """Ask the kernel whether the peer lives; one that has not connected yet does."""
-        if not self.lost:
+        slot = self._slot
+        if slot and not self.lost:
             self.next_look = monotonic() + SLICE
             try:
-                self.lost = self._slot.peer_is_lost()
-            except OSError:
+                self.lost = slot.peer_is_lost()
+            except (OSError, ValueError):
                 self.forget()  # another thread has just closed our lock's descriptor
         return not self.lost
 
     def forget(self) -> None:
         """Our own port is over, and has its answer: the peer's life does not matter any more."""
+        self._slot = None
         self.lost = False
         self.next_look = math.inf
 
@@ -342,7 +344,7 @@ class _Peer:
     def can_spin(self) -> bool:
         """Not on one CPU, not for a peer behind the same GIL, and not before there is one."""
         if self._can_spin is None:
-            record = self._slot.peer()
+            record = self._slot.peer() if self._slot else [FREE]
             if record[STATE] == FREE:
                 return False
             ours = record[PID] == os.getpid() and record[INTERPRETER] == alive.interpreter()
@@ -413,6 +415,7 @@ def _disown_in_child() -> None:
     """In a fork the port is the parent's: drop it without a word to the shared memory."""
     for port in list(_open_ports):
         port._kept.clear()
+        port._peer.forget()
         port._outgoing = port._incoming = _Over(_forked)
     _open_ports.clear()
 

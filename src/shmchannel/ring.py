@@ -156,10 +156,9 @@ class Producer(_End):
                 memory[self._data : self._data + beyond] = payload[length - beyond :]
             if WEAK_MEMORY:
                 self._fence()  # the frame is out before the tail; x86 keeps stores in order
-            if kind == PART:
-                self._open = True
-            else:
-                self._open = False
+            if kind != WHOLE:
+                self._open = kind == PART
+            if kind != PART:
                 self.messages = control[MESSAGES] = self.messages + 1
             self._tail = control[TAIL] = tail + size  # publish
         if WEAK_MEMORY:

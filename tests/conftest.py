@@ -1,0 +1,92 @@
+"""What holds for every test: it ends in time, and leaves nothing behind on the machine."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import pytest
+
+DEADLINE = 60  # seconds for a test, unless it is marked with another
+
+
+def names() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if "shmch-" in name}
+
+
+def descriptors() -> dict[str, str]:
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:  # the listing's own
+            pass
+    return found
+
+
+def mappings() -> list[str]:
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if "shmch-" in line]
+
+
+def children() -> set[int]:
+    pids = set()
+    for task in os.listdir("/proc/self/task"):
+        try:
+            pids.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
+        except FileNotFoundError:  # the thread has just ended
+            pass
+    return pids
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "deadline(seconds): the time a test may take")
+    # Started by multiprocessing's first spawn and kept: part of what is there before a test.
+    resource_tracker.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A hang is a failure: the stacks are dumped, the children killed, and the test fails."""
+    marker = request.node.get_closest_marker("deadline")
+    seconds = marker.args[0] if marker else DEADLINE
+    before = children()
+
+    def fail(_signal: int, _frame: object) -> None:
+        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+        for pid in children() - before:
+            os.kill(pid, signal.SIGABRT)
+        pytest.fail(f"did not end within {seconds} s", pytrace=True)
+
+    previous = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(in_time: None) -> Iterator[None]:
+    """After a test /dev/shm, descriptors, mappings, threads and children are as before."""
+    gc.collect()
+    before = names(), descriptors(), threading.active_count(), children()
+    yield
+    for _ in range(100):  # what a test has just killed or joined may take a moment to go
+        gc.collect()
+        after = names(), descriptors(), threading.active_count(), children()
+        if after == before and not mappings():
+            return
+        time.sleep(0.01)
+    left = [new for new in names() - before[0]]
+    for name in left:
+        os.unlink(f"/dev/shm/{name}")
+    assert not left, f"names left in /dev/shm: {left}"
+    assert after == before, "left: names, descriptors, threads or children"
+    assert not mappings(), "segments or semaphores still mapped"

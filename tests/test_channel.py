@@ -1,0 +1,455 @@
+"""Handles, names and their lifetime, and what bad input gets."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+import subprocess
+import sys
+from multiprocessing import shared_memory
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import names
+from peers import FLAVOURS, Peer, connect, echo, try_connect
+
+from shmchannel import (
+    Channel,
+    ChannelCorrupted,
+    ChannelError,
+    ChannelFull,
+    ChannelNotFound,
+    EndOfChannel,
+    segment,
+)
+
+SHM = Path("/dev/shm")
+
+
+def run(code: str, *args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own; warnings are errors, and nothing may be on its stderr."""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code, *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, **options)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    return done
+
+
+# -- handles
+
+
+def test_the_handle_is_the_name_of_a_shared_memory_segment() -> None:
+    channel = Channel()
+    assert segment.HANDLE.fullmatch(channel.handle)
+    assert len(channel.handle) == 22
+    standard = "track" in shared_memory.SharedMemory.__init__.__code__.co_varnames
+    if standard:  # up to 3.12 SharedMemory would register it with the resource tracker
+        memory = shared_memory.SharedMemory(channel.handle, track=False)
+        assert bytes(memory.buf[:8]) == b"shmchnl\0"
+        memory.close()
+    assert (SHM / channel.handle).stat().st_mode & 0o777 == 0o600
+    assert len(names()) == 5
+
+
+@pytest.mark.parametrize(("asked", "given"), [(1, 4096), (4096, 4096), (4097, 8192), (1 << 20, 1 << 20)])
+def test_capacity_is_rounded_up_to_a_power_of_two(asked: int, given: int) -> None:
+    channel = Channel(capacity=asked)
+    assert channel.capacity == Channel(handle=channel.handle).capacity == given
+    with channel.connect() as port:
+        assert port.statistics().capacity == given
+
+
+def test_a_channel_pickles_as_its_handle() -> None:
+    channel = Channel(max_message_size=1000)
+    for other in (pickle.loads(pickle.dumps(channel)), copy.copy(channel)):
+        assert other.handle == channel.handle
+        assert other.max_message_size == 1000
+    assert repr(channel) == f"<Channel {channel.handle}, 2 x 1048576 bytes>"
+
+
+def work(channel: Channel) -> None:
+    with channel.connect() as port:
+        for value in port:
+            port.write_sync(value)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_channel_can_be_an_argument_of_a_process(method: str) -> None:
+    import multiprocessing
+
+    context: Any = multiprocessing.get_context(method)
+    channel = Channel()
+    process = context.Process(target=work, args=(channel,))
+    process.start()
+    with channel.connect() as port:
+        port.write_sync("there and back")
+        assert port.read_sync(timeout=30) == "there and back"
+    process.join(30)
+    assert process.exitcode == 0
+    process.close()
+
+
+# -- names and their lifetime
+
+
+def test_the_second_connect_removes_all_names() -> None:
+    channel = Channel()
+    with channel.connect():
+        assert len(names()) == 5
+        with channel.connect():
+            assert names() == set()
+
+
+def test_the_names_go_with_the_creators_channel() -> None:
+    channel = Channel()
+    other = Channel.from_handle(channel.handle)
+    del channel
+    gc.collect()
+    assert names() == set()
+    with pytest.raises(ChannelNotFound, match="keep the Channel"):
+        other.connect()
+    with pytest.raises(FileNotFoundError):
+        Channel.from_handle(other.handle)
+
+
+def test_an_open_port_keeps_the_names_too() -> None:
+    with Channel().connect() as port:
+        gc.collect()
+        assert len(names()) == 5
+        peer = Peer("thread", echo, repr(port).split()[-1].rstrip(">"))
+        port.write_sync(1)
+        assert port.read_sync(timeout=10) == 1
+    peer.join()
+
+
+def test_dropping_a_channel_with_unread_messages_warns() -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        port.write_sync("job")
+    with pytest.warns(ResourceWarning, match="nobody connected to read them: keep the Channel"):
+        del channel, port
+        gc.collect()
+
+
+def test_lingering_names_outlive_the_creator_until_somebody_connects() -> None:
+    code = (
+        "from shmchannel import Channel\nchannel = Channel(linger=True)\n"
+        "with channel.connect() as port:\n    port.write_sync('left behind')\nprint(channel.handle)"
+    )
+    handle = run(code).stdout.strip()
+    Channel()  # sweeps, but not these
+    with connect(handle) as port:
+        assert names() == set()
+        assert port.read_sync() == "left behind"
+        with pytest.raises(EndOfChannel):
+            port.read_sync()
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_names_of_a_killed_creator_are_swept_by_the_next_channel(connected: bool) -> None:
+    code = (
+        "import os, signal\nfrom shmchannel import Channel\nchannel = Channel()\n"
+        f"port = channel.connect() if {connected} else None\n"
+        "print(channel.handle, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert len(names()) == 5
+    channel = Channel()
+    assert done.stdout.strip() not in names()
+    assert len(names()) == 5  # the new one's
+    assert segment.sweep() == []  # somebody holds it
+    assert Channel.from_handle(channel.handle).capacity
+
+
+def test_a_lingering_channel_is_swept_only_on_demand() -> None:
+    channel = Channel(linger=True)
+    handle = channel.handle
+    assert segment.sweep(lingering=True) == []  # held by its creator
+    del channel
+    gc.collect()
+    assert segment.sweep() == []
+    assert segment.sweep(lingering=True) == [handle]
+    assert names() == set()
+
+
+def test_a_half_made_segment_is_swept() -> None:
+    path = SHM / "shmch-AAAAAAAAAAAAAAAA"
+    path.write_bytes(b"")
+    assert segment.sweep() == [path.name]
+    assert not path.exists()
+
+
+def test_a_program_leaves_no_warning_no_name_and_no_resource_tracker() -> None:
+    code = """
+import multiprocessing.resource_tracker as tracker
+from shmchannel import Channel
+channel = Channel()
+first = channel.connect()
+other = Channel.from_handle(channel.handle)
+second = other.connect()
+first.write_sync([1, 2])
+assert second.read_sync() == [1, 2]
+unused = Channel()
+left_open = unused.connect()
+assert tracker._resource_tracker._fd is None
+"""
+    run(code)
+    assert names() == set()
+
+
+def test_the_parents_names_outlive_its_main_program_until_its_children_are_joined() -> None:
+    code = """
+import multiprocessing, time
+from shmchannel import Channel
+
+def child(handle, started):
+    started.wait()
+    time.sleep(0.3)  # by now the parent is waiting for us in its exit
+    with Channel.from_handle(handle).connect() as port:
+        print(list(port))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    channel, started = Channel(), context.Event()
+    process = context.Process(target=child, args=(channel.handle, started))
+    process.start()
+    port = channel.connect()
+    port.write_sync("job")
+    started.set()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == ("['job']\n", "")
+
+
+# -- connecting
+
+
+def test_a_third_connect_is_refused() -> None:
+    channel = Channel()
+    other = Channel.from_handle(channel.handle)
+    with channel.connect(), channel.connect():
+        for third in (channel, other):
+            with pytest.raises(ChannelFull, match="make another channel"):
+                third.connect()
+    with pytest.raises(ChannelFull):
+        channel.connect()
+    with pytest.raises(ChannelNotFound, match="both its ports were connected"):
+        Channel.from_handle(channel.handle)
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_of_many_who_connect_at_once_exactly_one_gets_the_other_port(flavour: str) -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        peers = [Peer(flavour, try_connect, channel.handle, index) for index in range(4)]
+        assert isinstance(port.read_sync(timeout=30), int)
+        for peer in peers:
+            peer.join()
+        with pytest.raises(EndOfChannel):
+            port.read_sync(timeout=30)
+
+
+# -- bad input
+
+
+@pytest.mark.parametrize(
+    ("handle", "error"),
+    [
+        ("shmch-0123456789abcdef", ChannelNotFound),
+        ("psm_1234", ChannelNotFound),
+        ("/shmch-0123456789abcde/", ChannelNotFound),
+        ("", ChannelNotFound),
+        ("shmch-../../../etc/xx", ChannelNotFound),
+        ("shmch-0123456789abcde\0", ChannelNotFound),
+        (b"shmch-0123456789abcdef", TypeError),
+        (None, TypeError),
+        (7, TypeError),
+    ],
+)
+def test_a_handle_that_is_none_says_so(handle: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="handle|no channel"):
+        Channel.from_handle(handle)
+
+
+def test_another_users_channel_is_refused() -> None:
+    channel = Channel()
+    code = "import sys\nfrom shmchannel import *\ntry:\n    Channel.from_handle(sys.argv[1])\n"
+    code += "except ChannelNotFound as error:\n    print(error)"
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    os.chown(SHM / channel.handle, 65534, 65534)
+    try:
+        with pytest.raises(ChannelNotFound, match="belongs to another user"):
+            Channel.from_handle(channel.handle)
+        assert segment.sweep() == []
+    finally:
+        os.chown(SHM / channel.handle, 0, 0)
+    # The other way: a user who may not even open it. (Imports first: it may not read our files.)
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            os.setuid(65534)
+            Channel.from_handle(channel.handle)
+        except ChannelNotFound as error:
+            status = 0 if "belongs to another user" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def poke(handle: str, word: int, value: int) -> None:
+    with (SHM / handle).open("r+b") as file:
+        file.seek(word * 8)
+        file.write(value.to_bytes(8, "little"))
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "match"),
+    [
+        (segment.MAGIC_WORD, 0xDEADBEEF, "its magic is"),
+        (segment.VERSION_WORD, 2, "layout version 2, this shmchannel speaks 1"),
+        (segment.CAPACITY_WORD, 0, "claims a capacity of 0"),
+        (segment.CAPACITY_WORD, 5000, "claims a capacity of 5000"),
+        (segment.CAPACITY_WORD, 8192, "is 12288 bytes, its header says 20480"),
+        (segment.CAPACITY_WORD, 2**63, "claims a capacity"),
+        (segment.ID_WORD, 1, "another channel's id"),
+    ],
+)
+def test_a_header_that_cannot_be_is_refused(word: int, value: int, match: str) -> None:
+    channel = Channel(capacity=4096)
+    poke(channel.handle, word, value)
+    with pytest.raises(ChannelCorrupted, match=match):
+        Channel.from_handle(channel.handle)
+    assert channel.handle in names()  # attaching never unlinks
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096, 5000])
+def test_a_truncated_segment_is_refused(size: int) -> None:
+    path = SHM / "shmch-AAAAAAAAAAAAAAAA"
+    magic = segment.MAGIC.to_bytes(8, "little")
+    path.write_bytes((magic if size >= 4096 else b"").ljust(size, b"\0"))
+    try:
+        with pytest.raises(ChannelCorrupted):
+            Channel.from_handle(path.name)
+        assert path.exists()
+    finally:
+        path.unlink()
+
+
+def test_an_attacher_waits_for_the_magic_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "PATIENCE", 0.05)
+    channel = Channel(capacity=4096)
+    poke(channel.handle, segment.MAGIC_WORD, 0)  # as if its creator were at it
+    with pytest.raises(ChannelCorrupted, match="was never finished"):
+        Channel.from_handle(channel.handle)
+
+
+@pytest.mark.parametrize(
+    ("argument", "error"),
+    [(0, ValueError), (-1, ValueError), (2**40, ValueError), (1.5, TypeError), ("1", TypeError), (True, TypeError)],
+)
+@pytest.mark.parametrize("name", ["capacity", "max_message_size"])
+def test_a_size_that_cannot_be_is_refused(name: str, argument: Any, error: type[Exception]) -> None:
+    if name == "max_message_size" and argument == 2**40:
+        argument = 2**70
+    with pytest.raises(error, match=name):
+        Channel(**{name: argument})
+    assert names() == set()
+
+
+def test_capacity_is_the_creators_choice() -> None:
+    channel = Channel()
+    with pytest.raises(ValueError, match="for the creator"):
+        Channel(handle=channel.handle, capacity=4096)
+
+
+def test_a_slot_that_stays_half_taken_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "PATIENCE", 0.05)
+    channel = Channel()
+    hold = segment.Hold(segment._open(channel.handle))
+    assert hold.try_lock(0, segment.RECORDS_END) is False  # the creator's byte is taken
+    assert hold.try_lock(segment.SLOTS[0], 128)
+    with pytest.raises(ChannelNotFound):
+        channel.connect()
+    hold.close()
+    channel.connect().close_sync()
+
+
+def in_small_shm(size: str, code: str) -> None:
+    """Run a program with a /dev/shm of its own."""
+    script = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$0" -c "$1"'
+    command = ["unshare", "-m", "sh", "-c", script, sys.executable, code]
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mount namespaces are not permitted here")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_a_full_dev_shm_is_an_error_and_leaves_nothing() -> None:
+    in_small_shm(
+        "1m",
+        """
+import os
+from shmchannel import *
+for capacity in (1 << 20, 1 << 32):
+    try:
+        Channel(capacity=capacity)
+    except ChannelError as error:
+        assert "No space left on device" in str(error) and "smaller" in str(error) or "less" in str(error)
+    else:
+        raise AssertionError
+    assert os.listdir("/dev/shm") == []
+channel = Channel(capacity=65536)
+with channel.connect() as one, channel.connect() as two:
+    assert one.write_sync(1) and two.read_sync() == 1
+""",
+    )
+
+
+@pytest.mark.parametrize("limit", ["NOFILE", "AS"])
+def test_a_limit_that_is_hit_is_an_error_and_leaves_nothing(limit: str) -> None:
+    code = f"""
+import os, resource
+from shmchannel import *
+channel = Channel(capacity=1 << 26)
+soft, hard = resource.getrlimit(resource.RLIMIT_{limit})
+low = (max(map(int, os.listdir("/proc/self/fd"))) - 1 if "{limit}" == "NOFILE" else 1 << 26)
+resource.setrlimit(resource.RLIMIT_{limit}, (low, hard))
+for attempt in (lambda: Channel(capacity=1 << 26), lambda: Channel.from_handle(channel.handle)):
+    try:
+        attempt()
+    except ChannelError as error:
+        assert "raise the limit" in str(error), error
+    else:
+        raise AssertionError
+if "{limit}" == "NOFILE":
+    try:
+        channel.connect()
+    except ChannelError as error:
+        assert "raise the limit" in str(error), error
+    else:
+        raise AssertionError
+resource.setrlimit(resource.RLIMIT_{limit}, (soft, hard))
+assert sum("shmch-" in name for name in os.listdir("/dev/shm")) == 5
+with channel.connect() as one, Channel.from_handle(channel.handle).connect() as two:
+    assert one.write_sync(1) and two.read_sync() == 1
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_windows_is_told_what_is_missing() -> None:
+    code = (
+        "import sys\nsys.platform = 'win32'\ntry:\n    import shmchannel\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    assert "needs POSIX shared memory and named semaphores" in run(code).stdout
+
+
+def test_errors_can_be_caught_as_what_they_are() -> None:
+    assert issubclass(ChannelNotFound, FileNotFoundError)
+    assert issubclass(ChannelFull, ChannelError)

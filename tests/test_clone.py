@@ -1,0 +1,172 @@
+"""What is encoded comes back equal and of the same types, all the way down; the rest is refused."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import math
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shmchannel import ChannelError, CloneError
+from shmchannel.clone import EXT_TYPES, decode, encode
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(2**300), 2**300)
+    | st.floats()
+    | st.text()
+    | st.binary()
+)
+keys = scalars | st.tuples(scalars, scalars)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner) | st.dictionaries(keys, inner) | st.lists(inner).map(tuple),
+    max_leaves=30,
+)
+
+
+def alike(one: Any, two: Any) -> bool:
+    """Equal, of the same types, and bit for bit, all the way down."""
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, float):
+        return struct.pack("d", one) == struct.pack("d", two)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(alike, one, two))
+    if isinstance(one, dict):
+        return len(one) == len(two) and all(
+            alike(k1, k2) and alike(v1, v2) for (k1, v1), (k2, v2) in zip(one.items(), two.items(), strict=True)
+        )
+    return bool(one == two)
+
+
+@given(values)
+def test_every_value_comes_back_alike(value: Any) -> None:
+    assert alike(decode(encode(value)), value)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(plain)
+def test_a_message_without_ext_types_is_plain_messagepack(value: Any) -> None:
+    assert msgpack.unpackb(encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    "value", [2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**1000, -(10**1000), -0.0, math.inf]
+)
+def test_numbers_at_the_edges(value: Any) -> None:
+    assert alike(decode(encode(value)), value)
+
+
+@pytest.mark.parametrize("size", [0, 31, 32, 255, 256, 65535, 65536])
+def test_lengths_at_the_edges_of_messagepack(size: int) -> None:
+    for value in ("x" * size, b"x" * size, [0] * size, dict.fromkeys(range(size)), (0,) * size):
+        assert alike(decode(encode(value)), value)
+
+
+class Number(int):
+    pass
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        len,
+        Number(1),
+        Colour.RED,
+        Point(1, 2),
+        collections.OrderedDict(a=1),
+        bytearray(b"x"),
+        memoryview(b"x"),
+        msgpack.ExtType(1, b"x"),
+        msgpack.Timestamp(1),
+        {1, 2},
+        1j,
+        "\ud800",
+    ],
+)
+def test_what_would_not_come_back_alike_is_refused_with_its_path(value: Any) -> None:
+    for whole, path in [
+        (value, "$"),
+        ([0, value], "$[1]"),
+        ({"jobs": [1, 2, (0, value)]}, "$['jobs'][2][1]"),
+        ([b"x" * 5000, {"a": [value]}], "$[1]['a'][0]"),
+    ]:
+        with pytest.raises(CloneError, match="^" + re.escape(path) + ": cannot clone"):
+            encode(whole)
+
+
+def test_a_key_that_cannot_be_cloned_is_named() -> None:
+    with pytest.raises(CloneError, match=re.escape("$['a'].key(1j): cannot clone <class 'complex'>")):
+        encode({"a": {1j: 1}})
+
+
+def test_a_container_in_itself_is_refused() -> None:
+    cycle: list[Any] = [1]
+    cycle.append({"me": (cycle,)})
+    with pytest.raises(CloneError, match=r"\$\[1\]\['me'\]\[0\]: cannot clone a container that contains itself"):
+        encode(cycle)
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: (inner,), lambda inner: {"": inner}])
+def test_too_deep_is_an_error_both_ways_and_no_crash(wrap: Any) -> None:
+    value: Any = 0
+    for _ in range(100_000):
+        value = wrap(value)
+    with pytest.raises(CloneError, match="deep"):
+        encode(value)
+    for payload in (b"\x91" * 100_000 + b"\0", b"\x81\0" * 100_000 + b"\0"):
+        with pytest.raises(CloneError):
+            decode(payload)
+    while isinstance(value, (list, tuple, dict)):  # or its destructor recurses
+        value = next(iter(value.values() if isinstance(value, dict) else value))
+
+
+@given(st.binary())
+def test_any_bytes_decode_or_raise_a_channel_error(payload: bytes) -> None:
+    try:
+        decode(payload)
+    except ChannelError:
+        pass
+
+
+def test_an_unknown_ext_type_says_that_the_peer_is_newer() -> None:
+    with pytest.raises(CloneError, match="ext type 99 is unknown"):
+        decode(msgpack.packb(msgpack.ExtType(99, b"")))
+
+
+def test_a_large_value_does_not_stay_in_memory() -> None:
+    import shmchannel.clone
+
+    encode(b"x" * (1 << 20))
+    assert all(len(packer.getbuffer()) == 0 for packer in shmchannel.clone._packers)
+    assert encode([1]) == b"\x91\x01"
+
+
+def test_the_documented_table_is_the_codes_in_use() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "values.md").read_text()
+    documented = {int(code): name for name, code in re.findall(r"^\| `(\w+)`.*\| ext (\d+)", text, re.MULTILINE)}
+    assert documented == {ext.code: kind.__name__ for kind, ext in EXT_TYPES.items()}

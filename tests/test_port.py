@@ -1,0 +1,534 @@
+"""The contract of a port, synchronous: what is accepted arrives, in order, once, equal."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from peers import FLAVOURS, PROCESSES, Peer, both_ways, collect_range, echo, exchange, send_range, write_and_exit_open
+
+import shmchannel.port
+from shmchannel import (
+    Channel,
+    ChannelError,
+    CloneError,
+    EndOfChannel,
+    Port,
+    PortClosed,
+    WouldBlock,
+)
+
+VALUES: list[Any] = [None, True, False, 0, -1, 2**64 - 1, 2**64, -(2**200), 1.5, "", "ü€😀", b"", b"\0\xff"]
+VALUES += [(), (1, (2, [3])), [], [None], {}, {"id": 1, "xs": (1, 2.5)}, {(1, "a"): b"x", 2: None}]
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Port, Port]]:
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        yield one, two
+
+
+def same(one: Any, two: Any) -> bool:
+    return repr(one) == repr(two) and one == two
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_what_is_written_here_is_read_there(flavour: str) -> None:
+    channel = Channel()
+    peer = Peer(flavour, echo, channel.handle)
+    with channel.connect() as port:
+        for value in VALUES:
+            assert port.write_sync(value) is True
+            assert same(port.read_sync(timeout=30), value)
+    peer.join()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.deadline(120)
+def test_200000_messages_each_way_at_once_through_a_small_ring_keep_order_and_content(flavour: str) -> None:
+    channel = Channel(capacity=8192)
+    peer = Peer(flavour, both_ways, channel.handle, 200_000)
+    with channel.connect() as port:
+        exchange(port, 200_000)
+        assert port.statistics().messages_read == port.statistics().messages_written == 200_000
+    peer.join()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_64_mib_go_through_a_ring_of_64_kib(flavour: str) -> None:
+    channel = Channel(capacity=64 << 10)
+    peer = Peer(flavour, echo, channel.handle)
+    value = os.urandom(1 << 20) * 64
+    with channel.connect() as port:
+        assert port.write_sync(value, timeout=30)
+        assert port.read_sync(timeout=30) == value
+    peer.join()
+
+
+def test_writing_before_the_peer_connects_is_buffered() -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        assert all(port.write_sync(number) for number in range(1000))
+    peer = Peer("thread", collect_range, channel.handle, 1000)
+    peer.join()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_full_ring_holds_the_writer_back(flavour: str) -> None:
+    channel = Channel(capacity=4096)
+    peer = Peer(flavour, send_range, channel.handle, 5000)
+    with channel.connect() as port:
+        assert port.read_sync(timeout=30) == 0
+        while port.statistics().incoming_fill < 4096 - 64:  # until the writer can only wait
+            time.sleep(0.001)
+        assert [port.read_sync(timeout=30) for _ in range(4999)] == list(range(1, 5000))
+        with pytest.raises(EndOfChannel):
+            port.read_sync(timeout=30)
+    peer.join()
+
+
+# -- the end
+
+
+def test_all_that_was_accepted_is_readable_after_the_close(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    for number in range(10):
+        one.write_sync(number)
+    one.close_sync()
+    assert [two.read_sync() for _ in range(10)] == list(range(10))
+    for _ in range(3):
+        with pytest.raises(EndOfChannel):
+            two.read_sync()
+        with pytest.raises(EOFError):
+            two.read_nowait()
+        assert two.write_sync("nobody there") is False
+    assert two.closed
+    two.close_sync()  # ended already: stays so
+    with pytest.raises(EndOfChannel):
+        two.read_sync()
+    assert two.write_nowait(1) is False
+
+
+def test_write_is_false_as_soon_as_the_peer_has_ended(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    two.write_sync("unread")
+    two.close_sync()
+    assert one.write_sync(1) is False
+    assert one.write_nowait(1) is False
+    assert one.write_sync(b"x" * 100_000) is False
+    assert one.read_sync() == "unread"
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_write_is_false_when_the_peer_ends_while_it_waits(pair: tuple[Port, Port], size: int) -> None:
+    one, two = pair
+    fill(one)
+    results: list[bool] = []
+    writer = threading.Thread(target=lambda: results.append(one.write_sync(b"x" * size)))
+    writer.start()
+    until_asleep(one, "write_sleeps")
+    two.close_sync()
+    writer.join(10)
+    assert results == [False]
+
+
+def test_a_use_after_close_says_so(pair: tuple[Port, Port]) -> None:
+    one, _ = pair
+    one.close_sync()
+    one.close_sync()
+    for use in (one.read_sync, one.read_nowait, lambda: one.write_sync(1), lambda: one.write_nowait(1), lambda: next(one)):
+        with pytest.raises(PortClosed, match="connect to another channel"):
+            use()
+    with pytest.raises(PortClosed):
+        one.write_sync(b"x" * 100_000)
+    assert isinstance(PortClosed(), ValueError)
+
+
+def test_close_releases_every_thread_that_waits(pair: tuple[Port, Port]) -> None:
+    one, _ = pair
+    fill(one)
+    outcomes: list[type[BaseException]] = []
+
+    def attempt(use: Any) -> None:
+        try:
+            use()
+        except BaseException as error:
+            outcomes.append(type(error))
+
+    uses = [one.read_sync] * 3 + [lambda: one.write_sync(b"x" * 1000), lambda: one.write_sync(b"x" * 100_000)] * 2
+    threads = [threading.Thread(target=attempt, args=(use,)) for use in uses]
+    for thread in threads:
+        thread.start()
+    until_asleep(one, "read_sleeps")
+    until_asleep(one, "write_sleeps")
+    one.close_sync()
+    for thread in threads:
+        thread.join(10)
+    assert outcomes == [PortClosed] * 7
+
+
+@pytest.mark.parametrize("flavour", PROCESSES)
+def test_a_program_that_exits_with_its_port_open_has_ended(flavour: str) -> None:
+    channel = Channel()
+    peer = Peer(flavour, write_and_exit_open, channel.handle)
+    with channel.connect() as port:
+        assert port.read_sync(timeout=30) == "last words"
+        if flavour == "fork":  # before 3.14 multiprocessing runs no atexit functions in a fork
+            with pytest.raises((EndOfChannel, ConnectionResetError)):
+                port.read_sync(timeout=30)
+        else:
+            with pytest.raises(EndOfChannel):
+                port.read_sync(timeout=30)
+    peer.join()
+
+
+def test_a_port_dropped_open_warns_and_closes() -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        other = channel.connect()
+        with pytest.warns(ResourceWarning, match=r"dropped an open port: <open port 1 of shmch-"):
+            del other
+            gc.collect()
+        with pytest.raises(EndOfChannel):
+            port.read_sync(timeout=10)
+
+
+# -- waiting or not
+
+
+def test_nowait_acts_or_raises(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    with pytest.raises(WouldBlock):
+        two.read_nowait()
+    written = 0
+    with pytest.raises(WouldBlock):
+        while one.write_nowait(b"x" * 100):
+            written += 1
+    assert [two.read_nowait() for _ in range(written)] == [b"x" * 100] * written
+    with pytest.raises(WouldBlock):
+        two.read_nowait()
+    with pytest.raises(WouldBlock):
+        one.write_nowait(b"x" * 4096)
+    with pytest.raises(WouldBlock):
+        two.read_nowait()
+
+
+def test_a_timeout_of_a_read_takes_nothing(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    for timeout in (0, 0.01):
+        with pytest.raises(TimeoutError, match="within"):
+            two.read_sync(timeout=timeout)
+    one.write_sync("there")
+    assert two.read_sync(timeout=0) == "there"
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_a_timeout_of_a_write_has_written_nothing(pair: tuple[Port, Port], size: int) -> None:
+    one, two = pair
+    written = fill(one)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            one.write_sync(b"x" * size, timeout=0.01)
+        assert two.read_sync() == 0  # makes room for a part, for an abort, for what comes after
+        written -= 1
+    assert [two.read_sync(timeout=1) for _ in range(written)] == [0] * written
+    one.write_sync("after")
+    assert two.read_sync(timeout=1) == "after"
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [(-1, ValueError), (float("nan"), ValueError), ("1", TypeError), (True, TypeError)]
+)
+def test_a_timeout_that_cannot_be_is_refused(pair: tuple[Port, Port], timeout: Any, error: type) -> None:
+    with pytest.raises(error, match="timeout must"):
+        pair[0].read_sync(timeout=timeout)
+
+
+def test_an_infinite_timeout_waits(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    timer = threading.Timer(0.05, lambda: one.write_sync("late"))
+    timer.start()
+    assert two.read_sync(timeout=float("inf")) == "late"
+    timer.join()
+
+
+def test_the_deadline_holds_while_parts_keep_coming(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    outgoing: Any = one._outgoing
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.is_set():
+            outgoing.try_write(b"x" * 8, 2)  # parts of a message that never ends
+            time.sleep(0.0001)
+
+    writer = threading.Thread(target=drip)
+    writer.start()
+    try:
+        with pytest.raises(TimeoutError):
+            two.read_sync(timeout=0.2)
+    finally:
+        stop.set()
+        writer.join()
+
+
+# -- many threads
+
+
+def test_each_message_goes_to_exactly_one_reader(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    got: list[list[int]] = [[] for _ in range(4)]
+    threads = [threading.Thread(target=lambda mine=mine: mine.extend(two)) for mine in got]
+    for thread in threads:
+        thread.start()
+    for number in range(5000):
+        assert one.write_sync(number)
+    one.close_sync()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(number for mine in got for number in mine) == list(range(5000))
+    assert all(mine == sorted(mine) for mine in got)
+
+
+def test_messages_of_one_writer_stay_in_order_and_large_ones_whole(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+
+    def write(name: int) -> None:
+        for number in range(300):
+            size = 20_000 if number % 50 == 0 else number
+            assert one.write_sync((name, number, bytes([name]) * size), timeout=30)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    seen = dict.fromkeys(range(4), -1)
+    for _ in range(1200):
+        name, number, data = two.read_sync(timeout=30)
+        assert number == seen[name] + 1
+        assert data == bytes([name]) * (20_000 if number % 50 == 0 else number)
+        seen[name] = number
+    for thread in threads:
+        thread.join(10)
+
+
+def test_a_waiting_thread_times_out_behind_another(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    first = threading.Thread(target=two.read_sync)
+    first.start()
+    until_asleep(two, "read_sleeps")
+    with pytest.raises(TimeoutError):
+        two.read_sync(timeout=0.05)
+    one.write_sync(1)
+    first.join(10)
+
+
+# -- bad values and bad messages
+
+
+def test_a_value_that_cannot_be_cloned_writes_nothing(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    with pytest.raises(CloneError, match=r"^\$\['jobs'\]\[3\]: cannot clone <class 'object'>"):
+        one.write_sync({"jobs": [1, 2, 3, object()]})
+    with pytest.raises(TypeError):
+        one.write_nowait(object())
+    one.write_sync("next")
+    assert two.read_sync() == "next"
+    assert one.statistics().messages_written == 1
+
+
+def test_a_message_that_does_not_decode_is_consumed_and_the_next_goes_on(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    for payload in (b"\xc1", b"", b"\x93\x01", b"\x01\x02", b"\xd4\x63\x00", b"\xa2\xff\xff", b"\x81\x90\x01"):
+        one._outgoing.try_write(payload, 1)
+        one.write_sync("next")
+        with pytest.raises(CloneError):
+            two.read_sync(timeout=1)
+        assert two.read_sync(timeout=1) == "next"
+
+
+def test_max_message_size_holds_on_both_sides() -> None:
+    channel = Channel(capacity=4096, max_message_size=100_000)
+    small = Channel.from_handle(channel.handle, max_message_size=10_000)
+    with channel.connect() as one, small.connect() as two:
+        with pytest.raises(CloneError, match="max_message_size is 100000"):
+            one.write_sync(b"x" * 100_000)
+        with pytest.raises(CloneError, match="max_message_size is 100000"):
+            one.write_nowait(b"x" * 100_000)
+        writer = threading.Thread(target=lambda: [one.write_sync(b"x" * 50_000), one.write_sync("next")])
+        writer.start()
+        with pytest.raises(CloneError, match="dropped a message of 50"):
+            two.read_sync(timeout=10)
+        assert two.read_sync(timeout=10) == "next"
+        writer.join(10)
+
+
+# -- processes
+
+
+def test_a_fork_cannot_use_the_port_and_the_parent_still_can(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            for use in (one.read_nowait, lambda: one.write_nowait(1), one.read_sync, lambda: next(one)):
+                try:
+                    use()
+                except ChannelError as error:
+                    assert "pass channel.handle" in str(error)
+                else:
+                    raise AssertionError("a fork could use the port")
+            one.close_sync()  # harmless: it is not ours
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    one.write_sync("still here")
+    assert two.read_sync(timeout=1) == "still here"
+
+
+def test_statistics_are_frozen_and_outlive_the_port(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    one.write_sync("abc")
+    two.write_sync(1)
+    assert one.read_sync() == 1
+    before = one.statistics()
+    assert before.messages_written == before.messages_read == 1
+    assert before.bytes_written == before.outgoing_fill == 16
+    assert before.capacity == 4096
+    assert two.statistics().incoming_fill == 16
+    with pytest.raises(AttributeError):
+        before.capacity = 1  # type: ignore[misc]
+    one.close_sync()
+    assert one.statistics() == before
+
+
+def test_repr_names_the_port_and_its_state(pair: tuple[Port, Port]) -> None:
+    one, _ = pair
+    assert repr(one).startswith("<open port 0 of shmch-")
+    one.close_sync()
+    assert repr(one).startswith("<closed port 0 of shmch-")
+
+
+# -- signals
+
+
+def test_a_signal_handler_runs_and_the_wait_goes_on(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    seen: list[int] = []
+    previous = signal.signal(signal.SIGUSR1, lambda number, _frame: seen.append(number))
+    try:
+        threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        threading.Timer(0.2, lambda: one.write_sync("late")).start()
+        assert two.read_sync(timeout=30) == "late"
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert seen == [signal.SIGUSR1]
+
+
+class Interruption(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Interruption])
+@pytest.mark.parametrize("act", ["read", "write", "write large"])
+def test_what_a_handler_raises_comes_out_and_nothing_is_lost(
+    pair: tuple[Port, Port], error: type[BaseException], act: str
+) -> None:
+    one, two = pair
+    written = fill(one)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise error
+
+    previous = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        with pytest.raises(error):
+            timer.start()
+            if act == "read":
+                one.read_sync(timeout=30)
+            else:
+                two.read_sync()  # room for the first part
+                written -= 1
+                one.write_sync(b"x" * (4000 if act == "write" else 100_000), timeout=30)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, previous)
+    assert [two.read_sync(timeout=1) for _ in range(written)] == [0] * written
+    one.write_sync("after")
+    two.write_sync("back")
+    assert two.read_sync(timeout=1) == "after"
+    assert one.read_sync(timeout=1) == "back"
+
+
+def test_a_storm_of_signals_loses_nothing() -> None:
+    channel = Channel(capacity=4096)
+    peer = Peer("program", echo, channel.handle)
+    previous = signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
+    stop = threading.Event()
+
+    def storm() -> None:
+        while not stop.wait(0.001):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    thread = threading.Thread(target=storm)
+    thread.start()
+    try:
+        with channel.connect() as port:
+            for number in range(5000):
+                assert port.write_sync(number)
+                assert port.read_sync(timeout=10) == number
+            data = os.urandom(200_000)
+            port.write_sync(data)
+            assert port.read_sync(timeout=10) == data
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, previous)
+    peer.join()
+
+
+def test_a_signal_handler_may_close_and_may_read(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    seen: list[object] = []
+
+    def handler(_number: int, _frame: object) -> None:
+        one.write_sync("from the handler")
+        seen.append(two.read_sync(timeout=1))
+        two.close_sync()
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(PortClosed):
+            two.read_sync(timeout=30)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert seen == ["from the handler"]
+
+
+def fill(port: Port) -> int:
+    """Write zeros until the ring is full; return how many."""
+    count = 0
+    try:
+        while port.write_nowait(0):
+            count += 1
+    except WouldBlock:
+        pass
+    return count
+
+
+def until_asleep(port: Port, counter: str) -> None:
+    while not getattr(port.statistics(), counter):
+        time.sleep(0.001)
+
+
+assert shmchannel.port  # the module under test

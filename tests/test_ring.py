@@ -1,0 +1,264 @@
+"""The ring against a plain deque, and against bytes that no peer writes."""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from shmchannel import ChannelCorrupted, CloneError, ring
+from shmchannel.ring import ABORT, CONTROL_SIZE, HEADER, LAST, PART, WHOLE, Consumer, Place, Producer, frame_size
+
+
+class FakeSleeper:
+    stopped = False
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def make(capacity: int, start: int = 0) -> tuple[Producer, Consumer, Place]:
+    """A ring in anonymous memory whose counters begin at ``start``."""
+    memory = mmap.mmap(-1, CONTROL_SIZE + capacity)
+    words = memoryview(memory).cast("Q")
+    place = Place(memory, words, 0, CONTROL_SIZE, capacity)
+    words[ring.TAIL] = words[ring.HEAD] = start
+    sleeper: Any = FakeSleeper()
+    producer, consumer = Producer(place, sleeper, lambda: None), Consumer(place, sleeper, lambda: None, 1 << 20)
+    producer._tail = producer._head = consumer._head = consumer._tail = start
+    return producer, consumer, place
+
+
+class RingAgainstDeque(RuleBasedStateMachine):
+    """Any interleaving of writes, parts, aborts, reads and a close does what a deque does."""
+
+    @initialize(capacity=st.sampled_from([64, 128, 256, 1024]), start=st.integers(0, 2**40).map(lambda n: n * 8))
+    def begin(self, capacity: int, start: int) -> None:
+        self.producer, self.consumer, self.place = make(capacity, start)
+        self.model: deque[bytes] = deque()
+        self.used = 0  # bytes in the ring
+        self.frames: deque[tuple[int, bytes | None]] = deque()  # size, and the message that it ends
+        self.parts: list[bytes] = []
+        self.closed = False
+
+    def put(self, payload: bytes, kind: int) -> bool:
+        fits = self.used + frame_size(len(payload)) <= self.place.capacity - HEADER
+        accepted = self.producer.try_write(payload, kind)
+        assert accepted is (False if self.closed else True if fits else None)
+        if accepted is None:
+            assert not self.producer.wait(len(payload)).ready()
+        if accepted:
+            self.used += frame_size(len(payload))
+        return bool(accepted)
+
+    @rule(payload=st.binary(max_size=130))
+    def write(self, payload: bytes) -> None:
+        if self.put(payload, WHOLE):
+            self.frames.append((frame_size(len(payload)), payload))
+
+    @rule(payload=st.binary(max_size=130))
+    def write_part(self, payload: bytes) -> None:
+        if self.put(payload, PART):
+            self.parts.append(payload)
+            self.frames.append((frame_size(len(payload)), None))
+
+    @precondition(lambda self: self.parts)
+    @rule(payload=st.binary(max_size=130))
+    def write_last(self, payload: bytes) -> None:
+        if self.put(payload, LAST):
+            self.frames.append((frame_size(len(payload)), b"".join([*self.parts, payload])))
+            self.parts.clear()
+
+    @rule()
+    def abort(self) -> None:
+        assert self.producer.parting is bool(self.parts)
+        self.producer.abort()
+        if self.parts:
+            self.used += HEADER
+            self.frames.append((HEADER, None))
+            self.parts.clear()
+        assert not self.producer.parting
+
+    @rule()
+    def read(self) -> None:
+        expected = None
+        steps = 0
+        while self.frames and expected is None and steps < 8:
+            size, expected = self.frames.popleft()
+            self.used -= size
+            steps += 1
+        ready = self.consumer.wait().ready()
+        assert ready is bool(steps) or self.closed
+        assert self.consumer.try_read() == expected
+
+    @rule()
+    def close(self) -> None:
+        self.producer.close()
+        self.closed = True
+        assert self.consumer.closed
+
+    @invariant()
+    def fills_agree(self) -> None:
+        assert self.producer.fill == self.consumer.fill == self.used
+        assert self.used <= self.place.capacity
+
+
+TestRingAgainstDeque = RingAgainstDeque.TestCase
+TestRingAgainstDeque.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+
+
+@given(st.lists(st.binary(max_size=300), max_size=40), st.data())
+@settings(deadline=None)
+def test_every_message_comes_out_once_in_order_and_unaltered(messages: list[bytes], data: Any) -> None:
+    producer, consumer, _ = make(1024)
+    got: list[bytes] = []
+    for message in messages:
+        while producer.try_write(message) is None:
+            got.append(consumer.try_read() or b"?")
+        for _ in range(data.draw(st.integers(0, 2))):
+            found = consumer.try_read()
+            if found is not None:
+                got.append(found)
+    while (found := consumer.try_read()) is not None:
+        got.append(found)
+    assert got == messages
+    assert producer.messages == consumer.messages == len(messages)
+
+
+def test_giving_up_needs_no_room() -> None:
+    producer, consumer, _ = make(64)
+    assert producer.try_write(b"x" * 8, PART)
+    while producer.try_write(b"y" * 8, PART):
+        pass
+    assert producer.try_write(b"", WHOLE) in (True, None)
+    while producer.try_write(b"", WHOLE):
+        pass
+    producer.abort()
+    assert producer.fill == 64
+    wholes = [found for _ in range(3) if (found := consumer.try_read()) is not None]
+    assert set(wholes) <= {b""}
+    assert consumer.fill == 0
+    assert producer.try_write(b"next")
+    assert consumer.try_read() == b"next"
+
+
+def test_a_closed_consumer_is_written_to_no_more() -> None:
+    producer, consumer, _ = make(64)
+    wait = producer.wait(1000)
+    assert not wait.ready()
+    consumer.close()
+    assert producer.try_write(b"x") is False
+    assert wait.ready()
+
+
+def test_an_announced_need_is_woken_only_when_it_fits() -> None:
+    producer, consumer, place = make(256)
+    wakes: list[int] = []
+    consumer._wake = lambda: wakes.append(1)
+    for _ in range(7):
+        assert producer.try_write(b"x" * 24)
+    place.words[ring.WRITER_SLEEPS] = 128
+    for expected in ([], [], [], [1], [1]):  # the fourth leaves 96 of 248 bytes
+        consumer.try_read()
+        assert wakes == expected
+    assert place.words[ring.WRITER_SLEEPS] == 0
+
+
+def test_the_reader_is_woken_only_when_it_sleeps() -> None:
+    producer, _, place = make(256)
+    wakes: list[int] = []
+    producer._wake = lambda: wakes.append(1)
+    producer.try_write(b"x")
+    place.words[ring.READER_SLEEPS] = 1
+    producer.try_write(b"x")
+    producer.try_write(b"x")
+    assert wakes == [1]
+    place.words[ring.READER_SLEEPS] = 1
+    producer.try_write(b"x", PART)
+    place.words[ring.READER_SLEEPS] = 1
+    producer.abort()
+    assert wakes == [1, 1, 1]
+
+
+@pytest.mark.parametrize("tail", [1, 4, 72, 2**63, 2**64 - 8, 16 - 8 + 1])
+def test_a_tail_that_cannot_be_is_refused(tail: int) -> None:
+    _, consumer, place = make(64)
+    place.words[ring.TAIL] = tail
+    assert consumer.wait().ready()
+    with pytest.raises(ChannelCorrupted, match="tail"):
+        consumer.try_read()
+
+
+@pytest.mark.parametrize("head", [8, 20, 2**63, 2**64 - 8])
+def test_a_head_that_cannot_be_is_refused(head: int) -> None:
+    producer, _, place = make(64)
+    assert producer.try_write(b"12345678")
+    assert producer.try_write(b"12345678")
+    place.words[ring.HEAD] = head if head > 32 else head + 32 if head == 8 else head
+    assert producer.wait(40).ready() or head == 20
+    with pytest.raises(ChannelCorrupted, match="head"):
+        producer.try_write(b"x" * 40)
+
+
+def test_a_head_that_goes_back_is_refused() -> None:
+    producer, consumer, place = make(64)
+    for _ in range(5):
+        assert producer.try_write(b"x" * 16)
+        consumer.try_read()
+    assert producer.try_write(b"x" * 32)
+    place.words[ring.HEAD] = 0
+    assert producer.wait(40).ready()
+    with pytest.raises(ChannelCorrupted, match="head"):
+        producer.try_write(b"x" * 40)
+
+
+@pytest.mark.parametrize("header", [0, 5, 6, 7, 8 << 3 | WHOLE, 2**35 - 8 | WHOLE, 2**64 - 1, 1 << 40 | PART])
+def test_a_frame_that_cannot_be_is_refused(header: int) -> None:
+    _, consumer, place = make(64)
+    place.words[CONTROL_SIZE >> 3] = header
+    place.words[ring.TAIL] = 8
+    with pytest.raises(ChannelCorrupted, match="frame of kind"):
+        consumer.try_read()
+
+
+@given(st.lists(st.tuples(st.integers(0, (CONTROL_SIZE + 64) // 8 - 1), st.integers(0, 2**64 - 1)), max_size=20))
+@settings(deadline=None)
+def test_random_words_give_only_documented_errors(stores: list[tuple[int, int]]) -> None:
+    producer, consumer, place = make(64)
+    for index, value in stores:
+        place.words[index] = value
+        for attempt in (lambda: producer.try_write(b"abc"), consumer.try_read, producer.abort):
+            try:
+                attempt()
+            except (ChannelCorrupted, CloneError):
+                pass
+
+
+def test_parts_beyond_the_limit_are_dropped_and_the_next_message_is_read() -> None:
+    producer, consumer, _ = make(64)
+    consumer._max_message_size = 40
+    for _ in range(9):
+        assert producer.try_write(b"x" * 8, PART)
+        assert consumer.try_read() is None
+    assert consumer._parts == []
+    assert producer.try_write(b"x" * 8, LAST)
+    with pytest.raises(CloneError, match="dropped a message of 80 bytes"):
+        consumer.try_read()
+    for kind in (PART, LAST):
+        assert producer.try_write(b"yes", kind)
+    assert consumer.try_read() == b"yesyes"
+
+
+def test_an_abort_without_parts_is_skipped() -> None:
+    producer, consumer, place = make(64)
+    place.words[CONTROL_SIZE >> 3] = ABORT
+    place.words[ring.TAIL] = 8
+    assert consumer.try_read() is None
+    producer._tail = 8
+    assert producer.try_write(b"x")
+    assert consumer.try_read() == b"x"
