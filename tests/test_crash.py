@@ -1,0 +1,221 @@
+"""SIGKILL: the other side gets every message that was completed, in order, and then PeerLost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+from conftest import names
+from peers import PROCESSES, Peer, connect, connect_and_idle, read_for_ever, write_for_ever
+
+from shmchannel import Channel, ChannelError, PeerLost, Port, alive, segment
+
+KILLED = -signal.SIGKILL
+
+
+def expected(number: int) -> list[Any]:
+    return [number, b"." * (number % 3000)]
+
+
+@pytest.mark.parametrize("flavour", PROCESSES)
+@pytest.mark.parametrize("delay", [0, 0.01, 0.05])
+def test_a_writer_killed_while_it_writes(flavour: str, delay: float) -> None:
+    channel = Channel(capacity=16384)
+    peer = Peer(flavour, write_for_ever, channel.handle)
+    with channel.connect() as port:
+        number = 0
+        until = time.monotonic() + delay + random.random() / 100
+        while number == 0 or time.monotonic() < until:
+            assert port.read_sync(timeout=30) == expected(number)
+            number += 1
+        os.kill(peer.pid, signal.SIGKILL)
+        peer.join(KILLED)
+        with pytest.raises(PeerLost, match="died without closing"):
+            while True:
+                assert port.read_sync(timeout=30) == expected(number)
+                number += 1
+        for use in (port.read_nowait, lambda: port.write_sync(1), lambda: next(port)):
+            with pytest.raises(ConnectionResetError):
+                use()
+    assert names() == set()
+
+
+@pytest.mark.parametrize("flavour", PROCESSES)
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_a_reader_killed_while_we_write(flavour: str, size: int) -> None:
+    channel = Channel(capacity=16384)
+    peer = Peer(flavour, read_for_ever, channel.handle)
+    with channel.connect() as port:
+        for _ in range(1000):
+            assert port.write_sync(b"x" * 100, timeout=30)
+        os.kill(peer.pid, signal.SIGKILL)
+        peer.join(KILLED)
+        with pytest.raises(PeerLost):
+            while port.write_sync(b"x" * size, timeout=30):
+                pass
+        with pytest.raises(PeerLost):
+            port.read_sync(timeout=30)
+
+
+def test_a_death_is_noticed_by_all_who_wait() -> None:
+    channel = Channel(capacity=4096)
+    peer = Peer("program", connect_and_idle, channel.handle)
+    with channel.connect() as port:
+        assert port.read_sync(timeout=30) == "here"
+        outcomes: list[type[BaseException]] = []
+
+        def attempt(use: Any) -> None:
+            try:
+                while use() is not None:
+                    pass
+            except BaseException as error:
+                outcomes.append(type(error))
+
+        threads = [threading.Thread(target=attempt, args=(port.read_sync,)) for _ in range(3)]
+        threads += [threading.Thread(target=attempt, args=(lambda: port.write_sync(b"x" * 900),)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while not (port.statistics().read_sleeps and port.statistics().write_sleeps):
+            time.sleep(0.001)
+        os.kill(peer.pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join(10)
+        assert outcomes == [PeerLost] * 6
+        peer.join(KILLED)
+
+
+def test_an_idle_writer_hears_of_the_death_without_filling_the_ring() -> None:
+    channel = Channel()
+    peer = Peer("program", connect_and_idle, channel.handle)
+    with channel.connect() as port:
+        assert port.read_sync(timeout=30) == "here"
+        os.kill(peer.pid, signal.SIGKILL)
+        peer.join(KILLED)
+        until = time.monotonic() + 10
+        with pytest.raises(PeerLost):
+            while time.monotonic() < until:
+                port.write_nowait(1)
+                time.sleep(0.01)
+
+
+def test_messages_of_a_creator_killed_before_anyone_attached_are_read() -> None:
+    code = (
+        "import os, signal\nfrom shmchannel import Channel\nchannel = Channel()\nport = channel.connect()\n"
+        "for number in range(100):\n    port.write_sync(number)\n"
+        "print(channel.handle, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    with connect(done.stdout.strip()) as port:
+        assert names() == set()
+        assert [port.read_sync(timeout=30) for _ in range(100)] == list(range(100))
+        with pytest.raises(PeerLost):
+            port.read_sync(timeout=30)
+
+
+def test_a_fork_of_the_peer_does_not_keep_it_alive() -> None:
+    code = """
+import os, signal, sys
+from shmchannel import Channel
+port = Channel.from_handle(sys.argv[1]).connect()
+child = os.fork()
+if not child:
+    signal.pause()
+port.write_sync(child)
+signal.pause()
+"""
+    channel = Channel()
+    with subprocess.Popen([sys.executable, "-c", code, channel.handle]) as peer:
+        with channel.connect() as port:
+            child = port.read_sync(timeout=30)
+            peer.kill()
+            with pytest.raises(PeerLost):
+                port.read_sync(timeout=30)
+            os.kill(child, signal.SIGKILL)
+
+
+def test_parts_of_a_lost_writer_are_dropped() -> None:
+    code = """
+import os, signal, sys
+from shmchannel import Channel
+port = Channel.from_handle(sys.argv[1]).connect()
+port.write_sync("whole")
+try:
+    port.write_sync(b"x" * 1_000_000, timeout=0)
+except TimeoutError:
+    port._outgoing.try_write(b"x" * 100, 2)  # a part
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    channel = Channel(capacity=4096)
+    with subprocess.Popen([sys.executable, "-c", code, channel.handle]), channel.connect() as port:
+        assert port.read_sync(timeout=30) == "whole"
+        with pytest.raises(PeerLost):
+            port.read_sync(timeout=30)
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_life_is_told_by_locks_or_by_pid_and_start_time(monkeypatch: pytest.MonkeyPatch, locks: bool) -> None:
+    monkeypatch.setattr(alive, "HAVE_LOCKS", locks)
+    if not alive.HAVE_LOCKS:
+        assert segment.sweep() == []
+    channel = Channel()
+    peer = Peer("fork", write_for_ever, channel.handle)  # inherits the setting
+    with channel.connect() as port:
+        for number in range(100):
+            assert port.read_sync(timeout=30) == expected(number)
+        with pytest.raises(ChannelError):
+            channel.connect()
+        os.kill(peer.pid, signal.SIGKILL)
+        with pytest.raises(PeerLost):
+            for _ in port:
+                pass
+    peer.join(KILLED)
+
+
+def test_start_times_tell_processes_apart() -> None:
+    mine = alive.process_started(os.getpid())
+    assert mine > 0
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert alive.process_started(child.pid) >= mine
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert alive.process_started(child.pid) == 0  # a zombie is dead
+    assert alive.process_started(child.pid) == 0
+
+
+# -- something else stores into the segment
+
+
+def control_words() -> list[int]:
+    rings = [(base >> 3) + word for base in segment.RINGS for word in (0, 1, 2, 8, 9, 16, 24)]
+    slots = [(base >> 3) + word for base in segment.SLOTS for word in range(4)]
+    return rings + slots + [segment.CAPACITY_WORD, segment.MAGIC_WORD]
+
+
+@pytest.mark.parametrize("value", [0, 1, 12345, 2**63, 2**64 - 1])
+def test_a_stray_store_into_a_control_word_never_hangs_or_crashes(value: int) -> None:
+    for index in control_words():
+        channel = Channel(capacity=4096)
+        with channel.connect() as one, channel.connect() as two:
+            for step in range(12):
+                if step == 7:
+                    segment_of(one)[index] = value
+                for port in (one, two):
+                    try:
+                        port.write_sync(step, timeout=0.01)
+                        got = port.read_sync(timeout=0.01 if step < 8 else 0)
+                        assert 0 <= got <= step
+                    except (ChannelError, TimeoutError):
+                        pass
+
+
+def segment_of(port: Port) -> memoryview:
+    outgoing: Any = port._outgoing
+    words: memoryview = outgoing._words
+    return words

@@ -1,0 +1,196 @@
+"""Waiting: no wake-up is lost, fences order, semaphores wake, deadlines hold."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from peers import FLAVOURS, Peer, echo
+
+from shmchannel import Channel, semaphores, waiting
+from shmchannel.semaphores import NamedSemaphore
+from shmchannel.waiting import Deadline, Fence
+
+
+@pytest.mark.parametrize("flavour", ["thread", "fork"])
+@pytest.mark.parametrize("size", [1, 3000])
+def test_no_wake_up_is_lost(monkeypatch: pytest.MonkeyPatch, flavour: str, size: int) -> None:
+    # Without spinning every wait is a sleep, and with slices this long a lost wake-up is a hang.
+    monkeypatch.setattr(waiting, "SLICE", 1000)
+    monkeypatch.setattr(waiting, "SPIN", 0)
+    channel = Channel(capacity=4096)
+    peer = Peer(flavour, echo, channel.handle)  # a thread shares the settings, a fork inherits them
+    with channel.connect() as port:
+        for number in range(5000):
+            assert port.write_sync(b"x" * size)
+            if number % 3 == 0:  # let the other side fall asleep, or meet it on the way
+                os.sched_yield()
+            assert port.read_sync() == b"x" * size
+        statistics = port.statistics()
+        assert statistics.read_sleeps > 1000
+    peer.join()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_flood_through_a_ring_of_few_frames_loses_no_wake_up(monkeypatch: pytest.MonkeyPatch, flavour: str) -> None:
+    monkeypatch.setattr(waiting, "SLICE", 1000)
+    monkeypatch.setattr(waiting, "SPIN", 0)
+    channel = Channel(capacity=4096)
+    peer = Peer(flavour, echo, channel.handle)
+    with channel.connect() as port:
+        writer = threading.Thread(target=lambda: [port.write_sync([n, "x" * 900]) for n in range(5000)])
+        writer.start()
+        for number in range(5000):
+            assert port.read_sync() == [number, "x" * 900]
+        writer.join()
+    peer.join()
+
+
+def test_a_fence_keeps_a_store_before_a_later_load() -> None:
+    # The store-buffer litmus: two sides each store their own word, fence, and load the other's.
+    # Both may never see the old value. (Without fences x86 shows it now and then.)
+    rounds = 20_000
+    memory = mmap.mmap(-1, 16 * rounds + 4096)
+    words = memoryview(memory).cast("Q")
+    start = 2 * rounds
+
+    def side(mine: int, results: mmap.mmap) -> None:
+        fence = Fence()
+        for index in range(rounds):
+            words[start + mine * 8] = index + 1
+            while words[start + 8 - mine * 8] < index:  # keep in step, without meeting
+                pass
+            words[2 * index + mine] = 1
+            fence()
+            results[index] = 48 + words[2 * index + 1 - mine]
+
+    seen = [mmap.mmap(-1, rounds), mmap.mmap(-1, rounds)]
+    pid = os.fork()
+    if not pid:
+        try:
+            side(1, seen[1])
+        finally:
+            os._exit(0)
+    side(0, seen[0])
+    os.waitpid(pid, 0)
+    both_blind = sum(one == two == ord("0") for one, two in zip(seen[0][:], seen[1][:], strict=True))
+    assert both_blind == 0
+    words.release()
+    for one in (memory, *seen):
+        one.close()
+
+
+@pytest.fixture(params=["libc", "posix_ipc", "polling"])
+def semaphore(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[NamedSemaphore]:
+    """A semaphore that waits by each of the three means."""
+    if request.param != "libc":
+        monkeypatch.setattr(semaphores, "_LIBC", None)
+    if request.param == "polling":  # as macOS, which has no sem_timedwait
+        monkeypatch.setattr(semaphores.posix_ipc, "SEMAPHORE_TIMEOUT_SUPPORTED", False)
+    made = NamedSemaphore("/shmch-test-semaphore", create=True)
+    try:
+        yield made
+    finally:
+        made.unlink()
+        made.unlink()  # harmless
+
+
+def test_posts_are_counted_and_taken(semaphore: NamedSemaphore) -> None:
+    other = NamedSemaphore(semaphore.name)
+    semaphore.post()
+    other.post()
+    assert other.wait(1)
+    assert semaphore.wait(0)
+    before = time.monotonic()
+    assert not semaphore.wait(0.02)
+    assert time.monotonic() - before >= 0.015
+    assert not semaphore.wait(0)
+
+
+def test_a_post_wakes_a_waiting_thread(semaphore: NamedSemaphore) -> None:
+    threading.Timer(0.05, semaphore.post).start()
+    assert semaphore.wait(30)
+
+
+def test_a_signal_ends_the_wait_after_its_handler(semaphore: NamedSemaphore) -> None:
+    seen: list[int] = []
+    previous = signal.signal(signal.SIGUSR1, lambda number, _frame: seen.append(number))
+    timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    timer.start()
+    try:
+        until = time.monotonic() + 30
+        while not seen and time.monotonic() < until:
+            assert not semaphore.wait(1)
+        assert seen
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_names_that_are_there_or_not_are_told(semaphore: NamedSemaphore) -> None:
+    with pytest.raises(FileExistsError):
+        NamedSemaphore(semaphore.name, create=True)
+    with pytest.raises(FileNotFoundError):
+        NamedSemaphore("/shmch-test-no-such")
+
+
+def test_the_timed_wait_of_this_machine_is_on_the_monotonic_clock() -> None:
+    libc = ctypes.CDLL(None)
+    assert (semaphores._LIBC is not None) is hasattr(libc, "sem_clockwait")
+
+
+def test_a_deadline_is_computed_once() -> None:
+    assert Deadline(None).remaining() == float("inf")
+    deadline = Deadline(0.05)
+    first = deadline.remaining()
+    assert 0 < deadline.remaining() <= first <= 0.05
+    with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
+        while True:
+            deadline.remaining()
+            time.sleep(0.005)
+
+
+def test_threads_that_wait_get_their_turn_in_order() -> None:
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        order: list[int] = []
+        threads = []
+        for name in range(3):
+            thread = threading.Thread(target=lambda name=name: order.append((two.read_sync(), name)))
+            thread.start()
+            threads.append(thread)
+            time.sleep(0.05)  # not synchronisation: gives the threads their order
+        for number in range(3):
+            one.write_sync(number)
+        for thread in threads:
+            thread.join(10)
+        assert sorted(number for number, _name in order) == [0, 1, 2]
+
+
+def test_a_wait_that_is_short_earns_spinning_and_a_long_one_loses_it() -> None:
+    class Never:
+        def post(self) -> None: ...
+        def wait(self, timeout: float) -> bool:
+            time.sleep(min(timeout, 0.002))
+            return False
+
+    words = memoryview(bytearray(8)).cast("Q")
+    never: Any = Never()
+    sleeper = waiting.Sleeper(words, 0, never, alive=lambda: True, spins=lambda: True)
+    for expected in (waiting.SPIN >> 1, waiting.SPIN >> 2):
+        with pytest.raises(TimeoutError):
+            sleeper.wait(lambda: False, 1, Deadline(0.005))
+        assert sleeper._budget == expected
+        assert words[0] == 0
+    polls = iter([False, False, True])
+    sleeper.wait(lambda: next(polls), 1, Deadline(None))
+    sleeper.stop()
+    sleeper.wait(lambda: False, 1, Deadline(None))
+    assert sleeper._budget == waiting.SPIN
