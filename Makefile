@@ -50,7 +50,7 @@ $(RUN):
 	$(VENV)-maker/bin/virtualenv -q -p $(PYTHON) $(VENV) && rm -rf $(VENV)-maker; }
 
 $(VENV)/.demo: pyproject.toml | $(RUN)
-	$(RUN) -m pip install -q --disable-pip-version-check -e '.[rich]'
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[cli]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(RUN)

@@ -37,7 +37,7 @@ def _encode_tuple(value: tuple[Any, ...]) -> bytes:
 
 
 def _decode_tuple(data: bytes) -> tuple[Any, ...]:
-    return tuple(msgpack.unpackb(data, ext_hook=_restore, strict_map_key=False))
+    return tuple(_unpackb(data, ext_hook=_restore, strict_map_key=False))
 
 
 # The table: codes are part of the wire format and never change their meaning.
@@ -52,6 +52,7 @@ _CONTAINERS = frozenset({list, dict, tuple})
 
 # Translates to 1 the bytes that can begin a bin or an ext object in MessagePack, the others to 0.
 _MARKS = bytes(int(0xC4 <= byte <= 0xC9 or 0xD4 <= byte <= 0xD8) for byte in range(256))
+_unpackb = msgpack.unpackb
 _SHORT = 4096  # bytes up to which looking through the message is quicker than through the value
 
 _packers: list[msgpack.Packer] = []  # free ones; a packer serves one call at a time
@@ -84,7 +85,7 @@ def decode(payload: bytes) -> Any:
     Raises ``CloneError`` for bytes that are no encoding of a value.
     """
     try:
-        return msgpack.unpackb(payload, ext_hook=_restore, strict_map_key=False)
+        return _unpackb(payload, ext_hook=_restore, strict_map_key=False)
     except CloneError:
         raise
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:

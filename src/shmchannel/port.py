@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import alive
 from .clone import decode, encode
-from .errors import ChannelCorrupted, ChannelError, CloneError, EndOfChannel, PeerLost, PortClosed, WouldBlock
-from .ring import LAST, PART, READER_SLEEPS, WHOLE, WRITER_SLEEPS, Consumer, Producer
-from .segment import FREE, INTERPRETER, PID, RINGS, STATE, Slot
+from .errors import ChannelError, CloneError, EndOfChannel, PeerLost, PortClosed, WouldBlock
+from .ring import LAST, PART, READER, READER_SLEEPS, WHOLE, WRITER_SLEEPS, Consumer, Producer
+from .segment import FREE, INTERPRETER, PID, STATE, Slot
 from .waiting import SLICE, Operation, Sleeper, Wait, drive
 
 if TYPE_CHECKING:
@@ -104,10 +104,12 @@ class Port:
         payload = encode(value)
         if len(payload) > self._max_message_size:
             raise self._too_large(payload)
-        accepted = self._put(payload)
-        if accepted is None:
-            accepted = drive(self._putting(payload), timeout)
-        return accepted
+        # The fast path of _put, without the call; whatever its answer but True, _putting finds out.
+        if monotonic() >= self._peer.next_look:
+            self._peer.check()
+        if self._outgoing.try_write(payload):
+            return True
+        return drive(self._putting(payload), timeout)
 
     def _too_large(self, payload: bytes) -> CloneError:
         return CloneError(
@@ -116,15 +118,11 @@ class Port:
         )
 
     def _put(self, payload: bytes | memoryview, kind: int = WHOLE) -> bool | None:
-        """Try to put one frame; the only code that writes. True, False (the peer has ended), None (full)."""
+        """Try to put one frame. True, False (the peer has ended), or None (full)."""
+        if monotonic() >= self._peer.next_look:
+            self._peer.check()
         outgoing = self._outgoing
-        if monotonic() >= self._peer.next_look and not self._peer.look():
-            raise _lost()
-        try:
-            accepted = outgoing.try_write(payload, kind)
-        except ChannelCorrupted as error:
-            self._finish(_Over(_again(error)))
-            raise
+        accepted = outgoing.try_write(payload, kind)
         if accepted is False and self._outgoing is not outgoing:  # closed under our hands
             return self._outgoing.try_write(payload, kind)
         return accepted
@@ -133,20 +131,16 @@ class Port:
         """Write a message that the first try could not, as one frame or in parts."""
         outgoing = self._outgoing
         if isinstance(outgoing, _Over):
-            return bool(outgoing.try_write(payload, WHOLE))
+            return outgoing.try_write(payload)
         if len(payload) > outgoing.largest_whole:
             return (yield from self._putting_parts(payload, outgoing))
-        wait = outgoing.wait(len(payload))
-        while True:
-            yield wait
-            accepted = self._put(payload)
-            if accepted is not None:
-                return accepted
+        while (accepted := self._put(payload)) is None:
+            yield outgoing.wait(len(payload))
+        return accepted
 
     def _putting_parts(self, payload: bytes, outgoing: Producer) -> Operation[bool]:
         size = outgoing.part_size
-        wait = outgoing.wait(size)
-        yield wait  # takes the turn: of two messages in parts, one goes first
+        yield outgoing.wait(size)  # takes the turn: of two messages in parts, one goes first
         if outgoing.parting:
             raise ChannelError("a signal handler cannot write a large message into one that it interrupted")
         view = memoryview(payload)
@@ -154,7 +148,7 @@ class Port:
             for start in range(0, len(view), size):
                 kind = PART if start + size < len(view) else LAST
                 while (accepted := self._put(view[start : start + size], kind)) is None:
-                    yield wait
+                    yield outgoing.wait(size)
                 if not accepted:
                     return False
             return True
@@ -168,7 +162,10 @@ class Port:
 
         Raises ``WouldBlock``, and whatever ``read_sync`` does.
         """
-        message = self._take()
+        incoming = self._incoming
+        message = incoming.try_read()
+        if message is None:
+            message = self._last_message(incoming)
         if message is None:
             raise WouldBlock("nothing to read now: read_sync waits for it")
         return decode(message)
@@ -181,7 +178,7 @@ class Port:
         message that does not decode (it is consumed, the next read goes on); ``PortClosed`` after
         ``close_sync``; ``ChannelCorrupted``.
         """
-        message = self._take()
+        message = self._incoming.try_read()
         if message is None:
             message = drive(self._taking(), timeout)
         return decode(message)
@@ -195,32 +192,29 @@ class Port:
         except EndOfChannel:
             raise StopIteration from None
 
-    def _take(self) -> bytes | None:
-        """Try to take one message; the only code that reads. None: there is none yet."""
-        incoming = self._incoming
-        try:
-            message = incoming.try_read()
-            if message is None and (incoming.closed or not self._peer.alive()):
-                message = incoming.try_read()  # the end comes after what was written before it
-                if message is None and not incoming.fill:
-                    self._finish(_Over(_ended, ended=True) if incoming.closed else _Over(_lost))
-                    return self._incoming.try_read()  # raises: it is the _Over now
-        except ChannelCorrupted as error:
-            self._finish(_Over(_again(error)))
-            raise
-        return message
-
     def _taking(self) -> Operation[bytes]:
         """Take a message that the first try did not find."""
-        incoming = self._incoming
-        if isinstance(incoming, _Over):
-            incoming.try_read()
-        wait = incoming.wait()
-        while True:
-            yield wait
-            message = self._take()
-            if message is not None:
-                return message
+        message = None
+        while message is None:
+            incoming = self._incoming
+            message = self._last_message(incoming)
+            if message is None:
+                yield incoming.wait()
+                message = self._incoming.try_read()
+        return message
+
+    def _last_message(self, incoming: Consumer | _Over) -> bytes | None:
+        """After a try that found nothing: look for the end, and then once more for what came before it.
+
+        None while there is no end; raises when there is, and nothing came before it.
+        """
+        if not incoming.closed and self._peer.alive():
+            return None
+        message = incoming.try_read()
+        if message is None and not incoming.fill:
+            self._finish(_Over(_ended, ended=True) if incoming.closed else _Over(_lost))
+            return self._incoming.try_read()  # raises: it is the _Over now
+        return message
 
     # -- close
 
@@ -302,9 +296,12 @@ class _Over:
     def try_read(self) -> NoReturn:
         raise self._error()
 
-    def try_write(self, payload: bytes | memoryview, kind: int) -> bool:
+    def try_write(self, payload: bytes | memoryview, kind: int = WHOLE) -> bool:
         if self._ended:
             return False
+        raise self._error()
+
+    def wait(self) -> NoReturn:
         raise self._error()
 
     def close(self) -> None:
@@ -337,6 +334,11 @@ class _Peer:
         self.lost = False
         self.next_look = math.inf
 
+    def check(self) -> None:
+        """Raise ``PeerLost`` if the peer has died."""
+        if not self.look():
+            raise _lost()
+
     def alive(self) -> bool:
         """As ``look``, but the kernel is not asked more often than once a slice."""
         return monotonic() < self.next_look or self.look()
@@ -361,17 +363,19 @@ def _has_gil() -> bool:
 
 
 def _producer(slot: Slot, peer: _Peer) -> Producer:
-    mine, words = slot.index, slot.segment.words
-    flag = (RINGS[mine] >> 3) + WRITER_SLEEPS
-    sleeper = Sleeper(words, flag, slot.space[mine], alive=peer.look, spins=peer.can_spin)
-    return Producer(slot.segment.ring(mine), sleeper, slot.items[mine].post)
+    place = slot.segment.ring(slot.index)
+    # No spinning for room: the reader has a full ring to read, and polling takes its cache line away.
+    flag = place.words[(place.control >> 3) + WRITER_SLEEPS :][:1]
+    sleeper = Sleeper(flag, slot.space[slot.index], alive=peer.look, spins=lambda: False)
+    return Producer(place, sleeper, slot.items[slot.index].post)
 
 
 def _consumer(slot: Slot, peer: _Peer, max_message_size: int) -> Consumer:
-    theirs, words = 1 - slot.index, slot.segment.words
-    flag = (RINGS[theirs] >> 3) + READER_SLEEPS
-    sleeper = Sleeper(words, flag, slot.items[theirs], alive=peer.look, spins=peer.can_spin)
-    return Consumer(slot.segment.ring(theirs), sleeper, slot.space[theirs].post, max_message_size)
+    theirs = 1 - slot.index
+    place = slot.segment.ring(theirs)
+    flag = place.words[(place.control >> 3) + READER :][:1].cast("B")[READER_SLEEPS:]
+    sleeper = Sleeper(flag, slot.items[theirs], alive=peer.look, spins=peer.can_spin)
+    return Consumer(place, sleeper, slot.space[theirs].post, max_message_size)
 
 
 # -- errors of a port that is over; each use gets an exception of its own
@@ -394,10 +398,6 @@ def _forked() -> ChannelError:
         "this port belongs to the process that connected it, and this is a fork of it: "
         "pass channel.handle to the child, and connect there"
     )
-
-
-def _again(error: ChannelError) -> Callable[[], ChannelError]:
-    return lambda: type(error)(*error.args)
 
 
 # -- ends of processes

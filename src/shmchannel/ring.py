@@ -9,6 +9,16 @@ After a publication (of tail, of head) each end looks whether the other sleeps. 
 the two is the release of the end's lock, a locked instruction on x86; it pairs with the fence in
 ``Sleeper._sleep``: either we see the announcement, or the sleeper's second look sees the publication.
 
+Each end has a lock, which makes it safe for many threads. Between reading an end's counter and
+storing it nothing is called: CPython runs signal handlers after calls and on backward jumps, so none
+can run, raise or come back in here while a frame is half done. The lock is an RLock, because a
+handler may raise right after the acquire, or the acquire itself may be interrupted: only an RLock
+knows whether it is ours to release. (``with`` says nothing then: CPython gh-148874.)
+
+After a publication (of tail, of head) each end looks whether the other sleeps. The full fence between
+the two is the release of the end's lock, a locked instruction on x86; it pairs with the fence in
+``Sleeper._sleep``: either we see the announcement, or the sleeper's second look sees the publication.
+
 Each end has a lock, which makes it safe for many threads. Between a lock's acquire and its release
 nothing is called: CPython runs signal handlers after calls and on backward jumps, so none can run,
 raise or come back in here while a frame is half done. (On weak memory the fences are calls: there a
@@ -26,15 +36,17 @@ from .errors import ChannelCorrupted, CloneError
 from .waiting import WEAK_MEMORY, Fence, Sleeper, Wait
 
 # The control words of a ring, as indices of 8-byte words from its start. Each writer's words have a
-# cache line (64 bytes) of their own. The BELL words are kept for event loops.
+# cache line (64 bytes) of their own.
 TAIL, MESSAGES, PRODUCER_CLOSED = 0, 1, 2  # stored by the producer
-HEAD, CONSUMER_CLOSED = 8, 9  # stored by the consumer
-READER_SLEEPS, READER_BELL = 16, 17  # set by the consumer, cleared by the producer
-WRITER_SLEEPS, WRITER_BELL = 24, 25  # set by the producer (bytes it needs), cleared by the consumer
+HEAD = 8  # stored by the consumer
+READER = 16  # flags, one byte each, that the producer looks at after each publication, all in one load:
+READER_SLEEPS, CONSUMER_CLOSED, PRODUCER_CLOSING = 0, 1, 2
+WRITER_SLEEPS = 24  # the bytes that the producer needs; the consumer looks here after each publication
 CONTROL_SIZE = 256  # bytes
 
 HEADER = 8  # bytes, of a frame; its low 3 bits are the kind
 WHOLE, PART, LAST, ABORT = 1, 2, 3, 4
+_PARTS = (PART, LAST, ABORT)
 
 MINIMUM_CAPACITY = 64  # bytes: four parts, each of 8 bytes and its header
 MAXIMUM_CAPACITY = 1 << 32  # bytes: 4 GiB each way, in memory that is set aside at once
@@ -66,19 +78,15 @@ class _End:
         self._mask = place.capacity - 1
         self._memory = place.memory
         self._control = place.words[place.control >> 3 : place.control + CONTROL_SIZE >> 3]
+        self._flags = self._control.cast("B")[READER * 8 : READER * 8 + 8]
         self._words = place.words
         self._data = place.data
+        self._end = place.data + place.capacity
         self._wake = wake
-        self._lock = threading.Lock()
+        lock = threading.RLock()
+        self._acquire = lock.acquire
+        self._release = lock.release
         self._fence = Fence()
-        self._closing = False
-
-    def _close(self, word: int) -> None:
-        # In this order: who published and then sees no _closing knows that its frame was in time.
-        self._closing = True
-        self._control[word] = 1
-        self._wake()  # without asking who sleeps: one post too many is harmless
-        self.sleeper.stop()
 
 
 class Producer(_End):
@@ -112,65 +120,75 @@ class Producer(_End):
 
     def wait(self, length: int) -> Wait:
         """What to wait for until a try with ``length`` bytes can go on, one way or the other."""
-        control, size = self._control, frame_size(length)
+        control, flags, size = self._control, self._flags, frame_size(length)
         most = self._limit - size
 
         def ready() -> bool:
             head = control[HEAD]
             room = self._tail - head <= most or head < self._head  # the latter: corrupted, go and see
-            return room or bool(control[CONSUMER_CLOSED])
+            return room or bool(flags[CONSUMER_CLOSED])
 
-        return Wait(self.sleeper, ready, size)
+        # To be woken for each frame's room would cost a wake-up for each frame: sleep until a quarter
+        # is free. A reader who stops short of that costs us at most the slice, then ready() counts.
+        return Wait(self.sleeper, ready, max(size, self.capacity >> 2))
 
     def try_write(self, payload: bytes | memoryview, kind: int = WHOLE) -> bool | None:
         """Put one frame in. True: it is in; None: the ring is full; False: an end has closed.
+
+        Where there is room, a False comes after the frame was put in, for nobody.
 
         Raises ``ChannelCorrupted``, nothing being written.
         """
         control = self._control
         length = len(payload)
         size = (length + 15) & ~7  # frame_size, without a call
-        with self._lock:
-            if control[CONSUMER_CLOSED] or self._closing:
-                return False
+        acquire, release = self._acquire, self._release
+        try:
+            acquire()
             tail = self._tail
-            if tail + size - self._head > self._limit:
+            after = tail + size
+            if after - self._head > self._limit:
                 head = control[HEAD]
                 if head < self._head or head > tail or head & 7:
                     raise _corrupted(f"head {head:#x} at tail {tail:#x}")
                 self._head = head
-                if tail + size - head > self._limit:
-                    return None
+                if after - head > self._limit:
+                    return False if self._flags[CONSUMER_CLOSED] else None
                 if WEAK_MEMORY:
                     self._fence()  # what was copied out before head must not see what we put there
-            offset = tail & self._mask
-            start = self._data + offset
+            start = self._data + (tail & self._mask)
             self._words[start >> 3] = length << 3 | kind
             start += HEADER
-            beyond = offset + HEADER + length - self.capacity
-            if beyond <= 0:
-                self._memory[start : start + length] = payload
+            end = start + length
+            if end <= self._end:
+                self._memory[start:end] = payload
             else:
-                memory = self._memory
-                memory[start : start + length - beyond] = payload[: length - beyond]
-                memory[self._data : self._data + beyond] = payload[length - beyond :]
+                before = self._end - start
+                self._memory[start : self._end] = payload[:before]
+                self._memory[self._data : self._data + length - before] = payload[before:]
             if WEAK_MEMORY:
                 self._fence()  # the frame is out before the tail; x86 keeps stores in order
+                if self._tail != tail:
+                    return None  # a signal handler has written meanwhile: try again
             if kind != WHOLE:
                 self._open = kind == PART
             if kind != PART:
                 self.messages = control[MESSAGES] = self.messages + 1
-            self._tail = control[TAIL] = tail + size  # publish
+            self._tail = control[TAIL] = after  # publish
+        finally:
+            try:
+                release()
+            except RuntimeError:
+                pass  # interrupted before it was ours
         if WEAK_MEMORY:
             self._fence()
-        if control[READER_SLEEPS]:
-            self._wake_reader()
-        return not self._closing
+        return self._attend() if control[READER] else True
 
     def abort(self) -> None:
         """Take back the parts of a message that will not be finished. Needs no room, never fails."""
         control = self._control
-        with self._lock:
+        try:
+            self._acquire()
             if not self._open:
                 return
             tail = self._tail
@@ -179,18 +197,31 @@ class Producer(_End):
                 self._fence()
             self._open = False
             self._tail = control[TAIL] = tail + HEADER  # publish
+        finally:
+            try:
+                self._release()
+            except RuntimeError:
+                pass
         if WEAK_MEMORY:
             self._fence()
-        if control[READER_SLEEPS]:
-            self._wake_reader()
+        if control[READER]:
+            self._attend()
 
-    def _wake_reader(self) -> None:
-        self._control[READER_SLEEPS] = 0
-        self._wake()
+    def _attend(self) -> bool:
+        """After a publication, to flags: wake the reader; False if the frame was for nobody."""
+        flags = self._flags
+        if flags[READER_SLEEPS]:
+            flags[READER_SLEEPS] = 0
+            self._wake()
+        return not (flags[CONSUMER_CLOSED] or flags[PRODUCER_CLOSING])
 
     def close(self) -> None:
         """Say that nothing more will come. Never waits."""
-        self._close(PRODUCER_CLOSED)
+        # First this: a write that publishes and then does not see it was in time for the second.
+        self._flags[PRODUCER_CLOSING] = 1
+        self._control[PRODUCER_CLOSED] = 1
+        self._wake()  # without asking who sleeps: one post too many is harmless
+        self.sleeper.stop()
 
 
 class Consumer(_End):
@@ -236,39 +267,39 @@ class Consumer(_End):
         Raises ``ChannelCorrupted``; and ``CloneError`` for a message in parts that add up to more
         than ``max_message_size``: it is dropped, and the next try goes on.
         """
-        control, memory = self._control, self._memory
+        control = self._control
+        acquire, release = self._acquire, self._release
         frames = 0
         while True:
-            with self._lock:
-                head = self._head
-                available = self._tail - head
-                if not available:
+            try:
+                acquire()
+                head, tail = self._head, self._tail
+                if head == tail:
                     tail = control[TAIL]
-                    available = tail - head
-                    if not available:
+                    if head == tail:
                         return None
-                    if available < 0 or available > self.capacity or tail & 7:
+                    if tail < head or tail - head > self.capacity or tail & 7:
                         raise _corrupted(f"tail {tail:#x} at head {head:#x}")
                     self._tail = tail
                     if WEAK_MEMORY:
                         self._fence()  # no frame is looked at before the tail that covers it
-                offset = head & self._mask
-                start = self._data + offset
+                start = self._data + (head & self._mask)
                 header = self._words[start >> 3]
-                length = header >> 3
-                kind = header & 7
-                size = (length + 15) & ~7
-                if size > available or kind < WHOLE or kind > ABORT:
-                    raise _corrupted(f"a frame of kind {kind} and {length} bytes among {available}")
+                length, kind = header >> 3, header & 7
+                after = head + ((length + 15) & ~7)
+                if after > tail or (kind != WHOLE and kind not in _PARTS):
+                    raise _corrupted(f"a frame of kind {kind} and {length} bytes among {tail - head}")
                 start += HEADER
-                beyond = offset + HEADER + length - self.capacity
-                if beyond <= 0:
-                    message = memory[start : start + length]
+                end = start + length
+                if end <= self._end:
+                    message = self._memory[start:end]
                 else:
-                    message = memory[start : start + length - beyond]
-                    message += memory[self._data : self._data + beyond]
+                    message = self._memory[start : self._end]
+                    message += self._memory[self._data : end - self.capacity]
                 if WEAK_MEMORY:
                     self._fence()  # the copy is done before its room is given back
+                    if self._head != head:
+                        continue  # a signal handler has read meanwhile
                 if kind == WHOLE:
                     self.messages += 1
                 else:
@@ -280,11 +311,19 @@ class Consumer(_End):
                             self._parts = []  # drop what is there, go on counting
                     else:
                         self._parts, self._parts_size = [], 0
-                self._head = control[HEAD] = head + size  # consume
+                self._head = control[HEAD] = after  # consume
+            finally:
+                try:
+                    release()
+                except RuntimeError:
+                    pass  # interrupted before it was ours
             if WEAK_MEMORY:
                 self._fence()
-            if control[WRITER_SLEEPS]:
-                self._wake_writer(available - size)
+            need = control[WRITER_SLEEPS]
+            # There may be more in the ring than we have seen: then it wakes for one look too many.
+            if need and self.capacity - HEADER - (tail - after) >= need:
+                control[WRITER_SLEEPS] = 0
+                self._wake()
             if kind == WHOLE:
                 return message
             if kind == LAST:
@@ -292,15 +331,6 @@ class Consumer(_End):
             frames += 1
             if frames == 8:
                 return None  # the caller looks at its clock, and comes again
-
-    def _wake_writer(self, fill: int) -> None:
-        """Wake the writer, if there is now the room that it has announced to need.
-
-        ``fill`` may be less than what is in the ring by now: then it wakes for one look too many.
-        """
-        if self.capacity - HEADER - fill >= self._control[WRITER_SLEEPS]:
-            self._control[WRITER_SLEEPS] = 0
-            self._wake()
 
     def _join(self, parts: list[bytes], last: bytes, size: int) -> bytes:
         if size > self._max_message_size:
@@ -312,7 +342,9 @@ class Consumer(_End):
 
     def close(self) -> None:
         """Say that nothing more will be read. Never waits."""
-        self._close(CONSUMER_CLOSED)
+        self._flags[CONSUMER_CLOSED] = 1
+        self._wake()
+        self.sleeper.stop()
 
 
 def _corrupted(what: str) -> ChannelCorrupted:

@@ -81,21 +81,19 @@ class Semaphore(Protocol):
 class Sleeper:
     """The place where one side of one ring sleeps; at most one of its threads at a time.
 
-    ``words[flag]`` says to the other side "I sleep, post the semaphore"; it clears the word and
-    posts. A post too many is one look too many, a post too few ends with the slice.
+    ``flag[0]``, in shared memory, says to the other side "I sleep, post the semaphore"; it clears the
+    flag and posts. A post too many is one look too many, a post too few ends with the slice.
     """
 
     def __init__(
         self,
-        words: memoryview,
-        flag: int,
+        flag: memoryview,
         semaphore: Semaphore,
         *,
         alive: Callable[[], bool],
         spins: Callable[[], bool],
     ) -> None:
         """``alive`` looks whether the peer is; ``spins`` tells whether spinning can pay at all."""
-        self._words = words
         self._flag = flag
         self._semaphore = semaphore
         self._fence = Fence()
@@ -140,9 +138,9 @@ class Sleeper:
         return True
 
     def _sleep(self, ready: Callable[[], bool], need: int, deadline: Deadline) -> None:
-        words, flag = self._words, self._flag
+        flag = self._flag
         try:
-            words[flag] = need  # announce: pairs with the look at this word after a publication
+            flag[0] = need  # announce: pairs with the look at the flag after a publication
             self._fence()  # ... and nothing below is read before the announcement is out
             if ready() or self.stopped:  # look again
                 return
@@ -150,7 +148,7 @@ class Sleeper:
             self.sleeps += 1
             self._semaphore.wait(timeout)
         finally:
-            words[flag] = 0
+            flag[0] = 0
 
 
 class Wait(NamedTuple):
