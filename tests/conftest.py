@@ -73,7 +73,7 @@ def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(in_time: None) -> Iterator[None]:
+def nothing_left(in_time: None) -> Iterator[None]:  # noqa: ARG001  (its deadline holds here too)
     """After a test /dev/shm, descriptors, mappings, threads and children are as before."""
     gc.collect()
     before = names(), descriptors(), threading.active_count(), children()
@@ -84,7 +84,7 @@ def nothing_left(in_time: None) -> Iterator[None]:
         if after == before and not mappings():
             return
         time.sleep(0.01)
-    left = [new for new in names() - before[0]]
+    left = names() - before[0]
     for name in left:
         os.unlink(f"/dev/shm/{name}")
     assert not left, f"names left in /dev/shm: {left}"

@@ -155,7 +155,9 @@ def test_names_of_a_killed_creator_are_swept_by_the_next_channel(connected: bool
         f"port = channel.connect() if {connected} else None\n"
         "print(channel.handle, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
     assert len(names()) == 5
     channel = Channel()
     assert done.stdout.strip() not in names()
@@ -220,7 +222,9 @@ if __name__ == "__main__":
     port.write_sync("job")
     started.set()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
     assert (done.stdout, done.stderr) == ("['job']\n", "")
 
 
@@ -270,7 +274,7 @@ def test_of_many_who_connect_at_once_exactly_one_gets_the_other_port(flavour: st
     ],
 )
 def test_a_handle_that_is_none_says_so(handle: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match="handle|no channel"):
+    with pytest.raises(error, match=r"handle|no channel"):
         Channel.from_handle(handle)
 
 
@@ -350,7 +354,14 @@ def test_an_attacher_waits_for_the_magic_only_so_long(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("argument", "error"),
-    [(0, ValueError), (-1, ValueError), (2**40, ValueError), (1.5, TypeError), ("1", TypeError), (True, TypeError)],
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (2**40, ValueError),
+        (1.5, TypeError),
+        ("1", TypeError),
+        (True, TypeError),
+    ],
 )
 @pytest.mark.parametrize("name", ["capacity", "max_message_size"])
 def test_a_size_that_cannot_be_is_refused(name: str, argument: Any, error: type[Exception]) -> None:
@@ -438,7 +449,9 @@ assert sum("shmch-" in name for name in os.listdir("/dev/shm")) == 5
 with channel.connect() as one, Channel.from_handle(channel.handle).connect() as two:
     assert one.write_sync(1) and two.read_sync() == 1
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
     assert (done.stderr, done.returncode) == ("", 0)
 
 

@@ -45,7 +45,8 @@ def alike(one: Any, two: Any) -> bool:
         return len(one) == len(two) and all(map(alike, one, two))
     if isinstance(one, dict):
         return len(one) == len(two) and all(
-            alike(k1, k2) and alike(v1, v2) for (k1, v1), (k2, v2) in zip(one.items(), two.items(), strict=True)
+            alike(k1, k2) and alike(v1, v2)
+            for (k1, v1), (k2, v2) in zip(one.items(), two.items(), strict=True)
         )
     return bool(one == two)
 
@@ -56,7 +57,12 @@ def test_every_value_comes_back_alike(value: Any) -> None:
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 
@@ -67,7 +73,8 @@ def test_a_message_without_ext_types_is_plain_messagepack(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**1000, -(10**1000), -0.0, math.inf]
+    "value",
+    [2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**1000, -(10**1000), -0.0, math.inf],
 )
 def test_numbers_at_the_edges(value: Any) -> None:
     assert alike(decode(encode(value)), value)
@@ -127,7 +134,9 @@ def test_a_key_that_cannot_be_cloned_is_named() -> None:
 def test_a_container_in_itself_is_refused() -> None:
     cycle: list[Any] = [1]
     cycle.append({"me": (cycle,)})
-    with pytest.raises(CloneError, match=r"\$\[1\]\['me'\]\[0\]: cannot clone a container that contains itself"):
+    with pytest.raises(
+        CloneError, match=r"\$\[1\]\['me'\]\[0\]: cannot clone a container that contains itself"
+    ):
         encode(cycle)
 
 
@@ -168,5 +177,7 @@ def test_a_large_value_does_not_stay_in_memory() -> None:
 
 def test_the_documented_table_is_the_codes_in_use() -> None:
     text = (Path(__file__).parent.parent / "docs" / "values.md").read_text()
-    documented = {int(code): name for name, code in re.findall(r"^\| `(\w+)`.*\| ext (\d+)", text, re.MULTILINE)}
+    documented = {
+        int(code): name for name, code in re.findall(r"^\| `(\w+)`.*\| ext (\d+)", text, re.MULTILINE)
+    }
     assert documented == {ext.code: kind.__name__ for kind, ext in EXT_TYPES.items()}

@@ -79,7 +79,9 @@ def test_a_death_is_noticed_by_all_who_wait() -> None:
                 outcomes.append(type(error))
 
         threads = [threading.Thread(target=attempt, args=(port.read_sync,)) for _ in range(3)]
-        threads += [threading.Thread(target=attempt, args=(lambda: port.write_sync(b"x" * 900),)) for _ in range(3)]
+        threads += [
+            threading.Thread(target=attempt, args=(lambda: port.write_sync(b"x" * 900),)) for _ in range(3)
+        ]
         for thread in threads:
             thread.start()
         while not (port.statistics().read_sleeps and port.statistics().write_sleeps):
@@ -111,7 +113,9 @@ def test_messages_of_a_creator_killed_before_anyone_attached_are_read() -> None:
         "for number in range(100):\n    port.write_sync(number)\n"
         "print(channel.handle, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
     with connect(done.stdout.strip()) as port:
         assert names() == set()
         assert [port.read_sync(timeout=30) for _ in range(100)] == list(range(100))
@@ -131,13 +135,12 @@ port.write_sync(child)
 signal.pause()
 """
     channel = Channel()
-    with subprocess.Popen([sys.executable, "-c", code, channel.handle]) as peer:
-        with channel.connect() as port:
-            child = port.read_sync(timeout=30)
-            peer.kill()
-            with pytest.raises(PeerLost):
-                port.read_sync(timeout=30)
-            os.kill(child, signal.SIGKILL)
+    with channel.connect() as port, subprocess.Popen([sys.executable, "-c", code, channel.handle]) as peer:
+        child = port.read_sync(timeout=30)
+        peer.kill()
+        with pytest.raises(PeerLost):
+            port.read_sync(timeout=30)
+        os.kill(child, signal.SIGKILL)
 
 
 def test_parts_of_a_lost_writer_are_dropped() -> None:

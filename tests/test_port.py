@@ -11,7 +11,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from peers import FLAVOURS, PROCESSES, Peer, both_ways, collect_range, echo, exchange, send_range, write_and_exit_open
+from peers import (
+    FLAVOURS,
+    PROCESSES,
+    Peer,
+    both_ways,
+    collect_range,
+    echo,
+    exchange,
+    send_range,
+    write_and_exit_open,
+)
 
 import shmchannel.port
 from shmchannel import (
@@ -143,7 +153,13 @@ def test_a_use_after_close_says_so(pair: tuple[Port, Port]) -> None:
     one, _ = pair
     one.close_sync()
     one.close_sync()
-    for use in (one.read_sync, one.read_nowait, lambda: one.write_sync(1), lambda: one.write_nowait(1), lambda: next(one)):
+    for use in (
+        one.read_sync,
+        one.read_nowait,
+        lambda: one.write_sync(1),
+        lambda: one.write_nowait(1),
+        lambda: next(one),
+    ):
         with pytest.raises(PortClosed, match="connect to another channel"):
             use()
     with pytest.raises(PortClosed):
@@ -162,7 +178,10 @@ def test_close_releases_every_thread_that_waits(pair: tuple[Port, Port]) -> None
         except BaseException as error:
             outcomes.append(type(error))
 
-    uses = [one.read_sync] * 3 + [lambda: one.write_sync(b"x" * 1000), lambda: one.write_sync(b"x" * 100_000)] * 2
+    uses = [one.read_sync] * 3 + [
+        lambda: one.write_sync(b"x" * 1000),
+        lambda: one.write_sync(b"x" * 100_000),
+    ] * 2
     threads = [threading.Thread(target=attempt, args=(use,)) for use in uses]
     for thread in threads:
         thread.start()
@@ -223,7 +242,7 @@ def test_nowait_acts_or_raises(pair: tuple[Port, Port]) -> None:
 def test_a_timeout_of_a_read_takes_nothing(pair: tuple[Port, Port]) -> None:
     one, two = pair
     for timeout in (0, 0.01):
-        with pytest.raises(TimeoutError, match="within"):
+        with pytest.raises(TimeoutError, match="timed out"):
             two.read_sync(timeout=timeout)
     one.write_sync("there")
     assert two.read_sync(timeout=0) == "there"
@@ -345,7 +364,15 @@ def test_a_value_that_cannot_be_cloned_writes_nothing(pair: tuple[Port, Port]) -
 
 def test_a_message_that_does_not_decode_is_consumed_and_the_next_goes_on(pair: tuple[Port, Port]) -> None:
     one, two = pair
-    for payload in (b"\xc1", b"", b"\x93\x01", b"\x01\x02", b"\xd4\x63\x00", b"\xa2\xff\xff", b"\x81\x90\x01"):
+    for payload in (
+        b"\xc1",
+        b"",
+        b"\x93\x01",
+        b"\x01\x02",
+        b"\xd4\x63\x00",
+        b"\xa2\xff\xff",
+        b"\x81\x90\x01",
+    ):
         one._outgoing.try_write(payload, 1)
         one.write_sync("next")
         with pytest.raises(CloneError):

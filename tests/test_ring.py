@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shmchannel import ChannelCorrupted, CloneError, ring
-from shmchannel.ring import ABORT, CONTROL_SIZE, HEADER, LAST, PART, WHOLE, Consumer, Place, Producer, frame_size
+from shmchannel.ring import (
+    ABORT,
+    CONTROL_SIZE,
+    HEADER,
+    LAST,
+    PART,
+    WHOLE,
+    Consumer,
+    Place,
+    Producer,
+    frame_size,
+)
 
 
 class FakeSleeper:
@@ -29,7 +40,10 @@ def make(capacity: int, start: int = 0) -> tuple[Producer, Consumer, Place]:
     place = Place(memory, words, 0, CONTROL_SIZE, capacity)
     words[ring.TAIL] = words[ring.HEAD] = start
     sleeper: Any = FakeSleeper()
-    producer, consumer = Producer(place, sleeper, lambda: None), Consumer(place, sleeper, lambda: None, 1 << 20)
+    producer, consumer = (
+        Producer(place, sleeper, lambda: None),
+        Consumer(place, sleeper, lambda: None, 1 << 20),
+    )
     producer._tail = producer._head = consumer._head = consumer._tail = start
     return producer, consumer, place
 
@@ -37,7 +51,9 @@ def make(capacity: int, start: int = 0) -> tuple[Producer, Consumer, Place]:
 class RingAgainstDeque(RuleBasedStateMachine):
     """Any interleaving of writes, parts, aborts, reads and a close does what a deque does."""
 
-    @initialize(capacity=st.sampled_from([64, 128, 256, 1024]), start=st.integers(0, 2**40).map(lambda n: n * 8))
+    @initialize(
+        capacity=st.sampled_from([64, 128, 256, 1024]), start=st.integers(0, 2**40).map(lambda n: n * 8)
+    )
     def begin(self, capacity: int, start: int) -> None:
         self.producer, self.consumer, self.place = make(capacity, start)
         self.model: deque[bytes] = deque()
@@ -226,7 +242,9 @@ def test_a_frame_that_cannot_be_is_refused(header: int) -> None:
         consumer.try_read()
 
 
-@given(st.lists(st.tuples(st.integers(0, (CONTROL_SIZE + 64) // 8 - 1), st.integers(0, 2**64 - 1)), max_size=20))
+@given(
+    st.lists(st.tuples(st.integers(0, (CONTROL_SIZE + 64) // 8 - 1), st.integers(0, 2**64 - 1)), max_size=20)
+)
 @settings(deadline=None)
 def test_random_words_give_only_documented_errors(stores: list[tuple[int, int]]) -> None:
     producer, consumer, place = make(64)

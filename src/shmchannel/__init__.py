@@ -3,7 +3,9 @@
 import sys
 
 if sys.platform == "win32":
-    raise ImportError("shmchannel needs POSIX shared memory and named semaphores, which Windows does not have")
+    raise ImportError(
+        "shmchannel needs POSIX shared memory and named semaphores, which Windows does not have"
+    )
 
 from .channel import Channel
 from .errors import (

@@ -33,7 +33,9 @@ class Hold:
         if not HAVE_LOCKS:
             return True
         try:
-            fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
+            fcntl.fcntl(
+                self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0)
+            )
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False
@@ -42,7 +44,9 @@ class Hold:
 
     def unlock(self, offset: int, length: int = 1) -> None:
         if HAVE_LOCKS:
-            fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, length, 0))
+            fcntl.fcntl(
+                self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, length, 0)
+            )
 
     def close(self) -> None:
         """Let go of everything; may be repeated."""

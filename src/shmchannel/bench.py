@@ -173,7 +173,9 @@ def _tell(text: str) -> None:
 
 
 def _show(where: str, results: list[list[tuple[float, float]]]) -> None:
-    print(f"\nbetween {'processes' if where == 'process' else 'threads'}: median (min to max), ours against theirs")
+    places = "processes" if where == "process" else "threads"
+    print(f"\nbetween {places}: median (min to max), ours against theirs")
+
     print(f"{'':26}{'one-way, 1000 messages/s':>28}{'':9}{'round trip, µs':>26}")
     for transport, turns in zip(TRANSPORTS[where], results, strict=True):
         # Compared round by round: what slows the machine down slows both of a round.

@@ -7,7 +7,6 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from .alive import Hold
-from .errors import ChannelError
 from .port import Port
 from .ring import MAXIMUM_CAPACITY
 from .segment import FREE, RINGS, SLOTS, Segment, sweep, unlink

@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--where", choices=["process", "thread", "all"], default="all")
     command.add_argument("--rounds", type=_positive, default=5, help="rounds, each with every peer (5)")
-    command.add_argument("--messages", type=_positive, default=100_000, help="one-way messages a round (100000)")
+    command.add_argument(
+        "--messages", type=_positive, default=100_000, help="one-way messages a round (100000)"
+    )
     command.add_argument("--echoes", type=_positive, default=10_000, help="round trips a round (10000)")
     command.set_defaults(run=bench.run)
 

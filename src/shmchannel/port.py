@@ -23,7 +23,7 @@ from .clone import decode, encode
 from .errors import ChannelError, CloneError, EndOfChannel, PeerLost, PortClosed, WouldBlock
 from .ring import LAST, PART, READER, READER_SLEEPS, WHOLE, WRITER_SLEEPS, Consumer, Producer
 from .segment import FREE, INTERPRETER, PID, STATE, Slot
-from .waiting import SLICE, Operation, Sleeper, Wait, drive
+from .waiting import SLICE, Operation, Sleeper, drive
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -296,7 +296,7 @@ class _Over:
     def try_read(self) -> NoReturn:
         raise self._error()
 
-    def try_write(self, payload: bytes | memoryview, kind: int = WHOLE) -> bool:
+    def try_write(self, _payload: bytes | memoryview, _kind: int = WHOLE) -> bool:
         if self._ended:
             return False
         raise self._error()

@@ -1,28 +1,20 @@
 """One direction of a channel: a single-producer single-consumer ring of frames in shared memory.
 
-A frame is an 8-byte header (``length << 3 | kind``) and the payload, padded to 8 bytes; it may wrap. ``tail`` and ``head`` count bytes and never wrap. A message is one
-WHOLE frame or, when larger than half the ring, PARTs ended by a LAST; an ABORT takes back the parts
-before it; WHOLE frames may stand between PARTs. Nothing here waits: a try that cannot go on says so,
-and a ``Wait`` says until when, where waiting.py takes over.
-
-After a publication (of tail, of head) each end looks whether the other sleeps. The full fence between
-the two is the release of the end's lock, a locked instruction on x86; it pairs with the fence in
-``Sleeper._sleep``: either we see the announcement, or the sleeper's second look sees the publication.
+A frame is an 8-byte header (``length << 3 | kind``) and the payload, padded to 8 bytes; it may wrap.
+``tail`` and ``head`` count bytes and never wrap. A message is one WHOLE frame or, when larger than
+half the ring, PARTs ended by a LAST; an ABORT takes back the parts before it; WHOLE frames may stand
+between PARTs. Nothing here waits: a try that cannot go on says so, and a ``Wait`` says until when,
+where waiting.py takes over.
 
 Each end has a lock, which makes it safe for many threads. Between reading an end's counter and
 storing it nothing is called: CPython runs signal handlers after calls and on backward jumps, so none
 can run, raise or come back in here while a frame is half done. The lock is an RLock, because a
 handler may raise right after the acquire, or the acquire itself may be interrupted: only an RLock
-knows whether it is ours to release. (``with`` says nothing then: CPython gh-148874.)
+knows whether it is ours to release. (``with`` is no way out: CPython gh-148874.)
 
 After a publication (of tail, of head) each end looks whether the other sleeps. The full fence between
 the two is the release of the end's lock, a locked instruction on x86; it pairs with the fence in
 ``Sleeper._sleep``: either we see the announcement, or the sleeper's second look sees the publication.
-
-Each end has a lock, which makes it safe for many threads. Between a lock's acquire and its release
-nothing is called: CPython runs signal handlers after calls and on backward jumps, so none can run,
-raise or come back in here while a frame is half done. (On weak memory the fences are calls: there a
-handler may raise between two steps, all of which leave the ring as it was.)
 """
 
 from __future__ import annotations

@@ -7,14 +7,13 @@ every attach with the resource tracker (up to 3.12) and removes the name when an
 
 from __future__ import annotations
 
+import _posixshmem
 import mmap
 import os
 import re
 import secrets
 import time
-from typing import NamedTuple
-
-import _posixshmem
+from dataclasses import dataclass
 
 from . import alive, semaphores
 from .alive import Hold
@@ -206,7 +205,8 @@ class Segment:
         return ChannelFull(f"{self.name} has its two ports already: make another channel")
 
 
-class Slot(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Slot:
     """A taken slot, 0 or 1: its lock, and the semaphores of rings 0 and 1."""
 
     segment: Segment
@@ -297,7 +297,8 @@ def _sweep_one(name: str, lingering: bool) -> bool:
 
 
 def _open(name: str) -> int:
-    return _posixshmem.shm_open("/" + name, os.O_RDWR, mode=0o600)
+    fd: int = _posixshmem.shm_open("/" + name, os.O_RDWR, mode=0o600)
+    return fd
 
 
 def _open_found(name: str) -> int:
@@ -358,7 +359,9 @@ def _map_finished(name: str, fd: int) -> Segment:
                 raise ChannelCorrupted(f"{name} is not a channel's: its magic is {magic:#018x}")
         making = not alive.HAVE_LOCKS or alive.is_held(fd, CREATOR, 0, 0)
         if not making or time.monotonic() > patience:
-            raise ChannelCorrupted(f"{name} ({size} bytes) was never finished, or was cut off: make a new channel")
+            raise ChannelCorrupted(
+                f"{name} ({size} bytes) was never finished, or was cut off: make a new channel"
+            )
         time.sleep(0.001)
 
 
@@ -370,5 +373,6 @@ def _id_words(name: str) -> tuple[int, int]:
 def _refused(what: str, error: OSError) -> ChannelError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     return ChannelError(
-        f"cannot {what}: {reason}; free or enlarge /dev/shm, raise the limit that was hit, or ask for less capacity"
+        f"cannot {what}: {reason}; free or enlarge /dev/shm, raise the limit that was hit, "
+        "or ask for less capacity"
     )

@@ -69,7 +69,7 @@ class Deadline:
             return math.inf
         left = self._at - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"nothing happened within {self._timeout} s")
+            raise TimeoutError(f"timed out after {self._timeout} s")
         return left
 
 
@@ -192,7 +192,7 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
 def take(turn: _thread.RLock, deadline: Deadline) -> None:
     left = deadline.remaining()
     if not turn.acquire(timeout=-1 if left > threading.TIMEOUT_MAX else left):
-        raise TimeoutError("another thread waited here first, for all of this one's time")
+        raise TimeoutError("timed out behind another thread that waits on this port")
 
 
 def give_back(turn: _thread.RLock) -> None:

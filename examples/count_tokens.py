@@ -1,0 +1,128 @@
+"""Count the tokens of Python's own standard library, in another process and then in a thread.
+
+    python examples/count_tokens.py [--limit FILES] [--worker process|thread]
+
+The parent streams every .py file (its path and its bytes) to a worker that has nothing but the
+channel's handle; the worker tokenizes each and sends the counts back. A file that does not tokenize
+is counted and named, and stops nothing.
+"""
+
+import argparse
+import io
+import multiprocessing
+import sys
+import sysconfig
+import threading
+import time
+import tokenize
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shmchannel import Channel, PeerLost, Port, PortClosed
+
+try:
+    from rich.console import Console
+    from rich.progress import track
+    from rich.table import Table
+except ImportError:
+    raise SystemExit("this example shows its progress with rich: pip install 'shmchannel[cli]'") from None
+
+
+def worker(handle: str) -> None:
+    """Answer each (path, source) with (path, counts), until the other side ends."""
+    try:
+        with Channel.from_handle(handle).connect() as port:
+            for path, source in port:
+                port.write_sync((path, count_tokens(source)))
+    except (KeyboardInterrupt, PeerLost):
+        pass  # the parent has been interrupted, and says so
+
+
+def count_tokens(source: bytes) -> dict[str, int] | str:
+    """How often each token occurs; or, for a source that does not tokenize, why."""
+    counts: Counter[str] = Counter()
+    try:
+        for token in tokenize.tokenize(io.BytesIO(source).readline):
+            if token.type != tokenize.ENCODING and not token.string.isspace():
+                counts[token.string] += 1
+    except (SyntaxError, tokenize.TokenError, UnicodeDecodeError) as error:
+        return f"{type(error).__name__}: {error}"
+    del counts[""]  # NEWLINE, DEDENT and ENDMARKER may have no text
+    return dict(counts)
+
+
+def feed(port: Port, library: Path, files: Iterable[Path]) -> None:
+    """Write every file; waits by itself while the ring is full."""
+    try:
+        for path in files:
+            port.write_sync((str(path.relative_to(library)), path.read_bytes()))
+    except (PortClosed, PeerLost):
+        pass  # the reading side has stopped, and says why
+
+
+@contextmanager
+def started(kind: str, handle: str) -> Iterator[None]:
+    make = multiprocessing.get_context("spawn").Process if kind == "process" else threading.Thread
+    other = make(target=worker, args=(handle,))
+    other.start()
+    try:
+        yield
+    finally:
+        other.join()
+
+
+def run(kind: str, library: Path, files: list[Path], console: Console) -> None:
+    channel = Channel()
+    totals: Counter[str] = Counter()
+    failed: dict[str, str] = {}
+    with started(kind, channel.handle), channel.connect() as port:
+        begin = time.perf_counter()
+        feeder = threading.Thread(target=feed, args=(port, library, files))
+        feeder.start()
+        for _ in track(files, f"a {kind} counts ...", console=console, transient=True):
+            path, counts = port.read_sync()
+            if isinstance(counts, str):
+                failed[path] = counts
+            else:
+                totals.update(counts)
+        seconds = time.perf_counter() - begin
+        feeder.join()
+        statistics = port.statistics()
+
+    console.print(f"\nThe ten most frequent tokens, counted by a {kind}")
+    table = Table("token", "times")
+    table.columns[1].justify = "right"
+    for text, times in totals.most_common(10):
+        table.add_row(repr(text), f"{times:,}")
+    console.print(table)
+    size = sum(path.stat().st_size for path in files)
+    messages = statistics.messages_written + statistics.messages_read
+    console.print(
+        f"{len(files):,} files, {size:,} bytes, {totals.total():,} tokens in {seconds:.2f} s: "
+        f"{messages / seconds:,.0f} messages/s"
+    )
+    console.print(f"{len(failed)} did not tokenize" + (":" if failed else ""))
+    for path, reason in failed.items():
+        console.print(f"  {path}: {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--limit", type=int, metavar="FILES", help="count only the first so many files")
+    parser.add_argument("--worker", choices=["process", "thread"], help="only this kind of worker")
+    options = parser.parse_args()
+    library = Path(sysconfig.get_path("stdlib"))
+    files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
+    files = files[: options.limit]
+    console = Console()
+    try:
+        for kind in [options.worker] if options.worker else ["process", "thread"]:
+            run(kind, library, files, console)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The examples and the command line, as people type them."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import names
+
+from shmchannel import __version__
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, status: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def test_count_tokens_counts_the_same_in_a_process_and_in_a_thread() -> None:
+    pytest.importorskip("rich")
+    text = run("examples/count_tokens.py", "--limit", "60")
+    by_process, by_thread = text.split("counted by a thread")
+    assert re.findall(r"'.+' +│ +[\d,]+", by_process) == re.findall(r"'.+' +│ +[\d,]+", by_thread)
+    for part in (by_process, by_thread):
+        assert re.search(r"60 files, [\d,]+ bytes, [\d,]+ tokens in [\d.]+ s: [\d,]+ messages/s", part)
+        assert "0 did not tokenize" in part
+        assert len(re.findall(r"│ '", part)) == 10
+
+
+def test_a_source_that_does_not_tokenize_is_named_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import count_tokens
+
+    assert count_tokens.count_tokens(b"a = a + 1\n") == {"a": 2, "=": 1, "+": 1, "1": 1}
+    for source in (b"# coding: no-such\n", b"x = (\n", b"'''open", b"\xff\n"):
+        reason = count_tokens.count_tokens(source)
+        assert isinstance(reason, str)
+        assert "Error" in reason
+
+
+def test_ctrl_c_in_the_middle_ends_the_demo_quietly() -> None:
+    pytest.importorskip("rich")
+    leader, follower = pty.openpty()
+    command = [sys.executable, "examples/count_tokens.py", "--worker", "process"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=follower, stderr=subprocess.PIPE, start_new_session=True
+    ) as demo:
+        os.close(follower)
+        shown = b""
+        while b"%" not in shown:  # the progress bar
+            shown += os.read(leader, 4096)
+        time.sleep(0.3)
+        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to all of the group
+        try:
+            while os.read(leader, 4096):
+                pass
+        except OSError:
+            pass  # the end, as a pseudo-terminal tells it
+        assert demo.stderr
+        assert demo.stderr.read() == b""
+        assert demo.wait(10) == 130
+    os.close(leader)
+
+
+def test_handoff_from_one_shell_to_another() -> None:
+    handle = run("examples/handoff.py", "create", "first job", "second job").strip()
+    assert len(names()) == 5
+    text = run("examples/handoff.py", "attach", handle)
+    assert text == "{'job': 1, 'text': 'first job'}\n{'job': 2, 'text': 'second job'}\n"
+    assert "ChannelNotFound: there is no channel" in run("examples/handoff.py", "attach", handle, status=1)
+    assert "WouldBlock: no room" in run("examples/handoff.py", "create", *["x" * 99_999] * 12, status=1)
+    assert "1 removed" in run("-m", "shmchannel", "reap")  # the one that it could not fill
+
+
+def test_bench_prints_both_workloads_for_every_peer() -> None:
+    text = run("-m", "shmchannel", "bench", "--rounds", "1", "--messages", "200", "--echoes", "20")
+    assert "between processes" in text
+    assert "between threads" in text
+    for peer in ("shmchannel", "mp.Pipe", "mp.Queue", "queue.SimpleQueue+msgpack"):
+        assert re.search(rf"^{re.escape(peer)} +[\d.]+ \([\d.]+ to [\d.]+\)", text, re.MULTILINE)
+
+
+def test_reap_says_what_it_removed() -> None:
+    assert run("-m", "shmchannel", "reap") == "nothing to remove\n"
+    handle = run("examples/handoff.py", "create").strip()
+    assert run("-m", "shmchannel", "reap") == f"removed {handle}\n1 removed\n"
+
+
+def test_the_command_line_explains_itself() -> None:
+    assert run("-m", "shmchannel", "--version") == f"shmchannel {__version__}\n"
+    assert "example: shmchannel bench" in run("-m", "shmchannel", "bench", "--help")
+    assert "is not a positive whole number" in run("-m", "shmchannel", "bench", "--rounds", "x", status=2)
+    assert "COMMAND" in run("-m", "shmchannel", status=2)
