@@ -30,9 +30,7 @@ types: $(VENV)/.check
 check: style types
 
 coverage: $(VENV)/.test
-	rm -f .coverage .coverage.*
 	$(RUN) -m coverage run -m pytest $(TESTS)
-	$(RUN) -m coverage combine -q
 	$(RUN) -m coverage report
 
 bench: $(VENV)/.demo

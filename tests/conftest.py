@@ -18,8 +18,16 @@ import pytest
 DEADLINE = 60  # seconds for a test, unless it is marked with another
 
 
-def names() -> set[str]:
+def all_names() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if "shmch-" in name}
+
+
+_not_ours = all_names()
+
+
+def names() -> set[str]:
+    """Names of channels and semaphores in /dev/shm that were not there before the test."""
+    return all_names() - _not_ours
 
 
 def descriptors() -> dict[str, str]:
@@ -75,7 +83,9 @@ def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_left(in_time: None) -> Iterator[None]:  # noqa: ARG001  (its deadline holds here too)
     """After a test /dev/shm, descriptors, mappings, threads and children are as before."""
+    global _not_ours
     gc.collect()
+    _not_ours = all_names()
     before = names(), descriptors(), threading.active_count(), children()
     yield
     for _ in range(100):  # what a test has just killed or joined may take a moment to go
@@ -84,7 +94,7 @@ def nothing_left(in_time: None) -> Iterator[None]:  # noqa: ARG001  (its deadlin
         if after == before and not mappings():
             return
         time.sleep(0.01)
-    left = names() - before[0]
+    left = names()
     for name in left:
         os.unlink(f"/dev/shm/{name}")
     assert not left, f"names left in /dev/shm: {left}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import gc
 import os
 import pickle
@@ -419,6 +420,60 @@ with channel.connect() as one, channel.connect() as two:
     assert one.write_sync(1) and two.read_sync() == 1
 """,
     )
+
+
+@pytest.mark.parametrize("refused", ["posix_fallocate", "ftruncate", "shm_open", "semaphore", "mmap"])
+def test_whatever_the_system_refuses_nothing_is_left(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    channel = Channel()
+    before = names()
+    error = PermissionError if refused == "shm_open" else OSError
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise error(errno.ENOSPC, "no")
+
+    where: Any = {
+        "shm_open": (segment._posixshmem, "shm_open"),
+        "semaphore": (segment, "NamedSemaphore"),
+        "mmap": (segment.mmap, "mmap"),
+    }.get(refused, (os, refused))
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, refuse)
+        with pytest.raises(ChannelError, match="No space left on device; free or enlarge /dev/shm"):
+            Channel()
+        if refused in ("shm_open", "semaphore"):
+            with pytest.raises(ChannelError):
+                channel.connect()
+        if refused == "mmap":
+            with pytest.raises(ChannelError, match="cannot map"):
+                Channel.from_handle(channel.handle)
+        if refused == "shm_open":
+            assert segment.sweep() == []
+            with pytest.raises(ChannelNotFound, match="another user"):
+                Channel.from_handle(channel.handle)
+    assert names() == before
+    channel.connect().close_sync()
+
+
+def test_a_sweep_that_meets_a_segment_in_the_making_does_not_harm_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The sweep comes between the creation of the file and the creator's lock: it may take the name
+    # away, and then the creator takes another one.
+    opened: list[str] = []
+    real = segment._open
+
+    def open_after_a_sweep(name: str) -> int:
+        if not opened:
+            opened.append(name)
+            assert segment.sweep() == [name]
+        return real(name)
+
+    monkeypatch.setattr(segment, "_open", open_after_a_sweep)
+    channel = Channel()
+    assert opened
+    assert channel.handle not in opened
+    assert len(names()) == 5
+    with channel.connect() as one, Channel.from_handle(channel.handle).connect() as two:
+        assert one.write_sync(1)
+        assert two.read_sync() == 1
 
 
 @pytest.mark.parametrize("limit", ["NOFILE", "AS"])

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import names
 
-from shmchannel import __version__
+from shmchannel import __version__, segment
+from shmchannel.cli import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,22 +85,45 @@ def test_handoff_from_one_shell_to_another() -> None:
     assert "1 removed" in run("-m", "shmchannel", "reap")  # the one that it could not fill
 
 
-def test_bench_prints_both_workloads_for_every_peer() -> None:
-    text = run("-m", "shmchannel", "bench", "--rounds", "1", "--messages", "200", "--echoes", "20")
+def test_bench_prints_both_workloads_for_every_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--rounds", "1", "--messages", "200", "--echoes", "20"]) == 0
+    text = capsys.readouterr().out
     assert "between processes" in text
     assert "between threads" in text
     for peer in ("shmchannel", "mp.Pipe", "mp.Queue", "queue.SimpleQueue+msgpack"):
         assert re.search(rf"^{re.escape(peer)} +[\d.]+ \([\d.]+ to [\d.]+\)", text, re.MULTILINE)
+    assert "one-way" in run("-m", "shmchannel", "bench", "--rounds", "1", "--messages", "9", "--echoes", "9")
 
 
-def test_reap_says_what_it_removed() -> None:
-    assert run("-m", "shmchannel", "reap") == "nothing to remove\n"
+def test_reap_says_what_it_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reap"]) == 0
+    assert capsys.readouterr().out == "nothing to remove\n"
     handle = run("examples/handoff.py", "create").strip()
-    assert run("-m", "shmchannel", "reap") == f"removed {handle}\n1 removed\n"
+    assert main(["reap"]) == 0
+    assert capsys.readouterr().out == f"removed {handle}\n1 removed\n"
 
 
-def test_the_command_line_explains_itself() -> None:
+def test_the_command_line_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, status, words in [
+        (["--version"], 0, f"shmchannel {__version__}\n"),
+        (["bench", "--help"], 0, "example: shmchannel bench"),
+        (["bench", "--rounds", "x"], 2, "is not a positive whole number"),
+        (["bench", "--rounds", "0"], 2, "is not a positive whole number"),
+        ([], 2, "COMMAND"),
+    ]:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == status
+        assert words in "".join(capsys.readouterr())
     assert run("-m", "shmchannel", "--version") == f"shmchannel {__version__}\n"
-    assert "example: shmchannel bench" in run("-m", "shmchannel", "bench", "--help")
-    assert "is not a positive whole number" in run("-m", "shmchannel", "bench", "--rounds", "x", status=2)
-    assert "COMMAND" in run("-m", "shmchannel", status=2)
+
+
+def test_ctrl_c_in_a_command_is_status_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_arguments: object, **_options: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segment, "sweep", interrupt)
+    assert main(["reap"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -128,6 +128,48 @@ TestRingAgainstDeque = RingAgainstDeque.TestCase
 TestRingAgainstDeque.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 
 
+class RingOnWeakMemory(RingAgainstDeque):
+    """The same with the fences that weaker machines need (whose order this machine cannot show)."""
+
+    @initialize()
+    def weaken(self) -> None:
+        self.before = ring.WEAK_MEMORY
+        ring.WEAK_MEMORY = True
+
+    def teardown(self) -> None:
+        ring.WEAK_MEMORY = self.before
+
+
+TestRingOnWeakMemory = RingOnWeakMemory.TestCase
+TestRingOnWeakMemory.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
+
+
+def test_on_weak_memory_an_end_that_was_used_in_a_fence_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # There a fence is a call, so a signal handler may use the very end that it interrupts.
+    monkeypatch.setattr(ring, "WEAK_MEMORY", True)
+    producer, consumer, _ = make(256)
+
+    class Interrupted:
+        def __init__(self, use: Any) -> None:
+            self.use: Any = use
+
+        def __call__(self) -> None:
+            use, self.use = self.use, lambda: None
+            use()
+
+    fence: Any = Interrupted(lambda: producer.try_write(b"from the handler"))
+    producer._fence = fence
+    assert producer.try_write(b"interrupted") is None
+    assert producer.try_write(b"interrupted")
+    consumer._fence = Interrupted(lambda: None)
+    consumer._tail = producer.position  # no fence for the tail: the next one is after the copy
+    got: list[bytes | None] = []
+    consumer._fence = Interrupted(lambda: got.append(consumer.try_read()))  # type: ignore[assignment]
+    got.append(consumer.try_read())
+    assert got == [b"from the handler", b"interrupted"]
+    assert consumer.try_read() is None
+
+
 @given(st.lists(st.binary(max_size=300), max_size=40), st.data())
 @settings(deadline=None)
 def test_every_message_comes_out_once_in_order_and_unaltered(messages: list[bytes], data: Any) -> None:
