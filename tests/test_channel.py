@@ -454,19 +454,25 @@ def test_whatever_the_system_refuses_nothing_is_left(monkeypatch: pytest.MonkeyP
     channel.connect().close_sync()
 
 
-def test_a_sweep_that_meets_a_segment_in_the_making_does_not_harm_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The sweep comes between the creation of the file and the creator's lock: it may take the name
-    # away, and then the creator takes another one.
+@pytest.mark.parametrize("when", ["before the creator opens it", "before the creator locks it"])
+def test_a_sweep_that_takes_a_segment_in_the_making_makes_the_creator_take_another(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
     opened: list[str] = []
     real = segment._open
 
-    def open_after_a_sweep(name: str) -> int:
-        if not opened:
-            opened.append(name)
+    def open_beside_a_sweep(name: str) -> int:
+        if opened:
+            return real(name)
+        opened.append(name)
+        if when == "before the creator opens it":
             assert segment.sweep() == [name]
-        return real(name)
+            return real(name)
+        fd = real(name)
+        assert segment.sweep() == [name]
+        return fd
 
-    monkeypatch.setattr(segment, "_open", open_after_a_sweep)
+    monkeypatch.setattr(segment, "_open", open_beside_a_sweep)
     channel = Channel()
     assert opened
     assert channel.handle not in opened

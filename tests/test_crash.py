@@ -143,6 +143,25 @@ signal.pause()
         os.kill(child, signal.SIGKILL)
 
 
+def test_a_fork_of_the_creator_does_not_keep_the_names() -> None:
+    code = """
+import os, signal
+from shmchannel import Channel
+channel = Channel()
+child = os.fork()
+if child:
+    print(channel.handle, child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+signal.pause()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as creator:
+        assert creator.stdout
+        handle, child = creator.stdout.readline().split()
+        assert creator.wait(10) == KILLED
+        assert segment.sweep() == [handle]
+        os.kill(int(child), signal.SIGKILL)
+
+
 def test_parts_of_a_lost_writer_are_dropped() -> None:
     code = """
 import os, signal, sys

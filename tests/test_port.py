@@ -23,7 +23,6 @@ from peers import (
     write_and_exit_open,
 )
 
-import shmchannel.port
 from shmchannel import (
     Channel,
     ChannelError,
@@ -32,6 +31,7 @@ from shmchannel import (
     Port,
     PortClosed,
     WouldBlock,
+    waiting,
 )
 
 VALUES: list[Any] = [None, True, False, 0, -1, 2**64 - 1, 2**64, -(2**200), 1.5, "", "ü€😀", b"", b"\0\xff"]
@@ -219,6 +219,47 @@ def test_a_port_dropped_open_warns_and_closes() -> None:
             port.read_sync(timeout=10)
 
 
+def test_what_came_before_the_end_is_read_though_the_first_look_missed_it(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    incoming: Any = two._incoming
+    look = incoming.try_read
+
+    def look_just_before_the_peer_writes_and_closes() -> bytes | None:
+        incoming.try_read = look
+        found: bytes | None = look()
+        one.write_sync("just in time")
+        one.close_sync()
+        return found
+
+    incoming.try_read = look_just_before_the_peer_writes_and_closes
+    assert two.read_sync(timeout=10) == "just in time"
+    with pytest.raises(EndOfChannel):
+        two.read_sync(timeout=10)
+
+
+@pytest.mark.parametrize("act", ["read", "write"])
+def test_a_close_wakes_the_sleeping_peer_at_once(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[Port, Port], act: str
+) -> None:
+    monkeypatch.setattr(waiting, "SLICE", 1000)  # with this a missing wake-up is a hang
+    one, two = pair
+    outcomes: list[object] = []
+
+    def use() -> None:
+        try:
+            outcomes.append(two.read_sync() if act == "read" else two.write_sync(b"x" * 4000))
+        except EndOfChannel as error:
+            outcomes.append(type(error))
+
+    fill(two)
+    thread = threading.Thread(target=use)
+    thread.start()
+    until_asleep(two, f"{act}_sleeps")
+    one.close_sync()
+    thread.join()
+    assert outcomes == [EndOfChannel if act == "read" else False]
+
+
 # -- waiting or not
 
 
@@ -252,14 +293,25 @@ def test_a_timeout_of_a_read_takes_nothing(pair: tuple[Port, Port]) -> None:
 def test_a_timeout_of_a_write_has_written_nothing(pair: tuple[Port, Port], size: int) -> None:
     one, two = pair
     written = fill(one)
+    if size > 4096:  # room for two parts of it, which will have to be taken back
+        for _ in range(140):
+            assert two.read_sync() == 0
+        written -= 140
     for _ in range(3):
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError) as held:  # the traceback, and what it holds, live on
             one.write_sync(b"x" * size, timeout=0.01)
-        assert two.read_sync() == 0  # makes room for a part, for an abort, for what comes after
+        assert held.value
+        assert two.read_sync() == 0
         written -= 1
+    assert (one.statistics().outgoing_fill > written * 16) is (size > 4096)
     assert [two.read_sync(timeout=1) for _ in range(written)] == [0] * written
-    one.write_sync("after")
-    assert two.read_sync(timeout=1) == "after"
+    with pytest.raises(WouldBlock):
+        two.read_nowait()
+    data = os.urandom(100_000)
+    writer = threading.Thread(target=one.write_sync, args=(data,))
+    writer.start()
+    assert two.read_sync(timeout=10) == data
+    writer.join(10)
 
 
 @pytest.mark.parametrize(
@@ -556,6 +608,3 @@ def fill(port: Port) -> int:
 def until_asleep(port: Port, counter: str) -> None:
     while not getattr(port.statistics(), counter):
         time.sleep(0.001)
-
-
-assert shmchannel.port  # the module under test

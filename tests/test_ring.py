@@ -131,9 +131,10 @@ TestRingAgainstDeque.settings = settings(max_examples=200, stateful_step_count=6
 class RingOnWeakMemory(RingAgainstDeque):
     """The same with the fences that weaker machines need (whose order this machine cannot show)."""
 
+    before = ring.WEAK_MEMORY
+
     @initialize()
     def weaken(self) -> None:
-        self.before = ring.WEAK_MEMORY
         ring.WEAK_MEMORY = True
 
     def teardown(self) -> None:

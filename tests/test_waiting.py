@@ -176,6 +176,47 @@ def test_threads_that_wait_get_their_turn_in_order() -> None:
         assert sorted(number for number, _name in order) == [0, 1, 2]
 
 
+def test_an_operation_that_never_has_to_sleep_still_keeps_its_deadline() -> None:
+    channel = Channel(capacity=4096)
+    with channel.connect() as one:
+        wait = one._incoming.wait()._replace(ready=lambda: True)
+
+        def endless() -> Iterator[Any]:
+            while True:
+                yield wait
+
+        operation: Any = endless()
+        with pytest.raises(TimeoutError):
+            waiting.drive(operation, 0.05)
+        assert wait.sleeper.turn.acquire(blocking=False)  # given back
+
+
+def test_a_sleeper_announces_then_fences_then_looks_again_and_only_then_sleeps() -> None:
+    steps: list[str] = []
+
+    class Recorder:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(self) -> bool:
+            steps.append(f"{self.name}, announced {flag[0]}")
+            return False
+
+        def post(self) -> None: ...
+
+        def wait(self, _timeout: float) -> bool:
+            return self()
+
+    flag = memoryview(bytearray(1))
+    recorder: Any = Recorder("sleep")
+    sleeper = waiting.Sleeper(flag, recorder, alive=lambda: True, spins=lambda: False)
+    fence: Any = Recorder("fence")
+    sleeper._fence = fence
+    sleeper._sleep(Recorder("look"), 7, Deadline(None))
+    assert steps == ["fence, announced 7", "look, announced 7", "sleep, announced 7"]
+    assert flag[0] == 0
+
+
 def test_a_wait_that_is_short_earns_spinning_and_a_long_one_loses_it() -> None:
     class Never:
         def post(self) -> None: ...
