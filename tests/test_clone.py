@@ -7,6 +7,7 @@ import enum
 import math
 import re
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shmchannel import ChannelError, CloneError
-from shmchannel.clone import EXT_TYPES, decode, encode
+from shmchannel.clone import LEAVES, TAGGED, decode, encode
 
 scalars = (
     st.none()
@@ -154,6 +155,56 @@ def test_too_deep_is_an_error_both_ways_and_no_crash(wrap: Any) -> None:
         value = next(iter(value.values() if isinstance(value, dict) else value))
 
 
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: (inner,), lambda inner: {0: inner}])
+def test_what_is_accepted_can_be_read_on_a_small_stack(wrap: Any) -> None:
+    # A reader that crashes on what the writer accepted takes its whole process along.
+    depths: list[int] = []
+
+    def deeper_and_deeper() -> None:
+        value: Any = 7
+        for depth in range(1, 2000):
+            value = wrap(value)
+            try:
+                payload = encode(value)
+            except CloneError as error:
+                assert re.search("deep|recursion limit", str(error))
+                return
+            copy = decode(payload)
+            for _ in range(depth):
+                assert type(copy) is type(value)
+                copy = copy[0]
+            assert copy == 7
+            depths.append(depth)
+
+    before = threading.stack_size(512 << 10)  # what macOS gives a thread
+    try:
+        thread = threading.Thread(target=deeper_and_deeper)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    assert depths == list(range(1, len(depths) + 1))
+    assert 300 < len(depths) < 1999
+
+
+@given(values, st.binary(max_size=20))
+def test_a_tag_or_a_wrapper_out_of_place_is_refused(value: Any, tail: bytes) -> None:
+    tag = msgpack.ExtType(2, b"\0")
+    for stray in (tag, [1, tag], [[tag, tag]], {"a": tag}, [msgpack.ExtType(2, b"")], [{tag: 1}]):
+        inside = msgpack.packb(stray)
+        for payload in (inside, b"\xc9" + len(inside).to_bytes(4, "big") + b"\0" + inside):
+            with pytest.raises(CloneError):
+                decode(payload)
+    message = encode((value,))
+    with pytest.raises(CloneError):
+        decode(b"\xc9" + len(message).to_bytes(4, "big") + b"\0" + message)
+    with pytest.raises(CloneError):
+        decode(b"\x91" + message)
+    if tail:
+        with pytest.raises(CloneError):
+            decode(message + tail)
+
+
 @given(st.binary())
 def test_any_bytes_decode_or_raise_a_channel_error(payload: bytes) -> None:
     try:
@@ -171,7 +222,8 @@ def test_a_large_value_does_not_stay_in_memory() -> None:
     import shmchannel.clone
 
     encode(b"x" * (1 << 20))
-    assert all(len(packer.getbuffer()) == 0 for packer in shmchannel.clone._packers)
+    kept: Any = [encoder.pack for encoder in shmchannel.clone._encoders]
+    assert all(len(pack.__self__.getbuffer()) == 0 for pack in kept)
     assert encode([1]) == b"\x91\x01"
 
 
@@ -180,4 +232,4 @@ def test_the_documented_table_is_the_codes_in_use() -> None:
     documented = {
         int(code): name for name, code in re.findall(r"^\| `(\w+)`.*\| ext (\d+)", text, re.MULTILINE)
     }
-    assert documented == {ext.code: kind.__name__ for kind, ext in EXT_TYPES.items()}
+    assert documented == {entry.code: kind.__name__ for kind, entry in [*LEAVES.items(), *TAGGED.items()]}

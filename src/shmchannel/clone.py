@@ -1,12 +1,13 @@
 """Structured clone: Python values to MessagePack and back, equal and of the same types.
 
 None, bool, int (64-bit), float, str, bytes, list and dict are plain MessagePack. The other types are
-ext types, one line each in the table below; docs/values.md is the table for people. Nothing is ever
-flattened: what is neither plain nor in the table, subclasses included, is a ``CloneError``.
+ext types, one line each in the two tables below; docs/values.md is the table for people. Nothing is
+ever flattened: what is neither plain nor in a table, subclasses included, is a ``CloneError``.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,12 +16,23 @@ import msgpack
 from .errors import CloneError
 
 
-class Ext(NamedTuple):
-    """How one type travels: its ext code, what it becomes on the wire, and back."""
+class Leaf(NamedTuple):
+    """A type that travels as one ext object: its code, its bytes, and back."""
 
     code: int
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
+
+
+class Tagged(NamedTuple):
+    """A type that travels as an array of its items behind a tag, the ext object of its code.
+
+    Not as an ext object around its items: reading those takes an unpacker inside the unpacker (40 KB
+    of stack each, so that two hundred levels end the process), and is slower.
+    """
+
+    code: int
+    build: Callable[[list[Any]], Any]
 
 
 def _encode_int(value: int) -> bytes:
@@ -31,31 +43,28 @@ def _decode_int(data: bytes) -> int:
     return int.from_bytes(data, "little", signed=True)
 
 
-def _encode_tuple(value: tuple[Any, ...]) -> bytes:
-    payload: bytes = _new_packer().pack(list(value))
-    return payload
-
-
-def _decode_tuple(data: bytes) -> tuple[Any, ...]:
-    return tuple(_unpackb(data, ext_hook=_restore, strict_map_key=False))
-
-
-# The table: codes are part of the wire format and never change their meaning.
-EXT_TYPES: dict[type, Ext] = {
-    int: Ext(1, _encode_int, _decode_int),  # beyond 64 bits; smaller ones are plain
-    tuple: Ext(2, _encode_tuple, _decode_tuple),
+# The tables: codes are part of the wire format and never change their meaning.
+LEAVES: dict[type, Leaf] = {
+    int: Leaf(1, _encode_int, _decode_int),  # beyond 64 bits; smaller ones are plain
+}
+TAGGED: dict[type, Tagged] = {
+    tuple: Tagged(2, tuple),
 }
 
-_DECODERS = {ext.code: ext.decode for ext in EXT_TYPES.values()}
+_LEAVES_BY_CODE = {leaf.code: leaf for leaf in LEAVES.values()}
+_TAGGED_BY_CODE = {tagged.code: tagged for tagged in TAGGED.values()}
+_TAGS = {kind: msgpack.ExtType(tagged.code, b"\0") for kind, tagged in TAGGED.items()}
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _CONTAINERS = frozenset({list, dict, tuple})
 
+# A message with tagged arrays is one ext object of code 0, so that no other looks for them.
+_WRAPPER = struct.Struct(">BIb")  # ext 32, the length, code 0
+_EXT_32 = 0xC9
+
 # Translates to 1 the bytes that can begin a bin or an ext object in MessagePack, the others to 0.
 _MARKS = bytes(int(0xC4 <= byte <= 0xC9 or 0xD4 <= byte <= 0xD8) for byte in range(256))
-_unpackb = msgpack.unpackb
 _SHORT = 4096  # bytes up to which looking through the message is quicker than through the value
-
-_packers: list[msgpack.Packer] = []  # free ones; a packer serves one call at a time
+_unpackb = msgpack.unpackb
 
 
 def encode(value: object) -> bytes:
@@ -64,19 +73,25 @@ def encode(value: object) -> bytes:
     Raises ``CloneError``, naming the path, for what cannot be cloned losslessly.
     """
     try:
-        packer = _packers.pop() if _packers else _new_packer()
-        payload: bytes = packer.pack(value)
+        encoder = _encoders.pop()
+    except IndexError:
+        encoder = _Encoder()
+    try:
+        payload = encoder.pack(value)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         _check(value)
         raise CloneError(f"$: cannot clone this value: {error}") from error
+    tagged = encoder.tagged
     if len(payload) <= _SHORT:
-        _packers.append(packer)  # one that raised, or has grown, is not kept
+        if tagged:
+            encoder.tagged = False
+        _encoders.append(encoder)  # one that raised, or has grown, is not kept
         if 1 not in payload.translate(_MARKS):
             return payload
     # msgpack writes a bytearray, a memoryview, an ExtType or a Timestamp without asking.
     if not _is_ours(value):
         _check(value)
-    return payload
+    return _wrapper(len(payload)) + payload if tagged else payload
 
 
 def decode(payload: bytes) -> Any:
@@ -85,44 +100,98 @@ def decode(payload: bytes) -> Any:
     Raises ``CloneError`` for bytes that are no encoding of a value.
     """
     try:
+        if payload[0] == _EXT_32 and payload[: _WRAPPER.size] == _wrapper(len(payload) - _WRAPPER.size):
+            return _Decoder().unpack(memoryview(payload)[_WRAPPER.size :])
         return _unpackb(payload, ext_hook=_restore, strict_map_key=False)
     except CloneError:
         raise
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        LookupError,
+        RecursionError,
+        msgpack.UnpackException,
+    ) as error:
         raise CloneError(f"$: a message of {len(payload)} bytes does not decode: {error}") from error
 
 
-def _new_packer() -> msgpack.Packer:
-    return msgpack.Packer(default=_extend, strict_types=True, buf_size=2 * _SHORT)
+class _Encoder:
+    """A packer, for one call at a time, and whether it has met a value that travels behind a tag."""
+
+    __slots__ = ("pack", "tagged")
+
+    pack: Callable[[object], bytes]
+
+    def __init__(self) -> None:
+        self.tagged = False
+        self.pack = msgpack.Packer(default=self._extend, strict_types=True, buf_size=2 * _SHORT).pack
+
+    def _extend(self, value: object) -> msgpack.ExtType | list[Any]:
+        """Called by msgpack for every value that it has no plain form for."""
+        kind = type(value)
+        if kind in TAGGED:
+            self.tagged = True
+            return [_TAGS[kind], *value]  # type: ignore[misc]  # it is iterable: the table says so
+        if kind in LEAVES:
+            leaf = LEAVES[kind]
+            return msgpack.ExtType(leaf.code, leaf.encode(value))
+        raise TypeError(f"cannot clone {kind}")
 
 
-def _extend(value: object) -> msgpack.ExtType:
-    """Called by msgpack for every value that it has no plain form for."""
-    ext = EXT_TYPES.get(type(value))
-    if ext is None:
-        raise TypeError(f"cannot clone {type(value)}")
-    return msgpack.ExtType(ext.code, ext.encode(value))
+_encoders: list[_Encoder] = []  # free ones
 
 
 def _restore(code: int, data: bytes) -> Any:
-    decoder = _DECODERS.get(code)
-    if decoder is None:
-        raise CloneError(f"$: ext type {code} is unknown here: the peer runs a newer shmchannel")
-    return decoder(data)
+    leaf = _LEAVES_BY_CODE.get(code)
+    if leaf is None:
+        known = code == 0 or code in _TAGGED_BY_CODE
+        reason = "is out of place" if known else "is unknown here: the peer runs a newer shmchannel"
+        raise CloneError(f"$: a message does not decode: ext type {code} {reason}")
+    return leaf.decode(data)
+
+
+class _Decoder:
+    """Unpacks one message with tagged arrays."""
+
+    def __init__(self) -> None:
+        self._pending = 0  # tags whose array is still to come: one that stands elsewhere stays pending
+
+    def unpack(self, payload: memoryview) -> Any:
+        value = _unpackb(payload, ext_hook=self._restore, list_hook=self._build, strict_map_key=False)
+        if self._pending:
+            raise ValueError("a tag that is not the first item of an array")
+        return value
+
+    def _restore(self, code: int, data: bytes) -> Any:
+        if code in _TAGGED_BY_CODE and data == b"\0":
+            self._pending += 1
+            return _TAGGED_BY_CODE[code]
+        return _restore(code, data)
+
+    def _build(self, items: list[Any]) -> Any:
+        if items and type(items[0]) is Tagged:
+            self._pending -= 1
+            return items.pop(0).build(items)
+        return items
+
+
+def _wrapper(size: int) -> bytes:
+    """The beginning of a message in which ``size`` bytes follow; beyond 4 GiB ext 32 cannot say it."""
+    return _WRAPPER.pack(_EXT_32, min(size, 0xFFFF_FFFF), 0)
 
 
 def _is_ours(value: Any) -> bool:
     """Whether a value, which msgpack could pack, has only types that come back as they were."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return True
-    if kind not in _CONTAINERS:
-        return False
-    items = [*value, *value.values()] if kind is dict else value
-    kinds = {*map(type, items)} - _PLAIN
-    return kinds <= _CONTAINERS and (
-        not kinds or all(_is_ours(item) for item in items if type(item) in _CONTAINERS)
-    )
+    above = [[value]]
+    for items in above:  # it grows under way: recursion would be at the mercy of the caller's depth
+        kinds = {*map(type, items)} - _PLAIN
+        if not kinds <= _CONTAINERS:
+            return False
+        if kinds:
+            inner = (item for item in items if type(item) in _CONTAINERS)
+            above += ([*item, *item.values()] if type(item) is dict else item for item in inner)
+    return True
 
 
 def _check(value: object) -> None:
