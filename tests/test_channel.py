@@ -382,7 +382,7 @@ def test_capacity_is_the_creators_choice() -> None:
 def test_a_slot_that_stays_half_taken_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "PATIENCE", 0.05)
     channel = Channel()
-    hold = segment.Hold(segment._open(channel.handle))
+    hold = segment.Hold(segment._open, channel.handle)
     assert hold.try_lock(0, segment.RECORDS_END) is False  # the creator's byte is taken
     assert hold.try_lock(segment.SLOTS[0], 128)
     with pytest.raises(ChannelNotFound):

@@ -72,9 +72,7 @@ def test_the_documented_layout_is_the_codes() -> None:
     assert control == {name: 8 * getattr(ring, name) for name in names}
     assert max(control.values()) < ring.CONTROL_SIZE == segment.RINGS[1] - segment.RINGS[0]
     flags = {name: int(byte) for byte, name, _ in table("| byte | flag |")}
-    assert flags == {
-        name: getattr(ring, name) for name in ("READER_SLEEPS", "CONSUMER_CLOSED", "PRODUCER_CLOSING")
-    }
+    assert flags == {name: getattr(ring, name) for name in ("READER_SLEEPS", "CONSUMER_CLOSED")}
     kinds = {name: int(kind) for kind, name, _ in table("| kind | name |")}
     assert kinds == {name: getattr(ring, name) for name in ("WHOLE", "PART", "LAST", "ABORT")}
 

@@ -26,6 +26,10 @@ from shmchannel.ring import (
 )
 
 
+class FakeSemaphore:
+    def post(self) -> None: ...
+
+
 class FakeSleeper:
     stopped = False
 
@@ -40,9 +44,10 @@ def make(capacity: int, start: int = 0) -> tuple[Producer, Consumer, Place]:
     place = Place(memory, words, 0, CONTROL_SIZE, capacity)
     words[ring.TAIL] = words[ring.HEAD] = start
     sleeper: Any = FakeSleeper()
+    other: Any = FakeSemaphore()
     producer, consumer = (
-        Producer(place, sleeper, lambda: None),
-        Consumer(place, sleeper, lambda: None, 1 << 20),
+        Producer(place, sleeper, other),
+        Consumer(place, sleeper, other, 1 << 20),
     )
     producer._tail = producer._head = consumer._head = consumer._tail = start
     return producer, consumer, place
@@ -65,12 +70,12 @@ class RingAgainstDeque(RuleBasedStateMachine):
     def put(self, payload: bytes, kind: int) -> bool:
         fits = self.used + frame_size(len(payload)) <= self.place.capacity - HEADER
         accepted = self.producer.try_write(payload, kind)
-        assert accepted is (None if not fits else not self.closed)
+        assert accepted is (False if self.closed else True if fits else None)
         if accepted is None:
             assert not self.producer.wait(len(payload)).ready()
-        if fits:  # when closed it is put in for nobody, and counts as little
+        if accepted:
             self.used += frame_size(len(payload))
-        return fits
+        return bool(accepted)
 
     @rule(payload=st.binary(max_size=130))
     def write(self, payload: bytes) -> None:
@@ -145,30 +150,97 @@ TestRingOnWeakMemory = RingOnWeakMemory.TestCase
 TestRingOnWeakMemory.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
 
 
-def test_on_weak_memory_an_end_that_was_used_in_a_fence_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    # There a fence is a call, so a signal handler may use the very end that it interrupts.
+class Once:
+    """Does something in the middle of something else: in the ``nth`` call."""
+
+    def __init__(self, use: Any, nth: int = 1) -> None:
+        self.use = use
+        self.left = nth
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            self.use()
+        return slice(*arguments) if arguments else None
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("where", ["slice", "fence"])
+@pytest.mark.parametrize("start", [0, 40, 200])  # 200: the frames wrap
+def test_a_write_in_the_middle_of_a_write(
+    monkeypatch: pytest.MonkeyPatch, where: str, nth: int, start: int
+) -> None:
+    # A finalizer may run where a slice is made (3.11); a signal handler in a fence, which is a call.
+    monkeypatch.setattr(ring, "WEAK_MEMORY", where == "fence")
+    producer, consumer, place = make(256, start)
+    while producer.try_write(b"x" * 100):  # so that the next has to look for room, and to fence then
+        pass
+    while consumer.try_read():
+        pass
+    within = b"from within" * 6
+    monkeypatch.setattr(ring, where, Once(lambda: producer.try_write(within), nth), raising=False)
+    assert producer.try_write(b"interrupted" * 6)
+    got = [consumer.try_read(), consumer.try_read(), consumer.try_read()]
+    assert got in ([within, b"interrupted" * 6, None], [b"interrupted" * 6, None, None])
+    assert producer.messages - consumer.messages == place.words[ring.MESSAGES] - consumer.messages == 0
+
+
+@pytest.mark.parametrize("where", ["slice", "fence"])
+def test_a_close_in_the_middle_of_a_write_comes_before_it(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(ring, "WEAK_MEMORY", where == "fence")
+    producer, consumer, _ = make(256)
+    monkeypatch.setattr(ring, where, Once(producer.close), raising=False)
+    assert producer.try_write(b"interrupted") is False
+    assert consumer.closed
+    assert consumer.try_read() is None
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("kind", [WHOLE, LAST])
+def test_a_read_in_the_middle_of_a_read(monkeypatch: pytest.MonkeyPatch, kind: int, nth: int) -> None:
     monkeypatch.setattr(ring, "WEAK_MEMORY", True)
     producer, consumer, _ = make(256)
-
-    class Interrupted:
-        def __init__(self, use: Any) -> None:
-            self.use: Any = use
-
-        def __call__(self) -> None:
-            use, self.use = self.use, lambda: None
-            use()
-
-    fence: Any = Interrupted(lambda: producer.try_write(b"from the handler"))
-    producer._fence = fence
-    assert producer.try_write(b"interrupted") is None
-    assert producer.try_write(b"interrupted")
-    consumer._fence = Interrupted(lambda: None)
-    consumer._tail = producer.position  # no fence for the tail: the next one is after the copy
+    for message in (b"one", b"two", b"three"):
+        if kind == LAST:
+            producer.try_write(b"part of ", PART)
+        producer.try_write(message, kind)
     got: list[bytes | None] = []
-    consumer._fence = Interrupted(lambda: got.append(consumer.try_read()))  # type: ignore[assignment]
-    got.append(consumer.try_read())
-    assert got == [b"from the handler", b"interrupted"]
-    assert consumer.try_read() is None
+    monkeypatch.setattr(ring, "fence", Once(lambda: got.append(consumer.try_read()), nth))
+    got += [consumer.try_read() for _ in range(3)]
+    before = b"part of " if kind == LAST else b""
+    assert got == [before + b"one", before + b"two", before + b"three", None]
+    assert consumer._parts == []
+
+
+def test_an_abort_in_the_middle_of_a_write_and_a_write_in_the_middle_of_an_abort(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ring, "WEAK_MEMORY", True)
+    producer, consumer, _ = make(256)
+    for interrupted, within in [
+        (lambda: producer.try_write(b"whole"), producer.abort),
+        (producer.abort, lambda: producer.try_write(b"whole")),
+    ]:
+        assert producer.try_write(b"part", PART)
+        monkeypatch.setattr(ring, "fence", Once(within))
+        interrupted()
+        assert not producer.parting
+        assert consumer.try_read() == b"whole"
+        assert consumer.try_read() is None
+        assert consumer._parts == []
+
+
+def test_true_or_false_tells_whether_a_reader_that_closed_has_taken_it() -> None:
+    for reads in (True, False):
+        producer, consumer, place = make(256)
+        assert producer.try_write(b"x")
+        assert consumer.try_read() == b"x"
+        consumer.close()
+        if reads:  # as if it had, between the publication and the look at its flags
+            place.words[ring.HEAD] = 32
+        assert producer.try_write(b"x") is reads
 
 
 @given(st.lists(st.binary(max_size=300), max_size=40), st.data())

@@ -16,7 +16,7 @@ from peers import FLAVOURS, Peer, echo
 
 from shmchannel import Channel, semaphores, waiting
 from shmchannel.semaphores import NamedSemaphore
-from shmchannel.waiting import Deadline, Fence
+from shmchannel.waiting import Deadline, fence
 
 
 @pytest.mark.parametrize("flavour", ["thread", "fork"])
@@ -64,7 +64,6 @@ def test_a_fence_keeps_a_store_before_a_later_load() -> None:
     start = 2 * rounds
 
     def side(mine: int, results: mmap.mmap) -> None:
-        fence = Fence()
         for index in range(rounds):
             words[start + mine * 8] = index + 1
             while words[start + 8 - mine * 8] < index:  # keep in step, without meeting
@@ -191,7 +190,9 @@ def test_an_operation_that_never_has_to_sleep_still_keeps_its_deadline() -> None
         assert wait.sleeper.turn.acquire(blocking=False)  # given back
 
 
-def test_a_sleeper_announces_then_fences_then_looks_again_and_only_then_sleeps() -> None:
+def test_a_sleeper_announces_then_fences_then_looks_again_and_only_then_sleeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     steps: list[str] = []
 
     class Recorder:
@@ -210,8 +211,7 @@ def test_a_sleeper_announces_then_fences_then_looks_again_and_only_then_sleeps()
     flag = memoryview(bytearray(1))
     recorder: Any = Recorder("sleep")
     sleeper = waiting.Sleeper(flag, recorder, alive=lambda: True, spins=lambda: False)
-    fence: Any = Recorder("fence")
-    sleeper._fence = fence
+    monkeypatch.setattr(waiting, "fence", Recorder("fence"))
     sleeper._sleep(Recorder("look"), 7, Deadline(None))
     assert steps == ["fence, announced 7", "look, announced 7", "sleep, announced 7"]
     assert flag[0] == 0

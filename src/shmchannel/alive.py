@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import struct
 import subprocess
+import threading
 import weakref
 import zlib
+from collections.abc import Callable
+from typing import TypeVar
+
+from .signals import is_from_handler
+
+T = TypeVar("T")
 
 HAVE_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
 
@@ -23,19 +31,25 @@ _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence
 class Hold:
     """A descriptor of its own on the segment's file, and the bytes locked through it."""
 
-    def __init__(self, fd: int) -> None:
-        """Takes the descriptor over."""
-        self.fd = fd
+    def __init__(self, open_file: Callable[[str], int], name: str) -> None:
+        """``open_file(name)`` returns the descriptor; what it raises comes out."""
+        without_fork(lambda: self._open(open_file(name)))
+
+    def _open(self, fd: int) -> None:
+        # An object of C code: it closes once, wherever a signal handler comes in between.
+        self._file = io.FileIO(fd, "r+")
         _holds.add(self)
+
+    def fileno(self) -> int:
+        """The descriptor. Raises ``ValueError`` once closed."""
+        return self._file.fileno()
 
     def try_lock(self, offset: int, length: int = 1) -> bool:
         """Lock bytes; False when somebody else, in this process or another, has one of them."""
         if not HAVE_LOCKS:
             return True
         try:
-            fcntl.fcntl(
-                self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0)
-            )
+            self._set_lock(fcntl.F_WRLCK, offset, length)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False
@@ -44,18 +58,18 @@ class Hold:
 
     def unlock(self, offset: int, length: int = 1) -> None:
         if HAVE_LOCKS:
-            fcntl.fcntl(
-                self.fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, offset, length, 0)
-            )
+            self._set_lock(fcntl.F_UNLCK, offset, length)
+
+    def _set_lock(self, kind: int, offset: int, length: int) -> None:
+        fcntl.fcntl(self, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
 
     def close(self) -> None:
         """Let go of everything; may be repeated."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        without_fork(self._file.close)
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_file"):
+            self.close()
 
 
 def is_held(fd: int, offset: int, pid: int, started: int) -> bool:
@@ -71,15 +85,43 @@ def is_held(fd: int, offset: int, pid: int, started: int) -> bool:
 
 
 _holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+_no_fork = threading.RLock()
+
+
+def without_fork(action: Callable[[], T]) -> T:
+    """Call ``action`` with no fork in the middle.
+
+    A child forked while another thread opens or closes a lock's descriptor would have a lock that it
+    knows nothing of; and while another is in sem_open or sem_close (glibc 2.36) it would wait for
+    ever for glibc's own lock when it comes to close its copy.
+    """
+    acquire, release = _no_fork.acquire, _no_fork.release
+    try:
+        acquire()
+        return action()
+    finally:
+        try:
+            release()
+        except RuntimeError as error:
+            if is_from_handler(error):
+                raise
+
+
+def _allow_fork() -> None:
+    try:
+        _no_fork.release()
+    except RuntimeError:
+        pass  # a signal handler raised in os.fork before it was ours
 
 
 def _let_go_in_child() -> None:
+    _allow_fork()
     # A fork inherits our descriptors, and with them our locks: it must not keep us alive.
     for hold in list(_holds):
         hold.close()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(before=_no_fork.acquire, after_in_parent=_allow_fork, after_in_child=_let_go_in_child)
 
 
 def process_started(pid: int) -> int:

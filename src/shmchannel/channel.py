@@ -107,16 +107,19 @@ def _checked(name: str, value: object, least: int, most: int) -> int:
 
 
 def _drop(segment: Segment, hold: Hold) -> None:
-    """The creator's Channel has gone: so do the names, unless they linger or have gone already."""
-    states = [segment.words[slot >> 3] for slot in SLOTS]
-    if FREE in states and not segment.lingers:
+    """The creator's Channel has gone: so do the names, unless somebody may come for what lingers."""
+    unread = 0
+    if FREE in [segment.words[slot >> 3] for slot in SLOTS]:
+        if segment.lingers:
+            hold.close()
+            return
         unread = sum(segment.words[ring >> 3] for ring in RINGS)
-        if unread:
-            warnings.warn(
-                f"channel {segment.name} is dropped with {unread} bytes written and nobody connected to "
-                "read them: keep the Channel until the peer has connected, or make it with linger=True",
-                ResourceWarning,
-                stacklevel=2,
-            )
-        unlink(segment.name)
+    unlink(segment.name)
     hold.close()
+    if unread:  # last: the warning may be made an error
+        warnings.warn(
+            f"channel {segment.name} is dropped with {unread} bytes written and nobody connected to "
+            "read them: keep the Channel until the peer has connected, or make it with linger=True",
+            ResourceWarning,
+            stacklevel=2,
+        )

@@ -6,7 +6,6 @@ use. So the fast path of an open port asks nothing about the port's own state.
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
 import sys
@@ -14,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -65,15 +65,16 @@ class Port:
         self._name = f"port {slot.index} of {slot.segment.name}"
         self._max_message_size = channel.max_message_size
         self._peer = _Peer(slot)
-        self._outgoing: Producer | _Over = _producer(slot, self._peer)
-        self._incoming: Consumer | _Over = _consumer(slot, self._peer, channel.max_message_size)
+        outgoing = _producer(slot, self._peer)
+        incoming = _consumer(slot, self._peer, channel.max_message_size)
+        self._outgoing: Producer | _Over = outgoing
+        self._incoming: Consumer | _Over = incoming
         self._final: Statistics | None = None
-        # Kept while open; the channel, because its creator's names live as long as it does. Taking
-        # them out is atomic, and whoever gets them does the closing.
-        self._kept = [(channel, slot)]
+        self._verdicts: list[_Over] = []  # the first is the one that counts
+        # Kept until the port is over; the channel, because its creator's names live as long as it does.
+        self._kept = [(channel, slot, outgoing, incoming)]
         _open_ports.add(self)
-        atexit.unregister(_close_open_ports)  # a child of multiprocessing starts with none: again
-        atexit.register(_close_open_ports)
+        _close_ports_at_exit()
 
     # -- write
 
@@ -140,9 +141,13 @@ class Port:
 
     def _putting_parts(self, payload: bytes, outgoing: Producer) -> Operation[bool]:
         size = outgoing.part_size
-        yield outgoing.wait(size)  # takes the turn: of two messages in parts, one goes first
+        nested = yield outgoing.wait(size)  # takes the turn: of two messages in parts, one goes first
         if outgoing.parting:
-            raise ChannelError("a signal handler cannot write a large message into one that it interrupted")
+            if nested:
+                raise ChannelError(
+                    "a signal handler cannot write a large message into one that it interrupted"
+                )
+            outgoing.abort()  # that of an earlier one was itself interrupted
         view = memoryview(payload)
         try:
             for start in range(0, len(view), size):
@@ -226,18 +231,23 @@ class Port:
         self._finish(_Over(_closed))
 
     def _finish(self, over: _Over) -> None:
-        try:
-            _channel, slot = self._kept.pop()
-        except IndexError:
+        """End this port with that answer, unless it has one. Every step may be repeated.
+
+        So may the whole: by several threads at once, and after a signal handler has interrupted it.
+        """
+        if not self._kept:
             return
-        self._final = self._count()
-        outgoing, incoming = self._outgoing, self._incoming
-        self._outgoing = self._incoming = over
-        outgoing.close()
-        incoming.close()
-        self._peer.forget()
-        slot.close()
-        _open_ports.discard(self)
+        self._verdicts.append(over)
+        over = self._verdicts[0]
+        for _channel, slot, outgoing, incoming in self._kept:
+            self._final = self._final or _count(outgoing, incoming)
+            self._outgoing = self._incoming = over
+            outgoing.close()
+            incoming.close()
+            self._peer.forget()
+            slot.close()
+            _open_ports.discard(self)
+        self._kept.clear()
 
     def __enter__(self) -> Port:
         return self
@@ -249,38 +259,43 @@ class Port:
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_kept", None):
-            _warn(f"dropped an open port: {self!r}", ResourceWarning, stacklevel=2, source=self)
-            self.close_sync()
+            name = repr(self)
+            self.close_sync()  # first: the warning may be made an error
+            _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
 
     # -- look
 
     @property
     def closed(self) -> bool:
         """Whether this port is over: closed here, or ended or lost on the other side and drained."""
-        return not self._kept
+        return isinstance(self._incoming, _Over)
 
     def statistics(self) -> Statistics:
         """A snapshot of this port's counts; the last one, once the port is over."""
-        return self._final or self._count()
-
-    def _count(self) -> Statistics:
         outgoing, incoming = self._outgoing, self._incoming
-        assert isinstance(outgoing, Producer)
-        assert isinstance(incoming, Consumer)
-        return Statistics(
-            messages_written=outgoing.messages,
-            messages_read=incoming.messages,
-            bytes_written=outgoing.position,
-            bytes_read=incoming.position,
-            outgoing_fill=outgoing.fill,
-            incoming_fill=incoming.fill,
-            capacity=outgoing.capacity,
-            write_sleeps=outgoing.sleeper.sleeps,
-            read_sleeps=incoming.sleeper.sleeps,
-        )
+        if isinstance(outgoing, Producer) and isinstance(incoming, Consumer):
+            return _count(outgoing, incoming)
+        if self._final is None:
+            incoming.wait()  # raises: a fork has no counts
+        assert self._final
+        return self._final
 
     def __repr__(self) -> str:
         return f"<{'closed' if self.closed else 'open'} {self._name}>"
+
+
+def _count(outgoing: Producer, incoming: Consumer) -> Statistics:
+    return Statistics(
+        messages_written=outgoing.messages,
+        messages_read=incoming.messages,
+        bytes_written=outgoing.position,
+        bytes_read=incoming.position,
+        outgoing_fill=outgoing.fill,
+        incoming_fill=incoming.fill,
+        capacity=outgoing.capacity,
+        write_sleeps=outgoing.sleeper.sleeps,
+        read_sleeps=incoming.sleeper.sleeps,
+    )
 
 
 class _Over:
@@ -318,14 +333,16 @@ class _Peer:
         self.next_look = 0.0  # monotonic seconds
 
     def look(self) -> bool:
-        """Ask the kernel whether the peer lives; one that has not connected yet does."""
+        """Ask the kernel whether the peer lives; one that may still connect does."""
         slot = self._slot
         if slot and not self.lost:
             self.next_look = monotonic() + SLICE
             try:
-                self.lost = slot.peer_is_lost()
+                lost = slot.peer_is_lost()
             except (OSError, ValueError):
-                self.forget()  # another thread has just closed our lock's descriptor
+                lost = False  # another thread has just closed our lock's descriptor
+            if lost and self._slot:  # or that descriptor's number is already somebody else's
+                self.lost = True
         return not self.lost
 
     def forget(self) -> None:
@@ -367,7 +384,7 @@ def _producer(slot: Slot, peer: _Peer) -> Producer:
     # No spinning for room: the reader has a full ring to read, and polling takes its cache line away.
     flag = place.words[(place.control >> 3) + WRITER_SLEEPS :][:1]
     sleeper = Sleeper(flag, slot.space[slot.index], alive=peer.look, spins=lambda: False)
-    return Producer(place, sleeper, slot.items[slot.index].post)
+    return Producer(place, sleeper, slot.items[slot.index])
 
 
 def _consumer(slot: Slot, peer: _Peer, max_message_size: int) -> Consumer:
@@ -375,7 +392,7 @@ def _consumer(slot: Slot, peer: _Peer, max_message_size: int) -> Consumer:
     place = slot.segment.ring(theirs)
     flag = place.words[(place.control >> 3) + READER :][:1].cast("B")[READER_SLEEPS:]
     sleeper = Sleeper(flag, slot.items[theirs], alive=peer.look, spins=peer.can_spin)
-    return Consumer(place, sleeper, slot.space[theirs].post, max_message_size)
+    return Consumer(place, sleeper, slot.space[theirs], max_message_size)
 
 
 # -- errors of a port that is over; each use gets an exception of its own
@@ -390,7 +407,10 @@ def _ended() -> ChannelError:
 
 
 def _lost() -> ChannelError:
-    return PeerLost("the peer's process died without closing its port: make a new channel for its successor")
+    return PeerLost(
+        "the peer's process died without closing its port, or ended before it had connected: "
+        "make a new channel for its successor"
+    )
 
 
 def _forked() -> ChannelError:
@@ -405,14 +425,30 @@ def _forked() -> ChannelError:
 _open_ports: weakref.WeakSet[Port] = weakref.WeakSet()
 
 
+_at_exit: Finalize | None = None
+
+
+def _close_ports_at_exit() -> None:
+    """See to it that a port left open at exit ends like a closed one: its peer gets ``EndOfChannel``.
+
+    A Finalize of multiprocessing is run at the end of a program (by atexit), and of a child of
+    multiprocessing too, which ends without atexit; with a priority from 0 on it comes before the
+    joining of children, who may be waiting for that end. A child begins with none.
+    """
+    global _at_exit
+    if _at_exit is None or not _at_exit.still_active():
+        _at_exit = Finalize(None, _close_open_ports, exitpriority=0)
+
+
 def _close_open_ports() -> None:
-    """At exit a port that was left open ends like a closed one: its peer gets ``EndOfChannel``."""
     for port in list(_open_ports):
         port.close_sync()
 
 
 def _disown_in_child() -> None:
     """In a fork the port is the parent's: drop it without a word to the shared memory."""
+    global _at_exit
+    _at_exit = None  # it would do nothing here
     for port in list(_open_ports):
         port._kept.clear()
         port._peer.forget()

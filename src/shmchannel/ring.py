@@ -6,33 +6,36 @@ half the ring, PARTs ended by a LAST; an ABORT takes back the parts before it; W
 between PARTs. Nothing here waits: a try that cannot go on says so, and a ``Wait`` says until when,
 where waiting.py takes over.
 
-Each end has a lock, which makes it safe for many threads. Between reading an end's counter and
-storing it nothing is called: CPython runs signal handlers after calls and on backward jumps, so none
-can run, raise or come back in here while a frame is half done. The lock is an RLock, because a
-handler may raise right after the acquire, or the acquire itself may be interrupted: only an RLock
-knows whether it is ours to release. (``with`` is no way out: CPython gh-148874.)
+Each end has a lock, which makes it safe for many threads. Within one thread other code may come in
+between: a signal handler after a call or on a backward jump, and on 3.11 a finalizer wherever the
+garbage collector runs, which is where an object is allocated. It may raise, and it may use this very
+end. So both ends prepare first (copy out, make slices), then look whether their counter is still
+the one they began with, and begin anew if it is not; from there to the storing of the counter nothing
+is called and nothing allocated that the collector counts (ints, and bytes copied out, are not).
+The lock is held after signals.py.
 
 After a publication (of tail, of head) each end looks whether the other sleeps. The full fence between
 the two is the release of the end's lock, a locked instruction on x86; it pairs with the fence in
 ``Sleeper._sleep``: either we see the announcement, or the sleeper's second look sees the publication.
+(A handler that writes while its own thread holds the lock has no such fence: the slice serves it.)
 """
 
 from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Callable
 from typing import NamedTuple
 
 from .errors import ChannelCorrupted, CloneError
-from .waiting import WEAK_MEMORY, Fence, Sleeper, Wait
+from .signals import is_from_handler
+from .waiting import SLICE, WEAK_MEMORY, Semaphore, Sleeper, Wait, fence
 
 # The control words of a ring, as indices of 8-byte words from its start. Each writer's words have a
 # cache line (64 bytes) of their own.
 TAIL, MESSAGES, PRODUCER_CLOSED = 0, 1, 2  # stored by the producer
 HEAD = 8  # stored by the consumer
 READER = 16  # flags, one byte each, that the producer looks at after each publication, all in one load:
-READER_SLEEPS, CONSUMER_CLOSED, PRODUCER_CLOSING = 0, 1, 2
+READER_SLEEPS, CONSUMER_CLOSED = 0, 1
 WRITER_SLEEPS = 24  # the bytes that the producer needs; the consumer looks here after each publication
 CONTROL_SIZE = 256  # bytes
 
@@ -62,8 +65,8 @@ def frame_size(length: int) -> int:
 class _End:
     """What the two ends share: where the ring lies, and a lock that makes the end safe for threads."""
 
-    def __init__(self, place: Place, sleeper: Sleeper, wake: Callable[[], None]) -> None:
-        """``sleeper`` is where this end sleeps; ``wake`` posts the semaphore of the other end's."""
+    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore) -> None:
+        """``sleeper`` is where this end sleeps; on ``other`` the other end does."""
         self.sleeper = sleeper
         self.capacity = place.capacity
         self.messages = 0
@@ -74,18 +77,18 @@ class _End:
         self._words = place.words
         self._data = place.data
         self._end = place.data + place.capacity
-        self._wake = wake
+        self._other = other  # it closes when it goes, and its post alone does not keep it
+        self._wake = other.post
         lock = threading.RLock()
         self._acquire = lock.acquire
         self._release = lock.release
-        self._fence = Fence()
 
 
 class Producer(_End):
     """The writing end. Trusts its own counters only; what the consumer stores is checked."""
 
-    def __init__(self, place: Place, sleeper: Sleeper, wake: Callable[[], None]) -> None:
-        super().__init__(place, sleeper, wake)
+    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore) -> None:
+        super().__init__(place, sleeper, other)
         # Larger messages travel in parts, small enough that one is read while the next is written.
         self.largest_whole = place.capacity // 2 - HEADER
         self.part_size = place.capacity // 4 - HEADER
@@ -94,6 +97,7 @@ class Producer(_End):
         self._tail = 0
         self._head = 0  # the consumer's, as last seen
         self._open = False  # a PART is out, its LAST is not
+        self._closed = False
 
     @property
     def position(self) -> int:
@@ -127,90 +131,121 @@ class Producer(_End):
     def try_write(self, payload: bytes | memoryview, kind: int = WHOLE) -> bool | None:
         """Put one frame in. True: it is in; None: the ring is full; False: an end has closed.
 
-        Where there is room, a False comes after the frame was put in, for nobody.
+        A False may come after the frame was put in, when the consumer has closed without taking it.
 
         Raises ``ChannelCorrupted``, nothing being written.
         """
-        control = self._control
+        control, memory = self._control, self._memory
         length = len(payload)
         size = (length + 15) & ~7  # frame_size, without a call
         acquire, release = self._acquire, self._release
         try:
             acquire()
-            tail = self._tail
-            after = tail + size
-            if after - self._head > self._limit:
-                head = control[HEAD]
-                if head < self._head or head > tail or head & 7:
-                    raise _corrupted(f"head {head:#x} at tail {tail:#x}")
-                self._head = head
-                if after - head > self._limit:
-                    return False if self._flags[CONSUMER_CLOSED] else None
+            while True:
+                tail = self._tail
+                after = tail + size
+                if after - self._head > self._limit:
+                    head = control[HEAD]
+                    if head < self._head or head > tail or head & 7:
+                        raise _corrupted(f"head {head:#x} at tail {tail:#x}")
+                    self._head = head
+                    if after - head > self._limit:
+                        return False if self._closed or self._flags[CONSUMER_CLOSED] else None
+                    if WEAK_MEMORY:
+                        fence()  # what was copied out before head must not see what we put there
+                start = self._data + (tail & self._mask)
+                begin = start + HEADER
+                end = begin + length
+                if end <= self._end:
+                    where = slice(begin, end)
+                    if self._tail != tail or self._closed:
+                        continue
+                    self._words[start >> 3] = length << 3 | kind
+                    memory[where] = payload
+                else:  # it wraps
+                    where, rest = slice(begin, self._end), slice(self._data, end - self.capacity)
+                    before = self._end - begin
+                    one, two = payload[:before], payload[before:]
+                    if self._tail != tail or self._closed:
+                        continue
+                    self._words[start >> 3] = length << 3 | kind
+                    memory[where] = one
+                    memory[rest] = two
                 if WEAK_MEMORY:
-                    self._fence()  # what was copied out before head must not see what we put there
-            start = self._data + (tail & self._mask)
-            self._words[start >> 3] = length << 3 | kind
-            start += HEADER
-            end = start + length
-            if end <= self._end:
-                self._memory[start:end] = payload
-            else:
-                before = self._end - start
-                self._memory[start : self._end] = payload[:before]
-                self._memory[self._data : self._data + length - before] = payload[before:]
-            if WEAK_MEMORY:
-                self._fence()  # the frame is out before the tail; x86 keeps stores in order
-                if self._tail != tail:
-                    return None  # a signal handler has written meanwhile: try again
-            if kind != WHOLE:
-                self._open = kind == PART
-            if kind != PART:
-                self.messages = control[MESSAGES] = self.messages + 1
-            self._tail = control[TAIL] = after  # publish
+                    fence()  # the frame is out before the tail; x86 keeps stores in order
+                    if self._tail != tail or self._closed:
+                        continue
+                if kind != WHOLE:
+                    self._open = kind == PART
+                if kind != PART:
+                    self.messages = control[MESSAGES] = self.messages + 1
+                self._tail = control[TAIL] = after  # publish
+                break
         finally:
             try:
                 release()
-            except RuntimeError:
-                pass  # interrupted before it was ours
+            except RuntimeError as error:
+                if is_from_handler(error):
+                    raise
         if WEAK_MEMORY:
-            self._fence()
-        return self._attend() if control[READER] else True
+            fence()
+        return self._attend(after) if control[READER] else True
 
     def abort(self) -> None:
         """Take back the parts of a message that will not be finished. Needs no room, never fails."""
         control = self._control
+        acquire, release = self._acquire, self._release
         try:
-            self._acquire()
-            if not self._open:
-                return
-            tail = self._tail
-            self._words[(self._data + (tail & self._mask)) >> 3] = ABORT
-            if WEAK_MEMORY:
-                self._fence()
-            self._open = False
-            self._tail = control[TAIL] = tail + HEADER  # publish
+            acquire()
+            while True:
+                if not self._open:
+                    return
+                tail = self._tail
+                self._words[(self._data + (tail & self._mask)) >> 3] = ABORT
+                if WEAK_MEMORY:
+                    fence()
+                    if self._tail != tail:
+                        continue
+                self._open = False
+                after = tail + HEADER
+                self._tail = control[TAIL] = after  # publish
+                break
         finally:
             try:
-                self._release()
-            except RuntimeError:
-                pass
+                release()
+            except RuntimeError as error:
+                if is_from_handler(error):
+                    raise
         if WEAK_MEMORY:
-            self._fence()
+            fence()
         if control[READER]:
-            self._attend()
+            self._attend(after)
 
-    def _attend(self) -> bool:
-        """After a publication, to flags: wake the reader; False if the frame was for nobody."""
+    def _attend(self, after: int) -> bool:
+        """Having published up to ``after``, to flags: wake the reader; False if it never took the frame."""
         flags = self._flags
         if flags[READER_SLEEPS]:
             flags[READER_SLEEPS] = 0
             self._wake()
-        return not (flags[CONSUMER_CLOSED] or flags[PRODUCER_CLOSING])
+        return not flags[CONSUMER_CLOSED] or self._control[HEAD] >= after
 
     def close(self) -> None:
-        """Say that nothing more will come. Never waits."""
-        # First this: a write that publishes and then does not see it was in time for the second.
-        self._flags[PRODUCER_CLOSING] = 1
+        """Say that nothing more will come: from here on a try is False, and has put nothing in.
+
+        The lock makes it so, among threads. Nobody waits for anything while he holds it; the timeout
+        is for one that a daemon thread held when its interpreter ended.
+        """
+        acquire, release = self._acquire, self._release
+        try:
+            acquire(timeout=SLICE)
+            self._closed = True
+            self._limit = -1  # no frame fits any more: the quick path need not look at _closed
+        finally:
+            try:
+                release()
+            except RuntimeError as error:
+                if is_from_handler(error):
+                    raise
         self._control[PRODUCER_CLOSED] = 1
         self._wake()  # without asking who sleeps: one post too many is harmless
         self.sleeper.stop()
@@ -219,11 +254,9 @@ class Producer(_End):
 class Consumer(_End):
     """The reading end. Everything that the producer stores is checked before it is used."""
 
-    def __init__(
-        self, place: Place, sleeper: Sleeper, wake: Callable[[], None], max_message_size: int
-    ) -> None:
-        """``max_message_size`` is in bytes: the most that parts may add up to."""
-        super().__init__(place, sleeper, wake)
+    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore, max_message_size: int) -> None:
+        """``max_message_size`` is in bytes: what is larger is dropped."""
+        super().__init__(place, sleeper, other)
         self._max_message_size = max_message_size
         self._head = 0
         self._tail = 0  # the producer's, as last seen
@@ -256,8 +289,8 @@ class Consumer(_End):
     def try_read(self) -> bytes | None:
         """Take one message out; None when none is complete.
 
-        Raises ``ChannelCorrupted``; and ``CloneError`` for a message in parts that add up to more
-        than ``max_message_size``: it is dropped, and the next try goes on.
+        Raises ``ChannelCorrupted``; and ``CloneError`` for a message of more than
+        ``max_message_size``: it is dropped, and the next try goes on.
         """
         control = self._control
         acquire, release = self._acquire, self._release
@@ -274,12 +307,14 @@ class Consumer(_End):
                         raise _corrupted(f"tail {tail:#x} at head {head:#x}")
                     self._tail = tail
                     if WEAK_MEMORY:
-                        self._fence()  # no frame is looked at before the tail that covers it
+                        fence()  # no frame is looked at before the tail that covers it
                 start = self._data + (head & self._mask)
                 header = self._words[start >> 3]
                 length, kind = header >> 3, header & 7
                 after = head + ((length + 15) & ~7)
                 if after > tail or (kind != WHOLE and kind not in _PARTS):
+                    if self._head != head:
+                        continue  # taken meanwhile: what we looked at was no frame any more
                     raise _corrupted(f"a frame of kind {kind} and {length} bytes among {tail - head}")
                 start += HEADER
                 end = start + length
@@ -288,35 +323,41 @@ class Consumer(_End):
                 else:
                     message = self._memory[start : self._end]
                     message += self._memory[self._data : end - self.capacity]
+                if kind != WHOLE:
+                    parts, part = self._parts, (message,)
+                    nothing: list[bytes] = []
                 if WEAK_MEMORY:
-                    self._fence()  # the copy is done before its room is given back
-                    if self._head != head:
-                        continue  # a signal handler has read meanwhile
+                    fence()  # the copy is done before its room is given back
+                if self._head != head:
+                    continue
                 if kind == WHOLE:
                     self.messages += 1
                 else:
-                    parts, parts_size = self._parts, self._parts_size + length
+                    parts_size = self._parts_size + length
                     if kind == PART:
-                        parts += (message,)  # append would be a call
+                        parts += part  # append would be a call
                         self._parts_size = parts_size
                         if parts_size > self._max_message_size:
-                            self._parts = []  # drop what is there, go on counting
+                            self._parts = nothing  # drop what is there, go on counting
                     else:
-                        self._parts, self._parts_size = [], 0
+                        self._parts, self._parts_size = nothing, 0
                 self._head = control[HEAD] = after  # consume
             finally:
                 try:
                     release()
-                except RuntimeError:
-                    pass  # interrupted before it was ours
+                except RuntimeError as error:
+                    if is_from_handler(error):
+                        raise
             if WEAK_MEMORY:
-                self._fence()
+                fence()
             need = control[WRITER_SLEEPS]
             # There may be more in the ring than we have seen: then it wakes for one look too many.
             if need and self.capacity - HEADER - (tail - after) >= need:
                 control[WRITER_SLEEPS] = 0
                 self._wake()
             if kind == WHOLE:
+                if length > self._max_message_size:
+                    raise self._too_large(length)
                 return message
             if kind == LAST:
                 return self._join(parts, message, parts_size)
@@ -325,12 +366,15 @@ class Consumer(_End):
                 return None  # the caller looks at its clock, and comes again
 
     def _join(self, parts: list[bytes], last: bytes, size: int) -> bytes:
-        if size > self._max_message_size:
-            raise CloneError(
-                f"$: dropped a message of {size} bytes; max_message_size here is {self._max_message_size}"
-            )
         self.messages += 1
+        if size > self._max_message_size:
+            raise self._too_large(size)
         return b"".join([*parts, last])
+
+    def _too_large(self, size: int) -> CloneError:
+        return CloneError(
+            f"$: dropped a message of {size} bytes; max_message_size here is {self._max_message_size}"
+        )
 
     def close(self) -> None:
         """Say that nothing more will be read. Never waits."""

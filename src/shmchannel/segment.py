@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 import secrets
+import sys
 import time
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from .alive import Hold
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
 from .ring import MAXIMUM_CAPACITY, MINIMUM_CAPACITY, Place
 from .semaphores import NamedSemaphore
-from .waiting import Fence
+from .waiting import fence
 
 MAGIC = int.from_bytes(b"shmchnl\0", "little")
 VERSION = 1
@@ -76,6 +77,16 @@ class Segment:
         self.words[word + INTERPRETER] = alive.interpreter()
         self.words[word + STATE] = state
 
+    def is_wanted(self, fd: int) -> bool:
+        """Whether somebody may still connect: the names are there, and the creator is or lets them linger.
+
+        ``fd`` is open on the segment's file.
+        """
+        if alive.HAVE_LOCKS and os.fstat(fd).st_nlink == 0:
+            return False
+        _, pid, started, _ = self.record(CREATOR)
+        return self.lingers or alive.is_held(fd, CREATOR, pid, started)
+
     # -- creating and attaching
 
     @classmethod
@@ -107,7 +118,7 @@ class Segment:
         words[CREATED_WORD] = time.time_ns()
         words[ID_WORD], words[ID_WORD + 1] = _id_words(name)
         segment.sign(CREATOR, CONNECTED)
-        Fence()()
+        fence()
         words[MAGIC_WORD] = MAGIC  # last: an attacher waits for it
         return segment, hold
 
@@ -158,7 +169,7 @@ class Segment:
         Raises ``ChannelFull``, ``ChannelNotFound``, and ``ChannelError`` when the system refuses.
         """
         try:
-            hold = Hold(_open(self.name))
+            hold = Hold(_open, self.name)
             # Opened before the slot is taken: once both are, the names go.
             one, two, three, four = map(NamedSemaphore, semaphore_names(self.name))
         except FileNotFoundError:
@@ -166,7 +177,7 @@ class Segment:
         except OSError as error:
             raise _refused(f"connect to {self.name}", error) from error
         slot = Slot(self, self._take(hold), hold, (one, three), (two, four))
-        Fence()()  # of two who connect at once, at least one sees the other's state
+        fence()  # of two who connect at once, at least one sees the other's state
         if self.words[SLOTS[1 - slot.index] >> 3] != FREE:
             unlink(self.name)
         return slot
@@ -186,9 +197,9 @@ class Segment:
         if alive.HAVE_LOCKS:
             if not hold.try_lock(SLOTS[index]):
                 return False
-            if self.words[SLOTS[index] >> 3] != FREE or os.fstat(hold.fd).st_nlink == 0:
+            if self.words[SLOTS[index] >> 3] != FREE or os.fstat(hold.fileno()).st_nlink == 0:
                 hold.unlock(SLOTS[index])
-                if os.fstat(hold.fd).st_nlink == 0:
+                if os.fstat(hold.fileno()).st_nlink == 0:
                     raise self._gone()
                 return False
         else:
@@ -220,12 +231,16 @@ class Slot:
         return self.segment.record(SLOTS[1 - self.index])
 
     def peer_is_lost(self) -> bool:
-        """Whether the peer connected and then died without closing. One or two system calls."""
+        """Whether nothing can come from the other slot any more: its holder died without closing, or
+        nobody took it and nobody can or will. One to three system calls.
+        """
+        fd = self.hold.fileno()
         state, pid, started, _ = self.peer()
-        if state != CONNECTED:
-            return False
-        held = alive.is_held(self.hold.fd, SLOTS[1 - self.index], pid, started)
-        return not held and self.peer()[STATE] == CONNECTED  # it may have closed in between
+        if state == FREE:
+            over = not self.segment.is_wanted(fd)
+        else:
+            over = state == CONNECTED and not alive.is_held(fd, SLOTS[1 - self.index], pid, started)
+        return over and self.peer()[STATE] == state  # it may have connected or closed in between
 
     def close(self) -> None:
         """Give the slot up for good: state first, then the lock."""
@@ -276,16 +291,17 @@ def sweep(*, lingering: bool = False) -> list[str]:
 
 def _sweep_one(name: str, lingering: bool) -> bool:
     try:
-        hold = Hold(_open(name))
+        hold = Hold(_open, name)
     except OSError:
         return False  # gone by now, or not ours
     try:
-        if os.fstat(hold.fd).st_uid != os.geteuid():
-            return False
-        flags = int.from_bytes(os.pread(hold.fd, 8, FLAGS_WORD * 8), "little")
-        if flags & LINGER and not lingering:
+        if os.fstat(hold.fileno()).st_uid != os.geteuid():
             return False
         if not hold.try_lock(0, RECORDS_END):
+            return False
+        # Looked at under the lock: before that the creator may not have put it in yet.
+        flags = int.from_bytes(os.pread(hold.fileno(), 8, FLAGS_WORD * 8), sys.byteorder)
+        if flags & LINGER and not lingering:
             return False
         unlink(name)
         return True
@@ -322,7 +338,7 @@ def _new_file() -> tuple[str, int, Hold]:
         except FileExistsError:
             continue
         try:
-            hold = Hold(_open(name))  # an `open` of its own: see alive.py
+            hold = Hold(_open, name)  # an `open` of its own: see alive.py
             # A sweep may have come between the two: then it has the lock, or the name is gone.
             if hold.try_lock(CREATOR) and (os.fstat(fd).st_nlink or not alive.HAVE_LOCKS):
                 return name, fd, hold
@@ -353,7 +369,7 @@ def _map_finished(name: str, fd: int) -> Segment:
                 raise _refused(f"map {name}", error) from error
             magic = segment.words[MAGIC_WORD]
             if magic == MAGIC:
-                Fence()()
+                fence()
                 return segment
             if magic:
                 raise ChannelCorrupted(f"{name} is not a channel's: its magic is {magic:#018x}")

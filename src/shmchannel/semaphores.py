@@ -17,6 +17,8 @@ from collections.abc import Callable
 
 import posix_ipc
 
+from .alive import without_fork
+
 
 class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))  # struct timespec
@@ -48,9 +50,13 @@ class NamedSemaphore:
     post: Callable[[], None]
 
     def __init__(self, name: str, *, create: bool = False) -> None:
-        flags = posix_ipc.O_CREX if create else 0
         self.name = name
         self._address: int | None = None
+        without_fork(lambda: self._open(create))
+        self.post = self._semaphore.release
+
+    def _open(self, create: bool) -> None:
+        name, flags = self.name, posix_ipc.O_CREX if create else 0
         try:
             self._semaphore = posix_ipc.Semaphore(name, flags, mode=0o600, initial_value=0)
         except posix_ipc.ExistentialError as error:
@@ -58,7 +64,6 @@ class NamedSemaphore:
             raise missing(errno.EEXIST if create else errno.ENOENT, str(error), name) from None
         except posix_ipc.PermissionsError as error:
             raise PermissionError(errno.EACCES, str(error), name) from None
-        self.post = self._semaphore.release
         if _LIBC is not None:  # the same semaphore once more: libc counts, and gives one address
             address = _LIBC.sem_open(name.encode(), 0)
             if not address:
@@ -103,6 +108,9 @@ class NamedSemaphore:
         unlink(self.name)
 
     def __del__(self) -> None:
+        without_fork(self._close)
+
+    def _close(self) -> None:
         if _LIBC is not None and getattr(self, "_address", None):
             _LIBC.sem_close(self._address)
         if hasattr(self, "_semaphore"):

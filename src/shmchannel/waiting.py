@@ -6,13 +6,14 @@ step and with its fences, is in docs/design.md ("Sleeping and waking").
 
 from __future__ import annotations
 
-import _thread
 import math
 import os
 import threading
 import time
 from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol, TypeVar
+
+from .signals import is_from_handler
 
 T = TypeVar("T")
 
@@ -29,24 +30,18 @@ SHORT_WAIT = 150_000
 WEAK_MEMORY = os.uname().machine.lower() not in {"x86_64", "amd64", "i386", "i686"}
 
 
-class Fence:
+def fence() -> None:
     """A full memory fence, in Python: a release of a lock followed by an acquire of the same lock.
 
     The release orders what came before it, the acquire what comes after it, and the acquire reads
-    what the release wrote. (On x86 each is a locked instruction, so one would do.) The lock is
-    nobody else's, so that this never waits.
+    what the release wrote. (On x86 each is a locked instruction, so one would do.) The lock is made
+    for this one call, so that nobody waits for it, whatever a signal handler does in the middle.
     """
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __call__(self) -> None:
-        with self._lock:
-            pass
-        with self._lock:
-            pass
+    lock = threading.Lock()
+    lock.acquire()
+    lock.release()
+    lock.acquire()
+    lock.release()
 
 
 class Deadline:
@@ -96,12 +91,10 @@ class Sleeper:
         """``alive`` looks whether the peer is; ``spins`` tells whether spinning can pay at all."""
         self._flag = flag
         self._semaphore = semaphore
-        self._fence = Fence()
         self._budget = SPIN
         self._alive = alive
         self._spins = spins
-        # Held by the operation that waits; the others queue on it. An RLock, since only that knows
-        # its owner: a signal may raise between the acquire and any note we could make of it.
+        # Held by the operation that waits; the others queue on it.
         self.turn = threading.RLock()
         self.stopped = False  # set by close, before it posts
         self.sleeps = 0
@@ -141,7 +134,7 @@ class Sleeper:
         flag = self._flag
         try:
             flag[0] = need  # announce: pairs with the look at the flag after a publication
-            self._fence()  # ... and nothing below is read before the announcement is out
+            fence()  # ... and nothing below is read before the announcement is out
             if ready() or self.stopped:  # look again
                 return
             timeout = min(SLICE, deadline.remaining())
@@ -159,7 +152,9 @@ class Wait(NamedTuple):
     need: int = 1
 
 
-Operation = Generator[Wait, None, T]
+# It is sent, after its first wait, whether it runs in a signal handler that has interrupted another
+# operation of this thread at the same place.
+Operation = Generator[Wait, bool, T]
 
 
 def drive(operation: Operation[T], timeout: float | None) -> T:
@@ -167,36 +162,40 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
 
     The first wait takes the sleeper's turn and keeps it: threads that wait for the same thing are
     served one after the other, and none overtakes an operation that is half done.
+
+    The turn is a lock held after signals.py, whatever a handler raises.
     """
     deadline = Deadline(timeout)
-    turn: _thread.RLock | None = None
     try:
         wait = next(operation)
-        turn = wait.sleeper.turn
-        take(turn, deadline)
-        while True:
-            wait.sleeper.wait(wait.ready, wait.need, deadline)
-            wait = next(operation)
-            deadline.remaining()  # also when every wait is short
     except StopIteration as done:
-        result: T = done.value
-        return result
+        return _result(operation, done)
+    turn = wait.sleeper.turn
+    nested = turn._is_owned()  # type: ignore[attr-defined]  # then the acquire cannot fail
+    left = deadline.remaining()
+    acquire, release, close = turn.acquire, turn.release, operation.close
+    try:
+        try:
+            if not acquire(timeout=-1 if left > threading.TIMEOUT_MAX else left):
+                raise TimeoutError("timed out behind another thread that waits on this port")
+            while True:
+                wait.sleeper.wait(wait.ready, wait.need, deadline)
+                wait = operation.send(nested)
+                deadline.remaining()  # also when every wait is short
+        except StopIteration as done:
+            return _result(operation, done)
+        finally:
+            close()  # what is half done is taken back
     finally:
         try:
-            operation.close()
-        finally:
-            if turn is not None:
-                give_back(turn)
+            release()
+        except RuntimeError as error:
+            if is_from_handler(error):
+                raise
 
 
-def take(turn: _thread.RLock, deadline: Deadline) -> None:
-    left = deadline.remaining()
-    if not turn.acquire(timeout=-1 if left > threading.TIMEOUT_MAX else left):
-        raise TimeoutError("timed out behind another thread that waits on this port")
-
-
-def give_back(turn: _thread.RLock) -> None:
-    try:
-        turn.release()
-    except RuntimeError:
-        pass  # interrupted before it was ours
+def _result(_operation: Operation[T], done: StopIteration) -> T:
+    if is_from_handler(done):
+        raise done
+    result: T = done.value
+    return result

@@ -1,0 +1,24 @@
+"""How to hold a lock in a thread in which a signal handler may raise after any call.
+
+    try:
+        acquire()
+        ...
+    finally:
+        try:
+            release()
+        except RuntimeError as error:  # interrupted before it was ours
+            if is_from_handler(error):
+                raise
+
+with the two methods of an RLock, bound beforehand. The acquire may have been interrupted before or
+after it was done, and no note that we take is safe from that: so the release comes unasked, and the
+RLock, which knows its owner, objects when there is nothing to release. It must be a call of C code: a
+function in Python can be interrupted before its first line. That is why this stands written out
+wherever a lock is held, and why ``with`` will not do (CPython gh-148874).
+"""
+
+
+def is_from_handler(error: BaseException) -> bool:
+    """Whether a call of C code did not raise this by itself, but a signal handler right after it."""
+    assert error.__traceback__
+    return error.__traceback__.tb_next is not None
