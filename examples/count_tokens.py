@@ -10,6 +10,7 @@ is counted and named, and stops nothing.
 import argparse
 import io
 import multiprocessing
+import signal
 import sys
 import sysconfig
 import threading
@@ -36,8 +37,8 @@ def worker(handle: str) -> None:
         with Channel.from_handle(handle).connect() as port:
             for path, source in port:
                 port.write_sync((path, count_tokens(source)))
-    except (KeyboardInterrupt, PeerLost):
-        pass  # the parent has been interrupted, and says so
+    except PeerLost:
+        pass  # the parent was killed
 
 
 def count_tokens(source: bytes) -> dict[str, int] | str:
@@ -66,7 +67,13 @@ def feed(port: Port, library: Path, files: Iterable[Path]) -> None:
 def started(kind: str, handle: str) -> Iterator[None]:
     make = multiprocessing.get_context("spawn").Process if kind == "process" else threading.Thread
     other = make(target=worker, args=(handle,))
-    other.start()
+    # A terminal's Ctrl-C goes to both processes. A child inherits that a signal is ignored: so from
+    # its birth on the worker leaves Ctrl-C to us, and ends when we close.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        other.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         yield
     finally:

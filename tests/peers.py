@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from shmchannel import Channel, ChannelFull, ChannelNotFound, Port
+from shmchannel import Channel, ChannelFull, ChannelNotFound, Port, WouldBlock
 
 FLAVOURS = ["thread", "fork", "spawn", "program"]
 PROCESSES = ["fork", "spawn", "program"]
@@ -142,6 +142,22 @@ def try_connect(handle: str, index: int) -> None:
         return
     with port:
         port.write_sync(index)
+
+
+def fill(port: Port) -> int:
+    """Write zeros until the ring is full; return how many."""
+    count = 0
+    try:
+        while port.write_nowait(0):
+            count += 1
+    except WouldBlock:
+        pass
+    return count
+
+
+def until_asleep(port: Port, counter: str) -> None:
+    while not getattr(port.statistics(), counter):
+        time.sleep(0.001)
 
 
 if __name__ == "__main__":

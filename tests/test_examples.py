@@ -51,28 +51,31 @@ def test_a_source_that_does_not_tokenize_is_named_and_stops_nothing(monkeypatch:
         assert "Error" in reason
 
 
-def test_ctrl_c_in_the_middle_ends_the_demo_quietly() -> None:
+@pytest.mark.parametrize("later", [0, 0.05, 0.5])  # seconds: as the worker starts, and when it works
+def test_ctrl_c_in_the_middle_ends_the_demo_quietly(later: float) -> None:
     pytest.importorskip("rich")
     leader, follower = pty.openpty()
     command = [sys.executable, "examples/count_tokens.py", "--worker", "process"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=follower, stderr=subprocess.PIPE, start_new_session=True
-    ) as demo:
+    with (
+        open(leader, "rb", buffering=0) as screen,
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=follower, stderr=subprocess.PIPE, start_new_session=True
+        ) as demo,
+    ):
         os.close(follower)
         shown = b""
         while b"%" not in shown:  # the progress bar
-            shown += os.read(leader, 4096)
-        time.sleep(0.3)
+            shown += screen.read(4096)
+        time.sleep(later)
         os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to all of the group
         try:
-            while os.read(leader, 4096):
+            while screen.read(4096):
                 pass
         except OSError:
             pass  # the end, as a pseudo-terminal tells it
         assert demo.stderr
         assert demo.stderr.read() == b""
         assert demo.wait(10) == 130
-    os.close(leader)
 
 
 def test_handoff_from_one_shell_to_another() -> None:

@@ -141,7 +141,8 @@ class Port:
 
     def _putting_parts(self, payload: bytes, outgoing: Producer) -> Operation[bool]:
         size = outgoing.part_size
-        nested = yield outgoing.wait(size)  # takes the turn: of two messages in parts, one goes first
+        # Waits for the turn alone: of two messages in parts, one goes first.
+        nested = yield outgoing.wait(size)._replace(ready=lambda: True)
         if outgoing.parting:
             if nested:
                 raise ChannelError(

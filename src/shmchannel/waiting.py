@@ -166,32 +166,33 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
     The turn is a lock held after signals.py, whatever a handler raises.
     """
     deadline = Deadline(timeout)
+    close = operation.close
     try:
         wait = next(operation)
-    except StopIteration as done:
-        return _result(operation, done)
-    turn = wait.sleeper.turn
-    nested = turn._is_owned()  # type: ignore[attr-defined]  # then the acquire cannot fail
-    left = deadline.remaining()
-    acquire, release, close = turn.acquire, turn.release, operation.close
-    try:
+        turn = wait.sleeper.turn
+        nested = turn._is_owned()  # type: ignore[attr-defined]  # then the acquire cannot fail
+        left = deadline.remaining()
+        acquire, release = turn.acquire, turn.release
         try:
             if not acquire(timeout=-1 if left > threading.TIMEOUT_MAX else left):
                 raise TimeoutError("timed out behind another thread that waits on this port")
-            while True:
-                wait.sleeper.wait(wait.ready, wait.need, deadline)
-                wait = operation.send(nested)
-                deadline.remaining()  # also when every wait is short
-        except StopIteration as done:
-            return _result(operation, done)
+            try:
+                while True:
+                    wait.sleeper.wait(wait.ready, wait.need, deadline)
+                    wait = operation.send(nested)
+                    deadline.remaining()  # also when every wait is short
+            finally:
+                close()  # what is half done is taken back, before others have their turn
         finally:
-            close()  # what is half done is taken back
+            try:
+                release()
+            except RuntimeError as error:
+                if is_from_handler(error):
+                    raise
+    except StopIteration as done:
+        return _result(operation, done)
     finally:
-        try:
-            release()
-        except RuntimeError as error:
-            if is_from_handler(error):
-                raise
+        close()  # not by its destructor, in which an exception would be swallowed
 
 
 def _result(_operation: Operation[T], done: StopIteration) -> T:

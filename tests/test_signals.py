@@ -1,0 +1,292 @@
+"""Signal handlers, finalizers and forks, at any moment: nothing is lost, held or left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peers import Peer, echo, fill, until_asleep
+
+from shmchannel import Channel, Port, PortClosed, WouldBlock, alive
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Port, Port]]:
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        yield one, two
+
+
+@pytest.mark.parametrize("storm", ["read", "write", "close", "nested", "runtime_error"])
+def test_a_handler_that_raises_anywhere_leaves_the_port_whole(storm: str) -> None:
+    program = Path(__file__).with_name("storms.py")
+    done = subprocess.run(
+        [sys.executable, str(program), storm, "1.5"], capture_output=True, text=True, timeout=59, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_signal_handler_runs_and_the_wait_goes_on(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    seen: list[int] = []
+    previous = signal.signal(signal.SIGUSR1, lambda number, _frame: seen.append(number))
+    try:
+        threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        threading.Timer(0.2, lambda: one.write_sync("late")).start()
+        assert two.read_sync(timeout=30) == "late"
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert seen == [signal.SIGUSR1]
+
+
+class Interruption(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Interruption])
+@pytest.mark.parametrize("act", ["read", "write", "write large"])
+def test_what_a_handler_raises_comes_out_and_nothing_is_lost(
+    pair: tuple[Port, Port], error: type[BaseException], act: str
+) -> None:
+    one, two = pair
+    written = fill(one)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise error
+
+    previous = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        with pytest.raises(error):
+            timer.start()
+            if act == "read":
+                one.read_sync(timeout=30)
+            else:
+                two.read_sync()  # room for the first part
+                written -= 1
+                one.write_sync(b"x" * (4000 if act == "write" else 100_000), timeout=30)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, previous)
+    assert [two.read_sync(timeout=1) for _ in range(written)] == [0] * written
+    one.write_sync("after")
+    two.write_sync("back")
+    assert two.read_sync(timeout=1) == "after"
+    assert one.read_sync(timeout=1) == "back"
+
+
+def test_a_storm_of_signals_loses_nothing() -> None:
+    channel = Channel(capacity=4096)
+    peer = Peer("program", echo, channel.handle)
+    previous = signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
+    stop = threading.Event()
+
+    def storm() -> None:
+        while not stop.wait(0.001):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    thread = threading.Thread(target=storm)
+    thread.start()
+    try:
+        with channel.connect() as port:
+            for number in range(5000):
+                assert port.write_sync(number)
+                assert port.read_sync(timeout=10) == number
+            data = os.urandom(200_000)
+            port.write_sync(data)
+            assert port.read_sync(timeout=10) == data
+    finally:
+        stop.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, previous)
+    peer.join()
+
+
+def test_a_signal_handler_may_close_and_may_read(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    seen: list[object] = []
+
+    def handler(_number: int, _frame: object) -> None:
+        one.write_sync("from the handler")
+        seen.append(two.read_sync(timeout=1))
+        two.close_sync()
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        with pytest.raises(PortClosed):
+            two.read_sync(timeout=30)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert seen == ["from the handler"]
+
+
+def test_a_handler_that_times_out_leaves_the_turn_to_what_it_interrupted(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    turn: Any = one._outgoing.sleeper.turn  # type: ignore[union-attr]
+    owned: list[bool] = []
+
+    def handler(_number: int, _frame: object) -> None:
+        with pytest.raises(TimeoutError):
+            one.write_sync(b"x" * 1500, timeout=0)
+        owned.append(turn._is_owned())
+
+    def read() -> None:
+        until_asleep(one, "write_sleeps")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while not owned:
+            time.sleep(0.001)
+        got.append(two.read_sync(timeout=10))
+
+    got: list[bytes] = []
+    previous = signal.signal(signal.SIGUSR1, handler)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert one.write_sync(b"large" * 10_000, timeout=30)
+    finally:
+        reader.join()
+        signal.signal(signal.SIGUSR1, previous)
+    assert owned == [True]
+    assert got == [b"large" * 10_000]
+
+
+def test_a_handler_cannot_write_a_large_message_into_one_that_it_interrupted(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    refused: list[str] = []
+
+    def handler(_number: int, _frame: object) -> None:
+        try:
+            one.write_sync(b"x" * 10_000, timeout=1)
+        except Exception as error:
+            refused.append(str(error))
+
+    def read() -> None:
+        until_asleep(one, "write_sleeps")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while not refused:
+            time.sleep(0.001)
+        got.append(two.read_sync(timeout=10))
+
+    got: list[bytes] = []
+    previous = signal.signal(signal.SIGUSR1, handler)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert one.write_sync(b"large" * 10_000, timeout=30)
+    finally:
+        reader.join()
+        signal.signal(signal.SIGUSR1, previous)
+    assert refused == ["a signal handler cannot write a large message into one that it interrupted"]
+    assert got == [b"large" * 10_000]
+
+
+def test_a_finalizer_may_write_wherever_the_garbage_collector_runs(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            try:
+                one.write_nowait("from a finalizer")
+            except WouldBlock:
+                pass
+
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.extend(two))
+    reader.start()
+    before = gc.get_threshold()
+    try:
+        for number in range(600):
+            Garbage()
+            gc.set_threshold(gc.get_count()[0] + 1 + number % 60)  # so that it runs somewhere in the write
+            assert one.write_sync(chr(97 + number % 26) * 9001, timeout=10)
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    one.close_sync()
+    reader.join(10)
+    assert [text for text in got if text != "from a finalizer"] == [
+        chr(97 + n % 26) * 9001 for n in range(600)
+    ]
+
+
+def test_a_fork_in_the_middle_of_other_threads_connects_and_closes_holds_and_hangs_nothing() -> None:
+    code = """
+import os, select, sys, threading, warnings
+from shmchannel import Channel
+warnings.simplefilter("ignore")  # that forking with threads is a risk: it is what is tried here
+stop = threading.Event()
+def connect_and_close():
+    while not stop.is_set():
+        channel = Channel(capacity=4096)
+        with channel.connect(), channel.connect():
+            pass
+threads = [threading.Thread(target=connect_and_close) for _ in range(2)]
+for thread in threads:
+    thread.start()
+bad = []
+for _ in range(150):
+    came, went = os.pipe()
+    release, hold = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(went, b"x")  # through the hooks, which close and unmap what is the parent's
+        os.close(hold)
+        os.read(release, 1)
+        os._exit(0)
+    os.close(release)
+    if not select.select([came], [], [], 5)[0]:
+        bad.append("hangs")
+    for fd in os.listdir(f"/proc/{child}/fdinfo"):
+        with open(f"/proc/{child}/fdinfo/{fd}") as file:
+            if "OFDLCK" in file.read():
+                bad.append(f"holds {fd}")
+    for fd in (came, went, hold):
+        os.close(fd)
+    if bad:
+        os.kill(child, 9)
+    os.waitpid(child, 0)
+    if bad:
+        break
+stop.set()
+for thread in threads:
+    thread.join()
+sys.exit(str(bad) if bad else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=59, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_fork_waits_for_an_open_or_close_under_way() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def action() -> None:
+        inside.set()
+        go_on.wait(10)
+        steps.append("done")
+
+    steps: list[str] = []
+    thread = threading.Thread(target=alive.without_fork, args=(action,))
+    thread.start()
+    inside.wait(10)
+    timer = threading.Timer(0.05, go_on.set)
+    timer.start()
+    pid = os.fork()
+    steps.append("forked")
+    if not pid:
+        os._exit(0 if steps == ["done", "forked"] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    thread.join()
+    timer.join()
