@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from multiprocessing import shared_memory
@@ -24,6 +25,7 @@ from shmchannel import (
     ChannelFull,
     ChannelNotFound,
     EndOfChannel,
+    PeerLost,
     segment,
 )
 
@@ -175,6 +177,69 @@ def test_a_lingering_channel_is_swept_only_on_demand() -> None:
     gc.collect()
     assert segment.sweep() == []
     assert segment.sweep(lingering=True) == [handle]
+    assert names() == set()
+
+
+def test_a_sweep_sees_that_a_channel_lingers_though_its_creator_says_so_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    channel = Channel(linger=True)
+    handle = channel.handle
+    del channel
+    gc.collect()
+    flags = segment.FLAGS_WORD * 8
+    with open(SHM / handle, "r+b") as file:
+        file.seek(flags)
+        file.write(bytes(8))
+    real = segment.Hold.try_lock
+
+    def locked_late(hold: segment.Hold, offset: int, length: int = 1) -> bool:
+        with open(SHM / handle, "r+b") as file:
+            file.seek(flags)
+            file.write((1).to_bytes(8, sys.byteorder))
+        return real(hold, offset, length)
+
+    monkeypatch.setattr(segment.Hold, "try_lock", locked_late)
+    assert segment.sweep() == []
+    assert segment.sweep(lingering=True) == [handle]
+
+
+@pytest.mark.parametrize("linger", [False, True])
+def test_names_that_a_second_connector_died_before_removing_go_with_the_creators_channel(
+    linger: bool,
+) -> None:
+    code = """
+import os, signal, sys
+from shmchannel import Channel, segment
+segment.unlink = lambda name: os.kill(os.getpid(), signal.SIGKILL)
+Channel.from_handle(sys.argv[1]).connect()
+"""
+    channel = Channel(linger=linger)
+    with channel.connect() as port:
+        done = subprocess.run([sys.executable, "-c", code, channel.handle], timeout=30, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert len(names()) == 5
+        with pytest.raises(PeerLost):
+            port.read_sync(timeout=10)
+    del channel, port
+    gc.collect()
+    assert names() == set()
+
+
+def test_warnings_that_are_errors_leave_nothing() -> None:
+    code = """
+import sys
+from shmchannel import Channel
+sys.unraisablehook = lambda unraisable: print(unraisable.exc_value)
+channel = Channel()
+port, other = channel.connect(), Channel.from_handle(channel.handle)
+port.write_sync("job")
+del port
+del channel
+"""
+    text = run(code).stdout
+    assert "dropped an open port: <open port 0 of" in text
+    assert "dropped with 16 bytes written" in text
     assert names() == set()
 
 

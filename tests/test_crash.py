@@ -123,6 +123,49 @@ def test_messages_of_a_creator_killed_before_anyone_attached_are_read() -> None:
             port.read_sync(timeout=30)
 
 
+@pytest.mark.parametrize("how", ["exits", "is killed", "drops its Channel"])
+def test_who_connected_first_hears_that_the_creator_will_not_come(how: str) -> None:
+    code = """
+import os, signal, sys
+from shmchannel import Channel
+channel = Channel()
+print(channel.handle, flush=True)
+how = input()
+if how == "is killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if how == "drops its Channel":
+    del channel
+    input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as creator:
+        assert creator.stdin
+        assert creator.stdout
+        with connect(creator.stdout.readline().strip()) as port:
+            assert port.write_sync("for nobody") is True
+            with pytest.raises(TimeoutError):
+                port.read_sync(timeout=0.2)
+            print(how, file=creator.stdin, flush=True)
+            with pytest.raises(PeerLost, match="ended before it had connected"):
+                port.read_sync(timeout=10)
+            with pytest.raises(PeerLost):
+                port.write_sync(1)
+    segment.sweep()
+    assert names() == set()
+
+
+def test_who_connected_to_a_lingering_channel_waits_on() -> None:
+    code = "from shmchannel import Channel\nprint(Channel(linger=True).handle)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    with connect(done.stdout.strip()) as port:
+        with pytest.raises(TimeoutError):
+            port.read_sync(timeout=0.2)
+        with connect(done.stdout.strip()) as other:
+            other.write_sync("late")
+            assert port.read_sync(timeout=10) == "late"
+
+
 def test_a_fork_of_the_peer_does_not_keep_it_alive() -> None:
     code = """
 import os, signal, sys
