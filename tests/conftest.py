@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from shmchannel import segment
+
 DEADLINE = 60  # seconds for a test, unless it is marked with another
 
 
@@ -58,6 +60,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deadline(seconds): the time a test may take")
     # Started by multiprocessing's first spawn and kept: part of what is there before a test.
     resource_tracker.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def sweeps_only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that sweeps leaves alone what was there before it, such as your own lingering channels."""
+    before, list_all = set(segment.handles()), segment.handles
+    monkeypatch.setattr(segment, "handles", lambda: [name for name in list_all() if name not in before])
 
 
 @pytest.fixture(autouse=True)

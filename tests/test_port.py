@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -548,6 +550,12 @@ def test_a_fork_cannot_use_the_port_and_the_parent_still_can(pair: tuple[Port, P
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     one.write_sync("still here")
     assert two.read_sync(timeout=1) == "still here"
+
+
+def test_a_port_is_neither_pickled_nor_copied(pair: tuple[Port, Port]) -> None:
+    for use in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"pass channel\.handle"):
+            use(pair[0])
 
 
 def test_statistics_are_frozen_and_outlive_the_port(pair: tuple[Port, Port]) -> None:

@@ -1,4 +1,4 @@
-"""Point-to-point messaging over shared memory, between threads, subinterpreters and processes."""
+"""Point-to-point messaging over shared memory, between threads and between processes."""
 
 import sys
 

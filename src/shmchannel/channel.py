@@ -19,7 +19,7 @@ MAX_MESSAGE_SIZE = 1 << 30  # bytes
 class Channel:
     """A point-to-point channel over shared memory; ``channel.handle`` is its name.
 
-    Whoever has the handle (a thread, a subinterpreter, another process of the same user) attaches
+    Whoever has the handle (a thread, another process of the same user) attaches
     with ``Channel.from_handle(handle)``. The two that ``connect`` have its two ports; from then on
     it needs no name, and its memory goes with the last of them. Until then the creator's names last
     as long as the Channel it made, a port of that, or its process; ``linger=True`` leaves them to

@@ -281,6 +281,12 @@ class Port:
         assert self._final
         return self._final
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a port belongs to the process that connected it and cannot be pickled or copied: "
+            "pass channel.handle, and connect there"
+        )
+
     def __repr__(self) -> str:
         return f"<{'closed' if self.closed else 'open'} {self._name}>"
 

@@ -284,9 +284,15 @@ def sweep(*, lingering: bool = False) -> list[str]:
 
     A channel made with ``linger=True`` is left, unless ``lingering``.
     """
-    if not alive.HAVE_LOCKS or not os.path.isdir(NAMES_FOLDER):
+    return [name for name in handles() if alive.HAVE_LOCKS and _sweep_one(name, lingering)]
+
+
+def handles() -> list[str]:
+    """The handles whose names are there, anybody's; none where the system does not list them."""
+    try:
+        return [name for name in os.listdir(NAMES_FOLDER) if HANDLE.fullmatch(name)]
+    except FileNotFoundError:
         return []
-    return [n for n in os.listdir(NAMES_FOLDER) if HANDLE.fullmatch(n) and _sweep_one(n, lingering)]
 
 
 def _sweep_one(name: str, lingering: bool) -> bool:
