@@ -294,6 +294,13 @@ if __name__ == "__main__":
     assert (done.stdout, done.stderr) == ("['job']\n", "")
 
 
+def test_where_names_are_not_listed_nothing_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(segment, "NAMES_FOLDER", "/no such folder")
+    assert segment.handles() == []
+    Channel().connect().close_sync()
+
+
 # -- connecting
 
 
@@ -547,11 +554,37 @@ def test_a_sweep_that_takes_a_segment_in_the_making_makes_the_creator_take_anoth
         assert two.read_sync() == 1
 
 
+@pytest.mark.parametrize("what", ["taken", "removed"])
+def test_a_slot_that_changes_hands_while_we_lock_it(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    channel = Channel()
+    real = segment.Hold.try_lock
+    others: list[Any] = []
+
+    def lock_late(hold: segment.Hold, offset: int, length: int = 1) -> bool:
+        monkeypatch.undo()
+        if what == "taken":
+            others.append(channel.connect())
+            others[0].close_sync()
+        else:
+            segment.unlink(channel.handle)
+        return real(hold, offset, length)
+
+    monkeypatch.setattr(segment.Hold, "try_lock", lock_late)
+    if what == "taken":
+        with channel.connect() as port:
+            assert repr(port).startswith("<open port 1")
+    else:
+        with pytest.raises(ChannelNotFound):
+            channel.connect()
+
+
 @pytest.mark.parametrize("limit", ["NOFILE", "AS"])
 def test_a_limit_that_is_hit_is_an_error_and_leaves_nothing(limit: str) -> None:
     code = f"""
 import os, resource
 from shmchannel import *
+names = lambda: sum("shmch-" in name for name in os.listdir("/dev/shm"))
+before = names()
 channel = Channel(capacity=1 << 26)
 soft, hard = resource.getrlimit(resource.RLIMIT_{limit})
 low = (max(map(int, os.listdir("/proc/self/fd"))) - 1 if "{limit}" == "NOFILE" else 1 << 26)
@@ -571,7 +604,7 @@ if "{limit}" == "NOFILE":
     else:
         raise AssertionError
 resource.setrlimit(resource.RLIMIT_{limit}, (soft, hard))
-assert sum("shmch-" in name for name in os.listdir("/dev/shm")) == 5
+assert names() == before + 5
 with channel.connect() as one, Channel.from_handle(channel.handle).connect() as two:
     assert one.write_sync(1) and two.read_sync() == 1
 """

@@ -232,6 +232,56 @@ def test_an_abort_in_the_middle_of_a_write_and_a_write_in_the_middle_of_an_abort
         assert consumer._parts == []
 
 
+def test_a_frame_that_was_taken_and_overwritten_meanwhile_is_not_corruption(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ring, "WEAK_MEMORY", True)
+    producer, consumer, place = make(64)
+    got: list[bytes | None] = []
+
+    def take_and_overwrite() -> None:
+        got.append(consumer.try_read())
+        place.words[CONTROL_SIZE >> 3] = 2**64 - 1
+
+    producer.try_write(b"one")
+    producer.try_write(b"two")
+    monkeypatch.setattr(ring, "fence", Once(take_and_overwrite))
+    got.append(consumer.try_read())
+    assert got == [b"one", b"two"]
+
+
+class Boom(RuntimeError):
+    pass
+
+
+def boom(*_arguments: Any, **_options: Any) -> None:
+    raise Boom
+
+
+@pytest.mark.parametrize("lock", ["_acquire", "_release"])
+def test_what_a_handler_raises_around_a_lock_comes_out(lock: str) -> None:
+    # As if it came before the lock was ours: the release then raises, and that is not the handler's.
+    # And as if it came right after the release.
+    producer, consumer, _ = make(256)
+    producer.try_write(b"before")
+    producer.try_write(b"part", PART)
+    for end, use in [
+        (producer, lambda: producer.try_write(b"x")),
+        (producer, producer.abort),
+        (producer, producer.close),
+        (consumer, consumer.try_read),
+    ]:
+        real = getattr(end, lock)
+        setattr(end, lock, boom)
+        with pytest.raises(Boom):
+            use()
+        setattr(end, lock, real)
+        if lock == "_release":
+            real()
+        assert end._acquire(blocking=False)
+        end._release()
+
+
 def test_true_or_false_tells_whether_a_reader_that_closed_has_taken_it() -> None:
     for reads in (True, False):
         producer, consumer, place = make(256)

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import names
 from peers import Peer, echo, fill, until_asleep
 
-from shmchannel import Channel, Port, PortClosed, WouldBlock, alive
+from shmchannel import Channel, Port, PortClosed, WouldBlock, alive, segment, waiting
+from shmchannel.ring import PART
 
 
 @pytest.fixture
@@ -290,3 +292,75 @@ def test_a_fork_waits_for_an_open_or_close_under_way() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     thread.join()
     timer.join()
+
+
+def test_without_fork_lets_what_a_handler_raises_out_and_holds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Boom(RuntimeError):
+        pass
+
+    class Interrupted:
+        """A lock in which a handler raises: before it is taken, or after it is released."""
+
+        def __init__(self, where: str) -> None:
+            self.lock = threading.RLock()
+            self.where = where
+
+        def acquire(self) -> None:
+            if self.where == "acquire":
+                raise Boom
+            self.lock.acquire()
+
+        @property
+        def release(self) -> Any:
+            return self._release if self.where == "release" else self.lock.release
+
+        def _release(self) -> None:
+            self.lock.release()
+            raise Boom
+
+    for where in ("acquire", "release"):
+        monkeypatch.setattr(alive, "_no_fork", Interrupted(where))
+        with pytest.raises(Boom):
+            alive.without_fork(lambda: None)
+    monkeypatch.setattr(alive, "_no_fork", threading.RLock())
+    alive._allow_fork()  # a handler that raised in os.fork: there was nothing to release
+
+
+def test_a_stop_iteration_of_a_handler_is_no_end_of_an_operation(pair: tuple[Port, Port]) -> None:
+    one, _ = pair
+
+    def operation() -> Iterator[Any]:
+        yield one._incoming.wait()._replace(ready=interrupt)
+
+    def interrupt() -> bool:
+        raise StopIteration("of a handler")
+
+    endless: Any = operation()
+    with pytest.raises(StopIteration, match="of a handler"):
+        waiting.drive(endless, 1)
+
+
+def test_parts_whose_abort_was_interrupted_are_taken_back_by_the_next_message(
+    pair: tuple[Port, Port],
+) -> None:
+    one, two = pair
+    outgoing: Any = one._outgoing
+    outgoing.try_write(b"left behind", PART)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(two.read_sync(timeout=10)))
+    reader.start()
+    assert one.write_sync(b"large" * 10_000, timeout=10)
+    reader.join()
+    assert got == [b"large" * 10_000]
+
+
+def test_ctrl_c_while_a_channel_is_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segment, "_allocate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Channel()
+    assert names() == set()

@@ -178,7 +178,7 @@ class _Decoder:
 
 def _wrapper(size: int) -> bytes:
     """The beginning of a message in which ``size`` bytes follow; beyond 4 GiB ext 32 cannot say it."""
-    return _WRAPPER.pack(_EXT_32, min(size, 0xFFFF_FFFF), 0)
+    return _WRAPPER.pack(_EXT_32, max(0, min(size, 0xFFFF_FFFF)), 0)
 
 
 def _is_ours(value: Any) -> bool:

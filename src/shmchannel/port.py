@@ -326,9 +326,6 @@ class _Over:
     def wait(self) -> NoReturn:
         raise self._error()
 
-    def close(self) -> None:
-        pass
-
 
 class _Peer:
     """What this side knows of the other: whether it lives, and whether spinning for it can pay."""

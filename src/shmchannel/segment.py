@@ -288,10 +288,10 @@ def sweep(*, lingering: bool = False) -> list[str]:
 
 
 def handles() -> list[str]:
-    """The handles whose names are there, anybody's; none where the system does not list them."""
+    """The handles whose names are there, anybody's; none where the system does not list them now."""
     try:
         return [name for name in os.listdir(NAMES_FOLDER) if HANDLE.fullmatch(name)]
-    except FileNotFoundError:
+    except OSError:
         return []
 
 
