@@ -235,7 +235,7 @@ def connect_and_close():
         channel = Channel(capacity=4096)
         with channel.connect(), channel.connect():
             pass
-threads = [threading.Thread(target=connect_and_close) for _ in range(2)]
+threads = [threading.Thread(target=connect_and_close, daemon=True) for _ in range(2)]
 for thread in threads:
     thread.start()
 bad = []
@@ -244,8 +244,8 @@ for _ in range(150):
     release, hold = os.pipe()
     child = os.fork()
     if not child:
-        os.write(went, b"x")  # through the hooks, which close and unmap what is the parent's
         os.close(hold)
+        os.write(went, b"x")  # through the hooks, which close and unmap what is the parent's
         os.read(release, 1)
         os._exit(0)
     os.close(release)
