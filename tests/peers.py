@@ -135,6 +135,11 @@ def write_and_exit_open(handle: str) -> None:
     _left_open.write_sync("last words")
 
 
+def leave_a_thread(handle: str) -> None:
+    """Return while a thread still echoes."""
+    threading.Thread(target=echo, args=(handle,)).start()
+
+
 def try_connect(handle: str, index: int) -> None:
     try:
         port = connect(handle)

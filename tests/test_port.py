@@ -24,6 +24,7 @@ from peers import (
     echo,
     exchange,
     fill,
+    leave_a_thread,
     send_range,
     until_asleep,
     write_and_exit_open,
@@ -207,6 +208,18 @@ def test_a_program_that_exits_with_its_port_open_has_ended(flavour: str) -> None
         assert port.read_sync(timeout=30) == "last words"
         with pytest.raises(EndOfChannel):
             port.read_sync(timeout=30)
+    peer.join()
+
+
+@pytest.mark.parametrize("flavour", PROCESSES)
+def test_a_thread_may_outlive_the_main_part_of_its_program(flavour: str) -> None:
+    channel = Channel()
+    peer = Peer(flavour, leave_a_thread, channel.handle)
+    with channel.connect() as port:
+        for number in range(20):
+            time.sleep(0.01)  # in which the main part ends
+            assert port.write_sync(number)
+            assert port.read_sync(timeout=30) == number
     peer.join()
 
 

@@ -95,7 +95,7 @@ def semaphore(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(semaphores, "_LIBC", None)
     if request.param == "polling":  # as macOS, which has no sem_timedwait
         monkeypatch.setattr(semaphores.posix_ipc, "SEMAPHORE_TIMEOUT_SUPPORTED", False)
-    made = NamedSemaphore("/shmch-test-semaphore", create=True)
+    made = NamedSemaphore(f"/shmch-test-{os.getpid()}", create=True)
     try:
         yield made
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -445,8 +446,12 @@ def _close_ports_at_exit() -> None:
 
 
 def _close_open_ports() -> None:
-    for port in list(_open_ports):
-        port.close_sync()
+    # In a child of multiprocessing threads may still run: their ports are theirs to close. (The main
+    # program has joined them by now.)
+    others = set(threading.enumerate()) - {threading.current_thread()}
+    if all(thread.daemon for thread in others):
+        for port in list(_open_ports):
+            port.close_sync()
 
 
 def _disown_in_child() -> None:
