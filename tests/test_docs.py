@@ -58,7 +58,9 @@ def test_the_documented_layout_is_the_codes() -> None:
     records = {name: int(offset) for offset, name, _ in table("| offset | record |")}
     assert records == {"CREATOR": segment.CREATOR, "SLOTS[0]": segment.SLOTS[0], "SLOTS[1]": segment.SLOTS[1]}
     words = {name: int(offset) for offset, name, _ in table("| offset in it | word | meaning |")}
-    assert words == {name: 8 * getattr(segment, name) for name in ("STATE", "PID", "STARTED", "INTERPRETER")}
+    assert words == {
+        name: 8 * getattr(segment, name) for name in ("STATE", "PID", "STARTED", "INTERPRETER", "BELL")
+    }
 
     places = [offset for offset, _ in table("| offset | what |")]
     assert places == [
@@ -68,11 +70,15 @@ def test_the_documented_layout_is_the_codes() -> None:
         f"{segment.DATA} + capacity",
     ]
     control = {name: int(offset) for offset, name, *_ in table("| offset in it | word | stored by |")}
-    names = ("TAIL", "MESSAGES", "PRODUCER_CLOSED", "HEAD", "READER", "WRITER_SLEEPS")
+    names = ("TAIL", "MESSAGES", "PRODUCER_CLOSED", "HEAD", "READER", "WRITER")
     assert control == {name: 8 * getattr(ring, name) for name in names}
     assert max(control.values()) < ring.CONTROL_SIZE == segment.RINGS[1] - segment.RINGS[0]
     flags = {name: int(byte) for byte, name, _ in table("| byte | flag |")}
-    assert flags == {name: getattr(ring, name) for name in ("READER_SLEEPS", "CONSUMER_CLOSED")}
+    assert flags == {
+        name: getattr(ring, name) for name in ("READER_SLEEPS", "READER_RINGS", "CONSUMER_CLOSED")
+    }
+    needs = {name: int(half) for half, name, _ in table("| half | need |")}
+    assert needs == {name: getattr(ring, name) for name in ("WRITER_SLEEPS", "WRITER_RINGS")}
     kinds = {name: int(kind) for kind, name, _ in table("| kind | name |")}
     assert kinds == {name: getattr(ring, name) for name in ("WHOLE", "PART", "LAST", "ABORT")}
 

@@ -46,8 +46,8 @@ def make(capacity: int, start: int = 0) -> tuple[Producer, Consumer, Place]:
     sleeper: Any = FakeSleeper()
     other: Any = FakeSemaphore()
     producer, consumer = (
-        Producer(place, sleeper, other),
-        Consumer(place, sleeper, other, 1 << 20),
+        Producer(place, sleeper, other, lambda: None),
+        Consumer(place, sleeper, other, lambda: None, 1 << 20),
     )
     producer._tail = producer._head = consumer._head = consumer._tail = start
     return producer, consumer, place
@@ -343,11 +343,16 @@ def test_an_announced_need_is_woken_only_when_it_fits() -> None:
     consumer._wake = lambda: wakes.append(1)
     for _ in range(7):
         assert producer.try_write(b"x" * 24)
-    place.words[ring.WRITER_SLEEPS] = 128
+    consumer._ring = lambda: wakes.append(2)
+    place.words[ring.WRITER] = 128 // ring.NEED
     for expected in ([], [], [], [1], [1]):  # the fourth leaves 96 of 248 bytes
         consumer.try_read()
         assert wakes == expected
-    assert place.words[ring.WRITER_SLEEPS] == 0
+    assert place.words[ring.WRITER] == 0
+    place.words[ring.WRITER] = (24 // ring.NEED) << 32
+    consumer.try_read()
+    assert wakes == [1, 2]
+    assert place.words[ring.WRITER] == 0
 
 
 def test_the_reader_is_woken_only_when_it_sleeps() -> None:
@@ -364,6 +369,11 @@ def test_the_reader_is_woken_only_when_it_sleeps() -> None:
     place.words[ring.READER] = 1
     producer.abort()
     assert wakes == [1, 1, 1]
+    producer._ring = lambda: wakes.append(2)
+    place.words[ring.READER] = 1 << 8
+    producer.try_write(b"x")
+    producer.try_write(b"x")
+    assert wakes == [1, 1, 1, 2]
 
 
 @pytest.mark.parametrize("tail", [1, 4, 72, 2**63, 2**64 - 8, 16 - 8 + 1])

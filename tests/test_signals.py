@@ -188,7 +188,8 @@ def test_a_handler_cannot_write_a_large_message_into_one_that_it_interrupted(pai
     finally:
         reader.join()
         signal.signal(signal.SIGUSR1, previous)
-    assert refused == ["a signal handler cannot write a large message into one that it interrupted"]
+    assert len(refused) == 1
+    assert "in the middle of another large message" in refused[0]
     assert got == [b"large" * 10_000]
 
 

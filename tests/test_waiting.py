@@ -208,7 +208,7 @@ def test_a_sleeper_announces_then_fences_then_looks_again_and_only_then_sleeps(
         def wait(self, _timeout: float) -> bool:
             return self()
 
-    flag = memoryview(bytearray(1))
+    flag = memoryview(bytearray(2))
     recorder: Any = Recorder("sleep")
     sleeper = waiting.Sleeper(flag, recorder, alive=lambda: True, spins=lambda: False)
     monkeypatch.setattr(waiting, "fence", Recorder("fence"))
@@ -224,7 +224,7 @@ def test_a_wait_that_is_short_earns_spinning_and_a_long_one_loses_it() -> None:
             time.sleep(min(timeout, 0.002))
             return False
 
-    words = memoryview(bytearray(1))
+    words = memoryview(bytearray(2))
     never: Any = Never()
     sleeper = waiting.Sleeper(words, never, alive=lambda: True, spins=lambda: True)
     for expected in (waiting.SPIN >> 1, waiting.SPIN >> 2):

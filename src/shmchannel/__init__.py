@@ -8,6 +8,7 @@ if sys.platform == "win32":
     )
 
 from .channel import Channel
+from .counts import Statistics
 from .errors import (
     ChannelCorrupted,
     ChannelError,
@@ -19,7 +20,9 @@ from .errors import (
     PortClosed,
     WouldBlock,
 )
-from .port import Port, Statistics
+from .multiplex import wait
+from .port import Port
+from .streams import DuplexStream, ReadStream, WriteStream, pump
 
 __version__ = "0.1.0"
 
@@ -30,10 +33,15 @@ __all__ = [
     "ChannelFull",
     "ChannelNotFound",
     "CloneError",
+    "DuplexStream",
     "EndOfChannel",
     "PeerLost",
     "Port",
     "PortClosed",
+    "ReadStream",
     "Statistics",
     "WouldBlock",
+    "WriteStream",
+    "pump",
+    "wait",
 ]

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from . import bench_asyncio
 from .channel import Channel
 
 VALUE = {"id": 12345, "name": "worker-7", "xs": [1, 2, 3], "ok": True, "score": 2.5}
@@ -104,6 +105,13 @@ TRANSPORTS = {
 }
 
 
+PLACES = {"process": "processes", "thread": "threads", "asyncio": "processes, both in asyncio"}
+
+
+def _names(where: str) -> list[str]:
+    return bench_asyncio.NAMES if where == "asyncio" else [one.name for one in TRANSPORTS[where]]
+
+
 def far_side(where: str, index: int, state: Any, messages: int, echoes: int) -> None:
     """Receive, answer once; then answer each. Runs in the other process or thread."""
     end = TRANSPORTS[where][index].open(state)
@@ -121,6 +129,8 @@ def far_side(where: str, index: int, state: Any, messages: int, echoes: int) -> 
 
 def measure(where: str, index: int, messages: int, echoes: int) -> tuple[float, float]:
     """One turn of one peer. Returns one-way messages/s and the round trip's median in seconds."""
+    if where == "asyncio":
+        return bench_asyncio.measure(index, VALUE, messages, echoes)
     near, far = TRANSPORTS[where][index].make()
     start = _SPAWN.Process if where == "process" else threading.Thread
     other: Any = start(target=far_side, args=(where, index, far, messages, echoes))
@@ -150,17 +160,17 @@ def measure(where: str, index: int, messages: int, echoes: int) -> tuple[float, 
 
 def run(options: argparse.Namespace) -> int:
     """Measure and print; the command ``shmchannel bench``."""
-    places = list(TRANSPORTS) if options.where == "all" else [options.where]
+    places = list(PLACES) if options.where == "all" else [options.where]
     print(
         f"{platform.python_implementation()} {platform.python_version()} on {platform.machine()}, "
         f"{options.rounds} rounds of {options.messages} messages and {options.echoes} round trips, "
         f"each of {len(msgpack.packb(VALUE))} bytes of MessagePack"
     )
     for where in places:
-        results: list[list[tuple[float, float]]] = [[] for _ in TRANSPORTS[where]]
+        results: list[list[tuple[float, float]]] = [[] for _ in _names(where)]
         for number in range(options.rounds):
-            for index, transport in enumerate(TRANSPORTS[where]):
-                _tell(f"round {number + 1} of {options.rounds}, {where}: {transport.name}")
+            for index, name in enumerate(_names(where)):
+                _tell(f"round {number + 1} of {options.rounds}, {where}: {name}")
                 results[index].append(measure(where, index, options.messages, options.echoes))
         _tell("")
         _show(where, results)
@@ -173,17 +183,15 @@ def _tell(text: str) -> None:
 
 
 def _show(where: str, results: list[list[tuple[float, float]]]) -> None:
-    places = "processes" if where == "process" else "threads"
-    print(f"\nbetween {places}: median (min to max), ours against theirs")
-
-    print(f"{'':26}{'one-way, 1000 messages/s':>28}{'':9}{'round trip, µs':>26}")
-    for transport, turns in zip(TRANSPORTS[where], results, strict=True):
+    print(f"\nbetween {PLACES[where]}: median (min to max), ours against theirs")
+    print(f"{'':30}{'one-way, 1000 messages/s':>28}{'':9}{'round trip, µs':>26}")
+    for name, turns in zip(_names(where), results, strict=True):
         # Compared round by round: what slows the machine down slows both of a round.
         rate = statistics.median(our[0] / their[0] for our, their in zip(results[0], turns, strict=True))
         trip = statistics.median(their[1] / our[1] for our, their in zip(results[0], turns, strict=True))
         ours = turns is results[0]
         print(
-            f"{transport.name:26}{_spread([turn[0] / 1e3 for turn in turns]):>28}"
+            f"{name:30}{_spread([turn[0] / 1e3 for turn in turns]):>28}"
             + ("" if ours else f" {rate:5.2f} x").ljust(9)
             + f"{_spread([turn[1] * 1e6 for turn in turns]):>26}"
             + ("" if ours else f"  1/{trip:.1f}")

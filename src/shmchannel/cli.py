@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure one-way rate and round trip against the standard library, in turns.",
         epilog="example: shmchannel bench --where process --rounds 9",
     )
-    command.add_argument("--where", choices=["process", "thread", "all"], default="all")
+    command.add_argument("--where", choices=[*bench.PLACES, "all"], default="all")
     command.add_argument("--rounds", type=_positive, default=5, help="rounds, each with every peer (5)")
     command.add_argument(
         "--messages", type=_positive, default=100_000, help="one-way messages a round (100000)"

@@ -1,81 +1,66 @@
-"""A port: one end of a channel. It tries first, and waits (waiting.py) only when it must.
+"""A port: one end of a channel. It tries first, and waits only when it must.
 
-When a port is over, its two rings make way for an ``_Over``, which has the answer to every later
-use. So the fast path of an open port asks nothing about the port's own state.
+Each operation is written once, as a generator that yields what it waits for: ``waiting.drive`` runs it
+in a thread, ``loops.LoopSide.drive`` in a task. When a port is over, its two rings make way for a
+``Verdict``, which has the answer to every later use. So the fast path of an open port asks nothing
+about the port's own state.
 """
 
 from __future__ import annotations
 
-import math
-import os
 import sys
-import threading
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.util import Finalize
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import alive
+from . import exits, verdicts
 from .clone import decode, encode
-from .errors import ChannelError, CloneError, EndOfChannel, PeerLost, PortClosed, WouldBlock
-from .ring import LAST, PART, READER, READER_SLEEPS, WHOLE, WRITER_SLEEPS, Consumer, Producer
-from .segment import FREE, INTERPRETER, PID, STATE, Slot
-from .waiting import SLICE, Operation, Sleeper, drive
+from .counts import Statistics, count
+from .doorbell import Doorbell
+from .errors import ChannelError, CloneError, EndOfChannel, PortClosed, WouldBlock
+from .events import Callback, Event, Events
+from .peer import Peer
+from .ring import LAST, PART, READER, WHOLE, WRITER, Consumer, Producer
+from .segment import Slot
+from .verdicts import Verdict
+from .waiting import Operation, Sleeper, drive, fence
 
 if TYPE_CHECKING:
     from .channel import Channel
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What a port has done so far, counted on this side. Bytes include frame headers and padding."""
-
-    messages_written: int
-    """Messages accepted by this port's writes."""
-    messages_read: int
-    """Messages taken by this port's reads."""
-    bytes_written: int
-    """Bytes put into the outgoing ring."""
-    bytes_read: int
-    """Bytes taken from the incoming ring."""
-    outgoing_fill: int
-    """Bytes in the outgoing ring that the peer has not taken yet."""
-    incoming_fill: int
-    """Bytes in the incoming ring that have not been read yet."""
-    capacity: int
-    """Bytes that each of the two rings holds."""
-    write_sleeps: int
-    """How often a write slept for room, at most 50 ms at a time."""
-    read_sleeps: int
-    """How often a read slept for a message, at most 50 ms at a time."""
+    from .loops import LoopSide
+    from .streams import DuplexStream, ReadStream, WriteStream
 
 
 class Port:
     """One of a channel's two ends; made by ``Channel.connect``. What is written here is read there.
 
-    Any thread may call any method. Each message goes to exactly one reader, and the messages of one
-    writer stay in order. A port belongs to the process that connected it.
+    Any thread may call any method, and tasks of one event loop at a time may await it meanwhile. Each
+    message goes to exactly one reader, and the messages of one writer stay in order. A port belongs to
+    the process that connected it.
     """
 
-    def __init__(self, channel: Channel, slot: Slot) -> None:
+    def __init__(self, channel: Channel, slot: Slot, *, spin: bool) -> None:
         """Not for users: see ``Channel.connect``."""
         self._name = f"port {slot.index} of {slot.segment.name}"
         self._max_message_size = channel.max_message_size
-        self._peer = _Peer(slot)
-        outgoing = _producer(slot, self._peer)
-        incoming = _consumer(slot, self._peer, channel.max_message_size)
-        self._outgoing: Producer | _Over = outgoing
-        self._incoming: Consumer | _Over = incoming
+        self._peer = Peer(slot, spin=spin)
+        self._doorbell = Doorbell(*slot.bells())
+        outgoing = _producer(slot, self._peer, self._doorbell)
+        incoming = _consumer(slot, self._peer, self._doorbell, channel.max_message_size)
+        self._outgoing: Producer | Verdict = outgoing
+        self._incoming: Consumer | Verdict = incoming
         self._final: Statistics | None = None
-        self._verdicts: list[_Over] = []  # the first is the one that counts
+        self._verdicts: list[Verdict] = []  # the first is the one that counts
+        self._sides: list[LoopSide] = []  # the first likewise; none before the first await
+        self._events = Events()
+        self._watches = 0
+        self._watched_for_good = False
         # Kept until the port is over; the channel, because its creator's names live as long as it does.
         self._kept = [(channel, slot, outgoing, incoming)]
-        _open_ports.add(self)
-        _close_ports_at_exit()
+        exits.opened(self)
 
     # -- write
 
@@ -113,6 +98,24 @@ class Port:
             return True
         return drive(self._putting(payload), timeout)
 
+    async def write(self, value: object) -> bool:
+        """As ``write_sync``, suspending this task while there is no room.
+
+        A cancelled write has written all of the value or nothing. Raises ``ChannelError`` while the
+        port is awaited in another event loop.
+        """
+        payload = encode(value)
+        if len(payload) > self._max_message_size:
+            raise self._too_large(payload)
+        if isinstance(self._outgoing, Verdict):
+            return self._outgoing.try_write(payload)
+        side = self._joined()
+        if monotonic() >= side.breath:
+            await side.breathe()
+        if not side.writing.tasks and self._put(payload):
+            return True
+        return await side.drive(self._putting(payload), side.writing)
+
     def _too_large(self, payload: bytes) -> CloneError:
         return CloneError(
             f"$: the message is {len(payload)} bytes, max_message_size is {self._max_message_size}: "
@@ -132,7 +135,7 @@ class Port:
     def _putting(self, payload: bytes) -> Operation[bool]:
         """Write a message that the first try could not, as one frame or in parts."""
         outgoing = self._outgoing
-        if isinstance(outgoing, _Over):
+        if isinstance(outgoing, Verdict):
             return outgoing.try_write(payload)
         if len(payload) > outgoing.largest_whole:
             return (yield from self._putting_parts(payload, outgoing))
@@ -143,11 +146,12 @@ class Port:
     def _putting_parts(self, payload: bytes, outgoing: Producer) -> Operation[bool]:
         size = outgoing.part_size
         # Waits for the turn alone: of two messages in parts, one goes first.
-        nested = yield outgoing.wait(size)._replace(ready=lambda: True)
+        nested = yield outgoing.wait(size)._replace(ready=lambda: True, exclusive=True)
         if outgoing.parting:
             if nested:
                 raise ChannelError(
-                    "a signal handler cannot write a large message into one that it interrupted"
+                    "this thread is in the middle of another large message here, which a signal handler "
+                    "has interrupted or a task is writing: write this one when that is done"
                 )
             outgoing.abort()  # that of an earlier one was itself interrupted
         view = memoryview(payload)
@@ -190,6 +194,22 @@ class Port:
             message = drive(self._taking(), timeout)
         return decode(message)
 
+    async def read(self) -> Any:
+        """As ``read_sync``, suspending this task while there is nothing to read.
+
+        A cancelled read has taken nothing. Of several tasks that wait, each message goes to the one
+        that has waited longest. Raises ``ChannelError`` while the port is awaited in another event loop.
+        """
+        if isinstance(self._incoming, Verdict):
+            return self._incoming.try_read()
+        side = self._joined()
+        if monotonic() >= side.breath:
+            await side.breathe()
+        message = None if side.reading.tasks else self._incoming.try_read()
+        if message is None:
+            message = await side.drive(self._taking(), side.reading)
+        return decode(message)
+
     def __iter__(self) -> Port:
         return self
 
@@ -198,6 +218,15 @@ class Port:
             return self.read_sync()
         except EndOfChannel:
             raise StopIteration from None
+
+    def __aiter__(self) -> Port:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self.read()
+        except EndOfChannel:
+            raise StopAsyncIteration from None
 
     def _taking(self) -> Operation[bytes]:
         """Take a message that the first try did not find."""
@@ -210,29 +239,59 @@ class Port:
                 message = self._incoming.try_read()
         return message
 
-    def _last_message(self, incoming: Consumer | _Over) -> bytes | None:
+    def _last_message(self, incoming: Consumer | Verdict) -> bytes | None:
         """After a try that found nothing: look for the end, and then once more for what came before it.
 
         None while there is no end; raises when there is, and nothing came before it.
         """
+        if self._watches:
+            self._rearm()
         if not incoming.closed and self._peer.alive():
             return None
         message = incoming.try_read()
         if message is None and not incoming.fill:
-            self._finish(_Over(_ended, ended=True) if incoming.closed else _Over(_lost))
-            return self._incoming.try_read()  # raises: it is the _Over now
+            raise self._conclude(incoming)
         return message
+
+    def _conclude(self, incoming: Consumer | Verdict) -> ChannelError:
+        """Nothing is left to read and nothing will come: the port is over, unless its peer still reads."""
+        outgoing = self._outgoing
+        if not incoming.closed:
+            self._finish(Verdict(verdicts.lost))
+        elif isinstance(outgoing, Producer) and not outgoing.consumer_closed:
+            self._fire("end")
+            return verdicts.ended()
+        else:
+            self._finish(Verdict(verdicts.ended, ended=True))
+        over = self._incoming
+        return over.error() if isinstance(over, Verdict) else verdicts.ended()
 
     # -- close
 
     def close_sync(self) -> None:
-        """Close this port: never waits, may be repeated, releases every thread that waits on it.
+        """Close this port: never waits, may be repeated, releases every thread and task that waits on it.
 
         All that was accepted stays readable for the peer; then it gets ``EndOfChannel``.
         """
-        self._finish(_Over(_closed))
+        self._finish(Verdict(verdicts.closed))
 
-    def _finish(self, over: _Over) -> None:
+    async def close(self) -> None:
+        """As ``close_sync``; what this port had in its event loop is gone when it returns."""
+        sides = self._sides[:1]
+        self.close_sync()
+        for side in sides:
+            side.leave()
+
+    def _end_writing(self) -> None:
+        """Say that nothing more will be written, and go on reading."""
+        for _channel, _slot, outgoing, _incoming in self._kept:
+            self._outgoing = Verdict(verdicts.no_more)
+            outgoing.close()
+
+    def _close_at_exit(self) -> None:
+        self._finish(Verdict(verdicts.exiting))
+
+    def _finish(self, over: Verdict) -> None:
         """End this port with that answer, unless it has one. Every step may be repeated.
 
         So may the whole: by several threads at once, and after a signal handler has interrupted it.
@@ -242,14 +301,29 @@ class Port:
         self._verdicts.append(over)
         over = self._verdicts[0]
         for _channel, slot, outgoing, incoming in self._kept:
-            self._final = self._final or _count(outgoing, incoming)
+            self._final = self._final or count(outgoing, incoming)
             self._outgoing = self._incoming = over
+            incoming.close()  # first: who sees that we write no more knows whether we still read
             outgoing.close()
-            incoming.close()
             self._peer.forget()
             slot.close()
-            _open_ports.discard(self)
+            exits.over(self)
+            for side in self._sides[:1]:
+                side.stop()
+            if not self._sides:
+                self._doorbell.close()
         self._kept.clear()
+        if over.ended:
+            self._fire("end")
+        self._fire("close")
+        self._sides.clear()
+
+    def _disown(self) -> None:
+        """In a fork the port is the parent's."""
+        self._kept.clear()
+        self._peer.forget()
+        self._doorbell.drop()
+        self._outgoing = self._incoming = Verdict(verdicts.forked)
 
     def __enter__(self) -> Port:
         return self
@@ -259,27 +333,168 @@ class Port:
     ) -> None:
         self.close_sync()
 
+    async def __aenter__(self) -> Port:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_kept", None):
             name = repr(self)
             self.close_sync()  # first: the warning may be made an error
             _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
 
+    def ref(self) -> None:
+        """Let threads that wait on this port keep the program from ending, as threads do: the default."""
+        if self._kept:
+            exits.ref(self)
+
+    def unref(self) -> None:
+        """Never let this port keep the program.
+
+        When the program's main part has ended the port is closed, its peer gets ``EndOfChannel``, and
+        so do the threads that wait on it.
+        """
+        if self._kept:
+            exits.unref(self)
+
+    # -- events and event loops
+
+    def on(self, event: Event, callback: Callback) -> None:
+        """Have ``callback()`` called at an event; each happens once.
+
+        ``"end"``: the other side has ended, and all that it wrote has been read. ``"close"``: this port
+        is over, however that came. In an event loop the callback is called there, and an idle port
+        notices its peer's end by itself within 200 ms; elsewhere it is called by the thread whose read
+        or close it was. Raises ``ValueError`` for another event, ``TypeError`` for what cannot be called.
+        """
+        self._events.on(event, callback)
+        if _loop_runs() and not self.closed:
+            self._joined(watch=True)
+
+    def once(self, event: Event, callback: Callback) -> None:
+        """The same as ``on``: every event of a port happens once."""
+        self.on(event, callback)
+
+    def off(self, event: Event, callback: Callback) -> None:
+        """Take a callback back; none there is no error."""
+        self._events.off(event, callback)
+
+    def _fire(self, event: Event) -> None:
+        self._events.fire(event, self._sides[0].loop if self._sides else None)
+
+    def _joined(self, *, watch: bool = False) -> LoopSide:
+        """Make the running loop the one in which this port is awaited."""
+        if self._watches:
+            raise ChannelError("this port's fileno() is being watched: read it when that is readable")
+        if not self._sides:
+            from .loops import LoopSide  # asyncio is for who uses it
+
+            for _channel, _slot, outgoing, incoming in self._kept:
+                self._sides.append(LoopSide(self._doorbell, incoming.sleeper, outgoing.sleeper))
+            if not self._sides:
+                raise verdicts.closed()  # by another thread, just now
+        side = self._sides[0]
+        if (side.join() and self._events) or watch:
+            side.watch(weakref.WeakMethod(self._notice_end))
+        return side
+
+    def _notice_end(self) -> bool:
+        """Called by the loop's pulse, so that an idle port is over soon after its peer; False if it is."""
+        incoming = self._incoming
+        if isinstance(incoming, Verdict):
+            return False
+        if (incoming.closed or not self._peer.look()) and not incoming.fill:
+            self._conclude(incoming)
+            return False
+        return True
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there may be something to read: for select and its kin.
+
+        When it is, read with ``read_nowait`` until that raises ``WouldBlock``. It tells of messages and
+        of an end, not of a peer that died: ``shmchannel.wait`` does. Raises ``PortClosed`` when the port
+        is over, and ``ChannelError`` while it is awaited in an event loop.
+        """
+        if isinstance(self._incoming, Verdict):
+            raise PortClosed("this port is over, and has no descriptor any more")
+        if not self._watched_for_good:
+            self._watch()
+            self._watched_for_good = True
+        return self._doorbell.fileno()
+
+    def _watch(self) -> int:
+        """Have the doorbell rung for what can be read, until ``_unwatch``; returns its descriptor."""
+        if self._sides and self._sides[0].loop is not None:
+            raise ChannelError(
+                "this port is awaited in an event loop: a select beside that would miss messages"
+            )
+        try:
+            self._doorbell.bind()
+        except OSError as error:
+            raise ChannelError(f"cannot make a doorbell: {error.strerror}") from error
+        self._watches += 1
+        self._rearm()
+        return self._doorbell.fileno()
+
+    def _unwatch(self) -> None:
+        self._watches -= 1
+        incoming = self._incoming
+        if not self._watches and isinstance(incoming, Consumer):
+            incoming.sleeper.flags[1] = 0
+            self._doorbell.drain()
+
+    def _rearm(self) -> None:
+        """Make the doorbell silent where nothing can be read, and have it rung by what comes next."""
+        incoming = self._incoming
+        if isinstance(incoming, Consumer):
+            self._doorbell.drain()
+            incoming.sleeper.flags[1] = 1  # announce
+            fence()
+            if incoming.ready():  # look again
+                self._doorbell.ring_ours()
+
+    def _is_ready(self) -> bool:
+        """Whether a read would not wait."""
+        incoming = self._incoming
+        return isinstance(incoming, Verdict) or incoming.ready() or not self._peer.alive()
+
+    # -- streams
+
+    def create_read_stream(self) -> ReadStream:
+        """An object stream that receives (anyio's ``ObjectReceiveStream``); closing it keeps the port."""
+        from .streams import ReadStream
+
+        return ReadStream(self)
+
+    def create_write_stream(self) -> WriteStream:
+        """An object stream that sends (anyio's ``ObjectSendStream``); closing it closes the port."""
+        from .streams import WriteStream
+
+        return WriteStream(self)
+
+    def create_stream(self) -> DuplexStream:
+        """An object stream both ways (anyio's ``ObjectStream``); closing it closes the port."""
+        from .streams import DuplexStream
+
+        return DuplexStream(self)
+
     # -- look
 
     @property
     def closed(self) -> bool:
         """Whether this port is over: closed here, or ended or lost on the other side and drained."""
-        return isinstance(self._incoming, _Over)
+        return isinstance(self._incoming, Verdict)
 
     def statistics(self) -> Statistics:
         """A snapshot of this port's counts; the last one, once the port is over."""
-        outgoing, incoming = self._outgoing, self._incoming
-        if isinstance(outgoing, Producer) and isinstance(incoming, Consumer):
-            return _count(outgoing, incoming)
+        for _channel, _slot, outgoing, incoming in self._kept:
+            return count(outgoing, incoming)
         if self._final is None:
-            incoming.wait()  # raises: a fork has no counts
-        assert self._final
+            raise verdicts.forked()
         return self._final
 
     def __reduce__(self) -> NoReturn:
@@ -292,177 +507,25 @@ class Port:
         return f"<{'closed' if self.closed else 'open'} {self._name}>"
 
 
-def _count(outgoing: Producer, incoming: Consumer) -> Statistics:
-    return Statistics(
-        messages_written=outgoing.messages,
-        messages_read=incoming.messages,
-        bytes_written=outgoing.position,
-        bytes_read=incoming.position,
-        outgoing_fill=outgoing.fill,
-        incoming_fill=incoming.fill,
-        capacity=outgoing.capacity,
-        write_sleeps=outgoing.sleeper.sleeps,
-        read_sleeps=incoming.sleeper.sleeps,
-    )
-
-
-class _Over:
-    """Stands where the rings were, with the answer of a port that is closed, ended, lost or broken."""
-
-    closed = True
-    fill = 0
-
-    def __init__(self, error: Callable[[], ChannelError], *, ended: bool = False) -> None:
-        self._error = error
-        self._ended = ended
-
-    def try_read(self) -> NoReturn:
-        raise self._error()
-
-    def try_write(self, _payload: bytes | memoryview, _kind: int = WHOLE) -> bool:
-        if self._ended:
-            return False
-        raise self._error()
-
-    def wait(self) -> NoReturn:
-        raise self._error()
-
-
-class _Peer:
-    """What this side knows of the other: whether it lives, and whether spinning for it can pay."""
-
-    def __init__(self, slot: Slot) -> None:
-        self._slot: Slot | None = slot
-        self._can_spin: bool | None = None
-        self.lost = False
-        self.next_look = 0.0  # monotonic seconds
-
-    def look(self) -> bool:
-        """Ask the kernel whether the peer lives; one that may still connect does."""
-        slot = self._slot
-        if slot and not self.lost:
-            self.next_look = monotonic() + SLICE
-            try:
-                lost = slot.peer_is_lost()
-            except (OSError, ValueError):
-                lost = False  # another thread has just closed our lock's descriptor
-            if lost and self._slot:  # or that descriptor's number is already somebody else's
-                self.lost = True
-        return not self.lost
-
-    def forget(self) -> None:
-        """Our own port is over, and has its answer: the peer's life does not matter any more."""
-        self._slot = None
-        self.lost = False
-        self.next_look = math.inf
-
-    def check(self) -> None:
-        """Raise ``PeerLost`` if the peer has died."""
-        if not self.look():
-            raise _lost()
-
-    def alive(self) -> bool:
-        """As ``look``, but the kernel is not asked more often than once a slice."""
-        return monotonic() < self.next_look or self.look()
-
-    def can_spin(self) -> bool:
-        """Not on one CPU, not for a peer behind the same GIL, and not before there is one."""
-        if self._can_spin is None:
-            record = self._slot.peer() if self._slot else [FREE]
-            if record[STATE] == FREE:
-                return False
-            ours = record[PID] == os.getpid() and record[INTERPRETER] == alive.interpreter()
-            self._can_spin = _cpus() > 1 and not (ours and _has_gil())
-        return self._can_spin
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _has_gil() -> bool:
-    return getattr(sys, "_is_gil_enabled", lambda: True)()
-
-
-def _producer(slot: Slot, peer: _Peer) -> Producer:
+def _producer(slot: Slot, peer: Peer, doorbell: Doorbell) -> Producer:
     place = slot.segment.ring(slot.index)
     # No spinning for room: the reader has a full ring to read, and polling takes its cache line away.
-    flag = place.words[(place.control >> 3) + WRITER_SLEEPS :][:1]
-    sleeper = Sleeper(flag, slot.space[slot.index], alive=peer.look, spins=lambda: False)
-    return Producer(place, sleeper, slot.items[slot.index])
+    flags = place.words[(place.control >> 3) + WRITER :][:1].cast("B").cast("I")
+    sleeper = Sleeper(flags, slot.space[slot.index], alive=peer.look, spins=lambda: False)
+    return Producer(place, sleeper, slot.items[slot.index], doorbell.ring_theirs)
 
 
-def _consumer(slot: Slot, peer: _Peer, max_message_size: int) -> Consumer:
+def _consumer(slot: Slot, peer: Peer, doorbell: Doorbell, max_message_size: int) -> Consumer:
     theirs = 1 - slot.index
     place = slot.segment.ring(theirs)
-    flag = place.words[(place.control >> 3) + READER :][:1].cast("B")[READER_SLEEPS:]
-    sleeper = Sleeper(flag, slot.items[theirs], alive=peer.look, spins=peer.can_spin)
-    return Consumer(place, sleeper, slot.space[theirs], max_message_size)
+    flags = place.words[(place.control >> 3) + READER :][:1].cast("B")
+    sleeper = Sleeper(flags, slot.items[theirs], alive=peer.look, spins=peer.can_spin)
+    return Consumer(place, sleeper, slot.space[theirs], doorbell.ring_theirs, max_message_size)
 
 
-# -- errors of a port that is over; each use gets an exception of its own
-
-
-def _closed() -> ChannelError:
-    return PortClosed("this port is closed here: connect to another channel")
-
-
-def _ended() -> ChannelError:
-    return EndOfChannel("the other side has ended, and all that it wrote has been read")
-
-
-def _lost() -> ChannelError:
-    return PeerLost(
-        "the peer's process died without closing its port, or ended before it had connected: "
-        "make a new channel for its successor"
-    )
-
-
-def _forked() -> ChannelError:
-    return ChannelError(
-        "this port belongs to the process that connected it, and this is a fork of it: "
-        "pass channel.handle to the child, and connect there"
-    )
-
-
-# -- ends of processes
-
-_open_ports: weakref.WeakSet[Port] = weakref.WeakSet()
-
-
-_at_exit: Finalize | None = None
-
-
-def _close_ports_at_exit() -> None:
-    """See to it that a port left open at exit ends like a closed one: its peer gets ``EndOfChannel``.
-
-    A Finalize of multiprocessing is run at the end of a program (by atexit), and of a child of
-    multiprocessing too, which ends without atexit; with a priority from 0 on it comes before the
-    joining of children, who may be waiting for that end. A child begins with none.
-    """
-    global _at_exit
-    if _at_exit is None or not _at_exit.still_active():
-        _at_exit = Finalize(None, _close_open_ports, exitpriority=0)
-
-
-def _close_open_ports() -> None:
-    # In a child of multiprocessing threads may still run: their ports are theirs to close. (The main
-    # program has joined them by now.)
-    others = set(threading.enumerate()) - {threading.current_thread()}
-    if all(thread.daemon for thread in others):
-        for port in list(_open_ports):
-            port.close_sync()
-
-
-def _disown_in_child() -> None:
-    """In a fork the port is the parent's: drop it without a word to the shared memory."""
-    global _at_exit
-    _at_exit = None  # it would do nothing here
-    for port in list(_open_ports):
-        port._kept.clear()
-        port._peer.forget()
-        port._outgoing = port._incoming = _Over(_forked)
-    _open_ports.clear()
-
-
-os.register_at_fork(after_in_child=_disown_in_child)
+def _loop_runs() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio is not None and bool(asyncio.get_running_loop())
+    except RuntimeError:
+        return False

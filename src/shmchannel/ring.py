@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .errors import ChannelCorrupted, CloneError
@@ -35,8 +36,10 @@ from .waiting import SLICE, WEAK_MEMORY, Semaphore, Sleeper, Wait, fence
 TAIL, MESSAGES, PRODUCER_CLOSED = 0, 1, 2  # stored by the producer
 HEAD = 8  # stored by the consumer
 READER = 16  # flags, one byte each, that the producer looks at after each publication, all in one load:
-READER_SLEEPS, CONSUMER_CLOSED = 0, 1
-WRITER_SLEEPS = 24  # the bytes that the producer needs; the consumer looks here after each publication
+READER_SLEEPS, READER_RINGS, CONSUMER_CLOSED = 0, 1, 2
+WRITER = 24  # what the producer needs, two halves of 4 bytes, that the consumer looks at in one load:
+WRITER_SLEEPS, WRITER_RINGS = 0, 1
+NEED = 8  # bytes, the unit of these needs
 CONTROL_SIZE = 256  # bytes
 
 HEADER = 8  # bytes, of a frame; its low 3 bits are the kind
@@ -65,8 +68,8 @@ def frame_size(length: int) -> int:
 class _End:
     """What the two ends share: where the ring lies, and a lock that makes the end safe for threads."""
 
-    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore) -> None:
-        """``sleeper`` is where this end sleeps; on ``other`` the other end does."""
+    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore, ring: Callable[[], None]) -> None:
+        """``sleeper`` is where this end sleeps; on ``other`` the other end does, or ``ring`` wakes it."""
         self.sleeper = sleeper
         self.capacity = place.capacity
         self.messages = 0
@@ -74,11 +77,13 @@ class _End:
         self._memory = place.memory
         self._control = place.words[place.control >> 3 : place.control + CONTROL_SIZE >> 3]
         self._flags = self._control.cast("B")[READER * 8 : READER * 8 + 8]
+        self._needs = self._control.cast("B")[WRITER * 8 : WRITER * 8 + 8].cast("I")
         self._words = place.words
         self._data = place.data
         self._end = place.data + place.capacity
         self._other = other  # it closes when it goes, and its post alone does not keep it
         self._wake = other.post
+        self._ring = ring
         lock = threading.RLock()
         self._acquire = lock.acquire
         self._release = lock.release
@@ -87,8 +92,8 @@ class _End:
 class Producer(_End):
     """The writing end. Trusts its own counters only; what the consumer stores is checked."""
 
-    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore) -> None:
-        super().__init__(place, sleeper, other)
+    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore, ring: Callable[[], None]) -> None:
+        super().__init__(place, sleeper, other, ring)
         # Larger messages travel in parts, small enough that one is read while the next is written.
         self.largest_whole = place.capacity // 2 - HEADER
         self.part_size = place.capacity // 4 - HEADER
@@ -114,6 +119,11 @@ class Producer(_End):
         """Bytes in the ring that the consumer has not taken yet."""
         return self._tail - self._control[HEAD]
 
+    @property
+    def consumer_closed(self) -> bool:
+        """Whether the consumer will read nothing more."""
+        return bool(self._flags[CONSUMER_CLOSED])
+
     def wait(self, length: int) -> Wait:
         """What to wait for until a try with ``length`` bytes can go on, one way or the other."""
         control, flags, size = self._control, self._flags, frame_size(length)
@@ -126,7 +136,7 @@ class Producer(_End):
 
         # To be woken for each frame's room would cost a wake-up for each frame: sleep until a quarter
         # is free. A reader who stops short of that costs us at most the slice, then ready() counts.
-        return Wait(self.sleeper, ready, max(size, self.capacity >> 2))
+        return Wait(self.sleeper, ready, max(size, self.capacity >> 2) // NEED)
 
     def try_write(self, payload: bytes | memoryview, kind: int = WHOLE) -> bool | None:
         """Put one frame in. True: it is in; None: the ring is full; False: an end has closed.
@@ -227,6 +237,9 @@ class Producer(_End):
         if flags[READER_SLEEPS]:
             flags[READER_SLEEPS] = 0
             self._wake()
+        if flags[READER_RINGS]:
+            flags[READER_RINGS] = 0
+            self._ring()
         return not flags[CONSUMER_CLOSED] or self._control[HEAD] >= after
 
     def close(self) -> None:
@@ -248,15 +261,23 @@ class Producer(_End):
                     raise
         self._control[PRODUCER_CLOSED] = 1
         self._wake()  # without asking who sleeps: one post too many is harmless
+        self._ring()
         self.sleeper.stop()
 
 
 class Consumer(_End):
     """The reading end. Everything that the producer stores is checked before it is used."""
 
-    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore, max_message_size: int) -> None:
+    def __init__(
+        self,
+        place: Place,
+        sleeper: Sleeper,
+        other: Semaphore,
+        ring: Callable[[], None],
+        max_message_size: int,
+    ) -> None:
         """``max_message_size`` is in bytes: what is larger is dropped."""
-        super().__init__(place, sleeper, other)
+        super().__init__(place, sleeper, other, ring)
         self._max_message_size = max_message_size
         self._head = 0
         self._tail = 0  # the producer's, as last seen
@@ -280,9 +301,10 @@ class Consumer(_End):
 
     def wait(self) -> Wait:
         """What to wait for until a try can go on, one way or the other."""
-        return Wait(self.sleeper, self._ready)
+        return Wait(self.sleeper, self.ready)
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Whether a try can go on: something is there, or the producer has closed."""
         control = self._control
         return control[TAIL] != self._head or bool(control[PRODUCER_CLOSED])
 
@@ -350,11 +372,9 @@ class Consumer(_End):
                         raise
             if WEAK_MEMORY:
                 fence()
-            need = control[WRITER_SLEEPS]
-            # There may be more in the ring than we have seen: then it wakes for one look too many.
-            if need and self.capacity - HEADER - (tail - after) >= need:
-                control[WRITER_SLEEPS] = 0
-                self._wake()
+            if control[WRITER]:
+                # There may be more in the ring than we have seen: then it wakes for one look too many.
+                self._attend(self.capacity - HEADER - (tail - after))
             if kind == WHOLE:
                 if length > self._max_message_size:
                     raise self._too_large(length)
@@ -364,6 +384,16 @@ class Consumer(_End):
             frames += 1
             if frames == 8:
                 return None  # the caller looks at its clock, and comes again
+
+    def _attend(self, room: int) -> None:
+        """Having made room, to needs: wake the writer for whom it is enough."""
+        needs = self._needs
+        if 0 < needs[WRITER_SLEEPS] * NEED <= room:
+            needs[WRITER_SLEEPS] = 0
+            self._wake()
+        if 0 < needs[WRITER_RINGS] * NEED <= room:
+            needs[WRITER_RINGS] = 0
+            self._ring()
 
     def _join(self, parts: list[bytes], last: bytes, size: int) -> bytes:
         self.messages += 1
@@ -380,6 +410,7 @@ class Consumer(_End):
         """Say that nothing more will be read. Never waits."""
         self._flags[CONSUMER_CLOSED] = 1
         self._wake()
+        self._ring()
         self.sleeper.stop()
 
 

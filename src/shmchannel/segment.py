@@ -31,7 +31,7 @@ MAGIC_WORD, VERSION_WORD, CAPACITY_WORD, FLAGS_WORD, CREATED_WORD, ID_WORD = 0, 
 LINGER = 1  # a flag
 # Three records of 64 bytes say who holds what; a record's first byte is the one that is locked.
 CREATOR, SLOTS = 64, (128, 192)  # bytes
-STATE, PID, STARTED, INTERPRETER = 0, 1, 2, 3  # words of a record
+STATE, PID, STARTED, INTERPRETER, BELL = 0, 1, 2, 3, 4  # words of a record; BELL takes two
 FREE, CONNECTED, CLOSED = 0, 1, 2  # states of a slot, in the order in which it takes them
 RECORDS_END = 256  # bytes
 RINGS = (256, 512)  # bytes: control words of ring i, which slot i writes
@@ -229,6 +229,14 @@ class Slot:
     def peer(self) -> list[int]:
         """The other slot's record."""
         return self.segment.record(SLOTS[1 - self.index])
+
+    def bells(self) -> tuple[memoryview, memoryview]:
+        """The keys of our doorbell and of the peer's, as bytes."""
+        ours, theirs = (
+            self.segment.words[(SLOTS[index] >> 3) + BELL :][:2].cast("B")
+            for index in (self.index, 1 - self.index)
+        )
+        return ours, theirs
 
     def peer_is_lost(self) -> bool:
         """Whether nothing can come from the other slot any more: its holder died without closing, or

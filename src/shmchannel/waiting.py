@@ -76,23 +76,24 @@ class Semaphore(Protocol):
 class Sleeper:
     """The place where one side of one ring sleeps; at most one of its threads at a time.
 
-    ``flag[0]``, in shared memory, says to the other side "I sleep, post the semaphore"; it clears the
+    ``flags[0]``, in shared memory, says to the other side "I sleep, post the semaphore"; it clears the
     flag and posts. A post too many is one look too many, a post too few ends with the slice.
+    ``flags[1]`` says the same of the port's doorbell, which wakes an event loop (loops.py).
     """
 
     def __init__(
         self,
-        flag: memoryview,
+        flags: memoryview,
         semaphore: Semaphore,
         *,
         alive: Callable[[], bool],
         spins: Callable[[], bool],
     ) -> None:
         """``alive`` looks whether the peer is; ``spins`` tells whether spinning can pay at all."""
-        self._flag = flag
+        self.flags = flags
         self._semaphore = semaphore
         self._budget = SPIN
-        self._alive = alive
+        self.alive = alive
         self._spins = spins
         # Held by the operation that waits; the others queue on it.
         self.turn = threading.RLock()
@@ -110,30 +111,34 @@ class Sleeper:
         Raises ``TimeoutError``, and whatever a signal handler raises; the ring is as before then.
         """
         started = time.perf_counter_ns()
-        budget = self._budget if self._spins() else 0
-        if self._spin(ready, started + budget):
+        if self.spin(ready):
             return
         try:
             while not (ready() or self.stopped):
                 self._sleep(ready, need, deadline)
-                if not self._alive():
+                if not self.alive():
                     return
         finally:
-            short = time.perf_counter_ns() - started < SHORT_WAIT
-            self._budget = SPIN if short else self._budget >> 1
+            self.settle(started)
 
-    @staticmethod
-    def _spin(ready: Callable[[], bool], until: int) -> bool:
+    def spin(self, ready: Callable[[], bool]) -> bool:
+        """Look for as long as has lately paid; whether it did."""
         clock = time.perf_counter_ns
+        until = clock() + self._budget if self._spins() else 0
         while not ready():
             if clock() >= until:
                 return False
         return True
 
+    def settle(self, started: int) -> None:
+        """Learn from a wait that ends now and began at ``started`` (``perf_counter_ns``)."""
+        short = time.perf_counter_ns() - started < SHORT_WAIT
+        self._budget = SPIN if short else self._budget >> 1
+
     def _sleep(self, ready: Callable[[], bool], need: int, deadline: Deadline) -> None:
-        flag = self._flag
+        flags = self.flags
         try:
-            flag[0] = need  # announce: pairs with the look at the flag after a publication
+            flags[0] = need  # announce: pairs with the look at the flag after a publication
             fence()  # ... and nothing below is read before the announcement is out
             if ready() or self.stopped:  # look again
                 return
@@ -141,7 +146,7 @@ class Sleeper:
             self.sleeps += 1
             self._semaphore.wait(timeout)
         finally:
-            flag[0] = 0
+            flags[0] = 0
 
 
 class Wait(NamedTuple):
@@ -150,6 +155,8 @@ class Wait(NamedTuple):
     sleeper: Sleeper
     ready: Callable[[], bool]
     need: int = 1
+    exclusive: bool = False
+    """Whether it is the first wait of an operation that no other of its kind may come between."""
 
 
 # It is sent, after its first wait, whether it runs in a signal handler that has interrupted another
@@ -190,12 +197,13 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
                 if is_from_handler(error):
                     raise
     except StopIteration as done:
-        return _result(operation, done)
+        return operation_result(operation, done)
     finally:
         close()  # not by its destructor, in which an exception would be swallowed
 
 
-def _result(_operation: Operation[T], done: StopIteration) -> T:
+def operation_result(_operation: Operation[T], done: StopIteration) -> T:
+    """What an operation returned; ``done`` may as well be a signal handler's."""
     if is_from_handler(done):
         raise done
     result: T = done.value

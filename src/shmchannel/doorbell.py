@@ -1,0 +1,110 @@
+"""A doorbell: a wake-up that an event loop, or any select, can wait for beside sockets.
+
+An ``AF_UNIX`` datagram socket, bound by the port that waits, under a random name that stands in its
+slot in shared memory: who can read that may ring. The peer sends one byte when the port has said that
+it waits. A bell that is missing, or full of rings, is no error: who waits looks around by itself now
+and then, too.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+
+KEY_SIZE = 16  # bytes: two words of a slot's record
+
+
+class Doorbell:
+    """A port's own bell, and the way to its peer's; no socket is made before it is needed."""
+
+    def __init__(self, ours: memoryview, theirs: memoryview) -> None:
+        """``ours`` and ``theirs``: where in shared memory the keys stand, as bytes; zeros for none."""
+        self._ours = ours
+        self._theirs = theirs
+        self._bell: socket.socket | None = None
+        self._path: str | bytes = b""
+        self._sender: socket.socket | None = None
+        self._closed = False
+
+    def bind(self) -> None:
+        """Hang up our bell, once. Raises ``OSError`` when the system refuses."""
+        if self._bell is not None or self._closed:
+            return
+        key = secrets.token_bytes(KEY_SIZE)
+        bell = _socket()
+        try:
+            self._path = _address(key)
+            bell.bind(self._path)
+        except OSError:
+            bell.close()
+            raise
+        self._bell = bell
+        self._ours[:] = key
+
+    def fileno(self) -> int:
+        """The bell's descriptor: readable when it has been rung. -1 when there is none."""
+        return self._bell.fileno() if self._bell is not None else -1
+
+    def drain(self) -> None:
+        """Forget the rings so far."""
+        try:
+            while self._bell is not None and self._bell.recv(1):
+                pass
+        except OSError:  # BlockingIOError: that was all; or closed meanwhile
+            pass
+
+    def ring_ours(self) -> None:
+        """Make our own bell readable."""
+        if self._bell is not None:
+            self._send(self._path)
+
+    def ring_theirs(self) -> None:
+        """Ring the peer's bell, if it has one."""
+        key = self._theirs.tobytes()
+        if any(key):
+            self._send(_address(key))
+
+    def _send(self, address: str | bytes) -> None:
+        try:
+            sender = self._sender
+            if sender is None:
+                if self._closed:
+                    return
+                sender = self._sender = _socket()
+            sender.sendto(b"!", address)
+        except OSError:
+            pass  # nobody there any more, or it is full of rings
+
+    def close(self) -> None:
+        """Take it down, and let go of the shared memory; may be repeated."""
+        self._closed = True
+        if self._bell is not None and self._ours:
+            self._ours[:] = bytes(KEY_SIZE)
+            if isinstance(self._path, str) and os.path.exists(self._path):
+                os.unlink(self._path)
+        self.drop()
+
+    def drop(self) -> None:
+        """In a fork: let go, and leave the bell to the parent."""
+        self._closed = True
+        self._ours = self._theirs = memoryview(b"")
+        for one in (self._bell, self._sender):
+            if one is not None:
+                one.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _socket() -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made.setblocking(False)
+    return made
+
+
+def _address(key: bytes) -> str | bytes:
+    if sys.platform == "linux":
+        return b"\0shmch-" + key.hex().encode()  # abstract: it goes with its socket
+    return f"/tmp/shmch-{key.hex()}"

@@ -1,0 +1,263 @@
+"""The second way to wait: in a task of an asyncio loop. The first is ``waiting.drive``.
+
+An operation is the same generator in both, and so is the protocol of waiting: spin, announce, fence,
+look again, sleep. Only that a task sleeps on a future, which the doorbell's callback resolves, or the
+loop's pulse when a ring was missed, the peer has died or the port was closed. A future carries
+nothing: who is woken looks again, so that a cancellation can lose no message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from .doorbell import Doorbell
+from .errors import ChannelError
+from .waiting import Operation, Sleeper, Wait, fence, operation_result
+
+T = TypeVar("T")
+
+PULSE = 0.15  # seconds: a loop in which somebody waits looks around this often
+BREATH = 0.001  # seconds that a task may go on without giving way to others
+TURN = 0.002  # seconds between looks at a turn that a thread has
+
+
+class Lane:
+    """Where a loop's tasks wait for one end of a ring: they stand in line, the first sleeps."""
+
+    def __init__(self, sleeper: Sleeper) -> None:
+        self.tasks = 0  # that stand here
+        self.line = asyncio.Lock()  # first come, first served; safe to be cancelled in
+        self._sleeper = sleeper
+        self._ready: Callable[[], bool] = bool
+        self._future: asyncio.Future[None] | None = None
+
+    async def wait(self, wait: Wait) -> None:
+        """As ``Sleeper.wait``: until it is ready, the port is closed or the peer is dead."""
+        sleeper, ready = wait.sleeper, wait.ready
+        started = time.perf_counter_ns()
+        if sleeper.spin(ready):
+            return
+        loop = asyncio.get_running_loop()
+        pulse = Pulse.of(loop)
+        flags = sleeper.flags
+        try:
+            while not (ready() or sleeper.stopped):
+                future = self._future = loop.create_future()
+                self._ready = ready
+                pulse.add(self)
+                try:
+                    flags[1] = wait.need  # announce
+                    fence()
+                    if not (ready() or sleeper.stopped):  # look again
+                        await future
+                finally:
+                    flags[1] = 0
+                    self._future = None
+                    pulse.discard(self)
+                if not sleeper.alive():
+                    return
+        finally:
+            sleeper.settle(started)
+
+    def wake(self) -> None:
+        """Let the first in line look again."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def beat(self) -> None:
+        if self._ready() or self._sleeper.stopped or not self._sleeper.alive():
+            self.wake()
+
+
+class Beating(Protocol):
+    def beat(self) -> None: ...
+
+
+class Pulse:
+    """One timer for all that wait in a loop, however many; none while nobody does."""
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> Pulse:
+        """The loop's own."""
+        pulse = _pulses.get(loop)
+        if pulse is None:
+            forget_closed_loops()
+            pulse = _pulses[loop] = cls()
+        return pulse
+
+    def __init__(self) -> None:
+        self._waiting: set[Beating] = set()
+        self._runs = False
+
+    def add(self, one: Beating) -> None:
+        self._waiting.add(one)
+        if not self._runs:
+            self._runs = True
+            asyncio.get_running_loop().call_later(PULSE, self._beat)
+
+    def discard(self, one: Beating) -> None:
+        self._waiting.discard(one)
+
+    def _beat(self) -> None:
+        self._runs = bool(self._waiting)
+        if self._runs:
+            asyncio.get_running_loop().call_later(PULSE, self._beat)
+            for one in list(self._waiting):
+                one.beat()
+
+
+_pulses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = weakref.WeakKeyDictionary()
+
+
+def forget_closed_loops() -> None:
+    """A loop that was closed while tasks waited in it would be kept by their futures."""
+    for loop in list(_pulses):
+        if loop.is_closed():
+            _pulses.pop(loop, None)
+
+
+class EndWatch:
+    """Has a port without a reader look for its end, as long as there is the port."""
+
+    def __init__(self, pulse: Pulse, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
+        self._pulse = pulse
+        self._notice = notice
+
+    def beat(self) -> None:
+        notice = self._notice()
+        if notice is None or not notice():
+            self._pulse.discard(self)
+
+
+class LoopSide:
+    """A port's side in the loop that awaits it: its two lanes, and the doorbell that the loop watches."""
+
+    def __init__(self, doorbell: Doorbell, reader: Sleeper, writer: Sleeper) -> None:
+        self._doorbell = doorbell
+        self._sleepers = reader, writer
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.reading = self.writing = Lane(reader)  # until a loop is joined
+        self._watch: EndWatch | None = None
+        self.breath = 0.0
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that this port was last awaited in, while that can run."""
+        return None if self._loop is None or self._loop.is_closed() else self._loop
+
+    def join(self) -> bool:
+        """Make the running loop the one that this port is awaited in; False if it is already.
+
+        Raises ``ChannelError`` without one, and while tasks of another await the port.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ChannelError(
+                "a port can only be awaited in a running asyncio loop: use the methods that end in _sync"
+            ) from None
+        if loop is self._loop:
+            return False
+        self._move(loop)
+        return True
+
+    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
+        before = self.loop
+        if before is not None:
+            if self.reading.tasks or self.writing.tasks:
+                raise ChannelError(
+                    "this port is being awaited in another event loop: await it in one loop at a time"
+                )
+            before.remove_reader(self._doorbell.fileno())
+        try:
+            self._doorbell.bind()
+        except OSError as error:
+            raise ChannelError(
+                f"cannot make a doorbell: {error.strerror}; raise the limit that was hit"
+            ) from error
+        reader, writer = self._sleepers
+        self.reading, self.writing = Lane(reader), Lane(writer)
+        self._loop = loop
+        if self._doorbell.fileno() >= 0:  # or the port was closed meanwhile
+            loop.add_reader(self._doorbell.fileno(), self._rung)
+
+    def watch(self, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
+        """Have ``notice()`` called by the loop's pulse, until it returns False or is gone."""
+        assert self._loop
+        pulse = Pulse.of(self._loop)
+        if self._watch is not None:
+            pulse.discard(self._watch)
+        self._watch = EndWatch(pulse, notice)
+        pulse.add(self._watch)
+
+    def _rung(self) -> None:
+        self._doorbell.drain()
+        self.reading.wake()
+        self.writing.wake()
+
+    async def breathe(self) -> None:
+        """Give way to the loop's other tasks: due when ``breath``, in monotonic seconds, has come."""
+        self.breath = time.monotonic() + BREATH
+        await asyncio.sleep(0)
+
+    async def drive(self, operation: Operation[T], lane: Lane) -> T:
+        """Run an operation to its end, suspending this task where it waits."""
+        close = operation.close
+        lane.tasks += 1
+        try:
+            wait = next(operation)
+            async with lane.line:
+                if wait.exclusive:
+                    return await _exclusively(operation, lane, wait)
+                while True:
+                    await lane.wait(wait)
+                    wait = operation.send(False)
+        except StopIteration as done:
+            return operation_result(operation, done)
+        finally:
+            lane.tasks -= 1
+            close()  # what is half done is taken back
+
+    def stop(self) -> None:
+        """The port is over: wake all, and take the doorbell down. From any thread, any number of times."""
+        loop = self.loop
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self.leave)
+                return
+        except RuntimeError:
+            pass  # closed since we looked
+        forget_closed_loops()
+        self._doorbell.close()
+
+    def leave(self) -> None:
+        """As ``stop``, in the loop itself and at once."""
+        if self.loop is not None and self._doorbell.fileno() >= 0:
+            self.loop.remove_reader(self._doorbell.fileno())
+        self._doorbell.close()
+        self.reading.wake()
+        self.writing.wake()
+
+
+async def _exclusively(operation: Operation[T], lane: Lane, wait: Wait) -> T:
+    """Go on while no thread has the turn at this end, nor gets it: for a message in parts."""
+    turn, close = wait.sleeper.turn, operation.close
+    acquire, release = turn.acquire, turn.release
+    nested = turn._is_owned()  # type: ignore[attr-defined]  # this loop runs within a write of this thread
+    while not acquire(blocking=False):
+        await asyncio.sleep(TURN)
+    try:
+        while True:
+            await lane.wait(wait)
+            wait = operation.send(nested)
+    except StopIteration as done:
+        return operation_result(operation, done)
+    finally:
+        try:
+            close()
+        finally:
+            release()

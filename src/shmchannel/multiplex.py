@@ -1,0 +1,58 @@
+"""Ports beside sockets in one wait, in the manner of ``multiprocessing.connection.wait``."""
+
+from __future__ import annotations
+
+import math
+import selectors
+from collections.abc import Iterable
+from typing import Any
+
+from .port import Port
+from .waiting import SLICE, Deadline
+
+
+def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
+    """Return those of ``objects`` that are ready, waiting at most ``timeout`` seconds for the first.
+
+    An object is a ``Port``, a socket, or whatever has a ``fileno()`` or is one. A port is ready when a
+    read would not wait: there is a message, the other side has ended or died, or the port is over.
+    Returns ``[]`` when the time is up.
+    """
+    wanted = list(objects)
+    ports = [one for one in wanted if isinstance(one, Port)]
+    deadline = Deadline(timeout)
+    with selectors.DefaultSelector() as selector:
+        for one in wanted:
+            if not isinstance(one, Port):
+                selector.register(one, selectors.EVENT_READ)
+        watched: list[Port] = []
+        try:
+            while True:
+                ready: list[Any] = [port for port in ports if port._is_ready()]
+                for port in ports if not ready else ():
+                    if port not in watched:
+                        descriptor = port._watch()
+                        watched.append(port)
+                        selector.register(descriptor, selectors.EVENT_READ, port)
+                left = 0.0 if ready else _left(deadline)
+                keys = [key for key, _ in selector.select(min(SLICE, left) if ports else _or_none(left))]
+                ready += [key.fileobj for key in keys if not isinstance(key.data, Port)]
+                ready += [port for port in ports if port not in ready and port._is_ready()]
+                if ready or left <= 0:
+                    return [one for one in wanted if one in ready]
+                for key in keys:
+                    key.data._rearm()
+        finally:
+            for port in watched:
+                port._unwatch()
+
+
+def _left(deadline: Deadline) -> float:
+    try:
+        return deadline.remaining()
+    except TimeoutError:
+        return 0.0
+
+
+def _or_none(seconds: float) -> float | None:
+    return None if math.isinf(seconds) else seconds

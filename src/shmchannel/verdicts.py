@@ -1,0 +1,62 @@
+"""What stands where a port's rings were, once it is over: the answer to every later use of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn
+
+from .errors import ChannelError, EndOfChannel, PeerLost, PortClosed
+from .ring import WHOLE
+
+
+class Verdict:
+    """The answer of a port that is closed, ended, lost, or another process's."""
+
+    closed = True
+    fill = 0
+
+    def __init__(self, error: Callable[[], ChannelError], *, ended: bool = False) -> None:
+        """``error`` makes the exception, one for each use. ``ended``: writes are False instead."""
+        self.error = error
+        self.ended = ended
+
+    def try_read(self) -> NoReturn:
+        raise self.error()
+
+    def try_write(self, _payload: bytes | memoryview, _kind: int = WHOLE) -> bool:
+        if self.ended:
+            return False
+        raise self.error()
+
+    def wait(self) -> NoReturn:
+        raise self.error()
+
+
+def closed() -> ChannelError:
+    return PortClosed("this port is closed here: connect to another channel")
+
+
+def ended() -> ChannelError:
+    return EndOfChannel("the other side has ended, and all that it wrote has been read")
+
+
+def no_more() -> ChannelError:
+    return PortClosed("this side has said that it writes no more (send_eof)")
+
+
+def exiting() -> ChannelError:
+    return EndOfChannel("this program is ending, and the port was not to keep it (unref)")
+
+
+def lost() -> ChannelError:
+    return PeerLost(
+        "the peer's process died without closing its port, or ended before it had connected: "
+        "make a new channel for its successor"
+    )
+
+
+def forked() -> ChannelError:
+    return ChannelError(
+        "this port belongs to the process that connected it, and this is a fork of it: "
+        "pass channel.handle to the child, and connect there"
+    )

@@ -1,0 +1,545 @@
+"""The same port awaited: nothing is lost by a cancellation, and each message reaches exactly one task."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvloop
+from peers import FLAVOURS, PROCESSES, Peer, collect_range, connect_and_idle, echo, fill, send_range
+
+from shmchannel import (
+    Channel,
+    ChannelError,
+    CloneError,
+    EndOfChannel,
+    PeerLost,
+    Port,
+    PortClosed,
+    loops,
+)
+
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as _runner:
+    _runner.run(asyncio.sleep(0))  # uvloop keeps a pipe of its own from its first use on
+
+Main = Callable[[], Coroutine[Any, Any, None]]
+
+
+def run_on_asyncio(main: Main) -> None:
+    asyncio.run(main())
+
+
+def run_on_uvloop(main: Main) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+@pytest.fixture(params=[run_on_asyncio, run_on_uvloop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Main], None]:
+    result: Callable[[Main], None] = request.param
+    return result
+
+
+@asynccontextmanager
+async def pair(capacity: int = 4096, *, spin: bool = True) -> AsyncIterator[tuple[Port, Port]]:
+    channel = Channel(capacity=capacity)
+    async with channel.connect(spin=spin) as one, channel.connect(spin=spin) as two:
+        yield one, two
+
+
+async def soon(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def asleep(lane: Any) -> bool:
+    """Whether a task sleeps there, announced."""
+    return lane._future is not None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_an_awaited_port_echoes_with_a_blocking_one(run: Callable[[Main], None], flavour: str) -> None:
+    channel = Channel()
+    peer = Peer(flavour, echo, channel.handle)
+
+    async def main() -> None:
+        async with channel.connect() as port:
+            for value in (None, (1, 2.5), {"id": 2**70}, "x" * 3_000_000):
+                assert await port.write(value) is True
+                assert await port.read() == value
+
+    run(main)
+    peer.join()
+
+
+def test_two_awaited_ports_pass_200000_messages_each_way_at_once(run: Callable[[Main], None]) -> None:
+    count = 20_000
+
+    async def one_side(port: Port) -> None:
+        async def write() -> None:
+            for number in range(count):
+                assert await port.write([number, "x" * (number % 50)])
+
+        writing = asyncio.create_task(write())
+        for number in range(count):
+            assert await port.read() == [number, "x" * (number % 50)]
+        await writing
+
+    async def main() -> None:
+        async with pair() as (one, two):
+            await asyncio.gather(one_side(one), one_side(two))
+
+    run(main)
+
+
+def test_iteration_ends_with_the_other_side(run: Callable[[Main], None]) -> None:
+    channel = Channel(capacity=4096)
+    peer = Peer("spawn", send_range, channel.handle, 5000)
+
+    async def main() -> None:
+        async with channel.connect() as port:
+            assert [number async for number in port] == list(range(5000))
+            for _ in range(2):
+                with pytest.raises(EndOfChannel):
+                    await port.read()
+            assert await port.write("nobody there") is False
+
+    run(main)
+    peer.join()
+
+
+def test_back_pressure_reaches_an_awaited_write(run: Callable[[Main], None]) -> None:
+    channel = Channel(capacity=4096)
+    peer = Peer("thread", collect_range, channel.handle, 20_000)
+
+    async def main() -> None:
+        async with channel.connect() as port:
+            for number in range(20_000):
+                assert await port.write(number)
+
+    run(main)
+    peer.join()
+
+
+# -- waiting
+
+
+def test_no_wake_up_of_a_task_is_lost(monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]) -> None:
+    monkeypatch.setattr(loops, "PULSE", 1000)  # with this a missing ring is a hang
+    channel = Channel(capacity=4096)
+    peer = Peer("program", echo, channel.handle)
+
+    async def main() -> None:
+        async with channel.connect(spin=False) as port:
+            for number in range(3000):
+                assert await port.write(b"x" * (number % 3500))
+                assert await port.read() == b"x" * (number % 3500)
+
+    run(main)
+    peer.join()
+
+
+def test_a_flood_wakes_the_awaiting_writer_each_time(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]
+) -> None:
+    monkeypatch.setattr(loops, "PULSE", 1000)
+
+    async def main() -> None:
+        async with pair(spin=False) as (one, two):
+
+            async def write() -> None:
+                for number in range(5000):
+                    assert await one.write([number, "x" * 900])
+
+            writing = asyncio.create_task(write())
+            for number in range(5000):
+                assert await two.read() == [number, "x" * 900]
+            await writing
+
+    run(main)
+
+
+def test_a_missed_ring_is_made_good_by_the_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            monkeypatch.setattr(one._doorbell, "ring_theirs", lambda: None)
+            outgoing: Any = one._outgoing
+            monkeypatch.setattr(outgoing, "_ring", lambda: None)
+            reading = asyncio.create_task(two.read())
+            await soon(lambda: two._sides and asleep(two._sides[0].reading))
+            await one.write("unrung")
+            assert await asyncio.wait_for(reading, 10) == "unrung"
+
+    asyncio.run(main())
+
+
+def test_tasks_get_messages_in_the_order_in_which_they_wait(run: Callable[[Main], None]) -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            order: list[tuple[int, int]] = []
+
+            async def read(name: int) -> None:
+                order.append((name, await two.read()))
+
+            tasks = []
+            for name in range(5):
+                tasks.append(asyncio.create_task(read(name)))
+                await asyncio.sleep(0)
+            await soon(lambda: asleep(two._sides[0].reading))
+            for number in range(3):
+                await one.write(number)
+            tasks.append(asyncio.create_task(read(5)))  # the latest does not overtake
+            for number in range(3, 6):
+                await one.write(number)
+            await asyncio.gather(*tasks)
+            assert order == [(number, number) for number in range(6)]
+
+    run(main)
+
+
+def test_a_loop_that_never_has_to_wait_gives_way_to_others() -> None:
+    async def main() -> None:
+        async with pair(1 << 20) as (one, two):
+            gaps: list[float] = []
+            done = asyncio.Event()
+
+            async def watch() -> None:
+                last = time.monotonic()
+                while not done.is_set():
+                    await asyncio.sleep(0)
+                    now = time.monotonic()
+                    gaps.append(now - last)
+                    last = now
+
+            watching = asyncio.create_task(watch())
+            for number in range(5000):
+                await one.write(number)
+                assert await two.read() == number
+            done.set()
+            await watching
+            assert len(gaps) > 20  # 5000 pairs take more than 20 ms anywhere
+            assert sorted(gaps)[len(gaps) // 2] < 0.01
+
+    asyncio.run(main())
+
+
+def test_several_loops_in_several_threads_each_with_its_own_ports() -> None:
+    failed: list[BaseException] = []
+
+    async def main() -> None:
+        async with pair() as (one, two):
+            for number in range(500):
+                reading = asyncio.create_task(two.read())
+                await asyncio.sleep(0)
+                await one.write(number)
+                assert await reading == number
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def test_threads_and_tasks_on_one_port_share_its_messages() -> None:
+    got: list[int] = []
+
+    async def main() -> None:
+        async with pair() as (one, two):
+
+            async def take() -> None:
+                async for number in two:
+                    got.append(number)
+
+            tasks = [asyncio.create_task(take()) for _ in range(2)]
+            threads = [threading.Thread(target=lambda: got.extend(two)) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for number in range(3000):
+                assert await one.write(number)
+            await one.close()
+            await asyncio.gather(*tasks)
+            for thread in threads:
+                await asyncio.to_thread(thread.join, 10)
+
+    asyncio.run(main())
+    assert sorted(got) == list(range(3000))
+
+
+def test_large_messages_of_threads_and_tasks_do_not_mix() -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+
+            def write() -> None:
+                for _ in range(20):
+                    assert one.write_sync(b"thread" * 5000)
+
+            async def write_too() -> None:
+                for _ in range(20):
+                    assert await one.write(b"task" * 5000)
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            writing = [asyncio.create_task(write_too()) for _ in range(2)]
+            seen = [await two.read() for _ in range(60)]
+            await asyncio.gather(*writing)
+            thread.join()
+            assert seen.count(b"thread" * 5000) == 20
+            assert seen.count(b"task" * 5000) == 40
+
+    asyncio.run(main())
+
+
+# -- cancelling
+
+
+def test_a_cancelled_read_has_taken_nothing(run: Callable[[Main], None]) -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            got: list[int] = []
+            for number in range(300):
+                reading = asyncio.create_task(two.read())
+                for _ in range(number % 4):
+                    await asyncio.sleep(0)
+                assert await one.write(number)
+                for _ in range(number % 3):
+                    await asyncio.sleep(0)
+                reading.cancel()
+                try:
+                    got.append(await reading)
+                except asyncio.CancelledError:
+                    got.append(await two.read())
+            assert got == list(range(300))
+
+    run(main)
+
+
+def test_the_first_in_line_cancelled_lets_the_next_go_on(run: Callable[[Main], None]) -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            first, second = asyncio.create_task(two.read()), asyncio.create_task(two.read())
+            await soon(lambda: two._sides and asleep(two._sides[0].reading))
+            await one.write("for the second")
+            first.cancel()
+            assert await asyncio.wait_for(second, 10) == "for the second"
+            with pytest.raises(asyncio.CancelledError):
+                await first
+
+    run(main)
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_a_cancelled_write_has_written_all_or_nothing(run: Callable[[Main], None], size: int) -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            for number in range(60):
+                fill(one)
+                writing = asyncio.create_task(one.write([number] * (size // 10)))
+                for _ in range(number % 5):
+                    two.read_sync()
+                    await asyncio.sleep(0)
+                writing.cancel()
+                try:
+                    written = await writing
+                except asyncio.CancelledError:
+                    written = False
+                await asyncio.sleep(0)
+                assert await one.write("mark") if one.statistics().outgoing_fill < 4000 else True
+                seen = []
+                while two.statistics().incoming_fill:
+                    seen.append(await two.read())
+                assert seen.count([number] * (size // 10)) == int(written)
+                assert all(value in (0, "mark") or value == [number] * (size // 10) for value in seen)
+
+    run(main)
+
+
+def test_timeouts_are_asyncios_own(run: Callable[[Main], None]) -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        await two.read()
+            await one.write("there")
+            async with asyncio.timeout(10):
+                assert await two.read() == "there"
+
+    run(main)
+
+
+def test_a_cancellation_leaves_no_callback_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "PULSE", 0.01)
+
+    async def main() -> None:
+        async with pair() as (_, two):
+            reading = asyncio.create_task(two.read())
+            await soon(lambda: two._sides and asleep(two._sides[0].reading))
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            assert not asleep(two._sides[0].reading)
+            assert two._incoming.sleeper.flags[1] == 0  # type: ignore[union-attr]
+            await asyncio.sleep(0.05)
+            assert [
+                handle for handle in asyncio.get_running_loop()._scheduled if not handle.cancelled()
+            ] == []  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+
+
+# -- the end
+
+
+@pytest.mark.parametrize("flavour", PROCESSES)
+def test_a_killed_peer_is_lost_to_a_task(run: Callable[[Main], None], flavour: str) -> None:
+    channel = Channel()
+    peer = Peer(flavour, connect_and_idle, channel.handle)
+
+    async def main() -> None:
+        async with channel.connect() as port:
+            assert await port.read() == "here"
+            reading = asyncio.create_task(port.read())
+            await soon(lambda: asleep(port._sides[0].reading))
+            os.kill(peer.pid, signal.SIGKILL)
+            with pytest.raises(PeerLost):
+                await asyncio.wait_for(reading, 10)
+            with pytest.raises(PeerLost):
+                await port.write(1)
+
+    run(main)
+    peer.join(-signal.SIGKILL)
+
+
+@pytest.mark.parametrize("where", ["loop", "thread"])
+def test_a_close_releases_every_task(run: Callable[[Main], None], where: str) -> None:
+    async def main() -> None:
+        async with pair() as (one, _two):
+            fill(one)
+            tasks = [asyncio.create_task(one.read()) for _ in range(2)]
+            tasks += [asyncio.create_task(one.write(b"x" * size)) for size in (1000, 100_000)]
+            await soon(lambda: one._sides and asleep(one._sides[0].writing))
+            if where == "loop":
+                await one.close()
+            else:
+                await asyncio.to_thread(one.close_sync)
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                assert isinstance(outcome, PortClosed)
+            for use in (one.read, lambda: one.write(1)):
+                with pytest.raises(PortClosed):
+                    await use()
+            await one.close()
+
+    run(main)
+
+
+def test_the_end_wakes_a_task_at_once(monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]) -> None:
+    monkeypatch.setattr(loops, "PULSE", 1000)
+
+    async def main() -> None:
+        async with pair() as (one, two):
+            fill(two)
+            reading = asyncio.create_task(two.read())
+            writing = asyncio.create_task(two.write(b"x" * 4000))
+            await soon(lambda: two._sides and asleep(two._sides[0].reading) and asleep(two._sides[0].writing))
+            one.close_sync()
+            with pytest.raises(EndOfChannel):
+                await reading
+            assert await writing is False
+
+    run(main)
+
+
+# -- bad input
+
+
+def test_a_value_that_cannot_be_cloned_is_refused_before_anything_waits() -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            with pytest.raises(CloneError):
+                await one.write({"jobs": [object()]})
+            one._outgoing.try_write(b"\xc1")
+            with pytest.raises(CloneError):
+                await two.read()
+            await one.write("next")
+            assert await two.read() == "next"
+
+    asyncio.run(main())
+
+
+def test_a_port_awaited_in_two_loops_at_once_is_refused_and_in_one_after_the_other_is_not() -> None:
+    channel = Channel()
+    refused: list[str] = []
+
+    async def use() -> None:
+        try:
+            await port.read()
+        except ChannelError as error:
+            refused.append(str(error))
+
+    async def main() -> None:
+        reading = asyncio.create_task(port.read())
+        await soon(lambda: port._sides and asleep(port._sides[0].reading))
+        await asyncio.to_thread(asyncio.run, use())
+        other.write_sync("not lost")
+        assert await reading == "not lost"
+
+    with channel.connect() as port, channel.connect() as other:
+        for _ in range(3):
+            asyncio.run(main())
+        assert len(refused) == 3
+        assert "awaited in another event loop" in refused[0]
+
+
+def test_without_a_running_loop_the_error_says_what_to_use() -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        for use in (port.read, lambda: port.write(1)):
+            coroutine: Awaitable[Any] = use()
+            with pytest.raises(ChannelError, match="methods that end in _sync"):
+                coroutine.send(None)  # type: ignore[attr-defined]
+
+
+def test_a_closed_loop_is_left_for_the_next() -> None:
+    channel = Channel()
+    with channel.connect() as port, channel.connect() as other:
+        loop = asyncio.new_event_loop()
+        reading = loop.create_task(port.read())
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            loop.run_until_complete(reading)
+        other.write_sync("for the next loop")
+        assert asyncio.run(port.read()) == "for the next loop"
+        reading._log_destroy_pending = False  # type: ignore[attr-defined]
+        del reading
+        gc.collect()
+
+
+def test_a_port_is_used_in_a_loop_and_blocking_by_turns() -> None:
+    channel = Channel()
+    with channel.connect() as port, channel.connect() as other:
+
+        async def main() -> None:
+            await port.write(1)
+            assert await other.read() == 1
+
+        for _ in range(2):
+            asyncio.run(main())
+            other.write_sync(2)
+            assert port.read_sync(timeout=1) == 2

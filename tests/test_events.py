@@ -1,0 +1,268 @@
+"""The events of a port, and whether it keeps its program."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+from peers import Peer, connect_and_idle
+from test_asyncio import pair, soon
+
+from shmchannel import Channel, EndOfChannel, PeerLost, Port
+
+
+def listen(port: Port) -> list[str]:
+    seen: list[str] = []
+    port.on("close", lambda: seen.append("close"))
+    port.once("end", lambda: seen.append("end"))
+    return seen
+
+
+def test_end_then_close_when_the_other_side_has_ended_and_all_is_read() -> None:
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        seen, mine = listen(two), listen(one)
+        one.write_sync(1)
+        one.close_sync()
+        one.close_sync()
+        assert mine == ["close"]
+        assert two.read_sync() == 1
+        assert seen == []
+        for _ in range(2):
+            with pytest.raises(EndOfChannel):
+                two.read_sync()
+        two.close_sync()
+        assert seen == ["end", "close"]
+        assert listen(two) == []
+
+
+def test_off_takes_a_callback_back() -> None:
+    channel = Channel()
+    seen: list[str] = []
+
+    def callback() -> None:
+        seen.append("called")
+
+    with channel.connect() as port:
+        port.on("close", callback)
+        port.on("close", callback)
+        port.off("close", callback)
+        port.off("end", callback)
+        port.close_sync()
+    assert seen == ["called"]
+
+
+def test_what_is_no_event_and_no_callback_is_refused() -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        event: Any = "ended"
+        callback: Any = "not callable"
+        for use in (port.on, port.once, port.off):
+            with pytest.raises(ValueError, match="'end' and 'close', not 'ended'"):
+                use(event, print)
+        for use in (port.on, port.once):
+            with pytest.raises(TypeError, match="a callback is a function"):
+                use("end", callback)
+
+
+def test_without_a_loop_what_a_callback_raises_reaches_the_excepthook(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raised: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda _kind, error, _trace: raised.append(error))
+    channel = Channel()
+    with channel.connect() as port:
+        port.on("close", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+        seen = listen(port)
+        port.close_sync()
+    assert isinstance(raised[0], ZeroDivisionError)
+    assert seen == ["close"]
+
+
+def test_in_a_loop_what_a_callback_raises_reaches_its_exception_handler() -> None:
+    async def main() -> None:
+        raised: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _loop, context: raised.append(context["exception"])
+        )
+        async with pair() as (one, two):
+            two.on("end", lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+            seen = listen(two)
+            await one.close()
+            await soon(lambda: seen == ["end", "close"])
+            assert isinstance(raised[0], ZeroDivisionError)
+
+    asyncio.run(main())
+
+
+def test_an_idle_port_in_a_loop_notices_the_end_by_itself() -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            seen = listen(two)
+            await one.write("unread")
+            await one.close()
+            await asyncio.sleep(0.5)
+            assert seen == []  # not everything has been read
+            assert await two.read() == "unread"
+            async with asyncio.timeout(5):
+                await soon(lambda: seen == ["end", "close"])
+            assert two.closed
+
+    asyncio.run(main())
+
+
+def test_an_idle_port_in_a_loop_notices_a_death_by_itself() -> None:
+    channel = Channel()
+    peer = Peer("program", connect_and_idle, channel.handle)
+
+    async def main() -> None:
+        async with channel.connect() as port:
+            seen = listen(port)
+            assert await port.read() == "here"
+            os.kill(peer.pid, signal.SIGKILL)
+            async with asyncio.timeout(5):
+                await soon(lambda: seen == ["close"])
+            with pytest.raises(PeerLost):
+                await port.read()
+
+    asyncio.run(main())
+    peer.join(-signal.SIGKILL)
+
+
+def test_listeners_of_before_the_loop_are_called_in_it() -> None:
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        threads: list[threading.Thread] = []
+        two.on("close", lambda: threads.append(threading.current_thread()))
+
+        async def main() -> None:
+            one.write_sync(1)
+            assert await two.read() == 1
+            await asyncio.to_thread(one.close_sync)
+            await soon(lambda: threads)
+
+        asyncio.run(main())
+        assert threads == [threading.main_thread()]
+
+
+def test_a_port_dropped_open_in_a_loop_that_watches_it_is_closed() -> None:
+    async def main() -> None:
+        channel = Channel()
+        one, two = channel.connect(), channel.connect()
+        listen(two)
+        await asyncio.sleep(0)
+        with pytest.warns(ResourceWarning, match="dropped an open port"):
+            del two
+            await asyncio.sleep(0.3)
+        with pytest.raises(EndOfChannel):
+            await one.read()
+        await one.close()
+
+    asyncio.run(main())
+
+
+# -- ref and unref
+
+BLOCKED = """
+import sys, threading, time
+from shmchannel import Channel
+port = Channel.from_handle(sys.argv[1]).connect()
+def read():
+    for value in port:
+        print(value, flush=True)
+    print("ended", flush=True)
+{}
+thread = threading.Thread(target=read)
+thread.start()
+port.write_sync("started")
+"""
+
+
+def program(code: str, handle: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code, handle]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_an_unrefd_port_that_a_thread_waits_on_lets_its_program_end() -> None:
+    channel = Channel()
+    with channel.connect() as port, program(BLOCKED.format("port.unref()"), channel.handle) as other:
+        assert port.read_sync(timeout=30) == "started"
+        with pytest.raises(EndOfChannel):
+            port.read_sync(timeout=30)
+        assert other.communicate(timeout=30) == ("ended\n", "")
+        assert other.returncode == 0
+
+
+@pytest.mark.parametrize("how", ["", "port.unref(); port.ref()"])
+def test_a_refd_port_keeps_its_program_until_the_thread_is_done(how: str) -> None:
+    channel = Channel()
+    with channel.connect() as port, program(BLOCKED.format(how), channel.handle) as other:
+        assert port.read_sync(timeout=30) == "started"
+        time.sleep(0.3)  # in which the main part ends
+        port.write_sync("still there")
+        port.close_sync()
+        assert other.communicate(timeout=30) == ("still there\nended\n", "")
+        assert other.returncode == 0
+
+
+def test_both_sides_unrefd_in_one_program() -> None:
+    code = """
+import threading
+from shmchannel import Channel, EndOfChannel
+channel = Channel()
+ports = channel.connect(), channel.connect()
+for port in ports:
+    port.unref()
+    threading.Thread(target=lambda port=port: list(port)).start()
+"""
+    with program(code, "") as other:
+        assert other.communicate(timeout=30) == ("", "")
+        assert other.returncode == 0
+
+
+def test_closing_before_and_after_unref_is_harmless() -> None:
+    code = """
+from shmchannel import Channel
+channel = Channel()
+one, two = channel.connect(), channel.connect()
+one.close_sync()
+one.unref()
+one.ref()
+two.unref()
+two.unref()
+two.close_sync()
+"""
+    with program(code, "") as other:
+        assert other.communicate(timeout=30) == ("", "")
+        assert other.returncode == 0
+
+
+def test_an_unrefd_port_in_a_child_of_multiprocessing_lets_it_end() -> None:
+    code = """
+import multiprocessing, sys, threading
+from shmchannel import Channel
+
+def work(handle):
+    port = Channel.from_handle(handle).connect()
+    port.unref()
+    threading.Thread(target=lambda: list(port)).start()
+    port.write_sync("started")
+
+if __name__ == "__main__":
+    channel = Channel()
+    child = multiprocessing.get_context("fork").Process(target=work, args=(channel.handle,))
+    child.start()
+    with channel.connect() as port:
+        print(list(port))
+    child.join()
+    print(child.exitcode)
+"""
+    with program(code, "") as other:
+        assert other.communicate(timeout=30) == ("['started']\n0\n", "")

@@ -1,0 +1,169 @@
+"""Ports beside sockets in one wait, and in a select of your own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from peers import Peer, connect_and_idle, echo
+
+from shmchannel import Channel, ChannelError, PeerLost, Port, PortClosed, WouldBlock, multiplex, wait
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Port, Port]]:
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        yield one, two
+
+
+def test_those_that_are_ready_are_returned_in_the_order_given(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    near, far = socket.socketpair()
+    with near, far:
+        assert wait([two, near], timeout=0) == []
+        before = time.monotonic()
+        assert wait([two, near], timeout=0.05) == []
+        assert time.monotonic() - before >= 0.045
+        one.write_sync(1)
+        assert wait([near, two], timeout=10) == [two]
+        far.send(b"x")
+        assert wait([near, two], timeout=10) == [near, two]
+        assert two.read_nowait() == 1
+        assert wait([near, two]) == [near]
+        assert wait([], timeout=0) == []
+
+
+@pytest.mark.parametrize("what", ["message", "end", "socket"])
+def test_a_wait_is_woken_at_once(monkeypatch: pytest.MonkeyPatch, pair: tuple[Port, Port], what: str) -> None:
+    monkeypatch.setattr(multiplex, "SLICE", 1000)  # with this a missing ring is a hang
+    one, two = pair
+    near, far = socket.socketpair()
+    acts = {"message": lambda: one.write_sync(1), "end": one.close_sync, "socket": lambda: far.send(b"x")}
+    with near, far:
+        timer = threading.Timer(0.05, acts[what])
+        timer.start()
+        assert wait([two, near]) == [near if what == "socket" else two]
+        timer.join()
+
+
+def test_a_message_that_lies_ready_before_is_never_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(multiplex, "SLICE", 1000)
+    channel = Channel(capacity=4096)
+    peer = Peer("program", echo, channel.handle)
+    with channel.connect(spin=False) as port:
+        for number in range(3000):
+            port.write_sync(number)
+            if number % 3 == 0:
+                os.sched_yield()
+            assert wait([port]) == [port]
+            assert port.read_nowait() == number
+    peer.join()
+
+
+@pytest.mark.parametrize("kind", [selectors.SelectSelector, selectors.PollSelector, selectors.EpollSelector])
+def test_a_port_in_a_selector_of_your_own(kind: type[selectors.BaseSelector]) -> None:
+    channel = Channel(capacity=4096)
+    peer = Peer("program", echo, channel.handle)
+    with channel.connect() as port, kind() as selector:
+        port.write_sync(-1)  # may lie ready before the select
+        selector.register(port, selectors.EVENT_READ)
+        got = []
+        sent = 0
+        while len(got) < 1001:
+            assert selector.select(30)
+            try:
+                while True:
+                    got.append(port.read_nowait())
+                    if sent < 1000:
+                        port.write_sync(sent)
+                        sent += 1
+            except WouldBlock:
+                pass
+        assert got == [-1, *range(1000)]
+        assert not select.select([port], [], [], 0)[0]
+        selector.unregister(port)
+        assert port.fileno() == port.fileno()
+    peer.join()
+
+
+def test_the_descriptor_is_silent_once_all_is_read(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    assert not select.select([two], [], [], 0)[0]
+    one.write_sync(1)
+    one.write_sync(2)
+    for expected in (1, 2):
+        assert select.select([two], [], [], 10)[0]
+        assert two.read_sync() == expected
+    with pytest.raises(TimeoutError):
+        two.read_sync(timeout=0)
+    assert not select.select([two], [], [], 0)[0]
+    one.close_sync()
+    assert select.select([two], [], [], 10)[0]
+
+
+def test_a_wait_notices_a_death() -> None:
+    channel = Channel()
+    peer = Peer("program", connect_and_idle, channel.handle)
+    with channel.connect() as port:
+        assert wait([port], timeout=30) == [port]
+        assert port.read_nowait() == "here"
+        os.kill(peer.pid, signal.SIGKILL)
+        assert wait([port], timeout=30) == [port]
+        with pytest.raises(PeerLost):
+            port.read_nowait()
+        assert wait([port]) == [port]
+        with pytest.raises(PortClosed, match="has no descriptor"):
+            port.fileno()
+    peer.join(-signal.SIGKILL)
+
+
+def test_a_port_is_awaited_or_watched_not_both(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+
+    async def main() -> None:
+        await one.write(1)
+        assert await two.read() == 1
+        with pytest.raises(ChannelError, match="awaited in an event loop"):
+            two.fileno()
+        with pytest.raises(ChannelError, match="awaited in an event loop"):
+            wait([two], timeout=0)
+
+    asyncio.run(main())
+    assert wait([two], timeout=0) == []  # the loop is closed
+    assert two.fileno() >= 0
+
+    async def again() -> None:
+        with pytest.raises(ChannelError, match="being watched"):
+            await two.read()
+
+    asyncio.run(again())
+
+
+def test_ctrl_c_comes_out_of_a_wait(pair: tuple[Port, Port]) -> None:
+    timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT))
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            wait([pair[0]])
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, previous)
+    pair[1].write_sync("after")
+    assert wait([pair[0]], timeout=1) == [pair[0]]
+
+
+def test_a_timeout_that_cannot_be_is_refused(pair: tuple[Port, Port]) -> None:
+    with pytest.raises(ValueError, match="timeout must not be negative"):
+        wait([pair[0]], timeout=-1)
