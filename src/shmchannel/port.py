@@ -363,7 +363,7 @@ class _Peer:
 
     def alive(self) -> bool:
         """As ``look``, but the kernel is not asked more often than once a slice."""
-        return monotonic() < self.next_look or self.look()
+        return not self.lost and (monotonic() < self.next_look or self.look())
 
     def can_spin(self) -> bool:
         """Not on one CPU, not for a peer behind the same GIL, and not before there is one."""
