@@ -93,6 +93,18 @@ def test_a_death_is_noticed_by_all_who_wait() -> None:
         peer.join(KILLED)
 
 
+def test_a_death_that_was_noticed_once_is_known_at_once() -> None:
+    channel = Channel()
+    peer = Peer("program", connect_and_idle, channel.handle)
+    with channel.connect() as port:
+        assert port.read_sync(timeout=30) == "here"
+        os.kill(peer.pid, signal.SIGKILL)
+        peer.join(KILLED)
+        assert not port._peer.look()
+        with pytest.raises(PeerLost):
+            port.read_nowait()
+
+
 def test_an_idle_writer_hears_of_the_death_without_filling_the_ring() -> None:
     channel = Channel()
     peer = Peer("program", connect_and_idle, channel.handle)
