@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pty
 import re
@@ -91,12 +92,33 @@ def test_handoff_from_one_shell_to_another() -> None:
     assert len(segment.sweep(lingering=True)) == 1  # the one that it could not fill
 
 
+def test_async_rpc_answers_every_request_and_shows_latencies() -> None:
+    text = run("examples/async_rpc.py", "--requests", "2000", "--in-flight", "1000")
+    assert "one that fails: ZeroDivisionError: division by zero" in text
+    assert re.search(r"^2,000 requests, 1,000 in flight: [\d,]+/s$", text, re.MULTILINE)
+    for percent in (50, 90, 99):
+        assert re.search(rf"^  {percent} % within [\d.]+ ms$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("texts", [0, 100])
+def test_async_pipeline_keeps_the_loop_free_and_the_order(texts: int) -> None:
+    text = run("examples/async_pipeline.py", "--texts", str(texts), "--rounds", "1000")
+    digest = hashlib.sha256()
+    for number in range(texts):
+        digest.update(hashlib.pbkdf2_hmac("sha256", f"text number {number}".encode(), b"salt", 1000))
+    assert f"{texts} keys in" in text
+    assert digest.hexdigest()[:16] in text
+    assert "the event loop ticked" in text
+
+
 def test_bench_prints_both_workloads_for_every_peer(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--rounds", "1", "--messages", "200", "--echoes", "20"]) == 0
     text = capsys.readouterr().out
     assert "between processes" in text
     assert "between threads" in text
-    for peer in ("shmchannel", "mp.Pipe", "mp.Queue", "queue.SimpleQueue+msgpack"):
+    assert "between processes, both in asyncio" in text
+    peers = ("mp.Pipe", "mp.Queue", "queue.SimpleQueue+msgpack", "asyncio Unix streams+msgpack")
+    for peer in ("shmchannel", *peers):
         assert re.search(rf"^{re.escape(peer)} +[\d.]+ \([\d.]+ to [\d.]+\)", text, re.MULTILINE)
     assert "one-way" in run("-m", "shmchannel", "bench", "--rounds", "1", "--messages", "9", "--echoes", "9")
 

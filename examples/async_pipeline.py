@@ -1,0 +1,88 @@
+"""A pipeline in asyncio whose expensive stage runs in another process, behind an ``async for``.
+
+    python examples/async_pipeline.py [--texts N] [--rounds N]
+
+Texts come in, a key is derived from each (PBKDF2, which takes its time) in a process of its own, and
+the results come out in order. The event loop stays free meanwhile: it counts its own ticks to show it.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import multiprocessing
+import time
+from collections.abc import AsyncIterator
+
+from shmchannel import Channel, Port
+
+
+def derive_keys(handle: str, rounds: int) -> None:
+    """The expensive stage: plain blocking code."""
+    with Channel.from_handle(handle).connect() as port:
+        for number, text in port:
+            key = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", rounds)
+            port.write_sync((number, key))
+
+
+async def texts(count: int) -> AsyncIterator[tuple[int, str]]:
+    for number in range(count):
+        yield number, f"text number {number}"
+
+
+async def through(port: Port, items: AsyncIterator[tuple[int, str]]) -> AsyncIterator[tuple[int, bytes]]:
+    """Send the items in, and yield what comes out: as an ordinary stage of the pipeline."""
+    stream = port.create_stream()
+
+    async def feed() -> None:
+        async for item in items:
+            await stream.send(item)  # waits when the stage is behind
+        await stream.send_eof()  # the stage's loop ends, and its port; then so does ours
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(feed())
+        async for result in stream:
+            yield result
+
+
+async def tick(interval: float) -> None:
+    global ticks
+    while True:
+        await asyncio.sleep(interval)
+        ticks += 1
+
+
+ticks = 0
+
+
+async def run(channel: Channel, count: int) -> None:
+    ticking = asyncio.create_task(tick(0.001))
+    digest = hashlib.sha256()
+    begin = time.perf_counter()
+    async with channel.connect() as port:
+        expected = 0
+        async for number, key in through(port, texts(count)):
+            if number != expected:
+                raise AssertionError("out of order")
+            expected += 1
+            digest.update(key)
+    seconds = time.perf_counter() - begin
+    ticking.cancel()
+    print(f"{expected:,} keys in {seconds:.2f} s, all together {digest.hexdigest()[:16]}")
+    print(f"the event loop ticked {ticks:,} times meanwhile, every {seconds / max(ticks, 1) * 1e3:.1f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=10_000)
+    options = parser.parse_args()
+    channel = Channel()
+    context = multiprocessing.get_context("spawn")
+    stage = context.Process(target=derive_keys, args=(channel.handle, options.rounds))
+    stage.start()
+    asyncio.run(run(channel, options.texts))
+    stage.join()
+
+
+if __name__ == "__main__":
+    main()

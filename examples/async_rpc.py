@@ -1,0 +1,137 @@
+"""Requests and replies over one channel, a thousand in flight, with the latency of each.
+
+    python examples/async_rpc.py [--requests N] [--in-flight N]
+
+The parent sends (id, method, arguments) and awaits the reply of that id; the server, another process,
+answers each when it is done, in whatever order. A request that fails there fails here, and only it.
+"""
+
+import argparse
+import asyncio
+import itertools
+import multiprocessing
+import random
+import statistics
+import time
+from typing import Any
+
+from shmchannel import Channel, PeerLost, Port
+
+
+class Failed(Exception):
+    """The server says so."""
+
+
+class Client:
+    """Calls methods at the other end of a port."""
+
+    def __init__(self, port: Port) -> None:
+        self.port = port
+        self.numbers = itertools.count(1)
+        self.waiting: dict[int, asyncio.Future[Any]] = {}
+        self.reader = asyncio.create_task(self.read())
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Return what the server returned. Raises ``Failed``, or why no reply can come any more."""
+        if self.reader.done():
+            raise ConnectionError("the server has gone")
+        number = next(self.numbers)
+        future = self.waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            await self.port.write((number, method, arguments))
+            return await future
+        finally:
+            del self.waiting[number]
+
+    async def read(self) -> None:
+        """Hand each reply to who waits for it, until the end; then tell those who still wait."""
+        reason: Exception = ConnectionError("the server has ended")
+        try:
+            async for number, ok, result in self.port:
+                future = self.waiting.get(number)
+                if future and not future.done():  # or its caller has given up
+                    if ok:
+                        future.set_result(result)
+                    else:
+                        future.set_exception(Failed(result))
+        except PeerLost as lost:
+            reason = lost
+        for future in self.waiting.values():
+            if not future.done():
+                future.set_exception(reason)
+
+
+class Server:
+    """The methods that can be called."""
+
+    async def square(self, number: int) -> int:
+        await asyncio.sleep(random.uniform(0, 0.002))  # so that replies overtake each other
+        return number * number
+
+    async def reciprocal(self, number: int) -> float:
+        return 1 / number
+
+
+async def serve(handle: str) -> None:
+    server = Server()
+    async with Channel.from_handle(handle).connect() as port, asyncio.TaskGroup() as group:
+
+        async def answer(number: int, method: str, arguments: tuple[Any, ...]) -> None:
+            try:
+                reply = (number, True, await getattr(server, method)(*arguments))
+            except Exception as error:
+                reply = (number, False, f"{type(error).__name__}: {error}")
+            await port.write(reply)
+
+        async for number, method, arguments in port:
+            group.create_task(answer(number, method, arguments))
+
+
+def server_process(handle: str) -> None:
+    asyncio.run(serve(handle))
+
+
+async def run(channel: Channel, requests: int, in_flight: int) -> None:
+    async with channel.connect() as port:
+        client = Client(port)
+        limit = asyncio.Semaphore(in_flight)
+        latencies = []
+
+        async def request(number: int) -> None:
+            async with limit:
+                begin = time.perf_counter()
+                if await client.call("square", number) != number * number:
+                    raise AssertionError("a reply reached the wrong caller")
+                latencies.append((time.perf_counter() - begin) * 1e3)
+
+        begin = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for number in range(requests):
+                group.create_task(request(number))
+        seconds = time.perf_counter() - begin
+        try:
+            await client.call("reciprocal", 0)
+        except Failed as error:
+            print(f"one that fails: {error}")
+        print(f"{requests:,} requests, {in_flight:,} in flight: {requests / seconds:,.0f}/s")
+        cuts = statistics.quantiles(latencies, n=100)
+        for percent in (50, 90, 99):
+            print(f"  {percent} % within {cuts[percent - 1]:.2f} ms")
+        print(f"  the slowest took {max(latencies):.2f} ms")
+        client.reader.cancel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--in-flight", type=int, default=1_000)
+    options = parser.parse_args()
+    channel = Channel()
+    server = multiprocessing.get_context("spawn").Process(target=server_process, args=(channel.handle,))
+    server.start()
+    asyncio.run(run(channel, options.requests, options.in_flight))
+    server.join()
+
+
+if __name__ == "__main__":
+    main()
