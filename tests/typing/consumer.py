@@ -1,8 +1,21 @@
 """A program that uses shmchannel, as mypy --strict must see it; never run."""
 
+import asyncio
 from typing import Any
 
-from shmchannel import Channel, ChannelError, EndOfChannel, PeerLost, Port, Statistics
+from shmchannel import (
+    Channel,
+    ChannelError,
+    DuplexStream,
+    EndOfChannel,
+    PeerLost,
+    Port,
+    ReadStream,
+    Statistics,
+    WriteStream,
+    pump,
+    wait,
+)
 
 
 def use(handle: str) -> int:
@@ -20,11 +33,34 @@ def use(handle: str) -> int:
     return size + record.messages_read + closed
 
 
+async def use_in_a_loop(channel: Channel, reader: asyncio.StreamReader) -> int:
+    async with channel.connect(spin=False) as port:
+        accepted: bool = await port.write([1])
+        value: Any = await port.read()
+        async for message in port:
+            print(message, accepted, value)
+        port.on("end", lambda: print("ended"))
+        port.once("close", print)
+        port.off("close", print)
+        port.unref()
+        port.ref()
+        both: DuplexStream = port.create_stream()
+        await both.send_eof()
+        one: ReadStream = port.create_read_stream()
+        other: WriteStream = port.create_write_stream()
+        await other.send(await one.receive())
+        count: int = await pump(reader, port)
+        await port.close()
+    ready: list[Any] = wait([port, 0], timeout=1)
+    return count + len(ready) + port.fileno()
+
+
 def mistakes(channel: Channel, port: Port) -> None:
     Channel("handle")  # type: ignore[call-arg]
     Channel(capacity="1")  # type: ignore[arg-type]
     port.write_sync(1, 2)  # type: ignore[call-arg]
     port.read_sync(timeout="1")  # type: ignore[arg-type]
+    port.on("ended", print)  # type: ignore[arg-type]
     channel.handle = "x"  # type: ignore[misc]
     port.statistics().capacity = 1  # type: ignore[misc]
     error: type[ChannelError] = EndOfChannel
