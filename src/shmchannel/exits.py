@@ -52,9 +52,12 @@ def unref(port: Exiting) -> None:
     global _before_threads_are_joined
     _unreferenced.add(port)
     if not _before_threads_are_joined:
-        # As concurrent.futures does it: the one hook that comes before the joining of threads.
-        threading._register_atexit(_close_unreferenced)  # type: ignore[attr-defined]
-        _before_threads_are_joined = True
+        try:
+            # As concurrent.futures does it: the one hook that comes before the joining of threads.
+            threading._register_atexit(_close_unreferenced)  # type: ignore[attr-defined]
+            _before_threads_are_joined = True
+        except RuntimeError:
+            port._close_at_exit()  # the main part has ended already
 
 
 def _close_unreferenced() -> None:

@@ -260,7 +260,9 @@ class Port:
             self._finish(Verdict(verdicts.lost))
         elif isinstance(outgoing, Producer) and not outgoing.consumer_closed:
             self._fire("end")
-            return verdicts.ended()
+            if self._peer.alive():
+                return verdicts.ended()
+            self._finish(Verdict(verdicts.lost))
         else:
             self._finish(Verdict(verdicts.ended, ended=True))
         over = self._incoming
@@ -373,7 +375,10 @@ class Port:
         """
         self._events.on(event, callback)
         if _loop_runs() and not self.closed:
-            self._joined(watch=True)
+            try:
+                self._joined(watch=True)
+            except ChannelError:
+                pass  # another loop awaits it, or a select watches it: those will see the end
 
     def once(self, event: Event, callback: Callback) -> None:
         """The same as ``on``: every event of a port happens once."""
@@ -409,8 +414,7 @@ class Port:
             return False
         if (incoming.closed or not self._peer.look()) and not incoming.fill:
             self._conclude(incoming)
-            return False
-        return True
+        return not isinstance(self._incoming, Verdict)
 
     def fileno(self) -> int:
         """A descriptor that is readable when there may be something to read: for select and its kin.
