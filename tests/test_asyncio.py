@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -24,6 +26,7 @@ from shmchannel import (
     PeerLost,
     Port,
     PortClosed,
+    doorbell,
     loops,
 )
 
@@ -543,3 +546,49 @@ def test_a_port_is_used_in_a_loop_and_blocking_by_turns() -> None:
             asyncio.run(main())
             other.write_sync(2)
             assert port.read_sync(timeout=1) == 2
+
+
+def test_when_no_doorbell_can_be_made_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def main() -> None:
+        async with pair() as (one, two):
+            with monkeypatch.context() as patch:
+                patch.setattr(doorbell, "_socket", refuse)
+                for use in (one.read, lambda: one.write(1)):
+                    with pytest.raises(ChannelError, match="cannot make a doorbell: Too many open files"):
+                        await use()
+                with pytest.raises(ChannelError, match="cannot make a doorbell"):
+                    two.fileno()
+            await one.write("after")
+            assert await two.read() == "after"
+
+    asyncio.run(main())
+
+
+def test_a_message_that_is_too_large_is_refused() -> None:
+    async def main() -> None:
+        channel = Channel(max_message_size=10)
+        async with channel.connect() as port:
+            with pytest.raises(CloneError, match="max_message_size is 10"):
+                await port.write("x" * 100)
+
+    asyncio.run(main())
+
+
+def test_a_bell_under_a_path_is_unlinked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")  # where there are no abstract names
+
+    async def main() -> None:
+        async with pair(spin=False) as (one, two):
+            reading = asyncio.create_task(two.read())
+            await soon(lambda: two._sides and asleep(two._sides[0].reading))
+            path = two._doorbell._path
+            assert isinstance(path, str)
+            assert os.path.exists(path)
+            await one.write("rung")
+            assert await reading == "rung"
+        assert not os.path.exists(path)
+
+    asyncio.run(main())

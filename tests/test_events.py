@@ -15,7 +15,7 @@ import pytest
 from peers import Peer, connect_and_idle
 from test_asyncio import pair, soon
 
-from shmchannel import Channel, EndOfChannel, PeerLost, Port
+from shmchannel import Channel, EndOfChannel, PeerLost, Port, exits
 
 
 def listen(port: Port) -> list[str]:
@@ -266,3 +266,61 @@ if __name__ == "__main__":
 """
     with program(code, "") as other:
         assert other.communicate(timeout=30) == ("['started']\n0\n", "")
+
+
+def test_what_is_left_unrefd_at_the_end_is_closed_as_an_end() -> None:
+    channel = Channel()
+    with channel.connect() as port, channel.connect() as other:
+        port.unref()
+        port.ref()
+        exits._close_unreferenced()
+        assert not port.closed
+        port.unref()
+        exits._close_unreferenced()
+        with pytest.raises(EndOfChannel, match="unref"):
+            port.read_sync()
+        with pytest.raises(EndOfChannel):
+            other.read_sync(timeout=10)
+
+
+def test_a_loop_that_stopped_does_not_keep_events_to_itself() -> None:
+    channel = Channel()
+    loop = asyncio.new_event_loop()
+    with channel.connect() as port, channel.connect() as other:
+        seen = listen(port)
+        loop.run_until_complete(other.write(1))
+        assert loop.run_until_complete(port.read()) == 1
+        port.close_sync()
+        assert seen == ["close"]
+    loop.close()
+
+
+def test_a_peer_that_half_closed_and_died_is_lost() -> None:
+    code = """
+import os, signal, sys
+from shmchannel import Channel
+port = Channel.from_handle(sys.argv[1]).connect()
+port.write_sync("last words")
+port._end_writing()
+assert port.read_sync() == "go"
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+    async def main() -> None:
+        async with channel.connect() as port:
+            seen = listen(port)
+            assert await port.read() == "last words"
+            with pytest.raises(EndOfChannel):
+                await port.read()
+            await soon(lambda: seen == ["end"])
+            assert not port.closed
+            await port.write("go")
+            async with asyncio.timeout(5):
+                await soon(lambda: seen == ["end", "close"])
+            with pytest.raises(PeerLost):
+                await port.read()
+
+    channel = Channel()
+    with program(code, channel.handle) as peer:
+        asyncio.run(main())
+        assert peer.wait(10) == -signal.SIGKILL
