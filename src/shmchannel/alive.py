@@ -21,6 +21,11 @@ from typing import TypeVar
 
 from .signals import is_from_handler
 
+try:
+    import _interpreters
+except ImportError:
+    _interpreters = None
+
 T = TypeVar("T")
 
 HAVE_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
@@ -139,8 +144,4 @@ def process_started(pid: int) -> int:
 
 def interpreter() -> int:
     """The id of the running interpreter in its process; 0 for the main one, and before 3.13."""
-    try:
-        import _interpreters
-    except ImportError:
-        return 0
-    return int(_interpreters.get_current()[0])
+    return 0 if _interpreters is None else int(_interpreters.get_current()[0])
