@@ -132,6 +132,21 @@ def test_back_pressure_reaches_an_awaited_write(run: Callable[[Main], None]) -> 
     peer.join()
 
 
+def test_the_doorbell_is_made_at_the_first_await_and_only_by_who_waits() -> None:
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        one.write_sync(1)
+        assert two.read_sync() == 1
+        assert one._doorbell.fileno() == two._doorbell.fileno() == -1
+
+        async def main() -> None:
+            await two.write(1)
+
+        asyncio.run(main())
+        assert one._doorbell.fileno() == -1
+        assert two._doorbell.fileno() >= 0
+
+
 # -- waiting
 
 

@@ -105,6 +105,7 @@ TRANSPORTS = {
 }
 
 
+IDLE_PORTS, IDLE_SECONDS = 100, 3.0
 PLACES = {"process": "processes", "thread": "threads", "asyncio": "processes, both in asyncio"}
 
 
@@ -174,6 +175,9 @@ def run(options: argparse.Namespace) -> int:
                 results[index].append(measure(where, index, options.messages, options.echoes))
         _tell("")
         _show(where, results)
+        if where == "asyncio":
+            share = bench_asyncio.idle(IDLE_PORTS, IDLE_SECONDS)
+            print(f"an idle loop that awaits {IDLE_PORTS} ports uses {share * 100:.2f} % of a core")
     return 0
 
 

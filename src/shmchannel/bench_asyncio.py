@@ -126,3 +126,23 @@ def measure(index: int, value: Any, messages: int, echoes: int) -> tuple[float, 
         other: Any = _SPAWN.Process(target=far_side, args=(index, far, messages, echoes))
         other.start()
         return asyncio.run(main(near))
+
+
+def idle(count: int, seconds: float) -> float:
+    """The CPU time, as a share of one core, of a loop in which ``count`` ports are awaited and rest."""
+
+    async def main() -> float:
+        channels = [Channel(capacity=4096) for _ in range(count)]
+        ports = [channel.connect() for channel in channels]
+        others = [channel.connect() for channel in channels]
+        reading = [asyncio.create_task(port.read()) for port in ports]
+        await asyncio.sleep(0.5)
+        before = time.process_time()
+        await asyncio.sleep(seconds)
+        share = (time.process_time() - before) / seconds
+        for port in others + ports:
+            await port.close()
+        await asyncio.gather(*reading, return_exceptions=True)
+        return share
+
+    return asyncio.run(main())
