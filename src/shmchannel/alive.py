@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from .signals import is_from_handler
+from .signals import locked
 
 try:
     import _interpreters
@@ -100,16 +100,7 @@ def without_fork(action: Callable[[], T]) -> T:
     knows nothing of; and while another is in sem_open or sem_close (glibc 2.36) it would wait for
     ever for glibc's own lock when it comes to close its copy.
     """
-    acquire, release = _no_fork.acquire, _no_fork.release
-    try:
-        acquire()
-        return action()
-    finally:
-        try:
-            release()
-        except RuntimeError as error:
-            if is_from_handler(error):
-                raise
+    return locked(_no_fork, action)
 
 
 def _allow_fork() -> None:

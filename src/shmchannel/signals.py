@@ -14,8 +14,31 @@ with the two methods of an RLock, bound beforehand. The acquire may have been in
 after it was done, and no note that we take is safe from that: so the release comes unasked, and the
 RLock, which knows its owner, objects when there is nothing to release. It must be a call of C code: a
 function in Python can be interrupted before its first line. That is why this stands written out
-wherever a lock is held, and why ``with`` will not do (CPython gh-148874).
+in the ring and in ``waiting.drive``, and why ``with`` will not do (CPython gh-148874). Elsewhere
+``locked`` does it.
 """
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def locked(lock: threading.RLock, action: Callable[[], T]) -> T:
+    """Call ``action`` with an RLock held."""
+    acquire, release = lock.acquire, lock.release
+    try:
+        acquire()
+        return action()
+    finally:
+        try:
+            release()
+        except RuntimeError as error:
+            if is_from_handler(error):
+                raise
 
 
 def is_from_handler(error: BaseException) -> bool:
