@@ -20,7 +20,8 @@ class Exiting(Protocol):
 _open_ports: weakref.WeakSet[Exiting] = weakref.WeakSet()
 _unreferenced: weakref.WeakSet[Exiting] = weakref.WeakSet()
 _at_exit: Finalize | None = None
-_before_threads_are_joined = False
+_hooked = False  # _main_part_ended is registered
+_ended = False  # and has been called
 
 
 def opened(port: Exiting) -> None:
@@ -49,15 +50,23 @@ def ref(port: Exiting) -> None:
 
 def unref(port: Exiting) -> None:
     """Close this port when the program's main part ends, before its threads are waited for."""
-    global _before_threads_are_joined
+    global _hooked, _ended
     _unreferenced.add(port)
-    if not _before_threads_are_joined:
+    if not _hooked:
         try:
             # As concurrent.futures does it: the one hook that comes before the joining of threads.
-            threading._register_atexit(_close_unreferenced)  # type: ignore[attr-defined]
-            _before_threads_are_joined = True
-        except RuntimeError:
-            port._close_at_exit()  # the main part has ended already
+            threading._register_atexit(_main_part_ended)  # type: ignore[attr-defined]
+            _hooked = True
+        except RuntimeError:  # it has ended already
+            _ended = True
+    if _ended:
+        port._close_at_exit()
+
+
+def _main_part_ended() -> None:
+    global _ended
+    _ended = True  # first: who is unref'd from here on closes itself
+    _close_unreferenced()
 
 
 def _close_unreferenced() -> None:
@@ -77,8 +86,9 @@ def _close_open_ports() -> None:
 
 def _disown_in_child() -> None:
     """In a fork the port is the parent's: drop it without a word to the shared memory."""
-    global _at_exit
+    global _at_exit, _ended
     _at_exit = None  # it would do nothing here
+    _ended = False
     for port in list(_open_ports):
         port._disown()
     _open_ports.clear()
