@@ -46,6 +46,8 @@ HEADER = 8  # bytes, of a frame; its low 3 bits are the kind
 WHOLE, PART, LAST, ABORT = 1, 2, 3, 4
 _PARTS = (PART, LAST, ABORT)
 
+BATCH = 1 << 15  # bytes: no part is larger, and a try that has taken so much ends: 0.3 ms at most
+
 MINIMUM_CAPACITY = 64  # bytes: four parts, each of 8 bytes and its header
 MAXIMUM_CAPACITY = 1 << 32  # bytes: 4 GiB each way, in memory that is set aside at once
 
@@ -96,7 +98,7 @@ class Producer(_End):
         super().__init__(place, sleeper, other, ring)
         # Larger messages travel in parts, small enough that one is read while the next is written.
         self.largest_whole = place.capacity // 2 - HEADER
-        self.part_size = place.capacity // 4 - HEADER
+        self.part_size = min(place.capacity // 4, BATCH) - HEADER
         # The last 8 bytes are only ever taken by an ABORT, so that giving up needs no room.
         self._limit = place.capacity - HEADER
         self._tail = 0
@@ -316,7 +318,7 @@ class Consumer(_End):
         """
         control = self._control
         acquire, release = self._acquire, self._release
-        frames = 0
+        frames = taken = 0
         while True:
             try:
                 acquire()
@@ -382,7 +384,8 @@ class Consumer(_End):
             if kind == LAST:
                 return self._join(parts, message, parts_size)
             frames += 1
-            if frames == 8:
+            taken += HEADER + length
+            if frames == 8 or taken >= BATCH:
                 return None  # the caller looks at its clock, and comes again
 
     def _attend(self, room: int) -> None:
