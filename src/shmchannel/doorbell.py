@@ -12,6 +12,9 @@ import os
 import secrets
 import socket
 import sys
+import threading
+
+from .signals import locked
 
 KEY_SIZE = 16  # bytes: two words of a slot's record
 
@@ -27,9 +30,14 @@ class Doorbell:
         self._path: str | bytes = b""
         self._sender: socket.socket | None = None
         self._closed = False
+        # Of binding and closing, which may come from two threads, and of what comes with that in a loop.
+        self.lock = threading.RLock()
 
     def bind(self) -> None:
-        """Hang up our bell, once. Raises ``OSError`` when the system refuses."""
+        """Hang up our bell, once; none after ``close``. Raises ``OSError`` when the system refuses."""
+        locked(self.lock, self._bind)
+
+    def _bind(self) -> None:
         if self._bell is not None or self._closed:
             return
         key = secrets.token_bytes(KEY_SIZE)
@@ -79,16 +87,23 @@ class Doorbell:
 
     def close(self) -> None:
         """Take it down, and let go of the shared memory; may be repeated."""
+        locked(self.lock, self._close)
+
+    def _close(self) -> None:
         self._closed = True
         if self._bell is not None and self._ours:
             self._ours[:] = bytes(KEY_SIZE)
             if isinstance(self._path, str) and os.path.exists(self._path):
                 os.unlink(self._path)
-        self.drop()
+        self._drop()
 
     def drop(self) -> None:
         """In a fork: let go, and leave the bell to the parent."""
+        self.lock = threading.RLock()  # another thread may have held it when this process began
         self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
         self._ours = self._theirs = memoryview(b"")
         for one in (self._bell, self._sender):
             if one is not None:

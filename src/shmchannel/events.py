@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
@@ -26,8 +27,8 @@ class Events:
     def on(self, event: Event, callback: Callback) -> None:
         """Raises ``ValueError`` for an event that there is not, ``TypeError`` for what cannot be called."""
         self._check(event)
-        if not callable(callback):
-            raise TypeError(f"a callback is a function without arguments, not {callback!r}")
+        if not callable(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError(f"a callback is a function without arguments, no coroutine's, not {callback!r}")
         if event not in self._fired:
             self._callbacks[event].append(callback)
 

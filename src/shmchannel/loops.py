@@ -16,12 +16,13 @@ from typing import Protocol, TypeVar
 
 from .doorbell import Doorbell
 from .errors import ChannelError
+from .signals import locked
 from .waiting import Operation, Sleeper, Wait, fence, operation_result
 
 T = TypeVar("T")
 
 PULSE = 0.15  # seconds: a loop in which somebody waits looks around this often
-BREATH = 0.001  # seconds that a task may go on without giving way to others
+BREATH = 0.0007  # seconds that a task goes on before it gives way to others; one try may follow
 TURN = 0.002  # seconds between looks at a turn that a thread has
 
 
@@ -65,8 +66,9 @@ class Lane:
 
     def wake(self) -> None:
         """Let the first in line look again."""
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+        future = self._future
+        if future is not None and not (future.done() or future.get_loop().is_closed()):
+            future.set_result(None)
 
     def beat(self) -> None:
         if self._ready() or self._sleeper.stopped or not self._sleeper.alive():
@@ -115,8 +117,9 @@ _pulses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = weakref.W
 
 def forget_closed_loops() -> None:
     """A loop that was closed while tasks waited in it would be kept by their futures."""
-    for loop in list(_pulses):
-        if loop.is_closed():
+    for reference in _pulses.keyrefs():
+        loop = reference()
+        if loop is not None and loop.is_closed():
             _pulses.pop(loop, None)
 
 
@@ -130,7 +133,11 @@ class EndWatch:
     def beat(self) -> None:
         notice = self._notice()
         if notice is None or not notice():
-            self._pulse.discard(self)
+            self.end()
+
+    def end(self) -> None:
+        """Look no more."""
+        self._pulse.discard(self)
 
 
 class LoopSide:
@@ -139,6 +146,7 @@ class LoopSide:
     def __init__(self, doorbell: Doorbell, reader: Sleeper, writer: Sleeper) -> None:
         self._doorbell = doorbell
         self._sleepers = reader, writer
+        self._descriptor = -1  # that the loop watches
         self._loop: asyncio.AbstractEventLoop | None = None
         self.reading = self.writing = Lane(reader)  # until a loop is joined
         self._watch: EndWatch | None = None
@@ -160,39 +168,60 @@ class LoopSide:
             raise ChannelError(
                 "a port can only be awaited in a running asyncio loop: use the methods that end in _sync"
             ) from None
-        if loop is self._loop:
-            return False
-        self._move(loop)
-        return True
+        return locked(self._doorbell.lock, lambda: loop is not self._loop and self._move(loop))
 
-    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _enter(self, *, writing: bool) -> Lane:
+        """Stand in a lane of the running loop: from now on no other loop gets the port."""
+        self.join()
+        lane = self.writing if writing else self.reading
+        lane.tasks += 1
+        return lane
+
+    def _move(self, loop: asyncio.AbstractEventLoop) -> bool:
         before = self.loop
         if before is not None:
             if self.reading.tasks or self.writing.tasks:
                 raise ChannelError(
                     "this port is being awaited in another event loop: await it in one loop at a time"
                 )
-            before.remove_reader(self._doorbell.fileno())
+            self._watch_doorbell(before, -1)
+        self._loop = loop  # first: a signal handler that closes the port from here on leaves it to the loop
         try:
             self._doorbell.bind()
         except OSError as error:
+            self._loop = None
             raise ChannelError(
                 f"cannot make a doorbell: {error.strerror}; raise the limit that was hit"
             ) from error
         reader, writer = self._sleepers
         self.reading, self.writing = Lane(reader), Lane(writer)
-        self._loop = loop
-        if self._doorbell.fileno() >= 0:  # or the port was closed meanwhile
-            loop.add_reader(self._doorbell.fileno(), self._rung)
+        self._watch_doorbell(loop, self._doorbell.fileno())  # -1: the port was closed meanwhile
+        return True
+
+    def _watch_doorbell(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+        """Have the loop watch this one and no other; the number outlives what it stood for."""
+        if self._descriptor >= 0:
+            loop.remove_reader(self._descriptor)
+        self._descriptor = descriptor
+        if descriptor >= 0:
+            loop.add_reader(descriptor, self._rung)
 
     def watch(self, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
         """Have ``notice()`` called by the loop's pulse, until it returns False or is gone."""
         assert self._loop
         pulse = Pulse.of(self._loop)
         if self._watch is not None:
-            pulse.discard(self._watch)
+            self._watch.end()
         self._watch = EndWatch(pulse, notice)
         pulse.add(self._watch)
+
+    def watch_soon(self, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
+        """As ``watch``, from outside of the loop; nothing where that does not run any more."""
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self.watch, notice)
+        except RuntimeError:
+            pass
 
     def _rung(self) -> None:
         self._doorbell.drain()
@@ -204,60 +233,73 @@ class LoopSide:
         self.breath = time.monotonic() + BREATH
         await asyncio.sleep(0)
 
-    async def drive(self, operation: Operation[T], lane: Lane) -> T:
-        """Run an operation to its end, suspending this task where it waits."""
+    async def drive(self, operation: Operation[T], *, writing: bool) -> T:
+        """Run an operation to its end, suspending this task where it waits; in a line with others."""
         close = operation.close
-        lane.tasks += 1
+        lane = locked(self._doorbell.lock, lambda: self._enter(writing=writing))
         try:
-            wait = next(operation)
             async with lane.line:
+                if time.monotonic() >= self.breath:
+                    await self.breathe()
+                wait = next(operation)
                 if wait.exclusive:
-                    return await _exclusively(operation, lane, wait)
-                while True:
-                    await lane.wait(wait)
-                    wait = operation.send(False)
+                    return await self._exclusively(operation, lane, wait)
+                return await self._on(operation, lane, wait, nested=False)
         except StopIteration as done:
             return operation_result(operation, done)
         finally:
             lane.tasks -= 1
             close()  # what is half done is taken back
 
+    async def _on(self, operation: Operation[T], lane: Lane, wait: Wait, *, nested: bool) -> T:
+        """Go on to the end, which is a ``StopIteration``. Nothing is taken where it gives way."""
+        while True:
+            await lane.wait(wait)
+            if time.monotonic() >= self.breath:
+                await self.breathe()
+            try:
+                wait = operation.send(nested)
+            except StopIteration as done:
+                return operation_result(operation, done)
+
+    async def _exclusively(self, operation: Operation[T], lane: Lane, wait: Wait) -> T:
+        """Go on while no thread has the turn at this end, nor gets it: for a message in parts."""
+        turn, close = wait.sleeper.turn, operation.close
+        acquire, release = turn.acquire, turn.release
+        nested = turn._is_owned()  # type: ignore[attr-defined]  # this loop runs in a write of its thread
+        while not acquire(blocking=False):
+            await asyncio.sleep(TURN)
+        try:
+            return await self._on(operation, lane, wait, nested=nested)
+        finally:
+            try:
+                close()
+            finally:
+                release()
+
     def stop(self) -> None:
         """The port is over: wake all, and take the doorbell down. From any thread, any number of times."""
+        locked(self._doorbell.lock, self._stop)
+
+    def _stop(self) -> None:
         loop = self.loop
         try:
-            if loop is not None:
-                loop.call_soon_threadsafe(self.leave)
+            if loop is not None and loop.is_running():
+                loop.call_soon_threadsafe(self._leave)
                 return
         except RuntimeError:
             pass  # closed since we looked
         forget_closed_loops()
-        self._doorbell.close()
+        self._leave()
 
     def leave(self) -> None:
-        """As ``stop``, in the loop itself and at once."""
-        if self.loop is not None and self._doorbell.fileno() >= 0:
-            self.loop.remove_reader(self._doorbell.fileno())
+        """As ``stop``, and at once where this is the loop itself."""
+        if self._loop is asyncio.get_running_loop():
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.loop is not None:
+            self._watch_doorbell(self.loop, -1)
         self._doorbell.close()
         self.reading.wake()
         self.writing.wake()
-
-
-async def _exclusively(operation: Operation[T], lane: Lane, wait: Wait) -> T:
-    """Go on while no thread has the turn at this end, nor gets it: for a message in parts."""
-    turn, close = wait.sleeper.turn, operation.close
-    acquire, release = turn.acquire, turn.release
-    nested = turn._is_owned()  # type: ignore[attr-defined]  # this loop runs within a write of this thread
-    while not acquire(blocking=False):
-        await asyncio.sleep(TURN)
-    try:
-        while True:
-            await lane.wait(wait)
-            wait = operation.send(nested)
-    except StopIteration as done:
-        return operation_result(operation, done)
-    finally:
-        try:
-            close()
-        finally:
-            release()

@@ -31,9 +31,13 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
                 ready: list[Any] = [port for port in ports if port._is_ready()]
                 for port in ports if not ready else ():
                     if port not in watched:
-                        descriptor = port._watch()
-                        watched.append(port)
-                        selector.register(descriptor, selectors.EVENT_READ, port)
+                        try:
+                            descriptor = port._watch()
+                            watched.append(port)
+                            selector.register(descriptor, selectors.EVENT_READ, port)
+                        except (ValueError, OSError):
+                            if not port.closed:  # by another thread, just now: that is ready
+                                raise
                 left = 0.0 if ready else _left(deadline)
                 keys = [key for key, _ in selector.select(min(SLICE, left) if ports else _or_none(left))]
                 ready += [key.fileobj for key in keys if not isinstance(key.data, Port)]

@@ -29,6 +29,8 @@ from .verdicts import Verdict
 from .waiting import Operation, Sleeper, drive, fence
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .channel import Channel
     from .loops import LoopSide
     from .streams import DuplexStream, ReadStream, WriteStream
@@ -110,11 +112,9 @@ class Port:
         if isinstance(self._outgoing, Verdict):
             return self._outgoing.try_write(payload)
         side = self._joined()
-        if monotonic() >= side.breath:
-            await side.breathe()
-        if not side.writing.tasks and self._put(payload):
+        if monotonic() < side.breath and not side.writing.tasks and self._put(payload):
             return True
-        return await side.drive(self._putting(payload), side.writing)
+        return await side.drive(self._putting(payload), writing=True)
 
     def _too_large(self, payload: bytes) -> CloneError:
         return CloneError(
@@ -157,6 +157,8 @@ class Port:
         view = memoryview(payload)
         try:
             for start in range(0, len(view), size):
+                if start:
+                    yield outgoing.wait(size)  # where the reader keeps up too: the driver has other duties
                 kind = PART if start + size < len(view) else LAST
                 while (accepted := self._put(view[start : start + size], kind)) is None:
                     yield outgoing.wait(size)
@@ -203,11 +205,11 @@ class Port:
         if isinstance(self._incoming, Verdict):
             return self._incoming.try_read()
         side = self._joined()
-        if monotonic() >= side.breath:
-            await side.breathe()
-        message = None if side.reading.tasks else self._incoming.try_read()
+        message = None
+        if monotonic() < side.breath and not side.reading.tasks:
+            message = self._incoming.try_read()
         if message is None:
-            message = await side.drive(self._taking(), side.reading)
+            message = await side.drive(self._taking(), writing=False)
         return decode(message)
 
     def __iter__(self) -> Port:
@@ -289,6 +291,8 @@ class Port:
         for _channel, _slot, outgoing, _incoming in self._kept:
             self._outgoing = Verdict(verdicts.no_more)
             outgoing.close()
+            for side in self._sides[:1]:
+                side.writing.wake()
 
     def _close_at_exit(self) -> None:
         self._finish(Verdict(verdicts.exiting))
@@ -298,6 +302,7 @@ class Port:
 
         So may the whole: by several threads at once, and after a signal handler has interrupted it.
         """
+        sides = self._sides[:1]  # before the look at _kept: who clears it, clears these after it
         if not self._kept:
             return
         self._verdicts.append(over)
@@ -305,14 +310,15 @@ class Port:
         for _channel, slot, outgoing, incoming in self._kept:
             self._final = self._final or count(outgoing, incoming)
             self._outgoing = self._incoming = over
+            sides = sides or self._sides[:1]  # who makes one from here on sees that verdict
             incoming.close()  # first: who sees that we write no more knows whether we still read
             outgoing.close()
             self._peer.forget()
             slot.close()
             exits.over(self)
-            for side in self._sides[:1]:
+            for side in sides:
                 side.stop()
-            if not self._sides:
+            if not sides:
                 self._doorbell.close()
         self._kept.clear()
         if over.ended:
@@ -374,11 +380,14 @@ class Port:
         or close it was. Raises ``ValueError`` for another event, ``TypeError`` for what cannot be called.
         """
         self._events.on(event, callback)
-        if _loop_runs() and not self.closed:
-            try:
+        try:
+            if _loop_runs() and not self.closed:
                 self._joined(watch=True)
-            except ChannelError:
-                pass  # another loop awaits it, or a select watches it: those will see the end
+                return
+        except ChannelError:
+            pass  # another loop awaits it, or a select watches it
+        for side in self._sides[:1]:
+            side.watch_soon(weakref.WeakMethod(self._notice_end))
 
     def once(self, event: Event, callback: Callback) -> None:
         """The same as ``on``: every event of a port happens once."""
@@ -389,23 +398,33 @@ class Port:
         self._events.off(event, callback)
 
     def _fire(self, event: Event) -> None:
-        self._events.fire(event, self._sides[0].loop if self._sides else None)
+        self._events.fire(event, self._loop())
+
+    def _loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that this port was last awaited in, while that can run."""
+        for side in self._sides[:1]:
+            return side.loop
+        return None
 
     def _joined(self, *, watch: bool = False) -> LoopSide:
         """Make the running loop the one in which this port is awaited."""
         if self._watches:
             raise ChannelError("this port's fileno() is being watched: read it when that is readable")
-        if not self._sides:
-            from .loops import LoopSide  # asyncio is for who uses it
+        for side in self._sides[:1] or self._make_side():
+            moved = side.join()
+            if isinstance(self._incoming, Verdict):
+                side.stop()  # whoever closed the port meanwhile may not have seen it
+            elif watch or (moved and self._events):
+                side.watch(weakref.WeakMethod(self._notice_end))
+            return side
+        raise verdicts.closed()  # by another thread, just now
 
-            for _channel, _slot, outgoing, incoming in self._kept:
-                self._sides.append(LoopSide(self._doorbell, incoming.sleeper, outgoing.sleeper))
-            if not self._sides:
-                raise verdicts.closed()  # by another thread, just now
-        side = self._sides[0]
-        if (side.join() and self._events) or watch:
-            side.watch(weakref.WeakMethod(self._notice_end))
-        return side
+    def _make_side(self) -> list[LoopSide]:
+        from .loops import LoopSide  # asyncio is for who uses it
+
+        for _channel, _slot, outgoing, incoming in self._kept:
+            self._sides.append(LoopSide(self._doorbell, incoming.sleeper, outgoing.sleeper))
+        return self._sides[:1]
 
     def _notice_end(self) -> bool:
         """Called by the loop's pulse, so that an idle port is over soon after its peer; False if it is."""
@@ -428,11 +447,11 @@ class Port:
         if not self._watched_for_good:
             self._watch()
             self._watched_for_good = True
-        return self._doorbell.fileno()
+        return self._descriptor()
 
     def _watch(self) -> int:
         """Have the doorbell rung for what can be read, until ``_unwatch``; returns its descriptor."""
-        if self._sides and self._sides[0].loop is not None:
+        if self._loop() is not None:
             raise ChannelError(
                 "this port is awaited in an event loop: a select beside that would miss messages"
             )
@@ -440,9 +459,16 @@ class Port:
             self._doorbell.bind()
         except OSError as error:
             raise ChannelError(f"cannot make a doorbell: {error.strerror}") from error
+        descriptor = self._descriptor()
         self._watches += 1
         self._rearm()
-        return self._doorbell.fileno()
+        return descriptor
+
+    def _descriptor(self) -> int:
+        descriptor = self._doorbell.fileno()
+        if descriptor < 0:
+            raise PortClosed("this port is over, and has no descriptor any more")  # since we looked
+        return descriptor
 
     def _unwatch(self) -> None:
         self._watches -= 1

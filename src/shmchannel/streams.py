@@ -146,7 +146,11 @@ def _as_anyio(error: ChannelError, name: str) -> ChannelError:
         return error
     kind = type(error)
     if (kind, name) not in _mixed:
-        _mixed[kind, name] = type(kind.__name__, (kind, theirs), {"__module__": kind.__module__})
+        _mixed[kind, name] = type(
+            kind.__name__,
+            (kind, theirs),
+            {"__module__": kind.__module__, "__reduce__": lambda error: (kind, error.args)},
+        )
     mixed = _mixed[kind, name]
     made = mixed.__new__(mixed, *error.args)
     made.args = error.args
@@ -161,7 +165,8 @@ async def pump(source: asyncio.StreamReader | Port, target: Port | asyncio.Strea
     """Carry bytes from a ``StreamReader`` into a port, or from a port into a ``StreamWriter``.
 
     Until the source ends; returns how many bytes it was. Waits where the target is full. Neither is
-    closed: end the port, or call ``write_eof``, when nothing more is to follow. Raises ``TypeError`` for
+    closed: end the port, or call ``write_eof``, when nothing more is to follow. A pump that is cancelled
+    may have read a piece that it has not written: do not go on with its two ends. Raises ``TypeError`` for
     other arguments, and for a value in the port that is not bytes; ``EndOfChannel`` when the port's
     other side ends before the source does; and what reading and writing raise.
     """
@@ -171,9 +176,13 @@ async def pump(source: asyncio.StreamReader | Port, target: Port | asyncio.Strea
                 "pump carries bytes between a port and a stream: "
                 "one of the two is a StreamReader or a StreamWriter"
             )
+        if not hasattr(target, "drain"):
+            raise TypeError(f"pump needs a StreamWriter to carry a port's bytes to, not {target!r}")
         return await _pump_out(source, target)
     if not isinstance(target, Port):
         raise TypeError("pump carries bytes between a port and a stream: one of the two is a Port")
+    if not hasattr(source, "read"):
+        raise TypeError(f"pump needs a StreamReader to carry bytes from, not {source!r}")
     return await _pump_in(source, target)
 
 

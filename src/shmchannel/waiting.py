@@ -181,8 +181,10 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
         left = deadline.remaining()
         acquire, release = turn.acquire, turn.release
         try:
-            if not acquire(timeout=-1 if left > threading.TIMEOUT_MAX else left):
-                raise TimeoutError("timed out behind another thread that waits on this port")
+            # In slices: whoever has the turn may be a task of a loop that runs no more, and a close
+            # must release us then too. (The operation, when it goes on, finds the port closed.)
+            while not (acquire(timeout=min(SLICE, left)) or wait.sleeper.stopped):
+                left = deadline.remaining()
             try:
                 while True:
                     wait.sleeper.wait(wait.ready, wait.need, deadline)
