@@ -89,6 +89,15 @@ def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
     signal.signal(signal.SIGALRM, previous)
 
 
+@pytest.fixture
+def often_switching() -> Iterator[None]:
+    """Threads take turns as often as can be: what can come between two steps does."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(in_time: None) -> Iterator[None]:  # noqa: ARG001  (its deadline holds here too)
     """After a test /dev/shm, descriptors, mappings, threads and children are as before."""

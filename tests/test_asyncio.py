@@ -28,6 +28,7 @@ from shmchannel import (
     PortClosed,
     doorbell,
     loops,
+    ring,
 )
 
 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as _runner:
@@ -605,5 +606,179 @@ def test_a_bell_under_a_path_is_unlinked(monkeypatch: pytest.MonkeyPatch) -> Non
             await one.write("rung")
             assert await reading == "rung"
         assert not os.path.exists(path)
+
+    asyncio.run(main())
+
+
+def test_a_task_that_gives_way_keeps_its_port_from_other_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The loop is not free for another just because its task is about to give way to others.
+    channel = Channel()
+    refused: list[str] = []
+
+    async def use() -> None:
+        try:
+            await port.read()
+        except ChannelError as error:
+            refused.append(str(error))
+
+    async def main() -> None:
+        async def give_way_to_another_loop(_side: Any) -> None:
+            monkeypatch.undo()
+            await asyncio.to_thread(asyncio.run, use())
+
+        monkeypatch.setattr(loops.LoopSide, "breathe", give_way_to_another_loop)
+        reading = asyncio.create_task(port.read())
+        await soon(lambda: refused)
+        other.write_sync("not lost")
+        assert await reading == "not lost"
+
+    with channel.connect() as port, channel.connect() as other:
+        asyncio.run(main())
+    assert "awaited in another event loop" in refused[0]
+
+
+@pytest.mark.usefixtures("often_switching")
+def test_two_threads_that_close_one_port_leave_nothing_in_the_loop() -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        before = set(loop._selector.get_map())
+        for _ in range(300):
+            async with pair() as (one, two):
+                await one.write(1)
+                threads = [threading.Thread(target=one.close_sync) for _ in range(2)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                await two.close()
+            await asyncio.sleep(0)
+            assert set(loop._selector.get_map()) == before
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("often_switching")
+def test_a_close_in_the_middle_of_the_first_await_is_a_close() -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        before = set(loop._selector.get_map())
+        for _ in range(400):
+            async with pair() as (one, _two):
+                start = threading.Barrier(2)
+                closer = threading.Thread(
+                    target=lambda start=start, one=one: (start.wait(), one.close_sync())
+                )
+                closer.start()
+                start.wait()
+                with pytest.raises(PortClosed):
+                    async with asyncio.timeout(10):
+                        await one.read()
+                closer.join()
+            await asyncio.sleep(0)
+            assert one._doorbell.fileno() == -1
+            assert set(loop._selector.get_map()) == before
+
+    asyncio.run(main())
+
+
+def test_a_close_awaited_in_another_loop_releases_the_tasks_of_the_first() -> None:
+    async def main() -> None:
+        async with pair() as (one, _two):
+            reading = asyncio.create_task(one.read())
+            await soon(lambda: one._sides and asleep(one._sides[0].reading))
+            closing = threading.Thread(target=lambda: asyncio.run(one.close(), debug=True))
+            closing.start()
+            with pytest.raises(PortClosed):
+                await asyncio.wait_for(reading, 10)
+            closing.join()
+
+    asyncio.run(main(), debug=True)
+
+
+def test_what_waits_longest_is_served_first_also_at_the_end() -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            first, second = asyncio.create_task(two.read()), asyncio.create_task(two.read())
+            await soon(lambda: two._sides and two._sides[0].reading.tasks == 2)
+            one.write_sync("m")
+            one.close_sync()
+            late = asyncio.create_task(two.read())
+            assert await first == "m"
+            for reading in (second, late):
+                with pytest.raises(EndOfChannel):
+                    await reading
+        async with pair() as (one, two):
+            count = fill(one)
+            large = asyncio.create_task(one.write(b"x" * 1500))
+            await soon(lambda: one._sides and asleep(one._sides[0].writing))
+            for _ in range(10):
+                await two.read()
+            small = asyncio.create_task(one.write("small"))
+            rest = [await two.read() for _ in range(count - 10 + 2)]
+            assert rest[-2:] == [b"x" * 1500, "small"]
+            assert await large
+            assert await small
+
+    asyncio.run(main())
+
+
+def test_a_thread_behind_a_task_of_a_closed_loop_is_released_by_a_close() -> None:
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect():
+        loop = asyncio.new_event_loop()
+        writing = loop.create_task(one.write(b"x" * 100_000))
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.close()
+        outcomes: list[type[BaseException]] = []
+
+        def write() -> None:
+            try:
+                one.write_sync(b"x" * 100_000)
+            except PortClosed as error:
+                outcomes.append(type(error))
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        one.close_sync()
+        thread.join(10)
+        assert outcomes == [PortClosed]
+        writing._log_destroy_pending = False  # type: ignore[attr-defined]
+        del writing
+        gc.collect()
+
+
+@pytest.mark.parametrize("act", ["read", "write"])
+def test_a_large_message_gives_way_to_other_tasks_between_its_parts(
+    act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "BREATH", 0)  # at every chance
+
+    async def main() -> None:
+        async with pair(1 << 20) as (one, two):
+            outgoing: Any = one._outgoing
+            incoming: Any = two._incoming
+            value = b"x" * 10_000_000
+            at_once = before = 0
+
+            async def tick() -> None:
+                nonlocal at_once, before
+                while True:
+                    moved = incoming._head if act == "read" else outgoing._tail
+                    at_once, before = max(at_once, moved - before), moved
+                    await asyncio.sleep(0)
+
+            ticking = asyncio.create_task(tick())
+            if act == "read":
+                thread = threading.Thread(target=one.write_sync, args=(value,))
+                thread.start()
+                await soon(lambda: outgoing._tail > 900_000)
+                assert await two.read() == value
+            else:
+                thread = threading.Thread(target=two.read_sync)
+                thread.start()
+                assert await one.write(value)
+            await asyncio.to_thread(thread.join)
+            ticking.cancel()
+            assert 0 < at_once <= ring.BATCH
 
     asyncio.run(main())

@@ -63,13 +63,14 @@ def test_what_is_no_event_and_no_callback_is_refused() -> None:
     channel = Channel()
     with channel.connect() as port:
         event: Any = "ended"
-        callback: Any = "not callable"
+        callback: Any
         for use in (port.on, port.once, port.off):
             with pytest.raises(ValueError, match="'end' and 'close', not 'ended'"):
                 use(event, print)
         for use in (port.on, port.once):
-            with pytest.raises(TypeError, match="a callback is a function"):
-                use("end", callback)
+            for callback in ("not callable", asyncio.sleep):
+                with pytest.raises(TypeError, match="a callback is a function"):
+                    use("end", callback)
 
 
 def test_without_a_loop_what_a_callback_raises_reaches_the_excepthook(
@@ -168,6 +169,19 @@ def test_a_port_dropped_open_in_a_loop_that_watches_it_is_closed() -> None:
     asyncio.run(main())
 
 
+def test_an_idle_port_notices_its_end_for_a_listener_of_another_thread_too() -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            await one.write(1)
+            assert await two.read() == 1
+            seen = await asyncio.to_thread(listen, two)
+            await one.close()
+            async with asyncio.timeout(5):
+                await soon(lambda: seen == ["end", "close"])
+
+    asyncio.run(main())
+
+
 # -- ref and unref
 
 BLOCKED = """
@@ -210,6 +224,27 @@ def test_a_refd_port_keeps_its_program_until_the_thread_is_done(how: str) -> Non
         port.close_sync()
         assert other.communicate(timeout=30) == ("still there\nended\n", "")
         assert other.returncode == 0
+
+
+@pytest.mark.parametrize("earlier", ["", "Channel().connect().unref()"])
+def test_unref_after_the_main_part_has_ended_lets_the_program_end(earlier: str) -> None:
+    code = f"""
+import sys, threading
+from shmchannel import Channel
+kept = Channel.from_handle(sys.argv[1]).connect()
+other = {earlier or None}
+def late():
+    threading.main_thread().join()
+    kept.unref()
+    print(list(kept), flush=True)
+threading.Thread(target=late).start()
+"""
+    code = code.replace("Channel().connect().unref()", "kept.unref() or kept.ref()")
+    channel = Channel()
+    with channel.connect() as port, program(code, channel.handle) as other:
+        with pytest.raises(EndOfChannel):
+            port.read_sync(timeout=30)
+        assert other.communicate(timeout=30) == ("[]\n", "")
 
 
 def test_both_sides_unrefd_in_one_program() -> None:

@@ -244,34 +244,30 @@ else:
         assert peer.wait(30) == 0
 
 
+@pytest.mark.usefixtures("often_switching")
 def test_a_write_during_a_close_is_accepted_or_not_and_says_which() -> None:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        for _ in range(100):
-            channel = Channel(capacity=1 << 16)
-            one, two = channel.connect(), channel.connect()
-            accepted: list[int] = []
-            seen: list[int] = []
+    for _ in range(100):
+        channel = Channel(capacity=1 << 16)
+        one, two = channel.connect(), channel.connect()
+        accepted: list[int] = []
+        seen: list[int] = []
 
-            def write(port: Port, accepted: list[int]) -> None:
-                with pytest.raises(PortClosed):
-                    for number in itertools.count():
-                        assert port.write_sync(number)
-                        accepted.append(number)
+        def write(port: Port, accepted: list[int]) -> None:
+            with pytest.raises(PortClosed):
+                for number in itertools.count():
+                    assert port.write_sync(number)
+                    accepted.append(number)
 
-            writer = threading.Thread(target=write, args=(one, accepted))
-            reader = threading.Thread(target=lambda seen=seen, two=two: seen.extend(two))
-            writer.start()
-            reader.start()
-            while len(accepted) < 20:
-                os.sched_yield()
-            one.close_sync()
-            writer.join(10)
-            reader.join(10)
-            assert seen == accepted
-    finally:
-        sys.setswitchinterval(before)
+        writer = threading.Thread(target=write, args=(one, accepted))
+        reader = threading.Thread(target=lambda seen=seen, two=two: seen.extend(two))
+        writer.start()
+        reader.start()
+        while len(accepted) < 20:
+            os.sched_yield()
+        one.close_sync()
+        writer.join(10)
+        reader.join(10)
+        assert seen == accepted
 
 
 def test_a_ring_in_use_keeps_its_semaphores_open_whoever_closes_the_port(pair: tuple[Port, Port]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import hashlib
 import os
+import pickle
 import signal
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,9 @@ def test_the_errors_are_anyios_as_well_as_ours() -> None:
             for error in (anyio.BrokenResourceError, EndOfChannel):
                 with pytest.raises(error):
                     await stream.send(1)
+            with pytest.raises(EndOfChannel) as ended:
+                await stream.receive()
+            assert type(pickle.loads(pickle.dumps(ended.value))) is EndOfChannel
             for closed in (anyio.ClosedResourceError, PortClosed):
                 with pytest.raises(closed):
                     await other.send(1)
@@ -240,8 +244,12 @@ def test_a_pump_says_what_it_cannot_carry() -> None:
                 await pump(reader, object())  # type: ignore[arg-type]
             with pytest.raises(TypeError, match="one of the two is a StreamReader"):
                 await pump(one, two)
+            nothing: Any = None
+            for arguments in ((one, nothing), (nothing, one)):
+                with pytest.raises(TypeError, match="pump needs a Stream"):
+                    await pump(*arguments)
             await one.write({"not": "bytes"})
-            writer: Any = None
+            writer: Any = type("Writer", (), {"drain": None})
             with pytest.raises(TypeError, match="has brought a dict"):
                 await pump(two, writer)
             await two.close()
