@@ -6,10 +6,12 @@ import asyncio
 import errno
 import gc
 import os
+import random
 import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -386,6 +388,49 @@ def test_a_cancelled_write_has_written_all_or_nothing(run: Callable[[Main], None
                 assert all(value in (0, "mark") or value == [number] * (size // 10) for value in seen)
 
     run(main)
+
+
+def test_a_storm_of_cancellations_loses_doubles_and_alters_nothing(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]
+) -> None:
+    monkeypatch.setattr(loops, "PULSE", 1000)  # with this a missing ring is a hang
+    channel = Channel(capacity=4096)
+    peer = Peer("program", echo, channel.handle)
+    accepted: deque[tuple[int, bytes]] = deque()
+    cancelled = {"read": 0, "write": 0}
+    random.seed(os.getpid())
+
+    async def at_random(kind: str, task: asyncio.Task[Any], chance: float) -> Any:
+        if random.random() < chance:
+            await asyncio.sleep(random.uniform(0, 3e-4))
+            task.cancel()
+        try:
+            return await task
+        except asyncio.CancelledError:
+            cancelled[kind] += 1
+            return None
+
+    async def main() -> None:
+        async with channel.connect(spin=False) as port:
+
+            async def read() -> None:
+                while accepted or not written:
+                    got = await at_random("read", asyncio.create_task(port.read()), 0.5 if accepted else 1)
+                    assert got is None or got == accepted.popleft()
+
+            written = False
+            reading = asyncio.create_task(read())
+            for number in range(2500):
+                value = (number, b"x" * random.choice([1, 50, 3000, 9000]))
+                accepted.append(value)
+                if not await at_random("write", asyncio.create_task(port.write(value)), 0.3):
+                    assert accepted.pop() == value
+            written = True
+            await reading
+
+    run(main)
+    peer.join()
+    assert all(cancelled.values())
 
 
 def test_timeouts_are_asyncios_own(run: Callable[[Main], None]) -> None:
