@@ -16,10 +16,12 @@ from .errors import (
     ChannelNotFound,
     CloneError,
     EndOfChannel,
+    InterfaceError,
     PeerLost,
     PortClosed,
     WouldBlock,
 )
+from .interfaces import Interface, Serializable, Transferable
 from .multiplex import wait
 from .port import Port
 from .streams import DuplexStream, ReadStream, WriteStream, pump
@@ -35,11 +37,15 @@ __all__ = [
     "CloneError",
     "DuplexStream",
     "EndOfChannel",
+    "Interface",
+    "InterfaceError",
     "PeerLost",
     "Port",
     "PortClosed",
     "ReadStream",
+    "Serializable",
     "Statistics",
+    "Transferable",
     "WouldBlock",
     "WriteStream",
     "pump",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from multiprocessing.util import Finalize
 from typing import Any
 
 from .alive import Hold
+from .clone import Codec
+from .interfaces import Interface, listed, several
 from .port import Port
 from .ring import MAXIMUM_CAPACITY
 from .segment import FREE, RINGS, SLOTS, Segment, sweep, unlink
@@ -25,7 +28,8 @@ class Channel:
     as long as the Channel it made, a port of that, or its process; ``linger=True`` leaves them to
     whoever attaches later (``Channel.from_handle``), even after the creator has ended.
 
-    A Channel pickles as its handle, so that it can be an argument of a ``Process``.
+    A Channel pickles as its handle and interfaces, so that it can be an argument of a ``Process``; and
+    it can be written to another channel, for its reader to connect to.
     """
 
     def __init__(
@@ -35,16 +39,20 @@ class Channel:
         capacity: int = DEFAULT_CAPACITY,
         linger: bool = False,
         max_message_size: int = MAX_MESSAGE_SIZE,
+        interfaces: Iterable[type | Interface] = (),
     ) -> None:
         """Create a channel; with ``handle``, attach to that one.
 
         ``capacity`` is in bytes per direction, rounded up to a power of two, and the creator's
         choice. ``max_message_size`` is in bytes, for this side's writes and reads; a message may be
-        larger than the capacity. Raises ``TypeError`` or ``ValueError`` for an argument that cannot
+        larger than the capacity. ``interfaces`` lists the classes whose instances may cross, as this
+        side knows them: see ``Interface``. Raises ``TypeError`` or ``ValueError`` for an argument that cannot
         be, ``ChannelError`` when the system refuses (/dev/shm is full); when attaching
         ``ChannelNotFound`` and ``ChannelCorrupted``.
         """
         self.max_message_size = _checked("max_message_size", max_message_size, 1, 1 << 62)
+        self.interfaces: tuple[type | Interface, ...] = several(interfaces)
+        self._known = listed(self.interfaces)
         if handle is not None:
             if capacity != DEFAULT_CAPACITY or linger:
                 raise ValueError("capacity and linger are for the creator: leave them out with a handle")
@@ -59,7 +67,13 @@ class Channel:
         Finalize(self, _drop, args=(self._segment, hold), exitpriority=-1)
 
     @classmethod
-    def from_handle(cls, handle: str, *, max_message_size: int = MAX_MESSAGE_SIZE) -> Channel:
+    def from_handle(
+        cls,
+        handle: str,
+        *,
+        interfaces: Iterable[type | Interface] = (),
+        max_message_size: int = MAX_MESSAGE_SIZE,
+    ) -> Channel:
         """Attach to a channel by its handle.
 
         Raises ``ChannelNotFound`` when there is none of that name, or it is another user's, and
@@ -67,7 +81,7 @@ class Channel:
         """
         if handle is None:
             raise TypeError("a handle is the str that channel.handle gives, not None")
-        return cls(handle=handle, max_message_size=max_message_size)
+        return cls(handle=handle, interfaces=interfaces, max_message_size=max_message_size)
 
     @property
     def handle(self) -> str:
@@ -88,17 +102,29 @@ class Channel:
         Raises ``ChannelFull`` for a third, ``ChannelNotFound`` when the names have gone meanwhile,
         and ``ChannelError`` when the system refuses.
         """
-        return Port(self, self._segment.claim(), spin=spin)
+        return Port(
+            self, self._segment.claim(), Codec([*self._known, _as_interface(self.interfaces)]), spin=spin
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attach, (self.handle, self.max_message_size)
+        return _attach, (self.handle, self.max_message_size, self.interfaces)
 
     def __repr__(self) -> str:
         return f"<Channel {self.handle}, 2 x {self.capacity} bytes>"
 
 
-def _attach(handle: str, max_message_size: int) -> Channel:
-    return Channel.from_handle(handle, max_message_size=max_message_size)
+def _as_interface(known: tuple[type | Interface, ...]) -> Interface:
+    """How a Channel crosses a channel: as its handle. Whoever attaches knows the same interfaces."""
+    return Interface(
+        Channel,
+        name="shmchannel.Channel",
+        serialize=lambda channel: [channel.handle, channel.max_message_size],
+        deserialize=lambda value: _attach(value[0], value[1], known),
+    )
+
+
+def _attach(handle: str, max_message_size: int, interfaces: tuple[type | Interface, ...]) -> Channel:
+    return Channel.from_handle(handle, interfaces=interfaces, max_message_size=max_message_size)
 
 
 def _checked(name: str, value: object, least: int, most: int) -> int:

@@ -35,3 +35,7 @@ class PeerLost(ChannelError, ConnectionResetError):
 
 class CloneError(ChannelError, TypeError):
     """Raised when a value cannot be cloned, or a message cannot be decoded; names the value's path."""
+
+
+class InterfaceError(ChannelError):
+    """Raised when an interface is missing or fails: names it. A message that it came with is consumed."""

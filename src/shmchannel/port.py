@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import exits, verdicts
-from .clone import decode, encode
+from .clone import Codec
 from .counts import Statistics, count
 from .doorbell import Doorbell
 from .errors import ChannelError, CloneError, EndOfChannel, PortClosed, WouldBlock
@@ -44,10 +44,11 @@ class Port:
     the process that connected it.
     """
 
-    def __init__(self, channel: Channel, slot: Slot, *, spin: bool) -> None:
+    def __init__(self, channel: Channel, slot: Slot, codec: Codec, *, spin: bool) -> None:
         """Not for users: see ``Channel.connect``."""
         self._name = f"port {slot.index} of {slot.segment.name}"
         self._max_message_size = channel.max_message_size
+        self._encode, self._decode = codec.encode, codec.decode
         self._peer = Peer(slot, spin=spin)
         self._doorbell = Doorbell(*slot.bells())
         outgoing = _producer(slot, self._peer, self._doorbell)
@@ -72,7 +73,7 @@ class Port:
         Returns True once accepted, False when the other side has ended. Raises ``WouldBlock``, and
         whatever ``write_sync`` does. A message larger than the ring can only be written by waiting.
         """
-        payload = encode(value)
+        payload = self._encode(value)
         if len(payload) > self._max_message_size:
             raise self._too_large(payload)
         accepted = self._put(payload)
@@ -90,7 +91,7 @@ class Port:
         ``PortClosed`` after ``close_sync``, and ``ChannelCorrupted``. A write that raises has
         written nothing.
         """
-        payload = encode(value)
+        payload = self._encode(value)
         if len(payload) > self._max_message_size:
             raise self._too_large(payload)
         # The fast path of _put, without the call; whatever its answer but True, _putting finds out.
@@ -106,7 +107,7 @@ class Port:
         A cancelled write has written all of the value or nothing. Raises ``ChannelError`` while the
         port is awaited in another event loop.
         """
-        payload = encode(value)
+        payload = self._encode(value)
         if len(payload) > self._max_message_size:
             raise self._too_large(payload)
         if isinstance(self._outgoing, Verdict):
@@ -181,7 +182,7 @@ class Port:
             message = self._last_message(incoming)
         if message is None:
             raise WouldBlock("nothing to read now: read_sync waits for it")
-        return decode(message)
+        return self._decode(message)
 
     def read_sync(self, timeout: float | None = None) -> Any:
         """Return the next value, waiting for it at most ``timeout`` seconds (None: as long as it takes).
@@ -194,7 +195,7 @@ class Port:
         message = self._incoming.try_read()
         if message is None:
             message = drive(self._taking(), timeout)
-        return decode(message)
+        return self._decode(message)
 
     async def read(self) -> Any:
         """As ``read_sync``, suspending this task while there is nothing to read.
@@ -210,7 +211,7 @@ class Port:
             message = self._incoming.try_read()
         if message is None:
             message = await side.drive(self._taking(), writing=False)
-        return decode(message)
+        return self._decode(message)
 
     def __iter__(self) -> Port:
         return self

@@ -1,0 +1,357 @@
+"""Classes of one's own cross a channel by the interfaces that both sides list, and by nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import gc
+import pickle
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from peers import PROCESSES, Peer, echo
+
+from shmchannel import (
+    Channel,
+    ChannelNotFound,
+    CloneError,
+    Interface,
+    InterfaceError,
+    Port,
+    Serializable,
+    Transferable,
+)
+from shmchannel.clone import Codec
+from shmchannel.interfaces import listed
+
+
+class Colour(enum.Enum):
+    RED = 1
+    GREEN = (2, [])
+
+
+class Weekday(enum.IntEnum):
+    MONDAY = 1
+
+
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+@dataclasses.dataclass
+class Point:
+    x: Any
+    y: Any = 0
+
+    def __post_init__(self) -> None:
+        self.made = True  # no field: it does not travel
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    name: str
+    below: Frozen | None = None
+
+
+class Node:
+    """Serializable."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.links: list[Any] = []
+
+    def serialize(self) -> Any:
+        return {"name": self.name, "links": self.links}
+
+    @classmethod
+    def deserialize(cls, value: Any) -> Node:
+        node = cls(value["name"])
+        node.links = value["links"]
+        return node
+
+
+class Derived(Node):
+    pass
+
+
+class Mapped:
+    """In the manner of one that we don't own."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: Any) -> None:
+        self.pairs = pairs
+
+
+@pytest.fixture
+def pair(nothing_left: None) -> Iterator[tuple[Port, Port]]:  # noqa: ARG001
+    channel = Channel(interfaces=ALL)
+    with channel.connect() as one, channel.connect() as two:
+        yield one, two
+
+
+def pairs_of(mapped: Mapped) -> Any:
+    return mapped.pairs
+
+
+mapped = Interface(Mapped, name="mapped", serialize=pairs_of, deserialize=Mapped)
+ALL = [Colour, Weekday, Rights, Point, Frozen, Node, mapped]
+codec = Codec(listed(ALL))
+
+
+def clone(value: Any) -> Any:
+    return codec.decode(codec.encode(value))
+
+
+def test_enums_and_dataclasses_are_listed_bare() -> None:
+    for member in (*Colour, *Weekday, *Rights, Rights.READ | Rights.WRITE):
+        assert clone([member, {member: member}]) == [member, {member: member}]
+        assert clone(member) is member
+    for value in (Point(1, (2, Point(3))), Frozen("a", Frozen("b")), {Frozen("k"): [Frozen("v")]}):
+        assert clone(value) == value
+        assert type(clone(value)) is type(value)
+    assert not hasattr(clone(Point(1)), "made")
+
+
+def test_instances_nest_in_each_other_and_in_everything() -> None:
+    node = Node("n")
+    node.links = [Point((1, Colour.RED)), Mapped({"a": {Frozen("s")}})]
+    copy = clone({"it": (node,)})["it"][0]
+    assert type(copy) is Node
+    assert copy.links[0] == Point((1, Colour.RED))
+    assert copy.links[1].pairs == {"a": {Frozen("s")}}
+
+
+def test_what_is_shared_by_instances_is_shared_by_their_clones() -> None:
+    shared = [1]
+    one, two = Point(shared, Node("n")), Mapped(shared)
+    copy = clone([one, two, one, {"node": one.y}])
+    assert copy[0] is copy[2]
+    assert copy[0].x is copy[1].pairs
+    assert copy[3]["node"] is copy[0].y
+    assert type(copy[3]["node"]) is Node
+
+
+def test_cycles_through_instances() -> None:
+    for make in (Node, lambda name: Point(name, [])):
+        one, two = make("one"), make("two")
+        links = [one.links, two.links] if isinstance(one, Node) else [one.y, two.y]
+        links[0].append((two, {"me": one}))
+        links[1].append(one)
+        copy = clone(one)
+        theirs = copy.links if isinstance(copy, Node) else copy.y
+        other, me = theirs[0]
+        assert type(copy) is type(one) is type(other)
+        assert me["me"] is copy
+        assert (other.links if isinstance(other, Node) else other.y) == [copy]
+    mine = Mapped(None)
+    mine.pairs = mine
+    assert clone(mine).pairs.pairs.pairs is not mine
+    copy = clone(mine)
+    assert copy.pairs is copy
+    frozen = Frozen("loop")
+    object.__setattr__(frozen, "below", frozen)
+    copy = clone((frozen,))[0]
+    assert copy.below is copy
+    assert copy.name == "loop"
+
+
+def test_a_tuple_that_comes_before_the_instance_that_it_is_part_of() -> None:
+    node = Node("n")
+    outer = (node, [node.links])
+    node.links += [outer]
+    copy = clone(outer)
+    assert copy[0].links == [copy]
+    assert copy[1][0] is copy[0].links
+
+
+def test_serialize_is_called_once_for_an_instance() -> None:
+    calls = []
+
+    class Counted:
+        def serialize(self) -> Any:
+            calls.append(self)
+            return [len(calls)]
+
+        @classmethod
+        def deserialize(cls, value: Any) -> Any:
+            return value
+
+    codec = Codec(listed([Counted]))
+    one = Counted()
+    assert codec.decode(codec.encode([one, bytearray(b"a graph"), one])) == [[1], b"a graph", [1]]
+    assert len(calls) == 1
+    assert codec.decode(codec.encode([one, one])) == [[2], [2]]
+    assert len(calls) == 2
+
+
+def test_inheritance_is_exact() -> None:
+    message = f"$[0]: cannot clone {Derived}; list its class in interfaces=[...]"
+    with pytest.raises(CloneError, match=re.escape(message)):
+        codec.encode([Derived("d")])
+
+
+def test_the_path_leads_into_instances() -> None:
+    lock = threading.Lock()
+    node = Node("n")
+    node.links = [lock]
+    for value, path in [
+        ({"jobs": [0, 1, 2, Point(lock)]}, "$['jobs'][3].x"),
+        ([Point(1, {"a": Point(2, [lock])})], "$[0].y['a'].y[0]"),
+        ([node], "$[0].serialize()['links'][0]"),
+        (Frozen("a", lock), "$.below"),  # type: ignore[arg-type]
+    ]:
+        with pytest.raises(CloneError, match="^" + re.escape(f"{path}: cannot clone <class '_thread.lock'>")):
+            codec.encode(value)
+
+
+def test_an_unknown_name_is_an_error_that_names_it_and_the_channel_goes_on() -> None:
+    channel = Channel(interfaces=ALL)
+    with channel.connect() as one, Channel.from_handle(channel.handle, interfaces=[Colour]).connect() as two:
+        for value in (Point(1), [Point(1), bytearray()], {"a": (Node("n"),)}):
+            one.write_sync(value)
+            one.write_sync("next")
+            with pytest.raises(
+                InterfaceError, match=r"test_interfaces\.(Point|Node)' came.* not listed here"
+            ):
+                two.read_sync(timeout=30)
+            assert two.read_sync(timeout=30) == "next"
+        two.write_sync(Colour.GREEN)
+        assert one.read_sync(timeout=30) is Colour.GREEN
+
+
+def test_what_an_interfaces_functions_raise_is_named_on_both_sides() -> None:
+    class Broken:
+        def serialize(self) -> Any:
+            raise ValueError("of the user's")
+
+        @classmethod
+        def deserialize(cls, value: Any) -> Any:
+            raise KeyError(value)
+
+    broken = Codec(listed([Broken]))
+    for value in (Broken(), [bytearray(), Broken()]):
+        with pytest.raises(
+            InterfaceError, match="Broken: serialize raised ValueError: of the user's"
+        ) as raised:
+            broken.encode(value)
+        assert isinstance(raised.value.__cause__, ValueError)
+    fine = Codec([Interface(Mapped, name=listed([Broken])[0].name, serialize=pairs_of, deserialize=Mapped)])
+    with pytest.raises(InterfaceError, match="deserialize raised KeyError: 5"):
+        broken.decode(fine.encode(Mapped(5)))
+
+
+def test_a_dataclass_that_differs_between_the_sides() -> None:
+    @dataclasses.dataclass
+    class Newer:
+        x: int
+        z: int
+
+    name = listed([Point])[0].name
+    newer = Codec([Interface(Newer, name=name)])
+    for value in (Newer(1, 2), [Newer(1, 2), bytearray()]):
+        with pytest.raises(
+            InterfaceError, match=r"Point has the fields \['x', 'y'\] here, and \['x', 'z'\] came"
+        ):
+            codec.decode(newer.encode(value))
+    with pytest.raises(InterfaceError, match="fields"):
+        codec.decode(
+            Codec([Interface(Mapped, name=name, serialize=pairs_of, deserialize=Mapped)]).encode(Mapped(1))
+        )
+
+
+def test_members_that_are_missing_here() -> None:
+    class Paint(enum.Enum):
+        BLUE = 3
+
+    theirs = Codec([Interface(Paint, name=listed([Colour])[0].name)])
+    with pytest.raises(InterfaceError, match="Colour: deserialize raised KeyError: 'BLUE'"):
+        codec.decode(theirs.encode(Paint.BLUE))
+
+
+def test_what_cannot_be_listed_is_refused_at_once() -> None:
+    class Half:
+        def serialize(self) -> None: ...
+
+    for bad, error, message in [
+        ([int], TypeError, "cannot cross: give it methods"),
+        ([3], TypeError, "an interface is a class, not 3"),
+        (Point, TypeError, r"write interfaces=\[<class"),
+        ([Half], TypeError, "has serialize but no deserialize"),
+        ([Point, Point], ValueError, "two interfaces with the name"),
+        ([Point, Interface(Point, name="other")], ValueError, "two interfaces with the cls"),
+        ([Point, Interface(Node, name=listed([Point])[0].name)], ValueError, "two interfaces with the name"),
+    ]:
+        with pytest.raises(error, match=message):
+            Channel(interfaces=bad)  # type: ignore[arg-type]
+
+
+def test_the_protocols_tell_what_a_class_offers() -> None:
+    assert isinstance(Node("n"), Serializable)
+    assert not isinstance(Node("n"), Transferable)
+    assert not isinstance(Point(1), Serializable)
+
+
+def test_a_channel_pickles_with_its_interfaces() -> None:
+    channel = Channel(interfaces=[Point, mapped])
+    copy = pickle.loads(pickle.dumps(channel))
+    assert copy.interfaces[0] is channel.interfaces[0] is Point
+    assert copy.interfaces[1].name == "mapped"
+    with channel.connect() as one, copy.connect() as two:
+        one.write_sync([Point(1), Mapped(2)])
+        point, pairs = two.read_sync(timeout=30)
+        assert (point, pairs.pairs) == (Point(1), 2)
+
+
+def test_the_main_module_has_one_name_in_a_spawned_process(tmp_path: Any) -> None:
+    (tmp_path / "main.py").write_text(
+        "import dataclasses, multiprocessing\n"
+        "from shmchannel import Channel\n"
+        "@dataclasses.dataclass\n"
+        "class Job:\n"
+        "    number: int\n"
+        "def work(handle):\n"
+        "    with Channel.from_handle(handle, interfaces=[Job]).connect() as port:\n"
+        "        port.write_sync(Job(port.read_sync().number + 1))\n"
+        "if __name__ == '__main__':\n"
+        "    channel = Channel(interfaces=[Job])\n"
+        "    with channel.connect() as port:\n"
+        "        spawn = multiprocessing.get_context('spawn')\n"
+        "        process = spawn.Process(target=work, args=(channel.handle,))\n"
+        "        process.start()\n"
+        "        port.write_sync(Job(1))\n"
+        "        print(port.read_sync(timeout=30))\n"
+        "        process.join()\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (out.stdout, out.stderr) == ("Job(number=2)\n", "")
+
+
+@pytest.mark.parametrize("flavour", PROCESSES)
+def test_a_channel_travels_as_a_reply_channel(flavour: str, pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    reply = Channel(interfaces=ALL)
+    one.write_sync({"question": 1, "reply": reply})
+    peer = Peer(flavour, echo, two.read_sync()["reply"].handle)
+    with reply.connect() as port:
+        port.write_sync("answer")
+        assert port.read_sync(timeout=30) == "answer"
+    peer.join()
+
+
+def test_a_channel_that_has_gone_meanwhile_is_not_found(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    one.write_sync([Channel()])
+    gc.collect()
+    with pytest.raises(ChannelNotFound):
+        two.read_sync()
+    one.write_sync("next")
+    assert two.read_sync() == "next"
