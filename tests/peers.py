@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from shmchannel import Channel, ChannelFull, ChannelNotFound, Port, WouldBlock
+from shmchannel import Channel, ChannelFull, ChannelNotFound, Port, SharedBuffer, WouldBlock
 
 FLAVOURS = ["thread", "fork", "spawn", "program"]
 PROCESSES = ["fork", "spawn", "program"]
@@ -163,6 +163,24 @@ def fill(port: Port) -> int:
 def until_asleep(port: Port, counter: str) -> None:
     while not getattr(port.statistics(), counter):
         time.sleep(0.001)
+
+
+def send_buffer_and_wait(handle: str) -> None:
+    """Send a buffer; then wait, to be killed."""
+    with Channel.from_handle(handle).connect() as port:
+        buffer = SharedBuffer(1000)
+        buffer[:5] = b"hello"
+        port.write_sync(["it", buffer], transfer=[buffer])
+        port.read_sync()
+        time.sleep(60)
+
+
+def return_buffer(handle: str) -> None:
+    with Channel.from_handle(handle).connect() as port:
+        buffer = port.read_sync()
+        buffer[:3] = b"you"
+        port.write_sync(buffer, transfer=[buffer])
+        port.read_sync()
 
 
 if __name__ == "__main__":

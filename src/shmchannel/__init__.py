@@ -7,6 +7,7 @@ if sys.platform == "win32":
         "shmchannel needs POSIX shared memory and named semaphores, which Windows does not have"
     )
 
+from .blocks import SharedBuffer
 from .channel import Channel
 from .counts import Statistics
 from .errors import (
@@ -44,6 +45,7 @@ __all__ = [
     "PortClosed",
     "ReadStream",
     "Serializable",
+    "SharedBuffer",
     "Statistics",
     "Transferable",
     "WouldBlock",

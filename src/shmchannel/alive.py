@@ -136,3 +136,11 @@ def process_started(pid: int) -> int:
 def interpreter() -> int:
     """The id of the running interpreter in its process; 0 for the main one, and before 3.13."""
     return 0 if _interpreters is None else int(_interpreters.get_current()[0])
+
+
+def namespace() -> int:
+    """A number that tells whether a pid means the same process here; 0 where there are no namespaces."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0

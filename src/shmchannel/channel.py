@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from multiprocessing.util import Finalize
 from typing import Any
 
+from . import blocks
 from .alive import Hold
-from .clone import Codec
 from .interfaces import Interface, listed, several
 from .port import Port
-from .ring import MAXIMUM_CAPACITY
+from .ring import MAXIMUM_CAPACITY, MOVES
 from .segment import FREE, RINGS, SLOTS, Segment, sweep, unlink
 
 DEFAULT_CAPACITY = 1 << 20  # bytes per direction
@@ -60,6 +60,7 @@ class Channel:
             return
         capacity = _checked("capacity", capacity, 1, MAXIMUM_CAPACITY)
         sweep()
+        blocks.sweep()
         capacity = max(SMALLEST_CAPACITY, 1 << (capacity - 1).bit_length())
         self._segment, hold = Segment.create(capacity, linger=bool(linger))
         # Finalize with a negative priority runs after multiprocessing has joined this process's
@@ -102,9 +103,10 @@ class Channel:
         Raises ``ChannelFull`` for a third, ``ChannelNotFound`` when the names have gone meanwhile,
         and ``ChannelError`` when the system refuses.
         """
-        return Port(
-            self, self._segment.claim(), Codec([*self._known, _as_interface(self.interfaces)]), spin=spin
-        )
+        slot = self._segment.claim()
+        blocks.adopt(slot)
+        self._segment.close_names()
+        return Port(self, slot, [*self._known, _as_interface(self.interfaces)], spin=spin)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach, (self.handle, self.max_message_size, self.interfaces)
@@ -145,6 +147,8 @@ def _drop(segment: Segment, hold: Hold) -> None:
         unread = sum(segment.words[ring >> 3] for ring in RINGS)
     unlink(segment.name)
     hold.close()
+    if any(segment.words[(ring >> 3) + MOVES] for ring in RINGS):
+        blocks.sweep()  # what waited for somebody to connect
     if unread:  # last: the warning may be made an error
         warnings.warn(
             f"channel {segment.name} is dropped with {unread} bytes written and nobody connected to "

@@ -11,20 +11,24 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import exits, verdicts
+from . import blocks, exits, verdicts
+from .blocks import Block
 from .clone import Codec
 from .counts import Statistics, count
 from .doorbell import Doorbell
 from .errors import ChannelError, CloneError, EndOfChannel, PortClosed, WouldBlock
 from .events import Callback, Event, Events
+from .interfaces import Interface
 from .peer import Peer
 from .ring import LAST, PART, READER, WHOLE, WRITER, Consumer, Producer
 from .segment import Slot
+from .signals import locked
+from .transfer import Transfer, buffer_interface
 from .verdicts import Verdict
 from .waiting import Operation, Sleeper, drive, fence
 
@@ -44,11 +48,14 @@ class Port:
     the process that connected it.
     """
 
-    def __init__(self, channel: Channel, slot: Slot, codec: Codec, *, spin: bool) -> None:
+    def __init__(self, channel: Channel, slot: Slot, interfaces: list[Interface], *, spin: bool) -> None:
         """Not for users: see ``Channel.connect``."""
         self._name = f"port {slot.index} of {slot.segment.name}"
         self._max_message_size = channel.max_message_size
-        self._encode, self._decode = codec.encode, codec.decode
+        self._slots = [slot]  # as long as the port is not over
+        self._codec = Codec([*interfaces, buffer_interface(self._slots)])
+        self._encode, self._decode = self._codec.encode, self._codec.decode
+        self._under_way: list[tuple[int, Block]] = []  # moved, and read when so many bytes have been
         self._peer = Peer(slot, spin=spin)
         self._doorbell = Doorbell(*slot.bells())
         outgoing = _producer(slot, self._peer, self._doorbell)
@@ -67,30 +74,39 @@ class Port:
 
     # -- write
 
-    def write_nowait(self, value: object) -> bool:
+    def write_nowait(self, value: object, *, transfer: Iterable[Any] = ()) -> bool:
         """Write a value if there is room for it now.
 
         Returns True once accepted, False when the other side has ended. Raises ``WouldBlock``, and
         whatever ``write_sync`` does. A message larger than the ring can only be written by waiting.
         """
-        payload = self._encode(value)
-        if len(payload) > self._max_message_size:
-            raise self._too_large(payload)
-        accepted = self._put(payload)
+        if transfer:
+            with self._transfer(transfer) as moving:
+                accepted = self._put_moving(self._checked(moving.encode(value)), WHOLE, moving)
+        else:
+            accepted = self._put(self._checked(self._encode(value)))
         if accepted is None:
             raise WouldBlock("no room in the ring now: write_sync waits for it")
         return accepted
 
-    def write_sync(self, value: object, *, timeout: float | None = None) -> bool:
+    def write_sync(
+        self, value: object, *, transfer: Iterable[Any] = (), timeout: float | None = None
+    ) -> bool:
         """Write a value, waiting for room at most ``timeout`` seconds (None: as long as it takes).
 
-        Returns True once the message is in shared memory, where it stays readable for the peer
-        whatever becomes of this process; False when the other side has ended, also during the wait.
+        What ``transfer`` lists, instances that are somewhere in the value, moves: once the message is
+        accepted they are detached here. Returns True once the message is in shared memory, where it
+        stays readable for the peer whatever becomes of this process; False when the other side has
+        ended, also during the wait.
         Raises ``CloneError`` for a value that cannot be cloned or exceeds ``max_message_size``,
         ``TimeoutError``, ``PeerLost`` when the peer has died (what it completed can still be read),
-        ``PortClosed`` after ``close_sync``, and ``ChannelCorrupted``. A write that raises has
-        written nothing.
+        ``PortClosed`` after ``close_sync``, and ``ChannelCorrupted``; ``TypeError`` or ``ValueError`` for
+        a transfer of what cannot be moved, is detached already, or is listed twice. A write that raises
+        has written nothing and moved nothing.
         """
+        if transfer:
+            with self._transfer(transfer) as moving:
+                return drive(self._putting(self._checked(moving.encode(value)), moving), timeout)
         payload = self._encode(value)
         if len(payload) > self._max_message_size:
             raise self._too_large(payload)
@@ -101,12 +117,17 @@ class Port:
             return True
         return drive(self._putting(payload), timeout)
 
-    async def write(self, value: object) -> bool:
+    async def write(self, value: object, *, transfer: Iterable[Any] = ()) -> bool:
         """As ``write_sync``, suspending this task while there is no room.
 
         A cancelled write has written all of the value or nothing. Raises ``ChannelError`` while the
         port is awaited in another event loop.
         """
+        if transfer:
+            side = self._joined()
+            with self._transfer(transfer) as moving:
+                operation = self._putting(self._checked(moving.encode(value)), moving)
+                return await side.drive(operation, writing=True)
         payload = self._encode(value)
         if len(payload) > self._max_message_size:
             raise self._too_large(payload)
@@ -116,6 +137,45 @@ class Port:
         if monotonic() < side.breath and not side.writing.tasks and self._put(payload):
             return True
         return await side.drive(self._putting(payload), writing=True)
+
+    def _checked(self, payload: bytes) -> bytes:
+        if len(payload) > self._max_message_size:
+            raise self._too_large(payload)
+        return payload
+
+    def _transfer(self, instances: Iterable[Any]) -> Transfer:
+        """What moves with one message."""
+        for _channel, slot, outgoing, _incoming in self._kept:
+            read = outgoing.position - outgoing.fill
+            self._under_way = [one for one in self._under_way if one[0] > read]
+            return Transfer(self._codec, slot, instances, self._keep)
+        return Transfer(self._codec, None, instances, self._keep)  # nothing will be accepted any more
+
+    def _keep(self, block: Block) -> None:
+        """A block has been moved: keep our hold on it until the message is read, or our port is over."""
+        outgoing = self._outgoing
+        if isinstance(outgoing, Verdict):
+            block.hold.close()
+        else:
+            self._under_way.append((outgoing.position, block))
+
+    def _put_moving(self, payload: bytes | memoryview, kind: int, moving: Transfer | None) -> bool | None:
+        """As ``_put``, and take down whether what moves with the message is the peer's now."""
+        outgoing = self._outgoing
+        if moving is None or kind == PART or isinstance(outgoing, Verdict):
+            return self._put(payload, kind)
+
+        def put() -> bool | None:
+            before = outgoing.position
+            try:
+                accepted = self._put(payload, kind)
+            except BaseException:  # a signal handler's, maybe after the frame was out
+                moving.accepted = outgoing.position != before
+                raise
+            moving.accepted = accepted is True
+            return accepted
+
+        return locked(outgoing.lock, put)
 
     def _too_large(self, payload: bytes) -> CloneError:
         return CloneError(
@@ -133,18 +193,18 @@ class Port:
             return self._outgoing.try_write(payload, kind)
         return accepted
 
-    def _putting(self, payload: bytes) -> Operation[bool]:
+    def _putting(self, payload: bytes, moving: Transfer | None = None) -> Operation[bool]:
         """Write a message that the first try could not, as one frame or in parts."""
         outgoing = self._outgoing
         if isinstance(outgoing, Verdict):
             return outgoing.try_write(payload)
         if len(payload) > outgoing.largest_whole:
-            return (yield from self._putting_parts(payload, outgoing))
-        while (accepted := self._put(payload)) is None:
+            return (yield from self._putting_parts(payload, outgoing, moving))
+        while (accepted := self._put_moving(payload, WHOLE, moving)) is None:
             yield outgoing.wait(len(payload))
         return accepted
 
-    def _putting_parts(self, payload: bytes, outgoing: Producer) -> Operation[bool]:
+    def _putting_parts(self, payload: bytes, outgoing: Producer, moving: Transfer | None) -> Operation[bool]:
         size = outgoing.part_size
         # Waits for the turn alone: of two messages in parts, one goes first.
         nested = yield outgoing.wait(size)._replace(ready=lambda: True, exclusive=True)
@@ -161,7 +221,7 @@ class Port:
                 if start:
                     yield outgoing.wait(size)  # where the reader keeps up too: the driver has other duties
                 kind = PART if start + size < len(view) else LAST
-                while (accepted := self._put(view[start : start + size], kind)) is None:
+                while (accepted := self._put_moving(view[start : start + size], kind, moving)) is None:
                     yield outgoing.wait(size)
                 if not accepted:
                     return False
@@ -314,6 +374,8 @@ class Port:
             sides = sides or self._sides[:1]  # who makes one from here on sees that verdict
             incoming.close()  # first: who sees that we write no more knows whether we still read
             outgoing.close()
+            self._slots.clear()
+            self._settle(slot)
             self._peer.forget()
             slot.close()
             exits.over(self)
@@ -327,9 +389,18 @@ class Port:
         self._fire("close")
         self._sides.clear()
 
+    def _settle(self, slot: Slot) -> None:
+        """Remove the blocks that nobody can receive any more, and those of a peer that has died."""
+        lost = not self._peer.look()
+        if slot.has_moved():
+            blocks.settle(slot, [block for _, block in self._under_way], lost=lost)
+        if lost:
+            blocks.sweep()
+
     def _disown(self) -> None:
         """In a fork the port is the parent's."""
         self._kept.clear()
+        self._slots.clear()
         self._peer.forget()
         self._doorbell.drop()
         self._outgoing = self._incoming = Verdict(verdicts.forked)

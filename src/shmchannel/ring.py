@@ -33,7 +33,7 @@ from .waiting import SLICE, WEAK_MEMORY, Semaphore, Sleeper, Wait, fence
 
 # The control words of a ring, as indices of 8-byte words from its start. Each writer's words have a
 # cache line (64 bytes) of their own.
-TAIL, MESSAGES, PRODUCER_CLOSED = 0, 1, 2  # stored by the producer
+TAIL, MESSAGES, PRODUCER_CLOSED, MOVES = 0, 1, 2, 3  # stored by the producer
 HEAD = 8  # stored by the consumer
 READER = 16  # flags, one byte each, that the producer looks at after each publication, all in one load:
 READER_SLEEPS, READER_RINGS, CONSUMER_CLOSED = 0, 1, 2
@@ -86,9 +86,9 @@ class _End:
         self._other = other  # it closes when it goes, and its post alone does not keep it
         self._wake = other.post
         self._ring = ring
-        lock = threading.RLock()
-        self._acquire = lock.acquire
-        self._release = lock.release
+        self.lock = threading.RLock()
+        self._acquire = self.lock.acquire
+        self._release = self.lock.release
 
 
 class Producer(_End):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from . import alive, semaphores
 from .alive import Hold
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
-from .ring import MAXIMUM_CAPACITY, MINIMUM_CAPACITY, Place
+from .ring import MAXIMUM_CAPACITY, MINIMUM_CAPACITY, MOVES, Place
 from .semaphores import NamedSemaphore
 from .waiting import fence
 
@@ -31,7 +31,7 @@ MAGIC_WORD, VERSION_WORD, CAPACITY_WORD, FLAGS_WORD, CREATED_WORD, ID_WORD = 0, 
 LINGER = 1  # a flag
 # Three records of 64 bytes say who holds what; a record's first byte is the one that is locked.
 CREATOR, SLOTS = 64, (128, 192)  # bytes
-STATE, PID, STARTED, INTERPRETER, BELL = 0, 1, 2, 3, 4  # words of a record; BELL takes two
+STATE, PID, STARTED, INTERPRETER, BELL, NAMESPACE = 0, 1, 2, 3, 4, 6  # words of a record; BELL takes two
 FREE, CONNECTED, CLOSED = 0, 1, 2  # states of a slot, in the order in which it takes them
 RECORDS_END = 256  # bytes
 RINGS = (256, 512)  # bytes: control words of ring i, which slot i writes
@@ -66,8 +66,8 @@ class Segment:
         return Place(self.memory, self.words, RINGS[index], data, self.capacity)
 
     def record(self, offset: int) -> list[int]:
-        """State, pid, start time and interpreter of a record."""
-        return self.words[offset >> 3 : (offset >> 3) + 4].tolist()
+        """The words of a record."""
+        return self.words[offset >> 3 : (offset >> 3) + 8].tolist()
 
     def sign(self, offset: int, state: int) -> None:
         """Fill in a record for this process; the state comes last."""
@@ -75,6 +75,7 @@ class Segment:
         self.words[word + PID] = pid
         self.words[word + STARTED] = alive.process_started(pid)
         self.words[word + INTERPRETER] = alive.interpreter()
+        self.words[word + NAMESPACE] = alive.namespace()
         self.words[word + STATE] = state
 
     def is_wanted(self, fd: int) -> bool:
@@ -84,7 +85,7 @@ class Segment:
         """
         if alive.HAVE_LOCKS and os.fstat(fd).st_nlink == 0:
             return False
-        _, pid, started, _ = self.record(CREATOR)
+        _, pid, started, *_ = self.record(CREATOR)
         return self.lingers or alive.is_held(fd, CREATOR, pid, started)
 
     # -- creating and attaching
@@ -96,18 +97,18 @@ class Segment:
         Raises ``ChannelError`` when the system refuses; nothing is left behind then.
         """
         try:
-            name, fd, hold = _new_file()
+            name, fd, hold = new_file("", CREATOR)
         except OSError as error:
-            raise _refused(f"make a channel of 2 x {capacity} bytes", error) from error
+            raise refused(f"make a channel of 2 x {capacity} bytes", error) from error
         try:
             os.fchmod(fd, 0o600)  # whatever the umask
-            _allocate(fd, DATA + 2 * capacity)
+            allocate(fd, DATA + 2 * capacity)
             segment = cls(name, fd)
             for semaphore in semaphore_names(name):
                 NamedSemaphore(semaphore, create=True)
         except OSError as error:
             unlink(name)
-            raise _refused(f"make a channel of 2 x {capacity} bytes", error) from error
+            raise refused(f"make a channel of 2 x {capacity} bytes", error) from error
         except BaseException:
             unlink(name)
             raise
@@ -164,23 +165,25 @@ class Segment:
     # -- slots
 
     def claim(self) -> Slot:
-        """Take a free slot. Whoever takes the second one removes the names.
+        """Take a free slot. Whoever has taken the second one removes the names: see ``close_names``.
 
         Raises ``ChannelFull``, ``ChannelNotFound``, and ``ChannelError`` when the system refuses.
         """
         try:
-            hold = Hold(_open, self.name)
+            hold = Hold(open_name, self.name)
             # Opened before the slot is taken: once both are, the names go.
             one, two, three, four = map(NamedSemaphore, semaphore_names(self.name))
         except FileNotFoundError:
             raise self._gone() from None
         except OSError as error:
-            raise _refused(f"connect to {self.name}", error) from error
-        slot = Slot(self, self._take(hold), hold, (one, three), (two, four))
+            raise refused(f"connect to {self.name}", error) from error
+        return Slot(self, self._take(hold), hold, (one, three), (two, four))
+
+    def close_names(self) -> None:
+        """After a ``claim``: remove the names when both slots are taken."""
         fence()  # of two who connect at once, at least one sees the other's state
-        if self.words[SLOTS[1 - slot.index] >> 3] != FREE:
+        if FREE not in [self.words[slot >> 3] for slot in SLOTS]:
             unlink(self.name)
-        return slot
 
     def _take(self, hold: Hold) -> int:
         patience = time.monotonic() + PATIENCE
@@ -230,6 +233,10 @@ class Slot:
         """The other slot's record."""
         return self.segment.record(SLOTS[1 - self.index])
 
+    def has_moved(self) -> bool:
+        """Whether blocks have been moved through the channel, either way."""
+        return any(self.segment.words[(ring >> 3) + MOVES] for ring in RINGS)
+
     def bells(self) -> tuple[memoryview, memoryview]:
         """The keys of our doorbell and of the peer's, as bytes."""
         ours, theirs = (
@@ -243,7 +250,7 @@ class Slot:
         nobody took it and nobody can or will. One to three system calls.
         """
         fd = self.hold.fileno()
-        state, pid, started, _ = self.peer()
+        state, pid, started, *_ = self.peer()
         if state == FREE:
             over = not self.segment.is_wanted(fd)
         else:
@@ -305,7 +312,7 @@ def handles() -> list[str]:
 
 def _sweep_one(name: str, lingering: bool) -> bool:
     try:
-        hold = Hold(_open, name)
+        hold = Hold(open_name, name)
     except OSError:
         return False  # gone by now, or not ours
     try:
@@ -326,35 +333,35 @@ def _sweep_one(name: str, lingering: bool) -> bool:
 # -- files
 
 
-def _open(name: str) -> int:
+def open_name(name: str) -> int:
     fd: int = _posixshmem.shm_open("/" + name, os.O_RDWR, mode=0o600)
     return fd
 
 
 def _open_found(name: str) -> int:
     try:
-        return _open(name)
+        return open_name(name)
     except FileNotFoundError:
         raise ChannelNotFound(_NOT_THERE.format(name)) from None
     except PermissionError:
         raise ChannelNotFound(_NOT_YOURS.format(name)) from None
     except OSError as error:
-        raise _refused(f"attach to {name}", error) from error
+        raise refused(f"attach to {name}", error) from error
 
 
-def _new_file() -> tuple[str, int, Hold]:
-    """A new file under a fresh name, and the creator's hold on it."""
+def new_file(suffix: str, lock: int) -> tuple[str, int, Hold]:
+    """A new file under a fresh name, and a hold on it with that byte locked."""
     while True:
-        name = "shmch-" + secrets.token_urlsafe(12)  # 96 bits, 16 characters
+        name = "shmch-" + secrets.token_urlsafe(12) + suffix  # 96 bits, 16 characters
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
         try:
             fd = _posixshmem.shm_open("/" + name, flags, mode=0o600)
         except FileExistsError:
             continue
         try:
-            hold = Hold(_open, name)  # an `open` of its own: see alive.py
+            hold = Hold(open_name, name)  # an `open` of its own: see alive.py
             # A sweep may have come between the two: then it has the lock, or the name is gone.
-            if hold.try_lock(CREATOR) and (os.fstat(fd).st_nlink or not alive.HAVE_LOCKS):
+            if hold.try_lock(lock) and (os.fstat(fd).st_nlink or not alive.HAVE_LOCKS):
                 return name, fd, hold
         except FileNotFoundError:
             pass
@@ -365,7 +372,7 @@ def _new_file() -> tuple[str, int, Hold]:
         os.close(fd)
 
 
-def _allocate(fd: int, size: int) -> None:
+def allocate(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
     if hasattr(os, "posix_fallocate"):  # without it a full /dev/shm is a SIGBUS later on
         os.posix_fallocate(fd, 0, size)
@@ -380,7 +387,7 @@ def _map_finished(name: str, fd: int) -> Segment:
             try:
                 segment = Segment(name, fd)
             except OSError as error:
-                raise _refused(f"map {name}", error) from error
+                raise refused(f"map {name}", error) from error
             magic = segment.words[MAGIC_WORD]
             if magic == MAGIC:
                 fence()
@@ -400,7 +407,7 @@ def _id_words(name: str) -> tuple[int, int]:
     return int.from_bytes(text[:8], "little"), int.from_bytes(text[8:], "little")
 
 
-def _refused(what: str, error: OSError) -> ChannelError:
+def refused(what: str, error: OSError) -> ChannelError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     return ChannelError(
         f"cannot {what}: {reason}; free or enlarge /dev/shm, raise the limit that was hit, "

@@ -58,7 +58,7 @@ async def use_in_a_loop(channel: Channel, reader: asyncio.StreamReader) -> int:
 def mistakes(channel: Channel, port: Port) -> None:
     Channel("handle")  # type: ignore[call-arg]
     Channel(capacity="1")  # type: ignore[arg-type]
-    port.write_sync(1, 2)  # type: ignore[call-arg]
+    port.write_sync(1, 2)  # type: ignore[call-arg, arg-type]
     port.read_sync(timeout="1")  # type: ignore[arg-type]
     port.on("ended", print)  # type: ignore[arg-type]
     channel.handle = "x"  # type: ignore[misc]

@@ -1,0 +1,340 @@
+"""Blocks: shared memory that moves from port to port by its name, in the same time whatever its size.
+
+A block is a file beside the channels' segments: a head, then the data. Bytes of it are locked (see
+alive.py): OWNER by whoever owns it, and one after it by the port that has it under way, another one each
+time, since a sender only lets go of his when he gets to it. The record in its head says to which port it
+is under way. So at any time it is known whom a block belongs to, whoever has died:
+
+- owned: its owner removes it; a sweep, when nobody has the lock;
+- under way while the sender's port lives: the sender, when it finds that the receiver has ended;
+- under way after that: the receiver, when it ends; a sweep, when the receiver's process has died, or
+  nobody can connect any more.
+
+Nobody changes a record, nor removes a name, without a lock on it.
+"""
+
+from __future__ import annotations
+
+import _posixshmem
+import mmap
+import os
+import re
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from multiprocessing.util import Finalize
+from typing import Any, NamedTuple, NoReturn
+
+from . import alive
+from .alive import Hold
+from .errors import ChannelError, InterfaceError
+from .ring import CONSUMER_CLOSED, MOVES, READER
+from .segment import (
+    FREE,
+    HANDLE,
+    NAMES_FOLDER,
+    NAMESPACE,
+    PATIENCE,
+    PID,
+    RINGS,
+    STARTED,
+    STATE,
+    Slot,
+    allocate,
+    new_file,
+    open_name,
+    refused,
+)
+
+NAME = re.compile(HANDLE.pattern + "b")
+MAGIC = b"shmblck\1"
+HEAD = mmap.ALLOCATIONGRANULARITY  # bytes before the data: a mapping begins at a multiple of it
+OWNER = 0  # the byte that its owner locks; the sender of move n locks byte n
+
+
+class Record(NamedTuple):
+    """A block's head: its size in bytes, its moves so far, and the port that it is under way to."""
+
+    magic: bytes = MAGIC
+    size: int = 0
+    moves: int = 0
+    channel: bytes = b""  # its handle, or nothing
+    slot: int = 0
+    pid: int = 0  # of the port's process, or 0 where nobody has connected yet
+    started: int = 0
+    namespace: int = 0
+
+
+_RECORD = struct.Struct("<8sQQ24sQQQQ")
+
+
+class Block:
+    """A block that this process owns, or has under way."""
+
+    def __init__(self, name: str, size: int, hold: Hold, moves: int = 0) -> None:
+        self.name, self.size, self.hold, self.moves = name, size, hold, moves
+
+    @classmethod
+    def create(cls, size: int) -> Block:
+        """Make a block of ``size`` bytes, all 0. Raises ``ChannelError`` when the system refuses."""
+        try:
+            name, fd, hold = new_file("b", OWNER)
+            try:
+                allocate(fd, HEAD + size)
+                _write(hold, Record(size=size))
+            except OSError:
+                _unlink(name)
+                raise
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise refused(f"make a block of {size} bytes", error) from error
+        return cls(name, size, hold)
+
+    @classmethod
+    def receive(cls, name: str, slot: Slot) -> Block:
+        """Own the block of that name, which is under way to us. Raises ``InterfaceError``."""
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
+            raise InterfaceError(f"{name!r} is no block's name")
+        try:
+            hold = Hold(open_name, name)
+        except OSError as error:
+            raise InterfaceError(f"the block {name} is not there any more") from error
+        try:
+            _lock(hold, OWNER)
+            record = _read(hold)
+            if record is None or not _is_for(record, slot, slot.index):
+                raise InterfaceError(f"the block {name} is not under way to this port")
+            _write(hold, Record(size=record.size, moves=record.moves))
+            return cls(name, record.size, hold, record.moves)
+        except BaseException:
+            hold.close()
+            raise
+
+    def offer(self, slot: Slot) -> None:
+        """Put it under way to the other side's port; nothing is lost while it is."""
+        self.moves += 1
+        _lock(self.hold, OWNER + self.moves)
+        slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1
+        record = self._record_for(slot)
+        _write(self.hold, record)
+        if not record.pid and slot.peer()[STATE] != FREE:  # whoever connected may have looked before that
+            _write(self.hold, self._record_for(slot))
+        self.hold.unlock(OWNER)
+
+    def withdraw(self) -> None:
+        """Own it again."""
+        _lock(self.hold, OWNER)
+        _write(self.hold, Record(size=self.size, moves=self.moves))
+        self.hold.unlock(OWNER + self.moves)
+
+    def _record_for(self, slot: Slot) -> Record:
+        peer = slot.peer()
+        there = peer[PID], peer[STARTED], peer[NAMESPACE]
+        if peer[STATE] == FREE:
+            there = 0, 0, 0
+        return Record(MAGIC, self.size, self.moves, slot.segment.name.encode(), 1 - slot.index, *there)
+
+    def release(self) -> None:
+        """Give it up for good; may be repeated."""
+        _unlink(self.name)
+        self.hold.close()
+
+
+class SharedBuffer(mmap.mmap):
+    """``size`` bytes of shared memory, at first all 0, that can be moved to the other side of a channel.
+
+    ``port.write(value, transfer=[buffer])``, with the buffer somewhere in the value, moves it in the same
+    time whatever its size: the reader owns it then, and every use here raises ``ValueError``. It offers
+    the buffer protocol, and the methods of ``mmap``; ``memoryview(buffer)`` and ``numpy.frombuffer(buffer)``
+    see the memory itself, and have to be let go before it is moved or closed (``BufferError``). It is freed
+    by ``close()``, at the end of ``with``, with its last reference, and with its process.
+
+    Raises ``ChannelError`` when the system refuses (/dev/shm is full), ``ValueError`` for a size below 1.
+    """
+
+    _block: Block
+    _free: Finalize
+
+    def __new__(cls, size: int) -> SharedBuffer:
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"size must be an int, a number of bytes, not {size!r}")
+        if size < 1:
+            raise ValueError(f"size must be at least 1 byte, not {size}")
+        return cls._map(Block.create(size))
+
+    @classmethod
+    def _map(cls, block: Block) -> SharedBuffer:
+        try:
+            self = super().__new__(cls, block.hold.fileno(), block.size, offset=HEAD)
+        except BaseException as error:
+            block.release()
+            if isinstance(error, OSError):
+                raise refused(f"map a block of {block.size} bytes", error) from error
+            raise
+        self._block = block
+        # Finalize and not weakref.finalize: a fork must not free its parent's.
+        self._free = Finalize(self, block.release, exitpriority=-1)
+        return self
+
+    @property
+    def detached(self) -> bool:
+        """Whether it was moved away, or closed."""
+        return self.closed
+
+    def close(self) -> None:
+        """Free it; may be repeated. Raises ``BufferError`` while views of it are there."""
+        super().close()
+        self._free()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def resize(self, newsize: int) -> NoReturn:  # noqa: ARG002
+        """A SharedBuffer keeps its size. Raises ``TypeError``."""
+        raise TypeError("a SharedBuffer keeps its size: make another one")
+
+    def __repr__(self) -> str:
+        return f"<SharedBuffer, {'detached' if self.closed else f'{len(self)} bytes'}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a SharedBuffer is not pickled: move it, with write(value, transfer=[buffer])")
+
+    # For transfer.py
+
+    def _check_movable(self) -> None:
+        if self.closed:
+            raise ValueError("cannot transfer a SharedBuffer that is detached or closed already")
+        try:
+            self._block.hold.fileno()
+        except ValueError:
+            raise ValueError("cannot transfer a SharedBuffer in a fork of the process that owns it") from None
+        try:
+            super().resize(len(self))  # to the size that it has: refused while there are views of it
+        except SystemError:
+            pass  # this system cannot resize: then the close has to find out
+
+    def _leave(self) -> Block:
+        """It has been moved: let go of the memory, and return what keeps the block meanwhile."""
+        self._free.cancel()
+        try:
+            super().close()
+        except BufferError:
+            pass  # a view that another thread has made meanwhile: the memory goes with that
+        return self._block
+
+
+def receive(value: Any, slot: Slot | None) -> SharedBuffer:
+    """Return the buffer of a message. Raises ``InterfaceError``, ``ChannelError``."""
+    if slot is None:
+        raise InterfaceError("a SharedBuffer came, and this port was closed meanwhile")
+    return SharedBuffer._map(Block.receive(value, slot))
+
+
+# -- what is under way
+
+
+def adopt(slot: Slot) -> None:
+    """Having taken a slot, while its names are there: put our process in the records of what waits for it."""
+    for _name, hold, record in _each(_names_moved(slot, 1 - slot.index)):
+        if record and _is_for(record, slot, slot.index) and not record.pid:
+            _lock(hold, OWNER)
+            pid = os.getpid()
+            started, namespace = alive.process_started(pid), alive.namespace()
+            _write(hold, record._replace(pid=pid, started=started, namespace=namespace))
+
+
+def settle(slot: Slot, under_way: list[Block], *, lost: bool) -> None:
+    """Our port is over, and says so in its rings: remove what nobody can receive any more."""
+    for block in under_way:
+        block.hold.close()  # first: of two ports that end at once, one finds the other's blocks unlocked
+    words = slot.segment.words
+    reader = words[(RINGS[slot.index] >> 3) + READER].to_bytes(8, "little")
+    ended = {slot.index}
+    if lost or reader[CONSUMER_CLOSED]:
+        ended.add(1 - slot.index)
+    for name, hold, record in _each({*_names_moved(slot, 0), *_names_moved(slot, 1)}):
+        if not (record and any(_is_for(record, slot, index) for index in ended)):
+            continue
+        if hold.try_lock(OWNER) and hold.try_lock(OWNER + record.moves):
+            _unlink(name)
+
+
+def sweep() -> list[str]:
+    """Remove the blocks of this user that nobody owns, sends or can receive; return their names."""
+    swept = []
+    for name, hold, _ in _each(_names() if alive.HAVE_LOCKS else []):
+        if os.fstat(hold.fileno()).st_uid != os.geteuid() or not hold.try_lock(OWNER):
+            continue
+        record = _read(hold)  # again, under the lock
+        moving = record is not None and record.channel
+        if record and moving and (not hold.try_lock(OWNER + record.moves) or _may_be_received(record)):
+            continue
+        _unlink(name)
+        swept.append(name)
+    return swept
+
+
+def _may_be_received(record: Record) -> bool:
+    if not record.pid:
+        return os.path.exists(f"{NAMES_FOLDER}/{record.channel.decode()}")
+    if record.namespace != alive.namespace():
+        return True  # we cannot tell
+    return alive.process_started(record.pid) == record.started
+
+
+def _each(names: Iterable[str]) -> Iterator[tuple[str, Hold, Record | None]]:
+    """Open block after block, those that can be."""
+    for name in names:
+        try:
+            hold = Hold(open_name, name)
+        except OSError:
+            continue  # gone by now, or not ours
+        try:
+            yield name, hold, _read(hold)
+        finally:
+            hold.close()
+
+
+def _names_moved(slot: Slot, ring: int) -> list[str]:
+    return _names() if slot.segment.words[(RINGS[ring] >> 3) + MOVES] else []
+
+
+def _names() -> list[str]:
+    try:
+        return [name for name in os.listdir(NAMES_FOLDER) if NAME.fullmatch(name)]
+    except OSError:
+        return []
+
+
+def _is_for(record: Record, slot: Slot, index: int) -> bool:
+    return record.channel == slot.segment.name.encode() and record.slot == index
+
+
+def _lock(hold: Hold, byte: int) -> None:
+    """Lock a byte that only a sweep may have at the moment. Raises ``ChannelError``."""
+    patience = time.monotonic() + PATIENCE
+    while not hold.try_lock(byte):
+        if time.monotonic() > patience:
+            raise ChannelError("somebody else holds this block")
+        time.sleep(0.001)
+
+
+def _read(hold: Hold) -> Record | None:
+    data = os.pread(hold.fileno(), _RECORD.size, 0)
+    if len(data) < _RECORD.size:
+        return None  # not finished
+    record = Record._make(_RECORD.unpack(data))
+    whole = record.magic == MAGIC and os.fstat(hold.fileno()).st_size == HEAD + record.size
+    return record._replace(channel=record.channel.rstrip(b"\0")) if whole else None
+
+
+def _write(hold: Hold, record: Record) -> None:
+    os.pwrite(hold.fileno(), _RECORD.pack(*record), 0)
+
+
+def _unlink(name: str) -> None:
+    try:
+        _posixshmem.shm_unlink("/" + name)
+    except FileNotFoundError:
+        pass

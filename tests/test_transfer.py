@@ -1,0 +1,511 @@
+"""What is moved is at one end or at the other, whole, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from peers import PROCESSES, Peer, return_buffer, send_buffer_and_wait
+
+from shmchannel import (
+    Channel,
+    CloneError,
+    EndOfChannel,
+    Interface,
+    InterfaceError,
+    PeerLost,
+    Port,
+    PortClosed,
+    SharedBuffer,
+    Transferable,
+    WouldBlock,
+    blocks,
+)
+
+
+class Token:
+    """Transferable, written the natural way."""
+
+    __slots__ = ("detached", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.detached = False
+
+    def detach(self) -> Any:
+        value, self.value = self.value, None
+        self.detached = True
+        return value
+
+    @classmethod
+    def attach(cls, value: Any) -> Token:
+        return cls(value)
+
+
+class Copied:
+    def serialize(self) -> None: ...
+
+    @classmethod
+    def deserialize(cls, value: None) -> Copied:  # noqa: ARG003
+        return cls()
+
+
+KNOWN = [Token, Copied]
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Port, Port]]:
+    channel = Channel(capacity=4096, interfaces=KNOWN)
+    with channel.connect() as one, channel.connect() as two:
+        yield one, two
+
+
+@pytest.fixture(params=[Token, SharedBuffer])
+def movable(request: pytest.FixtureRequest) -> Callable[[], Any]:
+    """Makes one."""
+    make: Callable[[], Any] = {Token: lambda: Token([1, 2]), SharedBuffer: lambda: SharedBuffer(100)}[
+        request.param
+    ]
+    return make
+
+
+def names() -> list[str]:
+    return blocks._names()
+
+
+def whole(instance: Any) -> bool:
+    return not instance.detached and (
+        instance.value == [1, 2] if type(instance) is Token else len(instance) == 100
+    )
+
+
+def test_what_is_moved_is_detached_here_and_attached_there(pair: tuple[Port, Port], movable: Any) -> None:
+    one, two = pair
+    thing = movable()
+    assert one.write_sync({"it": [thing]}, transfer=[thing])
+    assert thing.detached
+    copy = two.read_sync()["it"][0]
+    assert type(copy) is type(thing)
+    assert whole(copy)
+    two.write_sync(copy, transfer=[copy])  # and back
+    assert copy.detached
+    assert whole(one.read_sync())
+
+
+def test_in_asyncio_and_without_waiting(pair: tuple[Port, Port], movable: Any) -> None:
+    one, two = pair
+
+    async def main() -> None:
+        thing, other = movable(), movable()
+        assert await one.write((thing, other), transfer=(thing, other))
+        assert one.write_nowait([thing := movable()], transfer=[thing])
+        assert thing.detached
+        assert all(map(whole, [*(await two.read()), *(await two.read())]))
+
+    asyncio.run(main())
+
+
+def test_a_shared_buffer_is_memory_with_an_owner(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    with SharedBuffer(10_000) as buffer:
+        assert len(buffer) == 10_000
+        assert not any(buffer)
+        buffer[5:8] = b"abc"
+        view = memoryview(buffer)
+        assert (view.nbytes, view.readonly) == (10_000, False)
+        view[8] = 1
+        with pytest.raises(BufferError):
+            one.write_sync(buffer, transfer=[buffer])
+        with pytest.raises(BufferError):
+            buffer.close()
+        view.release()
+        one.write_sync(buffer, transfer=[buffer])
+    for use in (
+        lambda: buffer[0],
+        lambda: memoryview(buffer),
+        lambda: len(buffer),
+        lambda: buffer.write(b"x"),
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            use()
+    buffer.close()
+    assert repr(buffer) == "<SharedBuffer, detached>"
+    theirs = two.read_sync()
+    assert bytes(theirs[5:9]) == b"abc\1"
+    assert repr(theirs) == "<SharedBuffer, 10000 bytes>"
+    theirs.close()
+    assert theirs.detached
+    assert not names()
+
+
+def test_a_shared_buffer_moves_in_the_same_time_whatever_its_size(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    small, large = SharedBuffer(1), SharedBuffer(1 << 28)
+    one.write_sync([small, large], transfer=[small, large])
+    assert one.statistics().bytes_written < 300
+    assert [len(buffer) for buffer in two.read_sync()] == [1, 1 << 28]
+
+
+def test_a_transfer_that_cannot_be_raises_and_changes_nothing(pair: tuple[Port, Port], movable: Any) -> None:
+    one, two = pair
+    thing, gone = movable(), movable()
+    one.write_sync(gone, transfer=[gone])
+    assert whole(two.read_sync())
+    for value, transfer, error, message in [
+        ([thing, gone], [thing, gone], ValueError, "detached"),
+        ([thing], [thing, thing], ValueError, "twice"),
+        ([thing, 3], [thing, 3], TypeError, "cannot transfer <class 'int'>: list its class"),
+        ([thing, Copied()], None, TypeError, "it has no detach and attach"),
+        ([], [thing], CloneError, "transfer lists .* which is not in this value"),
+        ([thing, len], [thing], CloneError, r"\$\[1\]: cannot clone"),
+        ([thing, "x" * 100], [thing], CloneError, "max_message_size"),
+        ([thing], [], CloneError, r"\$\[0\]: .* can only be moved: list the instance in transfer=\[...\]"),
+    ]:
+        if "x" * 100 in value:
+            one._max_message_size = 90
+        with pytest.raises(error, match=message):
+            one.write_sync(value, transfer=value if transfer is None else transfer)
+        assert whole(thing)
+    one._max_message_size = 1 << 20
+    with pytest.raises(WouldBlock):
+        two.read_nowait()
+    one.write_sync(thing, transfer=[thing])
+    assert whole(two.read_sync())
+
+
+def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
+    pair: tuple[Port, Port], movable: Any
+) -> None:
+    one, two = pair
+    thing = movable()
+    while True:
+        try:
+            one.write_nowait("x" * 1000)
+        except WouldBlock:
+            break
+    with pytest.raises(TimeoutError):
+        one.write_sync([thing, "x" * 500], transfer=[thing], timeout=0.05)
+    assert whole(thing)
+    with pytest.raises(TimeoutError):
+        one.write_sync([thing, "x" * 50_000], transfer=[thing], timeout=0.05)  # in parts
+    assert whole(thing)
+    with pytest.raises(WouldBlock):
+        one.write_nowait([thing, "x" * 500], transfer=[thing])
+
+    async def cancelled() -> None:
+        async with asyncio.timeout(0.05):
+            await one.write([thing, "x" * 500], transfer=[thing])
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(cancelled())
+    assert whole(thing)
+    two.close_sync()
+    assert one.write_sync([thing], transfer=[thing]) is False
+    assert one.write_sync([thing], transfer=[thing]) is False
+    assert whole(thing)
+    one.close_sync()
+
+
+def test_a_write_to_a_port_that_is_closed_here_moves_nothing(pair: tuple[Port, Port], movable: Any) -> None:
+    one, _ = pair
+    thing = movable()
+    one.close_sync()
+    with pytest.raises(PortClosed):
+        one.write_sync([thing], transfer=[thing])
+    with pytest.raises(PortClosed):
+        asyncio.run(one.write([thing], transfer=[thing]))
+    assert whole(thing)
+
+
+def test_large_messages_move_with_their_last_part(pair: tuple[Port, Port], movable: Any) -> None:
+    one, two = pair
+    thing = movable()
+    got: list[Any] = []
+    reading = threading.Thread(target=lambda: got.append(two.read_sync(timeout=30)))
+    reading.start()
+    assert one.write_sync([thing, bytes(100_000)], transfer=[thing])
+    reading.join()
+    assert thing.detached
+    assert whole(got[0][0])
+
+
+def test_functions_for_a_class_of_others() -> None:
+    box = {
+        "detach": lambda one: one.pop(),
+        "attach": lambda value: Box([value]),
+        "detached": lambda one: not one,
+    }
+    channel = Channel(interfaces=[Interface(Box, **box)])  # type: ignore[arg-type]
+    with channel.connect() as one, channel.connect() as two:
+        box = Box([1])
+        with pytest.raises(CloneError, match="Box can only be moved"):
+            one.write_sync(box)
+        one.write_sync(box, transfer=[box])
+        assert box == []
+        assert two.read_sync() == [1]
+        with pytest.raises(ValueError, match="detached"):
+            one.write_sync(box, transfer=[box])
+
+
+class Box(list[Any]):
+    pass
+
+
+def test_the_protocol_tells_what_can_be_moved() -> None:
+    assert isinstance(Token(1), Transferable)
+    assert not isinstance(Copied(), Transferable)
+
+
+def test_a_message_that_fails_after_it_has_brought_a_buffer_frees_it(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    for other in (b"after", b"before"):
+        buffer, token = SharedBuffer(10), Token("t")
+        value = [buffer, token] if other == b"after" else [token, buffer]
+        one.write_sync(value, transfer=[buffer, token])
+        codec: Any = two._codec
+        known = codec.by_name.pop(next(name for name in codec.by_name if "Token" in name))
+        with pytest.raises(InterfaceError, match="Token' came"):
+            two.read_sync()
+        codec.by_name[known.name] = known
+    gc.collect()
+    two.close_sync()
+    one.close_sync()
+    assert not names()
+
+
+def test_what_nobody_reads_is_freed_when_both_have_ended(pair: tuple[Port, Port]) -> None:
+    for first in (0, 1):
+        channel = Channel()
+        ports = channel.connect(), channel.connect()
+        for port in ports:
+            buffer = SharedBuffer(10)
+            port.write_sync(buffer, transfer=[buffer])
+        assert len(names()) == 2
+        ports[first].close_sync()
+        ports[1 - first].close_sync()
+        assert not names()
+    one, _ = pair
+    assert one.write_sync(1)
+
+
+def test_what_is_under_way_outlives_its_sender(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    buffer = SharedBuffer(10)
+    buffer[:3] = b"abc"
+    one.write_sync(buffer, transfer=[buffer])
+    one.close_sync()
+    blocks.sweep()
+    assert bytes(two.read_sync()[:3]) == b"abc"
+    with pytest.raises(EndOfChannel):
+        two.read_sync()
+
+
+def test_what_waits_for_a_port_to_be_connected() -> None:
+    channel = Channel(linger=True)
+    one = channel.connect()
+    first, second = SharedBuffer(1), SharedBuffer(2)
+    one.write_sync([first, second], transfer=[first, second])
+    one.close_sync()
+    handle = channel.handle
+    del channel, one
+    gc.collect()
+    blocks.sweep()
+    assert len(names()) == 2
+    with Channel.from_handle(handle).connect() as two:
+        blocks.sweep()
+        assert list(map(len, two.read_sync())) == [1, 2]
+    gc.collect()
+    assert not names()
+
+
+def test_what_waits_for_nobody_is_freed_with_the_channel() -> None:
+    channel = Channel()
+    one = channel.connect()
+    buffer = SharedBuffer(1)
+    one.write_sync(buffer, transfer=[buffer])
+    one.close_sync()
+    assert len(names()) == 1
+    with pytest.warns(ResourceWarning, match="nobody connected"):
+        del channel, one
+        gc.collect()
+    assert not names()
+
+
+def test_only_the_port_that_it_is_under_way_to_gets_a_block(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    other = Channel()
+    with other.connect() as sender, other.connect() as receiver:
+        buffer = SharedBuffer(10)
+        name = buffer._block.name
+        sender.write_sync(buffer, transfer=[buffer])
+        for claim in (name, "shmch-AAAAAAAAAAAAAAAAb", "../etc/passwd", 3, None, SharedBuffer(3)._block.name):
+            codec: Any = one._codec
+            (interface,) = [known for known in codec.by_class.values() if known.cls is SharedBuffer]
+            give, interface.detach = interface.detach, lambda _, claim=claim: claim
+            mine = SharedBuffer(1)
+            one.write_sync(mine, transfer=[mine])
+            interface.detach = give
+            with pytest.raises(InterfaceError, match="block"):
+                two.read_sync()
+        assert len(receiver.read_sync()) == 10
+
+
+def test_a_fork_does_not_free_nor_move_its_parents_buffers(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    buffer = SharedBuffer(10)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            try:
+                one._codec.by_class[SharedBuffer].check_movable(buffer)
+                buffer._check_movable()
+            except ValueError:
+                status = 0
+            buffer.close()
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert len(names()) == 1
+    one.write_sync(buffer, transfer=[buffer])
+    assert len(two.read_sync()) == 10
+
+
+def test_a_shared_buffer_says_what_it_cannot() -> None:
+    with pytest.raises(ValueError, match="at least 1 byte"):
+        SharedBuffer(0)
+    for size in ("1", True, None):
+        with pytest.raises(TypeError, match="number of bytes"):
+            SharedBuffer(size)  # type: ignore[arg-type]
+    with SharedBuffer(1) as buffer:
+        with pytest.raises(TypeError, match="keeps its size"):
+            buffer.resize(2)
+        with pytest.raises(TypeError, match="transfer="):
+            pickle.dumps(buffer)
+    assert not names()
+
+
+@pytest.mark.parametrize("flavour", PROCESSES)
+def test_to_another_process_and_back(flavour: str) -> None:
+    channel = Channel()
+    peer = Peer(flavour, return_buffer, channel.handle)
+    with channel.connect() as port:
+        buffer = SharedBuffer(1 << 20)
+        buffer[-1] = 7
+        port.write_sync(buffer, transfer=[buffer])
+        back = port.read_sync(timeout=30)
+        assert (bytes(back[:3]), back[-1]) == (b"you", 7)
+        port.write_sync("thanks")
+    peer.join()
+
+
+def test_a_buffer_that_was_sent_before_its_sender_was_killed_is_received() -> None:
+    channel = Channel()
+    peer = Peer("program", send_buffer_and_wait, channel.handle)
+    with channel.connect() as port:
+        word, buffer = port.read_sync(timeout=30)
+        port.write_sync("go on")
+        os.kill(peer.pid, signal.SIGKILL)
+        peer.join(-signal.SIGKILL)
+        blocks.sweep()
+        assert bytes(buffer[:5]) == b"hello"
+        with pytest.raises(PeerLost):
+            port.read_sync(timeout=30)
+    del buffer
+    assert word == "it"
+    assert not names()
+
+
+def test_a_buffer_of_a_killed_sender_that_nobody_reads_goes_with_the_port() -> None:
+    channel = Channel()
+    peer = Peer("program", send_buffer_and_wait, channel.handle)
+    with channel.connect() as port:
+        while not port.statistics().incoming_fill:
+            time.sleep(0.001)
+        os.kill(peer.pid, signal.SIGKILL)
+        peer.join(-signal.SIGKILL)
+        blocks.sweep()
+        assert len(names()) == 1
+    assert not names()
+
+
+CRASHES = """
+import os, signal, sys
+from shmchannel import Channel, SharedBuffer, blocks
+import shmchannel.port, shmchannel.transfer
+step, handle = sys.argv[1:]
+port = Channel.from_handle(handle).connect()
+names = step.split(".")
+owner = {"blocks": blocks, "Block": blocks.Block, "Port": shmchannel.port.Port, "SharedBuffer": SharedBuffer,
+    "Transfer": shmchannel.transfer.Transfer}[names[0]]
+def kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
+real = getattr(owner, names[1])
+def then_kill(*args, **kwargs):
+    real(*args, **kwargs)
+    kill()
+setattr(owner, names[1], then_kill if len(names) == 3 else kill)
+if port.read_sync() == "send":
+    buffer = SharedBuffer(1000)
+    port.write_sync(buffer, transfer=[buffer])
+else:
+    port.read_sync()
+port.close_sync()
+"""
+
+
+SENDING = (
+    *("blocks._write", "blocks._write.after", "Block.offer", "Block.offer.after", "Transfer.encode.after"),
+    *("Port._put_moving", "Port._put_moving.after", "SharedBuffer._leave", "SharedBuffer._leave.after"),
+    *("blocks.settle", "blocks.settle.after"),
+)
+RECEIVING = (
+    *("blocks._lock", "blocks._lock.after", "blocks._write", "blocks._write.after", "SharedBuffer._map"),
+    *("SharedBuffer._map.after", "blocks._unlink", "blocks.settle"),
+)
+
+
+@pytest.mark.parametrize(
+    ("role", "step"), [("send", step) for step in SENDING] + [("receive", step) for step in RECEIVING]
+)
+def test_no_block_is_left_after_one_is_killed_at_any_step(role: str, step: str) -> None:
+    channel = Channel()
+    with subprocess.Popen([sys.executable, "-c", CRASHES, step, channel.handle]) as peer:
+        with channel.connect() as port:
+            port.write_sync(role)
+            if role == "receive":
+                buffer = SharedBuffer(1000)
+                port.write_sync(buffer, transfer=[buffer])
+            with pytest.raises((PeerLost, EndOfChannel)):
+                while True:
+                    assert len(port.read_sync(timeout=30)) == 1000
+        assert peer.wait(30) == -signal.SIGKILL
+    assert not names()
+
+
+def test_a_sweep_removes_what_is_left_when_both_are_killed() -> None:
+    code = (
+        "import sys, time\n"
+        "from shmchannel import Channel, SharedBuffer\n"
+        "channel = Channel(); one, two = channel.connect(), channel.connect()\n"
+        "sent, kept = SharedBuffer(10), SharedBuffer(20)\n"
+        "one.write_sync(sent, transfer=[sent])\n"
+        "print(flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        assert blocks.sweep() == []
+        process.kill()
+    assert len(names()) == 2
+    assert sorted(blocks.sweep()) != []
+    assert not names()
