@@ -159,3 +159,9 @@ def test_ctrl_c_in_a_command_is_status_130(
     monkeypatch.setattr(segment, "sweep", interrupt)
     assert main(["reap"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_frames_copied_and_transferred() -> None:
+    text = run("examples/frames.py", "--frames", "12")
+    for line, how in zip(text.splitlines(), ("copied", "transferred"), strict=True):
+        assert re.fullmatch(rf" *{how} +\d+ frames/s +\d+\.\d\d GiB/s", line)

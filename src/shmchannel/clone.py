@@ -35,8 +35,7 @@ from .kinds import (
     PLAIN,
     TAGGED_MESSAGE,
 )
-
-MAX_DEPTH = 256  # containers in containers, in a message
+from .limits import MAX_DEPTH, check
 
 # A message with tagged arrays, or a graph, is one ext object, so that no other looks for them.
 _WRAPPER = struct.Struct(">BIb")  # ext 32, the length, the code
@@ -58,7 +57,6 @@ _FIRST_BYTES = bytes(
     else 0
     for byte in range(256)
 )
-_ANY_CONTAINER = bytes(int(byte > 1) for byte in _FIRST_BYTES)
 _SHORT = 4096  # bytes up to which looking through the message is quicker than through the value
 _REMEMBERED = 256  # shapes of messages, of at most so many bytes
 
@@ -134,16 +132,16 @@ class Codec:
         Raises ``CloneError`` for bytes that are no encoding of a value, and ``InterfaceError``.
         """
         try:
-            if len(payload) > MAX_DEPTH:
-                _check(payload)
             if payload[0] == _EXT_32:
                 inner = memoryview(payload)[_WRAPPER.size :]
                 if payload[: _WRAPPER.size] == _wrapper(len(inner), TAGGED_MESSAGE):
-                    _check(inner)
+                    check(inner)
                     return _Decoder(self).unpack(inner)
                 if payload[: _WRAPPER.size] == _wrapper(len(inner), GRAPH_MESSAGE):
-                    _check(inner)
-                    return graph.decode(inner, self, _restore, MAX_DEPTH)
+                    check(inner)
+                    return graph.decode(inner, self, _restore)
+            elif len(payload) > MAX_DEPTH:
+                check(payload)
             return _unpackb(payload, ext_hook=_restore, strict_map_key=False)
         except (ChannelError, MemoryError):
             raise
@@ -213,7 +211,7 @@ class Codec:
         if type(value) is memoryview:  # that is not contiguous: msgpack takes no other
             return self.encode(bytes(value))
         try:
-            table = graph.encode(value, self, moves or {}, instances, MAX_DEPTH)
+            table = graph.encode(value, self, moves or {}, instances)
         except (ChannelError, MemoryError):
             raise
         except (ValueError, TypeError, OverflowError) as other:
@@ -324,34 +322,8 @@ def _wrapper(size: int, code: int) -> bytes:
     return _WRAPPER.pack(_EXT_32, max(0, min(size, 0xFFFF_FFFF)), code)
 
 
-# msgpack's stack is this deep. Behind so many arrays there is room for a message of MAX_DEPTH.
-_STACK = 1024
-_FIRST_ARRAYS = b"\x91" * (_STACK - MAX_DEPTH)
-
-
-def _check(payload: bytes | memoryview) -> None:
-    """Raise ``CloneError`` for too many levels, ``ValueError`` for an array that is not all there.
-
-    At the speed of C, and before anything is allocated that the message only claims to have.
-    """
-    if len(payload) <= _SHORT:
-        heads = bytes(payload).translate(_ANY_CONTAINER)
-        if heads.count(1) <= MAX_DEPTH and 0xDC not in payload and 0xDD not in payload:
-            return
-    unpacker = msgpack.Unpacker(max_buffer_size=len(_FIRST_ARRAYS) + len(payload))
-    unpacker.feed(_FIRST_ARRAYS)
-    unpacker.feed(payload)
-    try:
-        unpacker.skip()
-    except msgpack.StackError:
-        raise CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers") from None
-    except msgpack.OutOfData:
-        raise ValueError("it is cut off") from None
-
-
 def _checked(payload: bytes) -> bytes:
-    if len(payload) > MAX_DEPTH:
-        _check(payload)
+    check(payload)
     return payload
 
 

@@ -30,25 +30,24 @@ from .kinds import (
     fill_exception,
     new_exception,
 )
+from .limits import MAX_DEPTH
 
 if TYPE_CHECKING:
     from .clone import Codec, Move
 
 
-def encode(
-    value: object, codec: Codec, moves: Mapping[int, Move], instances: Mapping[int, Move], max_depth: int
-) -> bytes:
+def encode(value: object, codec: Codec, moves: Mapping[int, Move], instances: Mapping[int, Move]) -> bytes:
     """Return the table of ``value``'s containers; ``instances`` have been asked for their values before.
 
     Raises ``CloneError`` for the first value, level by level, that cannot be cloned.
     """
-    writer = _Writer(codec, moves, instances, max_depth)
+    writer = _Writer(codec, moves, instances)
     table = writer.write(value)
     writer.check_moved()
     return table
 
 
-def decode(payload: memoryview, codec: Codec, restore: Callable[[int, bytes], Any], max_depth: int) -> object:
+def decode(payload: memoryview, codec: Codec, restore: Callable[[int, bytes], Any]) -> object:
     """Return the value of such a table. ``restore(code, data)`` decodes the leaves."""
 
     def hook(code: int, data: bytes) -> Any:
@@ -57,7 +56,7 @@ def decode(payload: memoryview, codec: Codec, restore: Callable[[int, bytes], An
         return restore(code, data)
 
     entries = msgpack.unpackb(payload, ext_hook=hook)
-    _check_entries(entries, max_depth)
+    _check_entries(entries)
     return _Reader(codec, entries).read()
 
 
@@ -77,12 +76,9 @@ class _Node:
 
 
 class _Writer:
-    def __init__(
-        self, codec: Codec, moves: Mapping[int, Move], instances: Mapping[int, Move], max_depth: int
-    ) -> None:
+    def __init__(self, codec: Codec, moves: Mapping[int, Move], instances: Mapping[int, Move]) -> None:
         self._interfaces = codec.by_class
         self._moves, self._instances = moves, instances
-        self._max_depth = max_depth
         self._numbers: dict[int, int] = {}  # by id
         self._nodes: list[_Node] = []
         self._kept: list[Any] = []  # what these are the ids of: so that none is used twice
@@ -94,8 +90,8 @@ class _Writer:
         for number, node in enumerate(self._nodes):  # it grows under way
             if number == level_ends:
                 depth, level_ends = depth + 1, len(self._nodes)
-                if depth > self._max_depth:
-                    raise CloneError(f"$: the value is nested deeper than {self._max_depth} containers")
+                if depth > MAX_DEPTH:
+                    raise CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers")
             parts = [self._part(part, _to(node, place)) for place, part in enumerate(node.parts)]
             entries.append([node.code, *parts])
         if not entries:
@@ -196,7 +192,7 @@ class _Reference(int):
     """A part that is the object of another entry."""
 
 
-def _check_entries(entries: Any, max_depth: int) -> None:
+def _check_entries(entries: Any) -> None:
     """Raise ``CloneError`` unless each entry is first referred to in its turn, and not too deep."""
     depths = [1]
     for number, entry in enumerate(entries if type(entries) is list else ()):
@@ -212,8 +208,8 @@ def _check_entries(entries: Any, max_depth: int) -> None:
                 raise ValueError("a container within an entry")
     if not entries or len(depths) != len(entries):
         raise ValueError("a reference to no entry")
-    if depths[-1] > max_depth:
-        raise CloneError(f"$: the value is nested deeper than {max_depth} containers")
+    if depths[-1] > MAX_DEPTH:
+        raise CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers")
 
 
 class _Waits(Exception):

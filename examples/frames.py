@@ -1,0 +1,97 @@
+"""1080p frames from a producer process to a consumer, copied and by transfer.
+
+    $ python examples/frames.py
+
+Copied, a frame is an array in a message. By transfer it lies in a SharedBuffer: the producer draws into the
+memory itself, and the consumer, who owns it then, sends it back to be drawn into again.
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Iterator
+
+import numpy
+
+from shmchannel import Channel, Port, SharedBuffer
+from shmchannel.numpy import ndarray_interface
+
+SHAPE = (1080, 1920, 3)  # bytes: height, width, colours
+BUFFERS = 4  # under way at a time
+
+
+def draw(frame: numpy.ndarray, number: int) -> None:
+    """A line that wanders down the picture."""
+    frame[number % SHAPE[0]] = number % 251
+
+
+def is_drawn(frame: numpy.ndarray, number: int) -> bool:
+    return bool((frame[number % SHAPE[0]] == number % 251).all())
+
+
+def produce(handle: str, how: str, count: int) -> None:
+    with Channel.from_handle(handle, interfaces=[ndarray_interface]).connect() as port:
+        port.read_sync()  # the consumer is ready
+        send = {"copied": send_copies, "transferred": send_buffers}[how]
+        send(port, count)
+
+
+def send_copies(port: Port, count: int) -> None:
+    frame = numpy.zeros(SHAPE, numpy.uint8)
+    for number in range(count):
+        draw(frame, number)
+        port.write_sync(frame)
+
+
+def send_buffers(port: Port, count: int) -> None:
+    for number in range(count):
+        buffer = SharedBuffer(numpy.prod(SHAPE).item()) if number < BUFFERS else port.read_sync()
+        frame = numpy.frombuffer(buffer, numpy.uint8).reshape(SHAPE)
+        draw(frame, number)
+        del frame  # nothing may look at a buffer that is moved
+        port.write_sync(buffer, transfer=[buffer])
+
+
+def frames(port: Port, how: str, count: int) -> Iterator[numpy.ndarray]:
+    for number in range(count):
+        if how == "copied":
+            yield port.read_sync()
+        else:
+            buffer = port.read_sync()
+            yield numpy.frombuffer(buffer, numpy.uint8).reshape(SHAPE)
+            if number + BUFFERS < count:
+                port.write_sync(buffer, transfer=[buffer])
+
+
+def consume(how: str, count: int) -> float:
+    """Return the seconds that it took."""
+    channel = Channel(capacity=1 << 25, interfaces=[ndarray_interface])
+    spawn = multiprocessing.get_context("spawn")
+    producer = spawn.Process(target=produce, args=(channel.handle, how, count))
+    producer.start()
+    with channel.connect() as port:
+        port.write_sync("ready")
+        arriving = frames(port, how, count)
+        assert is_drawn(next(arriving), 0)
+        started = time.perf_counter()
+        for number in range(1, count):
+            assert is_drawn(next(arriving), number)
+        seconds = time.perf_counter() - started
+        arriving.close()
+    producer.join()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=300, help="how many each way (default: 300)")
+    count = parser.parse_args().frames
+    for how in ("copied", "transferred"):
+        seconds = consume(how, count)
+        rate = (count - 1) / seconds
+        size = numpy.prod(SHAPE).item()
+        print(f"{how:>12} {rate:9.0f} frames/s {rate * size / 2**30:8.2f} GiB/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Arrays of numpy in messages: ``Channel(interfaces=[ndarray_interface])``, on both sides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+from numpy.lib import format as npy
+
+from .interfaces import Interface
+
+
+def _serialize(array: numpy.ndarray[Any, Any]) -> list[Any]:
+    if array.dtype.hasobject:
+        raise TypeError("an array of objects does not travel: make it a list, or give it another dtype")
+    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    data: Any = b""
+    if array.size and array.dtype.itemsize:
+        # As bytes, which every dtype can be seen as; without a copy where the array has no gaps.
+        flat: Any = array.ravel("F" if fortran else "C").view(numpy.uint8)
+        data = memoryview(flat)
+    return [npy.dtype_to_descr(array.dtype), array.shape, fortran, data]
+
+
+def _deserialize(value: Any) -> numpy.ndarray[Any, Any]:
+    descr, shape, fortran, data = value
+    dtype = npy.descr_to_dtype(descr)
+    if dtype.hasobject or any(length < 0 for length in shape):
+        raise ValueError(f"no array has the dtype {dtype} and the shape {shape}")
+    order: Any = "F" if fortran else "C"
+    seen: numpy.ndarray[Any, Any] = numpy.ndarray(shape, dtype, data, order=order)
+    if seen.nbytes != len(data):
+        raise ValueError(f"{len(data)} bytes came for an array of {seen.nbytes}")
+    return seen.copy(order)  # that can be written to, and does not keep the message
+
+
+ndarray_interface = Interface(
+    numpy.ndarray, name="numpy.ndarray", serialize=_serialize, deserialize=_deserialize
+)
+"""How an ``ndarray`` crosses a channel: dtype, shape, order and data, copied once into the message and once
+out of it. Not for subclasses, nor for a dtype with objects in it (``CloneError``)."""

@@ -1,0 +1,129 @@
+"""Arrays arrive with their dtype, shape, order and every bit; in a SharedBuffer they move without a copy."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from shmchannel import Channel, CloneError, InterfaceError, SharedBuffer
+from shmchannel.clone import Codec
+from shmchannel.numpy import ndarray_interface
+
+codec = Codec([ndarray_interface])
+
+
+def clone(value: Any) -> Any:
+    return codec.decode(codec.encode(value))
+
+
+def same(one: Any, two: Any) -> bool:
+    return (
+        type(one) is type(two) is numpy.ndarray
+        and (one.dtype, one.shape) == (two.dtype, two.shape)
+        and one.flags.c_contiguous == two.flags.c_contiguous
+        and one.flags.f_contiguous == two.flags.f_contiguous
+        and one.tobytes() == two.tobytes()
+        and two.flags.writeable
+        and two.flags.owndata
+    )
+
+
+dtypes = (
+    arrays.scalar_dtypes()
+    | arrays.byte_string_dtypes(max_len=8)
+    | arrays.unicode_string_dtypes(max_len=8)
+    | arrays.array_dtypes(allow_subarrays=True)
+)
+
+
+@given(
+    dtypes.flatmap(
+        lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, min_side=0, max_side=4))
+    ),
+    st.sampled_from("CF"),
+)
+def test_every_array_comes_back_the_same(array: Any, order: Any) -> None:
+    array = numpy.array(array, order=order)
+    assert same(array, clone(array))
+
+
+def test_arrays_that_are_views_of_others() -> None:
+    base = numpy.arange(24).reshape(2, 3, 4)
+    views = [
+        base[:, ::2],
+        base[..., ::-1],
+        base.T,
+        numpy.broadcast_to(base, (2, 2, 3, 4)),
+        base.transpose(1, 0, 2),
+    ]
+    for view in [
+        *views,
+        numpy.array([datetime.date(2026, 1, 1)], "M8[D]"),
+        numpy.zeros((0, 3)),
+        numpy.float64(1)[...],
+    ]:
+        copy = clone({"it": [view]})["it"][0]
+        assert (copy.dtype, copy.shape) == (view.dtype, view.shape)
+        assert (copy == view).all()
+        assert copy.flags.writeable
+
+
+def test_one_array_met_twice_is_one_array() -> None:
+    array = numpy.arange(3)
+    copy = clone([array, {"again": array}])
+    assert copy[0] is copy[1]["again"]
+
+
+def test_what_is_no_plain_array_is_refused() -> None:
+    with pytest.raises(InterfaceError, match="array of objects does not travel"):
+        clone(numpy.array([object()]))
+    for other in (
+        numpy.ma.array([1]),
+        numpy.float64(1),
+        numpy.zeros(1).view(type("Mine", (numpy.ndarray,), {})),
+    ):
+        with pytest.raises(CloneError, match="list its class in interfaces"):
+            clone(other)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        ["<i8", (2,), False, b"x"],
+        ["<i8", (2,), False, b"x" * 17],
+        ["<i8", (-1,), False, b""],
+        ["|O", (1,), False, b"x" * 8],
+        ["<i8", (1 << 62,), False, b""],
+        ["nonsense", (), False, b""],
+        ["<i8", 3, False, None],
+        [],
+    ],
+)
+def test_a_form_that_is_no_array_is_an_error(form: Any) -> None:
+    with pytest.raises(InterfaceError, match=r"numpy\.ndarray: deserialize raised"):
+        ndarray_interface.build(form)
+
+
+def test_an_array_in_a_shared_buffer_moves_without_a_copy() -> None:
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        buffer = SharedBuffer(8000)
+        array = numpy.frombuffer(buffer, numpy.float64)
+        array[:] = numpy.arange(1000)
+        with pytest.raises(BufferError):
+            one.write_sync(buffer, transfer=[buffer])
+        assert array[999] == 999
+        del array
+        one.write_sync(buffer, transfer=[buffer])
+        theirs = two.read_sync()
+        array = numpy.frombuffer(theirs, numpy.float64)
+        assert (array == numpy.arange(1000)).all()
+        array[0] = 5
+        assert theirs[:8] == numpy.float64(5).tobytes()
+        del array
