@@ -8,7 +8,7 @@ endif
 RUN := $(VENV)/bin/python
 TESTS ?= tests
 
-.PHONY: demo test style format types check coverage bench clean
+.PHONY: demo test style format types check coverage fuzz bench clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/count_tokens.py
@@ -33,6 +33,11 @@ coverage: $(VENV)/.test
 	$(RUN) -m coverage run -m pytest $(TESTS)
 	$(RUN) -m coverage report
 
+# Bytes against the decoder, for so many seconds.
+SECONDS ?= 60
+fuzz: $(VENV)/.fuzz
+	$(RUN) tests/fuzz/decode.py -max_total_time=$(SECONDS)
+
 bench: $(VENV)/.demo
 	$(RUN) -m shmchannel bench
 
@@ -53,6 +58,10 @@ $(VENV)/.demo: pyproject.toml | $(RUN)
 
 $(VENV)/.test: pyproject.toml | $(RUN)
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $@
+
+$(VENV)/.fuzz: pyproject.toml $(VENV)/.test | $(RUN)
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[fuzz]'
 	touch $@
 
 $(VENV)/.check: pyproject.toml | $(RUN)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from shmchannel import segment
+from shmchannel import blocks, segment
 
 DEADLINE = 60  # seconds for a test, unless it is marked with another
 
@@ -67,6 +67,10 @@ def sweeps_only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that sweeps leaves alone what was there before it, such as your own lingering channels."""
     before, list_all = set(segment.handles()), segment.handles
     monkeypatch.setattr(segment, "handles", lambda: [name for name in list_all() if name not in before])
+    blocks_before, list_blocks = set(blocks._names()), blocks._names
+    monkeypatch.setattr(
+        blocks, "_names", lambda: [name for name in list_blocks() if name not in blocks_before]
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +117,7 @@ def nothing_left(in_time: None) -> Iterator[None]:  # noqa: ARG001  (its deadlin
             return
         time.sleep(0.01)
     left = names()
+    blocks.sweep()
     segment.sweep(lingering=True)  # so that the next test does not find them: what somebody holds stays
     assert not left, f"names left in /dev/shm: {left}"
     assert after == before, "left: names, descriptors, threads or children"

@@ -454,7 +454,7 @@ def test_capacity_is_the_creators_choice() -> None:
 def test_a_slot_that_stays_half_taken_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "PATIENCE", 0.05)
     channel = Channel()
-    hold = segment.Hold(segment._open, channel.handle)
+    hold = segment.Hold(segment.open_name, channel.handle)
     assert hold.try_lock(0, segment.RECORDS_END) is False  # the creator's byte is taken
     assert hold.try_lock(segment.SLOTS[0], 128)
     with pytest.raises(ChannelNotFound):
@@ -531,7 +531,7 @@ def test_a_sweep_that_takes_a_segment_in_the_making_makes_the_creator_take_anoth
     monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     opened: list[str] = []
-    real = segment._open
+    real = segment.open_name
 
     def open_beside_a_sweep(name: str) -> int:
         if opened:
@@ -544,7 +544,7 @@ def test_a_sweep_that_takes_a_segment_in_the_making_makes_the_creator_take_anoth
         assert segment.sweep() == [name]
         return fd
 
-    monkeypatch.setattr(segment, "_open", open_beside_a_sweep)
+    monkeypatch.setattr(segment, "open_name", open_beside_a_sweep)
     channel = Channel()
     assert opened
     assert channel.handle not in opened

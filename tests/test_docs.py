@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shmchannel import errors, ring, segment
+from shmchannel import blocks, errors, ring, segment
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,7 +59,8 @@ def test_the_documented_layout_is_the_codes() -> None:
     assert records == {"CREATOR": segment.CREATOR, "SLOTS[0]": segment.SLOTS[0], "SLOTS[1]": segment.SLOTS[1]}
     words = {name: int(offset) for offset, name, _ in table("| offset in it | word | meaning |")}
     assert words == {
-        name: 8 * getattr(segment, name) for name in ("STATE", "PID", "STARTED", "INTERPRETER", "BELL")
+        name: 8 * getattr(segment, name)
+        for name in ("STATE", "PID", "STARTED", "INTERPRETER", "BELL", "NAMESPACE")
     }
 
     places = [offset for offset, _ in table("| offset | what |")]
@@ -70,7 +71,7 @@ def test_the_documented_layout_is_the_codes() -> None:
         f"{segment.DATA} + capacity",
     ]
     control = {name: int(offset) for offset, name, *_ in table("| offset in it | word | stored by |")}
-    names = ("TAIL", "MESSAGES", "PRODUCER_CLOSED", "HEAD", "READER", "WRITER")
+    names = ("TAIL", "MESSAGES", "PRODUCER_CLOSED", "MOVES", "HEAD", "READER", "WRITER")
     assert control == {name: 8 * getattr(ring, name) for name in names}
     assert max(control.values()) < ring.CONTROL_SIZE == segment.RINGS[1] - segment.RINGS[0]
     flags = {name: int(byte) for byte, name, _ in table("| byte | flag |")}
@@ -81,6 +82,12 @@ def test_the_documented_layout_is_the_codes() -> None:
     assert needs == {name: getattr(ring, name) for name in ("WRITER_SLEEPS", "WRITER_RINGS")}
     kinds = {name: int(kind) for kind, name, _ in table("| kind | name |")}
     assert kinds == {name: getattr(ring, name) for name in ("WHOLE", "PART", "LAST", "ABORT")}
+    fields = {name: int(offset) for offset, name, _ in table("| offset in the head |")}
+    assert tuple(fields) == blocks.Record._fields
+    for name, offset in fields.items():
+        value: bytes | int = b"?" if name in ("magic", "channel") else 63
+        packed = blocks._RECORD.pack(*blocks.Record(b"", 0)._replace(**{name: value}))
+        assert packed.index(63) == offset
 
 
 def test_every_error_is_documented_with_what_else_it_is() -> None:

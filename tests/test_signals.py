@@ -361,7 +361,7 @@ def test_ctrl_c_while_a_channel_is_made_leaves_nothing(monkeypatch: pytest.Monke
     def interrupt(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(segment, "_allocate", interrupt)
+    monkeypatch.setattr(segment, "allocate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Channel()
     assert names() == set()

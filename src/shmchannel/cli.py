@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import __version__, bench, segment
+from . import __version__, bench, blocks, segment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reap(_options: argparse.Namespace) -> int:
-    handles = segment.sweep(lingering=True)
+    handles = segment.sweep(lingering=True) + blocks.sweep()
     for handle in handles:
         print(f"removed {handle}")
     print(f"{len(handles)} removed" if handles else "nothing to remove")

@@ -11,6 +11,7 @@ or which it cannot pack, is written as a graph instead (graph.py).
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from collections.abc import Callable, Iterable, Mapping
@@ -61,6 +62,13 @@ _SHORT = 4096  # bytes up to which looking through the message is quicker than t
 _REMEMBERED = 256  # shapes of messages, of at most so many bytes
 
 _unpackb = msgpack.unpackb
+
+# What msgpack and the types' constructors raise for what no encoder writes. Not all there is: a signal
+# handler may raise in their midst too.
+_REFUSALS = (
+    *(ValueError, TypeError, ArithmeticError, LookupError, AttributeError, BufferError, OSError, Warning),
+    *(RecursionError, NotImplementedError, struct.error, re.error, msgpack.UnpackException),
+)
 
 
 class Move(NamedTuple):
@@ -143,9 +151,9 @@ class Codec:
             elif len(payload) > MAX_DEPTH:
                 check(payload)
             return _unpackb(payload, ext_hook=_restore, strict_map_key=False)
-        except (ChannelError, MemoryError):
+        except ChannelError:
             raise
-        except Exception as error:  # of a type's constructor: it was given what no encoder writes
+        except _REFUSALS as error:
             raise CloneError(
                 f"$: a message of {len(payload)} bytes does not decode: {error or type(error).__name__}"
             ) from error
