@@ -88,7 +88,9 @@ class Codec:
         # Members of an enum are what they are: nothing of theirs is shared.
         self._shallow = _SHALLOW | {one.cls for one in interfaces if one.is_enum}
         self._encoders: list[_Encoder] = []  # free ones
-        self._shapes: dict[bytes, Callable[[bytes], tuple[bytes, ...]] | None] = {}
+        # Shapes of messages: in which nothing can be shared, and what to compare in others to know.
+        self._simple: set[bytes] = set()
+        self._contexts: dict[bytes, Callable[[bytes], tuple[bytes, ...]]] = {}
 
     def encode(self, value: object) -> bytes:
         """Return ``value`` as one MessagePack object.
@@ -111,8 +113,7 @@ class Codec:
         if len(payload) <= _SHORT:  # an encoder that raised, or has grown, is not kept
             self._encoders.append(encoder)
             shape = payload.translate(_FIRST_BYTES)
-            known = self._shapes.get(shape, False)
-            if known is None or (1 not in shape and self._is_simple(shape, payload)):
+            if shape in self._simple or (1 not in shape and self._is_simple(shape, payload)):
                 return payload
         if self._is_tree(value, {}):
             return _checked(payload)
@@ -171,30 +172,39 @@ class Codec:
         """Whether a message of that shape shares nothing, for certain.
 
         A container that comes twice has all its bytes in the message twice. So nothing is shared where
-        no container's first byte comes twice (as is remembered of shapes, by None), nor where those
+        no container's first byte comes twice (as is remembered of its shape), nor where those
         that do are followed by others.
         """
-        if shape not in self._shapes:
-            if len(shape) > _REMEMBERED:
-                heads = shape[1:].replace(b"\0", b"")
-                return len({*heads}) == len(heads)
-            if len(self._shapes) >= _REMEMBERED:
-                self._shapes.clear()
-            self._shapes[shape] = _contexts_of_doubles(shape)
-        contexts = self._shapes[shape]
+        contexts = self._contexts.get(shape)
         if contexts is None:
-            return True
+            heads = shape[1:].replace(b"\0", b"")
+            simple = len({*heads}) == len(heads)
+            if len(shape) <= _REMEMBERED:
+                self._remember(shape, simple=simple)
+            return simple
+        if contexts is _seen_once:
+            contexts = self._contexts[shape] = _contexts_of_doubles(shape)
         found = contexts(payload)
         return len({*found}) == len(found)
+
+    def _remember(self, shape: bytes, *, simple: bool) -> None:
+        if len(self._simple) + len(self._contexts) >= _REMEMBERED:
+            self._simple.clear()
+            self._contexts.clear()
+        if simple:
+            self._simple.add(shape)
+        else:
+            self._contexts[shape] = _seen_once
 
     def _is_tree(self, value: object, instances: Mapping[int, Move]) -> bool:
         """Whether the packed value has each container once, and only types that come back as they were.
 
         Level by level: in calls of C code for all containers of a level at once.
         """
-        seen: set[int] = set()
-        count = 0
-        parts = [value]
+        if type(value) in _CONTAINERS:
+            seen, count, parts = {id(value)}, 1, get_referents(value)
+        else:
+            seen, count, parts = set(), 0, [value]
         while kinds := {*map(type, parts)} - self._shallow:
             if not kinds <= _KNOWN:
                 if not instances or not kinds <= self.by_class.keys() | _KNOWN:
@@ -231,16 +241,19 @@ def _is_container(value: object) -> bool:
     return type(value) in _CONTAINERS
 
 
-def _contexts_of_doubles(shape: bytes) -> Callable[[bytes], tuple[bytes, ...]] | None:
+def _contexts_of_doubles(shape: bytes) -> Callable[[bytes], tuple[bytes, ...]]:
     """What takes out of a message of that shape the beginnings of containers that may be the same.
 
-    Of each as many bytes as it has at least. None where no first byte comes twice.
+    Of each as many bytes as it has at least.
     """
     heads = [place for place, byte in enumerate(shape) if byte and place]
     doubles = [place for place in heads if shape.count(shape[place], 1) > 1]
-    if not doubles:
-        return None
     return itemgetter(*(slice(place, place + _least_size(shape[place])) for place in doubles))
+
+
+def _seen_once(payload: bytes) -> tuple[bytes, ...]:
+    """Stands for the contexts of a shape until it comes again: most of those that vary do not."""
+    return payload, payload
 
 
 def _least_size(head: int) -> int:
