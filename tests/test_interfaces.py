@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
 from peers import PROCESSES, Peer, echo
+from values import Pair, alike, shared_values
 
 from shmchannel import (
     Channel,
@@ -189,6 +191,12 @@ def test_serialize_is_called_once_for_an_instance() -> None:
     assert len(calls) == 1
     assert codec.decode(codec.encode([one, one])) == [[2], [2]]
     assert len(calls) == 2
+
+
+@given(shared_values(instances=True))
+def test_every_value_with_instances_comes_back_alike(value: Any) -> None:
+    both = Codec(listed([Pair]))
+    assert alike(both.decode(both.encode(value)), value)
 
 
 def test_inheritance_is_exact() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import dataclasses
 import datetime
 import decimal
 import fractions
@@ -23,7 +24,9 @@ ARRAYS = [
     array.array(code, [0, 1, 2**7]) if code not in "fduwb" else array.array(code, [-1.5, math.nan])
     for code in array.typecodes
     if code not in "uwb"
-] + [array.array("b", [-128, 127]), array.array("d"), array.array("w" if "w" in array.typecodes else "i")]
+] + [array.array("b", [-128, 127]), array.array("d")]
+TEXTS = "w" if sys.version_info >= (3, 13) else "u"  # "u" is deprecated from there on
+ARRAYS += [array.array(TEXTS, "a\U0001f600")]
 
 ZONES = [
     None,
@@ -122,11 +125,25 @@ values = st.recursive(
 )
 
 
+@dataclasses.dataclass(eq=False)
+class Pair:
+    """An instance of an interface."""
+
+    one: Any = None
+    two: Any = None
+
+
 @st.composite
-def shared_values(draw: st.DrawFn) -> Any:
-    """A value in which lists and dicts are met more than once, also within themselves."""
+def shared_values(draw: st.DrawFn, *, instances: bool = False) -> Any:
+    """A value in which lists, dicts and instances are met more than once, also within themselves."""
     parts: list[Any] = draw(st.lists(values, min_size=1, max_size=4))
-    containers: list[Any] = [[], {}, *(part for part in parts if type(part) in (list, dict, bytearray))]
+    made = [Pair(), Pair([Pair()], 1)] if instances else []
+    containers: list[Any] = [
+        [],
+        {},
+        *made,
+        *(part for part in parts if type(part) in (list, dict, bytearray)),
+    ]
     for place, one in enumerate(draw(st.lists(st.integers(0, 30), min_size=1, max_size=8))):
         target = containers[one % len(containers)]
         source = containers[(one // 3) % len(containers)]
@@ -135,6 +152,8 @@ def shared_values(draw: st.DrawFn) -> Any:
             target.append(link)
         elif type(target) is dict:
             target[place] = link
+        elif type(target) is Pair:
+            target.one, target.two = link, target.one
         if type(link) in (dict,):
             containers.append(link)
     return [*containers, *parts]
@@ -151,7 +170,8 @@ def alike(one: Any, two: Any) -> bool:
         kind = type(first)
         if kind is not type(second):
             return False
-        if kind in (list, dict, set, bytearray, array.array) or isinstance(first, BaseException):
+        identified = isinstance(first, BaseException) or dataclasses.is_dataclass(first)
+        if identified or kind in (list, dict, set, bytearray, array.array):
             if there.setdefault(id(first), id(second)) != id(second):
                 return False
             if back.setdefault(id(second), id(first)) != id(first):
@@ -184,6 +204,8 @@ def parts(value: Any) -> list[Any] | None:
         ]
         found = [getattr(value, name, None) for name in names]
         return [part for part in found if not callable(part)] + [dict(vars(value))]
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, field.name) for field in dataclasses.fields(value)]
     if isinstance(value, slice):
         return [value.start, value.stop, value.step]
     return None
