@@ -30,6 +30,7 @@ from shmchannel import (
     Transferable,
     WouldBlock,
     blocks,
+    transfer,
 )
 
 
@@ -161,7 +162,7 @@ def test_a_transfer_that_cannot_be_raises_and_changes_nothing(pair: tuple[Port, 
     thing, gone = movable(), movable()
     one.write_sync(gone, transfer=[gone])
     assert whole(two.read_sync())
-    for value, transfer, error, message in [
+    for value, listed, error, message in [
         ([thing, gone], [thing, gone], ValueError, "detached"),
         ([thing], [thing, thing], ValueError, "twice"),
         ([thing, 3], [thing, 3], TypeError, "cannot transfer <class 'int'>: list its class"),
@@ -174,7 +175,7 @@ def test_a_transfer_that_cannot_be_raises_and_changes_nothing(pair: tuple[Port, 
         if "x" * 100 in value:
             one._max_message_size = 90
         with pytest.raises(error, match=message):
-            one.write_sync(value, transfer=value if transfer is None else transfer)
+            one.write_sync(value, transfer=value if listed is None else listed)
         assert whole(thing)
     one._max_message_size = 1 << 20
     with pytest.raises(WouldBlock):
@@ -214,6 +215,91 @@ def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
     assert one.write_sync([thing], transfer=[thing]) is False
     assert whole(thing)
     one.close_sync()
+
+
+def is_owned(buffer: SharedBuffer) -> bool:
+    """Whether nobody else could take or remove it."""
+    record = blocks._read(buffer._block.hold)
+    with_lock = blocks.Hold(blocks.open_name, buffer._block.name)
+    try:
+        return record is not None and not record.channel and not with_lock.try_lock(blocks.OWNER)
+    finally:
+        with_lock.close()
+
+
+def test_a_buffer_that_comes_back_is_owned_as_before(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    buffer = SharedBuffer(10)
+    for _ in range(3):
+        with pytest.raises(CloneError):
+            one.write_sync([buffer, len], transfer=[buffer])
+        assert is_owned(buffer)
+    one.write_sync(buffer, transfer=[buffer])
+    assert is_owned(two.read_sync())
+
+
+def test_a_receiver_that_closes_meanwhile_does_not_free_what_comes_back(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    real = transfer.Transfer.encode
+
+    def close_after(self: transfer.Transfer, value: object) -> bytes:
+        payload = real(self, value)
+        two.close_sync()
+        return payload
+
+    earlier = SharedBuffer(10)
+    one.write_sync(earlier, transfer=[earlier])
+    with SharedBuffer(10) as buffer:
+        monkeypatch.setattr(transfer.Transfer, "encode", close_after)
+        assert one.write_sync(buffer, transfer=[buffer]) is False
+        assert is_owned(buffer)
+        one.close_sync()
+        assert names() == [buffer._block.name]
+
+
+def test_who_connects_while_a_buffer_is_put_under_way_is_in_its_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    channel = Channel()
+    one = channel.connect()
+    two: list[Port] = []
+    real = blocks._write
+
+    def connect_before(hold: Any, record: blocks.Record) -> None:
+        if record.channel and not two:
+            two.append(channel.connect())
+        real(hold, record)
+
+    monkeypatch.setattr(blocks, "_write", connect_before)
+    buffer = SharedBuffer(10)
+    one.write_sync(buffer, transfer=[buffer])
+    ((_, block),) = one._under_way
+    record = blocks._read(block.hold)
+    assert record
+    assert record.pid == os.getpid()
+    one.close_sync()
+    two[0].close_sync()
+    assert not names()
+
+
+def test_an_exception_after_the_message_is_out_leaves_what_moved_with_its_reader(
+    pair: tuple[Port, Port], movable: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    real = one._put
+
+    def put_and_raise(*arguments: Any) -> None:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    thing = movable()
+    monkeypatch.setattr(one, "_put", put_and_raise)
+    with pytest.raises(KeyboardInterrupt):
+        one.write_sync([thing], transfer=[thing])
+    assert thing.detached
+    assert whole(two.read_sync()[0])
 
 
 def test_a_write_to_a_port_that_is_closed_here_moves_nothing(pair: tuple[Port, Port], movable: Any) -> None:
