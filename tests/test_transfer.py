@@ -19,6 +19,7 @@ from peers import PROCESSES, Peer, return_buffer, send_buffer_and_wait
 
 from shmchannel import (
     Channel,
+    ChannelError,
     CloneError,
     EndOfChannel,
     Interface,
@@ -212,7 +213,12 @@ def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
     assert whole(thing)
     two.close_sync()
     assert one.write_sync([thing], transfer=[thing]) is False
+    with pytest.raises(EndOfChannel):
+        one.read_sync()
+    assert one.closed
     assert one.write_sync([thing], transfer=[thing]) is False
+    assert one.write_nowait([thing], transfer=[thing]) is False
+    assert asyncio.run(one.write([thing], transfer=[thing])) is False
     assert whole(thing)
     one.close_sync()
 
@@ -478,6 +484,11 @@ def test_a_shared_buffer_says_what_it_cannot() -> None:
             buffer.resize(2)
         with pytest.raises(TypeError, match="transfer="):
             pickle.dumps(buffer)
+        channel = Channel()
+        with channel.connect() as port, pytest.raises(TypeError, match=r"transfer=\[buffer\]"):
+            port.write_sync(buffer, transfer=buffer)
+    with pytest.raises(ChannelError, match=r"cannot make a block of .* free or enlarge /dev/shm"):
+        SharedBuffer(1 << 60)
     assert not names()
 
 

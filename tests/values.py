@@ -200,7 +200,9 @@ def parts(value: Any) -> list[Any] | None:
     if isinstance(value, BaseException):
         names = ["args", "__cause__", "__context__", "__suppress_context__"]
         names += [
-            name for name in dir(value) if not name.startswith("_") and name not in ("args", "exceptions")
+            name
+            for name in dir(value)
+            if not name.startswith("_") and name not in ("args", "exceptions", "obj")
         ]
         found = [getattr(value, name, None) for name in names]
         return [part for part in found if not callable(part)] + [dict(vars(value))]

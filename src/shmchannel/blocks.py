@@ -82,8 +82,9 @@ class Block:
             try:
                 allocate(fd, HEAD + size)
                 _write(hold, Record(size=size))
-            except OSError:
+            except BaseException:
                 _unlink(name)
+                hold.close()
                 raise
             finally:
                 os.close(fd)

@@ -85,7 +85,8 @@ class Interface:
         module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
         self.name = f"{module}.{cls.__qualname__}" if name is None else name
         _pair(cls, "serialize", serialize, "deserialize", deserialize)
-        _pair(cls, "detach", detach, "attach", attach)
+        if detach or attach:  # a class may have one of these for something else
+            _pair(cls, "detach", detach, "attach", attach)
         self.serialize = serialize or getattr(cls, "serialize", None)
         self.deserialize = deserialize or getattr(cls, "deserialize", None)
         self.detach = detach or getattr(cls, "detach", None)

@@ -13,6 +13,7 @@ import builtins
 import datetime
 import decimal
 import fractions
+import functools
 import ipaddress
 import pathlib
 import re
@@ -245,15 +246,28 @@ EXCEPTIONS: dict[str, type[BaseException]] = {
 def _take_exception(value: BaseException) -> list[Any]:
     reduced: tuple[Any, ...] = value.__reduce__()  # type: ignore[assignment]  # what pickle asks too
     _, arguments, *state = reduced
-    attributes = {**state[0]} if state and state[0] else None
+    attributes = {**state[0]} if state and state[0] else {}
+    fresh = type(value)(*arguments)  # also shows that the arguments do for a new one
+    for name in _attributes_of(type(value)):  # type: ignore[arg-type]  # it is hashable
+        own = getattr(value, name, None)
+        if own != getattr(fresh, name, None):
+            attributes[name] = own
     return [
         type(value).__name__,
         value.__suppress_context__,
         value.__cause__,
         value.__context__,
-        attributes,
+        attributes or None,
         *arguments,
     ]
+
+
+@functools.cache
+def _attributes_of(kind: type[BaseException]) -> list[str]:
+    """The attributes of a built-in exception that its arguments may not say."""
+    others = {"args", "characters_written", "exceptions", "message", "obj"}  # obj may be anything
+    names = [name for name in dir(kind) if not name.startswith("_") and name not in others]
+    return [name for name in names if not callable(getattr(kind, name))]
 
 
 def _build_exception(parts: list[Any]) -> BaseException:

@@ -94,10 +94,11 @@ class Port(Life):
         port is awaited in another event loop.
         """
         if transfer:
-            side = self._joined()
             with self._transfer(transfer) as moving:
-                operation = self._putting(self._checked(moving.encode(value)), moving)
-                return await side.drive(operation, writing=True)
+                payload = self._checked(moving.encode(value))
+                if isinstance(self._outgoing, Verdict):
+                    return self._outgoing.try_write(payload)
+                return await self._joined().drive(self._putting(payload, moving), writing=True)
         payload = self._encode(value)
         if len(payload) > self._max_message_size:
             raise self._too_large(payload)

@@ -43,6 +43,8 @@ class Transfer:
         self.accepted = False
         self._codec, self._slot, self._keep = codec, slot, keep
         self._instances: dict[int, tuple[Any, Interface]] = {}
+        if isinstance(instances, SharedBuffer):
+            raise TypeError("transfer is a list: write transfer=[buffer]")
         for instance in instances:
             interface = codec.by_class.get(type(instance))
             if interface is None:
