@@ -433,6 +433,23 @@ def test_what_waits_for_nobody_is_freed_with_the_channel() -> None:
     assert not names()
 
 
+def test_a_sweep_removes_what_is_under_way_to_the_dead_and_leaves_what_it_cannot_judge() -> None:
+    channel = Channel()
+    with channel.connect() as one, channel.connect():
+        buffer = SharedBuffer(1)
+        name = buffer._block.name
+        one.write_sync(buffer, transfer=[buffer])
+        one.close_sync()
+        hold = blocks.Hold(blocks.open_name, name)
+        record = blocks._read(hold)
+        assert record
+        assert record.pid == os.getpid()
+        for namespace, swept in ((record.namespace + 1, []), (record.namespace, [name])):
+            blocks._write(hold, record._replace(started=1, namespace=namespace))
+            assert blocks.sweep() == swept
+        hold.close()
+
+
 def test_only_the_port_that_it_is_under_way_to_gets_a_block(pair: tuple[Port, Port]) -> None:
     one, two = pair
     other = Channel()

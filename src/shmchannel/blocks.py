@@ -149,8 +149,8 @@ class SharedBuffer(mmap.mmap):
     time whatever its size: the reader owns it then, and every use here raises ``ValueError``. It offers
     the buffer protocol, and the methods of ``mmap``; ``memoryview(buffer)`` and ``numpy.frombuffer(buffer)``
     see the memory itself, and have to be let go before it is moved or closed (``BufferError``). It is freed
-    by ``close()``, at the end of ``with``, with its last reference, and with its process (a killed one's by its
-    peer's port, or by the next ``Channel()``).
+    by ``close()``, at the end of ``with``, with its last reference, and with its process (after a kill by
+    its peer's port, or by the next ``Channel()``).
 
     Raises ``ChannelError`` when the system refuses (/dev/shm is full), ``ValueError`` for a size below 1.
     """
