@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
+import resource
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ import pytest
 from peers import FLAVOURS, Peer, echo
 
 from shmchannel import Channel, semaphores, waiting
-from shmchannel.semaphores import NamedSemaphore
+from shmchannel.semaphores import LibcSemaphore
 from shmchannel.waiting import Deadline, fence
 
 
@@ -88,14 +91,24 @@ def test_a_fence_keeps_a_store_before_a_later_load() -> None:
         one.close()
 
 
-@pytest.fixture(params=["libc", "posix_ipc", "polling"])
-def semaphore(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[NamedSemaphore]:
-    """A semaphore that waits by each of the three means."""
-    if request.param != "libc":
-        monkeypatch.setattr(semaphores, "_LIBC", None)
-    if request.param == "polling":  # as macOS, which has no sem_timedwait
-        monkeypatch.setattr(semaphores.posix_ipc, "SEMAPHORE_TIMEOUT_SUPPORTED", False)
-    made = NamedSemaphore(f"/shmch-test-{os.getpid()}", create=True)
+WAITS = ["_wait_monotonic", "_wait_wall_clock", "_poll"]  # as glibc, other libcs, macOS
+MAKERS = [semaphores.LibcSemaphore, semaphores.PosixIpcSemaphore]
+
+
+@pytest.fixture(params=WAITS)
+def any_wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(semaphores, "_wait", getattr(semaphores, request.param))
+
+
+@pytest.fixture(params=MAKERS)
+def maker(request: pytest.FixtureRequest) -> type[LibcSemaphore]:
+    """Makes semaphores by either means, in the main interpreter, where both load."""
+    return request.param
+
+
+@pytest.fixture
+def semaphore(maker: type[LibcSemaphore], any_wait: None) -> Iterator[LibcSemaphore]:  # noqa: ARG001
+    made = maker(f"/shmch-test-{os.getpid()}", create=True)
     try:
         yield made
     finally:
@@ -103,8 +116,9 @@ def semaphore(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         made.unlink()  # harmless
 
 
-def test_posts_are_counted_and_taken(semaphore: NamedSemaphore) -> None:
-    other = NamedSemaphore(semaphore.name)
+@pytest.mark.parametrize("other_maker", MAKERS)
+def test_posts_are_counted_and_taken(semaphore: LibcSemaphore, other_maker: type[LibcSemaphore]) -> None:
+    other = other_maker(semaphore.name)
     semaphore.post()
     other.post()
     assert other.wait(1)
@@ -115,12 +129,12 @@ def test_posts_are_counted_and_taken(semaphore: NamedSemaphore) -> None:
     assert not semaphore.wait(0)
 
 
-def test_a_post_wakes_a_waiting_thread(semaphore: NamedSemaphore) -> None:
+def test_a_post_wakes_a_waiting_thread(semaphore: LibcSemaphore) -> None:
     threading.Timer(0.05, semaphore.post).start()
     assert semaphore.wait(30)
 
 
-def test_a_signal_ends_the_wait_after_its_handler(semaphore: NamedSemaphore) -> None:
+def test_a_signal_ends_the_wait_after_its_handler(semaphore: LibcSemaphore) -> None:
     seen: list[int] = []
     previous = signal.signal(signal.SIGUSR1, lambda number, _frame: seen.append(number))
     timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGUSR1))
@@ -135,16 +149,63 @@ def test_a_signal_ends_the_wait_after_its_handler(semaphore: NamedSemaphore) -> 
         signal.signal(signal.SIGUSR1, previous)
 
 
-def test_names_that_are_there_or_not_are_told(semaphore: NamedSemaphore) -> None:
-    with pytest.raises(FileExistsError):
-        NamedSemaphore(semaphore.name, create=True)
-    with pytest.raises(FileNotFoundError):
-        NamedSemaphore("/shmch-test-no-such")
+class FromTheHandler(Exception):
+    pass
 
 
-def test_the_timed_wait_of_this_machine_is_on_the_monotonic_clock() -> None:
-    libc = ctypes.CDLL(None)
-    assert (semaphores._LIBC is not None) is hasattr(libc, "sem_clockwait")
+def test_what_a_signals_handler_raises_comes_out_of_the_wait(semaphore: LibcSemaphore) -> None:
+    def handler(_number: int, _frame: object) -> None:
+        raise FromTheHandler
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    try:
+        with pytest.raises(FromTheHandler):
+            timer.start()
+            semaphore.wait(30)
+        timer.join()
+        semaphore.post()
+        assert semaphore.wait(0)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_names_that_are_there_or_not_are_told(maker: type[LibcSemaphore]) -> None:
+    name = f"/shmch-test-{os.getpid()}"
+    with pytest.raises(FileNotFoundError) as missing:
+        maker(name)
+    assert (missing.value.errno, missing.value.filename) == (errno.ENOENT, name)
+    made = maker(name, create=True)
+    assert stat.S_IMODE(os.stat(f"/dev/shm/sem.{name[1:]}").st_mode) == 0o600
+    with pytest.raises(FileExistsError) as there:
+        maker(name, create=True)
+    assert (there.value.errno, there.value.filename) == (errno.EEXIST, name)
+    made.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError) as refused:  # noqa: PT011
+            maker(name, create=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert refused.value.errno == errno.EMFILE
+
+
+def test_a_semaphore_that_is_full_says_so(maker: type[LibcSemaphore]) -> None:
+    made = maker(f"/shmch-test-{os.getpid()}", create=True)
+    made.unlink()
+    ctypes.c_uint.from_address(made._address or 0).value = 0x7FFF_FFFF  # glibc's: SEM_VALUE_MAX
+    with pytest.raises(OSError) as full:  # noqa: PT011
+        made.post()
+    assert full.value.errno == errno.EOVERFLOW
+    assert made.wait(0)
+    made.post()
+
+
+def test_the_main_interpreter_takes_posix_ipc_and_the_monotonic_clock() -> None:
+    assert semaphores.NamedSemaphore is semaphores.PosixIpcSemaphore
+    monotonic = hasattr(ctypes.CDLL(None), "sem_clockwait")
+    assert (semaphores._wait is semaphores._wait_monotonic) is monotonic
 
 
 def test_a_deadline_is_computed_once() -> None:

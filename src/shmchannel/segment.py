@@ -16,11 +16,11 @@ import sys
 import time
 from dataclasses import dataclass
 
-from . import alive, semaphores
+from . import alive
 from .alive import Hold
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
 from .ring import MAXIMUM_CAPACITY, MINIMUM_CAPACITY, MOVES, Place
-from .semaphores import NamedSemaphore
+from .semaphores import LibcSemaphore, NamedSemaphore
 from .waiting import fence
 
 MAGIC = int.from_bytes(b"shmchnl\0", "little")
@@ -226,8 +226,8 @@ class Slot:
     segment: Segment
     index: int
     hold: Hold
-    items: tuple[NamedSemaphore, NamedSemaphore]  # a ring's reader sleeps on it
-    space: tuple[NamedSemaphore, NamedSemaphore]  # a ring's writer sleeps on it
+    items: tuple[LibcSemaphore, LibcSemaphore]  # a ring's reader sleeps on it
+    space: tuple[LibcSemaphore, LibcSemaphore]  # a ring's writer sleeps on it
 
     def peer(self) -> list[int]:
         """The other slot's record."""
@@ -284,10 +284,10 @@ def _claim_names(name: str) -> tuple[str, str]:
 def unlink(name: str) -> None:
     """Remove a channel's names, the segment's last so that a death in between leaves it to be swept."""
     for semaphore in semaphore_names(name):
-        semaphores.unlink(semaphore)
+        NamedSemaphore.unlink_name(semaphore)
     if not alive.HAVE_LOCKS:
         for claim in _claim_names(name):
-            semaphores.unlink(claim)
+            NamedSemaphore.unlink_name(claim)
     try:
         _posixshmem.shm_unlink("/" + name)
     except FileNotFoundError:

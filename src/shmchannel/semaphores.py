@@ -1,59 +1,121 @@
 """A named semaphore with three verbs: post, wait with a timeout, unlink.
 
-posix_ipc makes it, posts it and takes it away. The timed wait goes to libc's ``sem_clockwait`` where
-there is one (glibc 2.30), because ``posix_ipc.Semaphore.acquire`` clears any exception that a signal
-handler raises, KeyboardInterrupt excepted, and its timeout follows the wall clock (posix_ipc 1.3.2,
-``Semaphore_acquire`` and ``convert_timeout``). ctypes returns to the interpreter on EINTR, which
-then runs the handler: PEP 475 as it should be, on the monotonic clock.
+posix_ipc makes it, posts it and takes it away. Where posix_ipc does not load, which is in an isolated
+subinterpreter, libc does all that through ctypes: it is the same semaphore, for both at once too.
+
+The timed wait is libc's in either case, because ``posix_ipc.Semaphore.acquire`` clears any exception
+that a signal handler raises, KeyboardInterrupt excepted, and its timeout follows the wall clock
+(posix_ipc 1.3.2, ``Semaphore_acquire`` and ``convert_timeout``). ctypes returns to the interpreter on
+EINTR, which then runs the handler: PEP 475 as it should be.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import time
 from collections.abc import Callable
-
-import posix_ipc
+from typing import Any
 
 from .alive import without_fork
+
+try:
+    import posix_ipc
+except ImportError:  # "does not support loading in subinterpreters"
+    posix_ipc = None
 
 
 class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))  # struct timespec
 
 
-def _libc() -> ctypes.CDLL | None:
+def _checked(result: int, _function: object, _arguments: object) -> int:
+    if result != 0:
+        raise _os_error()
+    return result
+
+
+def _os_error(name: str | None = None) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), name)
+
+
+def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "sem_clockwait"):
-        return None
     libc.sem_open.restype = ctypes.c_void_p
-    libc.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)
-    libc.sem_close.argtypes = (ctypes.c_void_p,)
-    libc.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
+    libc.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # and, variadic, a mode and a value
+    libc.sem_unlink.argtypes = (ctypes.c_char_p,)
+    for name in ("sem_close", "sem_post", "sem_trywait"):
+        getattr(libc, name).argtypes = (ctypes.c_void_p,)
+    libc.sem_post.errcheck = _checked  # type: ignore[assignment]
+    if hasattr(libc, "sem_clockwait"):
+        libc.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
+    if hasattr(libc, "sem_timedwait"):
+        libc.sem_timedwait.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Timespec))
     return libc
 
 
 _LIBC = _libc()
 
 
-class NamedSemaphore:
-    """One named semaphore, open in this process.
+class LibcSemaphore:
+    """One named semaphore, open in this interpreter, by libc alone.
 
     Raises ``FileNotFoundError`` (open) or ``FileExistsError`` (create), and ``OSError`` for the rest.
     Closed when the object goes, so that no thread can be waiting on what is closed.
     """
 
-    __slots__ = ("_address", "_semaphore", "name", "post")
+    __slots__ = ("_address", "name", "post")
 
-    post: Callable[[], None]
+    post: Callable[[], Any]
+    """Add one, which wakes a waiter. Raises ``OSError`` (EOVERFLOW) beyond the system's largest value."""
 
     def __init__(self, name: str, *, create: bool = False) -> None:
         self.name = name
         self._address: int | None = None
         without_fork(lambda: self._open(create))
-        self.post = self._semaphore.release
+
+    def _open(self, create: bool) -> None:
+        self._open_address(os.O_CREAT | os.O_EXCL if create else 0)
+        self.post = functools.partial(_LIBC.sem_post, self._address)
+
+    def _open_address(self, flags: int) -> None:
+        more = (ctypes.c_uint(0o600), ctypes.c_uint(0)) if flags else ()
+        self._address = _LIBC.sem_open(self.name.encode(), flags, *more)
+        if not self._address:  # SEM_FAILED is a null pointer, or -1 on BSD
+            raise _os_error(self.name)
+
+    def wait(self, timeout: float) -> bool:
+        """Take one post, waiting at most ``timeout`` seconds; False when there was none, or a signal.
+
+        A signal's handler has run by then, and what it raised is raised here.
+        """
+        return _wait(self._address, timeout)
+
+    def unlink(self) -> None:
+        """Remove the name; the semaphore lives on for who has it open. No error if it is gone."""
+        self.unlink_name(self.name)
+
+    @staticmethod
+    def unlink_name(name: str) -> None:
+        """Remove a semaphore's name, if it is there."""
+        if _LIBC.sem_unlink(name.encode()) != 0 and ctypes.get_errno() != errno.ENOENT:
+            raise _os_error(name)
+
+    def __del__(self) -> None:
+        without_fork(self._close)
+
+    def _close(self) -> None:
+        if self._address:
+            _LIBC.sem_close(self._address)
+
+
+class PosixIpcSemaphore(LibcSemaphore):
+    """The same by posix_ipc, but for the wait."""
+
+    __slots__ = ("_semaphore",)
 
     def _open(self, create: bool) -> None:
         name, flags = self.name, posix_ipc.O_CREX if create else 0
@@ -64,73 +126,65 @@ class NamedSemaphore:
             raise missing(errno.EEXIST if create else errno.ENOENT, str(error), name) from None
         except posix_ipc.PermissionsError as error:
             raise PermissionError(errno.EACCES, str(error), name) from None
-        if _LIBC is not None:  # the same semaphore once more: libc counts, and gives one address
-            address = _LIBC.sem_open(name.encode(), 0)
-            if not address:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), name)
-            self._address = address
+        except OSError as error:  # posix_ipc gives no errno with the two that say "files open"
+            raise OSError(error.errno or errno.EMFILE, error.strerror or str(error), name) from None
+        self.post = self._semaphore.release
+        self._open_address(0)  # once more, for libc, which counts and gives the one address
 
-    def wait(self, timeout: float) -> bool:
-        """Take one post, waiting at most ``timeout`` seconds; False when there was none, or a signal.
-
-        A signal's handler has run by then, and what it raised is raised here.
-        """
-        if _LIBC is not None:
-            return _wait_monotonic(_LIBC, self._address, timeout)
-        return self._wait_posix_ipc(timeout)
-
-    def _wait_posix_ipc(self, timeout: float) -> bool:
+    @staticmethod
+    def unlink_name(name: str) -> None:
         try:
-            if posix_ipc.SEMAPHORE_TIMEOUT_SUPPORTED:
-                self._semaphore.acquire(timeout)
-                return True
-            return self._poll(timeout)
-        except posix_ipc.SignalError:
-            return False
-        except posix_ipc.BusyError:
-            return False
-
-    def _poll(self, timeout: float) -> bool:
-        """Without sem_timedwait (macOS): look every millisecond."""
-        until = time.monotonic() + timeout
-        while True:
-            try:
-                self._semaphore.acquire(0)
-                return True
-            except posix_ipc.BusyError:
-                if time.monotonic() >= until:
-                    raise
-                time.sleep(0.001)
-
-    def unlink(self) -> None:
-        """Remove the name; the semaphore lives on for who has it open. No error if it is gone."""
-        unlink(self.name)
-
-    def __del__(self) -> None:
-        without_fork(self._close)
+            posix_ipc.unlink_semaphore(name)
+        except posix_ipc.ExistentialError:
+            pass
 
     def _close(self) -> None:
-        if _LIBC is not None and getattr(self, "_address", None):
-            _LIBC.sem_close(self._address)
+        super()._close()
         if hasattr(self, "_semaphore"):
             self._semaphore.close()
 
 
-def unlink(name: str) -> None:
-    """Remove a semaphore's name, if it is there."""
-    try:
-        posix_ipc.unlink_semaphore(name)
-    except posix_ipc.ExistentialError:
-        pass
+NamedSemaphore: type[LibcSemaphore] = LibcSemaphore if posix_ipc is None else PosixIpcSemaphore
 
 
-def _wait_monotonic(libc: ctypes.CDLL, address: int | None, timeout: float) -> bool:
-    nanoseconds = time.monotonic_ns() + int(timeout * 1e9)
-    until = _Timespec(*divmod(nanoseconds, 1_000_000_000))
-    if libc.sem_clockwait(address, time.CLOCK_MONOTONIC, ctypes.byref(until)) == 0:
+# -- the timed wait: on the monotonic clock (glibc 2.30), on the wall clock, or by polling (macOS)
+
+
+def _wait_monotonic(address: int | None, timeout: float) -> bool:
+    until = _timespec(time.monotonic_ns(), timeout)
+    return _taken(_LIBC.sem_clockwait(address, time.CLOCK_MONOTONIC, ctypes.byref(until)))
+
+
+def _wait_wall_clock(address: int | None, timeout: float) -> bool:
+    until = _timespec(time.time_ns(), timeout)
+    return _taken(_LIBC.sem_timedwait(address, ctypes.byref(until)))
+
+
+def _poll(address: int | None, timeout: float) -> bool:
+    until = time.monotonic() + timeout
+    while not _taken(_LIBC.sem_trywait(address)):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def _timespec(now: int, timeout: float) -> _Timespec:
+    return _Timespec(*divmod(now + int(timeout * 1e9), 1_000_000_000))
+
+
+def _taken(result: int) -> bool:
+    if result == 0:
         return True
-    number = ctypes.get_errno()
-    if number in (errno.ETIMEDOUT, errno.EINTR):
+    if ctypes.get_errno() in (errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR):
         return False
-    raise OSError(number, os.strerror(number))
+    raise _os_error()
+
+
+_wait = (
+    _wait_monotonic
+    if hasattr(_LIBC, "sem_clockwait")
+    else _wait_wall_clock
+    if hasattr(_LIBC, "sem_timedwait")
+    else _poll
+)
