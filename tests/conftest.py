@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from shmchannel import blocks, segment
+from shmchannel import blocks, clone, messagepack, packing, segment
 
 DEADLINE = 60  # seconds for a test, unless it is marked with another
 
@@ -91,6 +91,25 @@ def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.fixture(scope="module", params=["compiled", "python"])
+def packer(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Messages are packed by msgpack, and then all over again as in an isolated subinterpreter."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "python":
+            patch.setattr(packing, "COMPILED", False)
+            patch.setattr(packing, "Packer", messagepack.Packer)
+            patch.setattr(packing, "unpackb", messagepack.unpackb)
+        forget_packers()
+        yield
+    forget_packers()
+
+
+def forget_packers() -> None:
+    for one in gc.get_objects():
+        if type(one) is clone.Codec:
+            one._encoders.clear()
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ from shmchannel.clone import Codec, decode, encode
 from shmchannel.interfaces import listed
 from shmchannel.kinds import EXCEPTIONS, LEAVES, PARTS
 
+pytestmark = pytest.mark.usefixtures("packer")
+
 
 @given(values)
 def test_every_value_comes_back_alike(value: Any) -> None:

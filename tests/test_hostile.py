@@ -19,6 +19,8 @@ from shmchannel.clone import Codec
 from shmchannel.interfaces import listed
 from shmchannel.kinds import GRAPH_MESSAGE, LEAVES, PARTS, REFERENCE, TAGGED_MESSAGE
 
+pytestmark = pytest.mark.usefixtures("packer")
+
 SLACK = 256 << 10  # bytes, whatever the message
 FACTOR = 100  # an empty list is one byte in a message, and a list, its head and a place in another here
 

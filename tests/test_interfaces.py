@@ -31,6 +31,8 @@ from shmchannel import (
 from shmchannel.clone import Codec
 from shmchannel.interfaces import listed
 
+pytestmark = pytest.mark.usefixtures("packer")
+
 
 class Colour(enum.Enum):
     RED = 1

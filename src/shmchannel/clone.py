@@ -4,9 +4,9 @@ None, bool, int (64-bit), float, str, bytes, list and dict are plain MessagePack
 that has nothing else. The other types are in kinds.py. Nothing is ever flattened: what is neither
 plain, nor in that table, nor an instance of a listed interface is a ``CloneError``.
 
-msgpack's compiled packer does the work, and says nothing of containers that it meets twice. So what it
-has packed is looked over before it counts (``_is_tree``), and a message in which something is shared,
-or which it cannot pack, is written as a graph instead (graph.py).
+msgpack's compiled packer does the work (packing.py), and says nothing of containers that it meets twice.
+So what it has packed is looked over before it counts (``_is_tree``), and a message in which something is
+shared, or which it cannot pack, is written as a graph instead (graph.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from . import graph
+from . import graph, packing
 from .errors import ChannelError, CloneError, InterfaceError
 from .interfaces import Interface
 from .kinds import (
@@ -36,7 +36,8 @@ from .kinds import (
     PLAIN,
     TAGGED_MESSAGE,
 )
-from .limits import MAX_DEPTH, check
+from .limits import MAX_DEPTH
+from .packing import AS_DATETIME, check
 
 # A message with tagged arrays, or a graph, is one ext object, so that no other looks for them.
 _WRAPPER = struct.Struct(">BIb")  # ext 32, the length, the code
@@ -60,8 +61,6 @@ _FIRST_BYTES = bytes(
 )
 _SHORT = 4096  # bytes up to which looking through the message is quicker than through the value
 _REMEMBERED = 256  # shapes of messages, of at most so many bytes
-
-_unpackb = msgpack.unpackb
 
 # What msgpack and the types' constructors raise for what no encoder writes. Not all there is: a signal
 # handler may raise in their midst too.
@@ -151,7 +150,7 @@ class Codec:
                     return graph.decode(inner, self, _restore)
             elif len(payload) > MAX_DEPTH:
                 check(payload)
-            return _unpackb(payload, ext_hook=_restore, strict_map_key=False)
+            return packing.unpackb(payload, ext_hook=_restore, strict_map_key=False, timestamp=AS_DATETIME)
         except ChannelError:
             raise
         except _REFUSALS as error:
@@ -268,7 +267,7 @@ class _Encoder:
 
     def __init__(self, codec: Codec) -> None:
         self._interfaces = codec.by_class
-        self.pack = msgpack.Packer(default=self._extend, strict_types=True, buf_size=2 * _SHORT).pack
+        self.pack = packing.Packer(default=self._extend, strict_types=True, buf_size=2 * _SHORT).pack
         self.clean = True  # no tags
         self.instances: dict[int, Move] = {}  # that were met, by their ids
 
@@ -316,7 +315,13 @@ class _Decoder:
         self._pending = 0  # tags whose array is still to come: one that stands elsewhere stays pending
 
     def unpack(self, payload: memoryview) -> Any:
-        value = _unpackb(payload, ext_hook=self._restore, list_hook=self._build, strict_map_key=False)
+        value = packing.unpackb(
+            payload,
+            ext_hook=self._restore,
+            list_hook=self._build,
+            strict_map_key=False,
+            timestamp=AS_DATETIME,
+        )
         if self._pending:
             raise ValueError("a tag that is not the first item of an array")
         return value

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from . import packing
 from .errors import CloneError
 from .interfaces import Interface, adopt
 from .kinds import (
@@ -31,6 +32,7 @@ from .kinds import (
     new_exception,
 )
 from .limits import MAX_DEPTH
+from .packing import AS_DATETIME
 
 if TYPE_CHECKING:
     from .clone import Codec, Move
@@ -55,7 +57,7 @@ def decode(payload: memoryview, codec: Codec, restore: Callable[[int, bytes], An
             return _Reference(int.from_bytes(data, "little"))
         return restore(code, data)
 
-    entries = msgpack.unpackb(payload, ext_hook=hook)
+    entries = packing.unpackb(payload, ext_hook=hook, timestamp=AS_DATETIME)
     _check_entries(entries)
     return _Reader(codec, entries).read()
 
@@ -96,7 +98,7 @@ class _Writer:
             entries.append([node.code, *parts])
         if not entries:
             raise ValueError("it has no form")  # a scalar that the packer could not pack either
-        packed: bytes = msgpack.Packer(default=_extend, strict_types=True).pack(entries)
+        packed: bytes = packing.Packer(default=_extend, strict_types=True).pack(entries)
         return packed
 
     def check_moved(self) -> None:

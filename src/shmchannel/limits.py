@@ -28,6 +28,10 @@ _LENGTHS |= {0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)}
 _COUNTS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}  # of containers, and objects for each
 
 
+def too_deep() -> CloneError:
+    return CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers")
+
+
 def check(payload: bytes | memoryview) -> None:
     """Raise ``CloneError`` for too many levels, ``ValueError`` for an object that is not all there.
 
@@ -52,7 +56,7 @@ def _skip(payload: bytes | memoryview) -> None:
     try:
         unpacker.skip()
     except msgpack.StackError:
-        raise CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers") from None
+        raise too_deep() from None
     except msgpack.OutOfData:
         raise ValueError("it is cut off") from None
 

@@ -1,0 +1,163 @@
+"""Our MessagePack in Python and msgpack's compiled one are the same: bytes, values, and what is refused."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from values import alike, deep, shared_values, values
+
+from shmchannel import CloneError, messagepack, packing
+from shmchannel.clone import Codec, decode
+from shmchannel.limits import MAX_DEPTH, check
+
+
+def by_both(function: Any, *arguments: Any) -> list[Any]:
+    results = []
+    for ours in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            if ours:
+                patch.setattr(packing, "COMPILED", False)
+                patch.setattr(packing, "Packer", messagepack.Packer)
+                patch.setattr(packing, "unpackb", messagepack.unpackb)
+            results.append(function(*arguments))
+    return results
+
+
+def encoded(value: Any) -> bytes | str:
+    try:
+        return Codec().encode(value)
+    except CloneError as error:
+        return str(error)
+
+
+def decoded(payload: bytes) -> Any:
+    try:
+        return [Codec().decode(payload)]
+    except CloneError:
+        return "refused"
+
+
+def test_here_msgpacks_compiled_part_is_taken() -> None:
+    assert packing.COMPILED
+    assert packing.Packer is msgpack.Packer
+
+
+@given(values | shared_values())
+def test_a_value_has_one_encoding(value: Any) -> None:
+    compiled, ours = by_both(encoded, value)
+    assert compiled == ours
+
+
+EDGES = [
+    *(2**bits + more for bits in (5, 7, 8, 15, 16, 31, 32, 63, 64) for more in (-1, 0, 1)),
+    *(-(2**bits) + more for bits in (5, 7, 8, 15, 16, 31, 32, 63, 64) for more in (-1, 0, 1)),
+    *(kind * length for kind in ("x", "é", b"x") for length in (0, 1, 15, 31, 32, 255, 256, 65535, 65536)),
+    *([None] * length for length in (15, 16, 65535, 65536)),
+    *(dict.fromkeys(range(length)) for length in (15, 16, 65535, 65536)),
+    *(memoryview(b"x" * length) for length in (0, 6, 256)),
+    memoryview(b"123456")[::2],
+    memoryview(b"123456").cast("B", (2, 3)),
+    memoryview(b"123456").cast("H"),
+    *({key: 1} for key in ("x" * 31, "x" * 32, "x" * 50, "é", b"x", 1, 300, -1, 1.5, None, True)),
+    *(deep(depth, lambda inner: [inner]) for depth in (255, 256, 300)),
+    *(deep(depth, lambda inner: {1: inner}) for depth in (255, 256, 300)),
+    ["\ud800"],
+    {"\ud800": 1},
+    bytearray(b"x"),
+    msgpack.Timestamp(1),
+    msgpack.ExtType(5, b"x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", EDGES, ids=lambda value: repr(value)[:20])
+def test_a_value_at_the_edges_has_one_encoding(value: Any) -> None:
+    compiled, ours = by_both(encoded, value)
+    assert compiled == ours
+    if isinstance(compiled, bytes):
+        one, two = by_both(decoded, compiled)
+        assert alike(one, two)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 4, 8, 16, 17, 255, 256, 65536])
+@pytest.mark.parametrize("code", [0, 127])
+def test_ext_objects_of_every_size(length: int, code: int) -> None:
+    def extend(_value: object) -> msgpack.ExtType:
+        return msgpack.ExtType(code, b"x" * length)
+
+    packed = msgpack.Packer(default=extend, strict_types=True).pack(...)
+    assert messagepack.Packer(default=extend).pack(...) == packed
+    assert messagepack.unpackb(packed, ext_hook=msgpack.ExtType) == msgpack.ExtType(code, b"x" * length)
+
+
+def test_codes_of_ext_objects_have_a_sign() -> None:
+    for unpackb in (msgpack.unpackb, messagepack.unpackb):
+        codes = unpackb(b"\x93\xd4\x7f0\xd4\x800\xd4\xfe0", ext_hook=lambda code, _data: code)
+        assert codes == [127, -128, -2]
+
+
+@settings(max_examples=1000)
+@given(st.binary(max_size=60) | st.lists(st.integers(0x80, 0xFF), max_size=9).map(bytes))
+@example(b"\xc1")
+@example(b"\xc4")
+@example(b"\xc9\x00\x00\x00\x00")
+@example(b"\x81\x90\x01")  # a list as a key
+@example(b"\xd9\x01\xff")  # no UTF-8
+@example(b"\x81\xa1\xff\x01")
+@example(b"\xdd\xff\xff\xff\xff\x01")
+@example(b"\xdf\xff\xff\xff\xff\x01\x01")
+@example(b"\xc6\xff\xff\xff\xff\x01")
+@example(b"\xa5abc")
+@example(b"\x01\x01")
+@example(b"")
+@example(b"\xd4\x80\x00")
+def test_bytes_are_read_the_same_or_refused_by_both(payload: bytes) -> None:
+    compiled, ours = by_both(decoded, payload)
+    assert alike(compiled, ours)
+
+
+@settings(max_examples=300)
+@given(values | shared_values(), st.data())
+def test_messages_that_were_tampered_with_are_read_the_same(value: Any, data: st.DataObject) -> None:
+    payload = bytearray(Codec().encode(value))
+    for _ in range(data.draw(st.integers(1, 3))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    compiled, ours = by_both(decoded, bytes(payload))
+    assert alike(compiled, ours)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x91", b"\x81\x01", b"\xdc\x00\x01", b"\xde\x00\x01\x01", b"\xdd\0\0\0\1"]
+)
+def test_messages_nested_too_deep_are_refused_by_both(head: bytes) -> None:
+    for levels in (MAX_DEPTH, MAX_DEPTH + 1, 5000):
+        compiled, ours = by_both(decoded, head * levels + b"\xc0")
+        assert (compiled == "refused") is (ours == "refused") is (levels > MAX_DEPTH)
+        if levels > MAX_DEPTH:
+            with pytest.raises(CloneError, match="nested deeper than 256 containers"):
+                messagepack.unpackb(head * levels + b"\xc0", ext_hook=msgpack.ExtType)
+            with pytest.raises(CloneError, match="nested deeper than 256 containers"):
+                check(head * levels + b"\xc0")
+
+
+def test_more_keys_than_are_remembered() -> None:
+    for number in range(3000):
+        value = {f"key {number}": number, "k" * (number % 50): None}
+        compiled, ours = by_both(encoded, value)
+        assert compiled == ours
+        assert by_both(decoded, compiled) == [[value], [value]]
+    assert len(messagepack._keys_packed) <= 1000
+    assert len(messagepack._keys_unpacked) <= 1000
+
+
+def test_messagepacks_own_timestamps_arrive_as_datetimes() -> None:
+    moment = datetime.datetime(2026, 11, 24, 1, 2, 3, 500000, tzinfo=datetime.UTC)
+    packed = msgpack.packb([moment], datetime=True)
+    assert by_both(decoded, packed) == [[[moment]]] * 2
+    assert type(decode(packed)[0]) is datetime.datetime
+    assert by_both(decoded, b"\xd7\xff" + b"\xff" * 8) == ["refused"] * 2  # too many nanoseconds
+    assert by_both(decoded, b"\xd5\xff\0\0") == ["refused"] * 2  # no timestamp has two bytes
