@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from values import alike, deep, shared_values, values
 
-from shmchannel import CloneError, messagepack, packing
+from shmchannel import ChannelError, CloneError, messagepack, packing
 from shmchannel.clone import Codec, decode
 from shmchannel.limits import MAX_DEPTH, check
 
@@ -38,7 +38,7 @@ def encoded(value: Any) -> bytes | str:
 def decoded(payload: bytes) -> Any:
     try:
         return [Codec().decode(payload)]
-    except CloneError:
+    except ChannelError:
         return "refused"
 
 
