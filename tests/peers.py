@@ -1,66 +1,35 @@
-"""The other side: functions for a thread, a process or an unrelated program, and how to start them."""
+"""The other side: functions for a thread, an interpreter, a process or an unrelated program."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
-import multiprocessing
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
-from shmchannel import Channel, ChannelFull, ChannelNotFound, Port, SharedBuffer, WouldBlock
+from shmchannel import (
+    Channel,
+    ChannelFull,
+    ChannelNotFound,
+    EndOfChannel,
+    Port,
+    SharedBuffer,
+    WouldBlock,
+    wait,
+)
 
-FLAVOURS = ["thread", "fork", "spawn", "program"]
-PROCESSES = ["fork", "spawn", "program"]
 
-
-class Peer:
-    """Runs ``function(handle, *args)``; ``join`` fails the test if it failed or does not end."""
-
-    def __init__(self, flavour: str, function: Callable[..., None], handle: str, *args: Any) -> None:
-        self.flavour = flavour
-        self.error: BaseException | None = None
-        self.worker: Any
-        if flavour == "thread":
-            self.worker = threading.Thread(target=self._run, args=(function, handle, *args))
-            self.worker.start()
-        elif flavour == "program":
-            command = [sys.executable, __file__, function.__name__, handle, json.dumps(args)]
-            self.worker = subprocess.Popen(command, stderr=subprocess.PIPE)
-        else:
-            context: Any = multiprocessing.get_context(flavour)
-            self.worker = context.Process(target=function, args=(handle, *args))
-            self.worker.start()
-
-    def _run(self, function: Callable[..., None], *args: Any) -> None:
-        try:
-            function(*args)
-        except BaseException as error:
-            self.error = error
-
-    @property
-    def pid(self) -> int:
-        return int(self.worker.pid)
-
-    def join(self, expected: int = 0) -> None:
-        if self.flavour == "program":
-            _, errors = self.worker.communicate(timeout=30)
-            code = self.worker.returncode
-            assert errors == b"" or expected, errors.decode()
-        elif self.flavour == "thread":
-            self.worker.join(30)
-            assert not self.worker.is_alive()
-            code = 0
-            if self.error:
-                raise self.error
-        else:
-            self.worker.join(30)
-            code = self.worker.exitcode
-            self.worker.close()
-        assert code == expected
+@contextlib.contextmanager
+def raising(kind: type[Exception]) -> Iterator[None]:
+    """As ``pytest.raises``, which takes long to import."""
+    try:
+        yield
+    except kind:
+        return
+    raise AssertionError(f"no {kind.__name__}")
 
 
 def connect(handle: str) -> Port:
@@ -72,6 +41,30 @@ def echo(handle: str) -> None:
     with connect(handle) as port:
         for value in port:
             assert port.write_sync(value)
+
+
+def echo_async(handle: str) -> None:
+    """The same in asyncio."""
+    import asyncio
+
+    async def main() -> None:
+        async with connect(handle) as port:
+            async for value in port:
+                assert await port.write(value)
+
+    asyncio.run(main())
+
+
+def echo_stream(handle: str) -> None:
+    """The same through object streams."""
+    import asyncio
+
+    async def main() -> None:
+        async with connect(handle).create_stream() as stream:
+            async for value in stream:
+                await stream.send(value)
+
+    asyncio.run(main())
 
 
 def send_range(handle: str, count: int) -> None:
@@ -181,6 +174,137 @@ def return_buffer(handle: str) -> None:
         buffer[:3] = b"you"
         port.write_sync(buffer, transfer=[buffer])
         port.read_sync()
+
+
+# -- for interpreters
+
+
+def what_is_used() -> None:
+    """What an isolated interpreter has to do with, and what it takes instead."""
+    import sysconfig
+
+    from shmchannel import alive, packing, semaphores
+
+    assert semaphores.posix_ipc is None
+    assert semaphores.NamedSemaphore is semaphores.LibcSemaphore
+    assert not packing.COMPILED
+    assert alive.interpreter() != alive.MAIN
+    assert alive.shares_gil(alive.interpreter())
+    assert not alive.shares_gil(alive.MAIN) or sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+def what_is_used_under_the_main_gil() -> None:
+    from shmchannel import alive, semaphores
+
+    assert semaphores.NamedSemaphore is semaphores.PosixIpcSemaphore
+    assert alive.interpreter() != alive.MAIN
+    assert alive.shares_gil(alive.MAIN)
+
+
+def ask(handle: str, count: int) -> None:
+    """The other end of an echo."""
+    with connect(handle) as port:
+        for number in range(count):
+            value = [number, {"text": "ä" * number, "data": (b"x" * number, 2**70, -1.5)}]
+            assert port.write_sync(value, timeout=30)
+            assert port.read_sync(timeout=30) == value
+
+
+def leave_open(handle: str) -> None:
+    global _left_open
+    _left_open = connect(handle)
+    _left_open.write_sync("here")
+
+
+def leave_open_in_threads(handle: str, kinds: list[str]) -> None:
+    """Threads that wait on a port for ever, each in its way; and a loop."""
+    import asyncio
+
+    global _left_open
+    port = _left_open = connect(handle)
+    port.ref()  # which is no reason for an interpreter to go on
+
+    def read() -> None:
+        with raising(EndOfChannel):
+            port.read_sync()
+
+    def write() -> None:
+        with raising(EndOfChannel):
+            while True:
+                port.write_sync(b"x" * 500)
+
+    def in_a_loop() -> None:
+        async def main() -> None:
+            with raising(EndOfChannel):
+                await port.read()
+
+        asyncio.run(main())
+
+    ways = {"read": read, "write": write, "loop": in_a_loop}
+    for kind in kinds:
+        threading.Thread(target=ways[kind]).start()
+    asleep = {
+        "read": lambda: port.statistics().read_sleeps,
+        "write": lambda: port.statistics().write_sleeps,
+        "loop": lambda: port._sides and port._sides[0].reading._future,
+    }
+    while not all(asleep[kind]() for kind in kinds):
+        time.sleep(0.001)
+
+
+def raise_with_a_port_open(handle: str) -> None:
+    port = connect(handle)
+    port.write_sync("here")
+    raise ArithmeticError("on purpose")
+
+
+def drop_in_a_cycle(handle: str) -> None:
+    cycle: list[object] = [connect(handle)]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+
+
+def find_nothing(handle: str) -> None:
+    try:
+        connect(handle)
+    except ChannelNotFound as error:
+        assert "its creator has ended" in str(error)
+    else:
+        raise AssertionError("there is a channel")
+
+
+def burn(handle: str, chunks: int, loops: int) -> None:
+    """Work for the processor between messages."""
+    with connect(handle) as port:
+        for _ in range(chunks):
+            start = port.read_sync(timeout=60)
+            for _ in range(loops):
+                start = (start * 1103515245 + 12345) & 0x7FFFFFFF
+            port.write_sync(start)
+
+
+def create_and_serve(handle: str) -> None:
+    """Make a channel here, and tell its handle over another."""
+    channel = Channel()
+    with connect(handle) as port:
+        port.write_sync(channel.handle)
+        with channel.connect() as made:
+            made.write_sync(made.read_sync(timeout=30))
+            with raising(EndOfChannel):
+                made.read_sync(timeout=30)
+
+
+def wait_for_two(one: str, two: str) -> None:
+    """Answer on two ports, whichever is ready, until both end."""
+    ports = [connect(one), connect(two)]
+    while ports:
+        for port in wait(ports, timeout=30):
+            try:
+                port.write_sync(port.read_nowait())
+            except EndOfChannel:
+                ports.remove(port)
+                port.close_sync()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 import uvloop
-from peers import FLAVOURS, PROCESSES, Peer, collect_range, connect_and_idle, echo, fill, send_range
+from flavours import FLAVOURS, PROCESSES, Peer
+from peers import collect_range, connect_and_idle, echo, fill, send_range
 
 from shmchannel import (
     Channel,

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from conftest import names
-from peers import FLAVOURS, Peer, connect, echo, try_connect
+from flavours import FLAVOURS, Peer
+from peers import connect, echo, try_connect
 
 from shmchannel import (
     Channel,

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from conftest import names
-from peers import PROCESSES, Peer, connect, connect_and_idle, read_for_ever, write_for_ever
+from flavours import PROCESSES, Peer
+from peers import connect, connect_and_idle, read_for_ever, write_for_ever
 
 from shmchannel import Channel, ChannelError, PeerLost, Port, alive, segment
 

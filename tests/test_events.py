@@ -12,7 +12,8 @@ import time
 from typing import Any
 
 import pytest
-from peers import Peer, connect_and_idle
+from flavours import Peer
+from peers import connect_and_idle
 from test_asyncio import pair, soon
 
 from shmchannel import Channel, EndOfChannel, PeerLost, Port, exits

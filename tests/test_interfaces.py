@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from flavours import PROCESSES, Peer
 from hypothesis import given
-from peers import PROCESSES, Peer, echo
+from peers import echo
 from values import Pair, alike, shared_values
 
 from shmchannel import (

@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from peers import Peer, connect_and_idle, echo
+from flavours import Peer
+from peers import connect_and_idle, echo
 
 from shmchannel import Channel, ChannelError, PeerLost, Port, PortClosed, WouldBlock, multiplex, wait
 

@@ -15,10 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from flavours import FLAVOURS, PROCESSES, Peer
 from peers import (
-    FLAVOURS,
-    PROCESSES,
-    Peer,
     both_ways,
     collect_range,
     echo,

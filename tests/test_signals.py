@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from conftest import names
-from peers import Peer, echo, fill, until_asleep
+from flavours import Peer
+from peers import echo, fill, until_asleep
 
 from shmchannel import Channel, Port, PortClosed, WouldBlock, alive, segment, waiting
 from shmchannel.ring import PART

@@ -15,7 +15,8 @@ import anyio
 import pytest
 from anyio.abc import ObjectReceiveStream, ObjectSendStream, ObjectStream
 from anyio.streams.stapled import StapledObjectStream
-from peers import Peer, connect_and_idle, fill
+from flavours import Peer
+from peers import connect_and_idle, fill
 from test_asyncio import pair
 
 from shmchannel import Channel, CloneError, EndOfChannel, PeerLost, PortClosed, pump

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from peers import PROCESSES, Peer, return_buffer, send_buffer_and_wait
+from flavours import PROCESSES, Peer
+from peers import return_buffer, send_buffer_and_wait
 
 from shmchannel import (
     Channel,

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from peers import FLAVOURS, Peer, echo
+from flavours import FLAVOURS, Peer
+from peers import echo
 
 from shmchannel import Channel, semaphores, waiting
 from shmchannel.semaphores import LibcSemaphore

@@ -133,9 +133,26 @@ def process_started(pid: int) -> int:
     return zlib.crc32(ps.stdout.strip())  # crc32(b"") is 0
 
 
+MAIN = 0
+
+
 def interpreter() -> int:
-    """The id of the running interpreter in its process; 0 for the main one, and before 3.13."""
-    return 0 if _interpreters is None else int(_interpreters.get_current()[0])
+    """The id of the running interpreter in its process; that of the main one before 3.13."""
+    return MAIN if _interpreters is None else int(_interpreters.get_current()[0])
+
+
+def shares_gil(other: int) -> bool:
+    """Whether another interpreter of this process runs under the GIL that this one runs under."""
+    return _gil(other) == _gil(interpreter())
+
+
+def _gil(one: int) -> int:
+    """The id of the interpreter whose GIL it is: the main one's, for one that has none of its own."""
+    try:
+        shared = _interpreters is not None and _interpreters.get_config(one).gil == "shared"
+    except _interpreters.InterpreterNotFoundError:
+        shared = False  # gone by now
+    return MAIN if shared else one
 
 
 def namespace() -> int:

@@ -1,4 +1,4 @@
-"""What becomes of open ports when their program ends, or is forked."""
+"""What becomes of open ports when their program or their subinterpreter ends, or the program is forked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 import weakref
 from multiprocessing.util import Finalize
 from typing import Protocol
+
+from . import alive
 
 
 class Exiting(Protocol):
@@ -30,9 +32,14 @@ def opened(port: Exiting) -> None:
     A Finalize of multiprocessing is run at the end of a program (by atexit), and of a child of
     multiprocessing too, which ends without atexit; with a priority from 0 on it comes before the
     joining of children, who may be waiting for that end. A child begins with none.
+
+    ``Interpreter.close`` joins the threads of a subinterpreter, where no port keeps them waiting.
     """
     global _at_exit
     _open_ports.add(port)
+    if alive.interpreter() != alive.MAIN:
+        unref(port)
+        return
     if _at_exit is None or not _at_exit.still_active():
         _at_exit = Finalize(None, _close_open_ports, exitpriority=0)
 
@@ -44,12 +51,16 @@ def over(port: Exiting) -> None:
 
 
 def ref(port: Exiting) -> None:
-    """Let threads that wait on this port keep the program, as threads do."""
-    _unreferenced.discard(port)
+    """Let threads that wait on this port keep the program, as threads do; not so a subinterpreter."""
+    if alive.interpreter() == alive.MAIN:
+        _unreferenced.discard(port)
 
 
 def unref(port: Exiting) -> None:
-    """Close this port when the program's main part ends, before its threads are waited for."""
+    """Close this port when the main part of the program, or of the subinterpreter, ends.
+
+    That is before its threads are waited for.
+    """
     global _hooked, _ended
     _unreferenced.add(port)
     if not _hooked:

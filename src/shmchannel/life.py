@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from .loops import LoopSide
 
 
+# The slots of open ports. The collector finalizes what is garbage in whatever order; so what a port still
+# needs when it is found among garbage, its semaphores and its lock, must not be garbage with it.
+_taken: set[Slot] = set()
+
+
 class Life:
     """What a port is apart from writing and reading."""
 
@@ -54,6 +59,7 @@ class Life:
         self._watched_for_good = False
         # Kept until the port is over; the channel, because its creator's names live as long as it does.
         self._kept = [(channel, slot, outgoing, incoming)]
+        _taken.add(slot)
         exits.opened(self)
 
     # -- look
@@ -142,6 +148,7 @@ class Life:
             self._settle(slot)
             self._peer.forget()
             slot.close()
+            _taken.discard(slot)
             exits.over(self)
             for side in sides:
                 side.stop()
@@ -163,6 +170,7 @@ class Life:
 
     def _disown(self) -> None:
         """In a fork the port is the parent's."""
+        _taken.difference_update(self._slots)
         self._kept.clear()
         self._slots.clear()
         self._peer.forget()

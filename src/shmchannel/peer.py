@@ -56,8 +56,8 @@ class Peer:
             record = self._slot.peer() if self._slot else [FREE]
             if record[STATE] == FREE:
                 return False
-            ours = record[PID] == os.getpid() and record[INTERPRETER] == alive.interpreter()
-            self._can_spin = _cpus() > 1 and not (ours and _has_gil())
+            same_gil = record[PID] == os.getpid() and _has_gil() and alive.shares_gil(record[INTERPRETER])
+            self._can_spin = _cpus() > 1 and not same_gil
         return self._can_spin
 
 

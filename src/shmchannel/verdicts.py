@@ -45,7 +45,7 @@ def no_more() -> ChannelError:
 
 
 def exiting() -> ChannelError:
-    return EndOfChannel("this program is ending, and the port was not to keep it (unref)")
+    return EndOfChannel("this program or interpreter is ending, and the port is not to keep it (unref)")
 
 
 def lost() -> ChannelError:
