@@ -62,6 +62,13 @@ def pytest_configure(config: pytest.Config) -> None:
     resource_tracker.ensure_running()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_collections() -> None:
+    """What is there before the tests is not looked at again by each collection, of which there are many."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def sweeps_only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that sweeps leaves alone what was there before it, such as your own lingering channels."""
@@ -107,9 +114,11 @@ def packer(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def forget_packers() -> None:
+    gc.unfreeze()
     for one in gc.get_objects():
         if type(one) is clone.Codec:
             one._encoders.clear()
+    gc.freeze()
 
 
 @pytest.fixture

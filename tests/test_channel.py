@@ -506,7 +506,7 @@ def test_whatever_the_system_refuses_nothing_is_left(monkeypatch: pytest.MonkeyP
 
     where: Any = {
         "shm_open": (segment._posixshmem, "shm_open"),
-        "semaphore": (segment, "NamedSemaphore"),
+        "semaphore": (segment.NamedSemaphore, "_open"),
         "mmap": (segment.mmap, "mmap"),
     }.get(refused, (os, refused))
     with monkeypatch.context() as patch:

@@ -189,8 +189,9 @@ def _encode_array(value: array.array[Any]) -> bytes:
 
 
 def _decode_array(data: bytes) -> array.array[Any]:
-    value: array.array[Any] = array.array(data[:1].decode("ascii"))
-    value.frombytes(data[1:])
+    size = 2 if data[:1] == b"Z" else 1  # Zf and Zd, complex, come with Python 3.15
+    value: array.array[Any] = array.array(data[:size].decode("ascii"))
+    value.frombytes(data[size:])
     if value.typecode in "uw":
         value.tounicode()  # raises for what is no code point
     return value
