@@ -115,14 +115,19 @@ def run(kind: str, library: Path, files: list[Path], console: Console) -> None:
         console.print(f"  {path}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
+def find_files(limit: int | None) -> tuple[Path, list[Path]]:
+    """Python's own library, and its source files."""
+    library = Path(sysconfig.get_path("stdlib"))
+    found = (path for path in library.rglob("*.py") if "site-packages" not in path.parts)
+    return library, sorted(path for path in found if path.is_file())[:limit]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", type=int, metavar="FILES", help="count only the first so many files")
     parser.add_argument("--worker", choices=["process", "thread"], help="only this kind of worker")
     options = parser.parse_args()
-    library = Path(sysconfig.get_path("stdlib"))
-    files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
-    files = files[: options.limit]
+    library, files = find_files(options.limit)
     console = Console()
     try:
         for kind in [options.worker] if options.worker else ["process", "thread"]:

@@ -161,6 +161,61 @@ def test_ctrl_c_in_a_command_is_status_130(
     assert capsys.readouterr().err == "interrupted\n"
 
 
+needs_3_14 = pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="needs Python 3.14: concurrent.interpreters"
+)
+
+
+@needs_3_14
+def test_interpreters_threads_and_processes_count_the_same_tokens() -> None:
+    pytest.importorskip("rich")
+    text = run("examples/interpreters.py", "--limit", "60", "--workers", "2")
+    row = r"^│ 2 {} +│ +([\d,]+) │ +[\d.]+ s │ +[\d.]+ │ +[\d,]+ │$"
+    counts = [
+        re.findall(row.format(kind), text, re.MULTILINE) for kind in ("interpreters", "threads", "processes")
+    ]
+    assert len(counts[0]) == 1
+    assert counts[0] == counts[1] == counts[2] != ["0"]
+
+
+@needs_3_14
+@pytest.mark.parametrize("clients", [1, 7])
+def test_an_actor_answers_every_client_and_raises_here_what_is_raised_there(clients: int) -> None:
+    text = run("examples/interpreter_actor.py", "--texts", "100", "--clients", str(clients))
+    assert re.search(rf"^100 texts by {clients} clients: [\d,]+ calls/s$", text, re.MULTILINE)
+    assert "never more than" in text
+    assert "with a 3: 14 texts" in text
+    assert "raised there, and here: KeyError(\"no text has the word 'nothing'\")" in text
+
+
+@needs_3_14
+@pytest.mark.parametrize("example", ["interpreters.py", "interpreter_actor.py"])
+@pytest.mark.parametrize("later", [0.05, 0.5])  # seconds: as they start, and when they work
+def test_ctrl_c_ends_what_runs_in_interpreters_quietly(example: str, later: float) -> None:
+    many = {"interpreters.py": [], "interpreter_actor.py": ["--texts", "100000"]}[example]
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(
+        [sys.executable, f"examples/{example}", *many],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as program:
+        signal.signal(signal.SIGINT, previous)
+        while "shmch-" not in Path(f"/proc/{program.pid}/maps").read_text():  # it is past its imports
+            time.sleep(0.005)
+        time.sleep(later)
+        os.killpg(program.pid, signal.SIGINT)
+        assert program.stderr
+        assert program.stderr.read() == b""
+        assert program.wait(20) == 130
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="there is concurrent.interpreters here")
+@pytest.mark.parametrize("example", ["interpreters.py", "interpreter_actor.py"])
+def test_an_example_says_which_python_it_needs(example: str) -> None:
+    assert "needs Python 3.14 or newer" in run(f"examples/{example}", status=1)
+
+
 def test_frames_copied_and_transferred() -> None:
     text = run("examples/frames.py", "--frames", "12")
     for line, how in zip(text.splitlines(), ("copied", "transferred"), strict=True):

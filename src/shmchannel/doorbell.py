@@ -110,7 +110,8 @@ class Doorbell:
                 one.close()
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "lock"):  # not where a signal handler has raised in the making
+            self.close()
 
 
 def _socket() -> socket.socket:

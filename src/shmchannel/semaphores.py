@@ -108,7 +108,7 @@ class LibcSemaphore:
         without_fork(self._close)
 
     def _close(self) -> None:
-        if self._address:
+        if getattr(self, "_address", None):  # not where a signal handler has raised in the making
             _LIBC.sem_close(self._address)
 
 

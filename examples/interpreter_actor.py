@@ -1,0 +1,155 @@
+"""An actor: an object that lives in an interpreter of its own, behind an asyncio front.
+
+    python examples/interpreter_actor.py [--texts N] [--clients N]
+
+The actor keeps an index of texts. Its methods are awaited in the event loop and run there, one after
+the other, under another GIL: so it needs no locks, and the loop goes on meanwhile. What a method raises
+is raised here. Needs Python 3.14.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import itertools
+import sys
+import time
+from collections import defaultdict
+from types import TracebackType
+from typing import Any, Self
+
+from shmchannel import Channel, PeerLost
+
+try:
+    from concurrent import interpreters
+except ImportError:
+    raise SystemExit("this example needs Python 3.14 or newer, with concurrent.interpreters") from None
+
+
+# -- the actor's side
+
+
+class Index:
+    """Which texts have a word in them."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, set[int]] = defaultdict(set)
+
+    def add(self, number: int, text: str) -> str:
+        """Take a text in; return its digest, which is made slow on purpose."""
+        for word in text.split():
+            self.texts[word].add(number)
+        return hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", 5000).hex()
+
+    def find(self, word: str) -> set[int]:
+        """Return the numbers of the texts with that word. Raises ``KeyError`` when there are none."""
+        if word not in self.texts:
+            raise KeyError(f"no text has the word {word!r}")
+        return self.texts[word]
+
+
+def serve(handle: str) -> None:
+    """Run the methods that are asked for, until the other side ends."""
+    index = Index()
+    with Channel.from_handle(handle).connect() as port:
+        for number, method, arguments in port:
+            try:
+                port.write_sync((number, getattr(index, method)(*arguments), None))
+            except Exception as error:  # built-in exceptions travel as they are
+                port.write_sync((number, None, error))
+
+
+# -- the front
+
+
+class Actor:
+    """What runs ``serve`` in an interpreter, and the way to it; for ``async with``."""
+
+    async def __aenter__(self) -> Self:
+        self.channel = Channel()
+        self.interpreter = interpreters.create()
+        self.thread = self.interpreter.call_in_thread(serve, self.channel.handle)
+        self.port = self.channel.connect()
+        self.numbers = itertools.count()
+        self.waiting: dict[int, asyncio.Future[Any]] = {}
+        self.reader = asyncio.create_task(self.read())
+        return self
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Return what the method returns, or raise what it raises."""
+        number = next(self.numbers)
+        future = self.waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            if not await self.port.write((number, method, arguments)):
+                raise ConnectionError("the actor has ended")
+            return await future
+        finally:
+            del self.waiting[number]
+
+    async def read(self) -> None:
+        try:
+            async for number, result, error in self.port:
+                future = self.waiting.get(number)
+                if future is None or future.done():
+                    pass  # its caller has given up
+                elif error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+        except PeerLost:
+            pass
+        for future in self.waiting.values():
+            if not future.done():
+                future.set_exception(ConnectionError("the actor has ended"))
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.port.close()  # which ends its loop
+        self.reader.cancel()
+        await asyncio.to_thread(self.thread.join)
+        self.interpreter.close()
+
+
+async def client(actor: Actor, numbers: range) -> None:
+    for number in numbers:
+        digest = await actor.call("add", number, f"text {number} has {number % 7} in it")
+        assert len(digest) == 64
+        assert number in await actor.call("find", str(number % 7))
+
+
+async def main(options: argparse.Namespace) -> None:
+    async with Actor() as actor:
+        begin = time.perf_counter()
+        latest = [0.0]
+        ticking = asyncio.create_task(tick(latest))
+        await asyncio.gather(
+            *(client(actor, range(start, options.texts, options.clients)) for start in range(options.clients))
+        )
+        seconds = time.perf_counter() - begin
+        ticking.cancel()
+        rate = 2 * options.texts / seconds
+        print(f"{options.texts:,} texts by {options.clients} clients: {rate:,.0f} calls/s")
+        print(f"the event loop was never more than {latest[0] * 1e3:.0f} ms late meanwhile")
+        print(f"with a 3: {len(await actor.call('find', '3')):,} texts")
+        try:
+            await actor.call("find", "nothing")
+        except KeyError as error:
+            print(f"raised there, and here: {error!r}")
+
+
+async def tick(latest: list[float]) -> None:
+    """Note by how much the loop is late at most."""
+    while True:
+        due = time.perf_counter() + 0.01
+        await asyncio.sleep(0.01)
+        latest[0] = max(latest[0], time.perf_counter() - due)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=int, default=1000, metavar="N")
+    parser.add_argument("--clients", type=int, default=10, metavar="N")
+    try:
+        asyncio.run(main(parser.parse_args()))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,108 @@
+"""Count the tokens of Python's standard library in interpreters, in threads and in processes, and compare.
+
+    python examples/interpreters.py [--limit FILES] [--workers N]
+
+The three differ in the executor and in nothing else: each worker gets a channel's handle, a str, attaches
+to it and answers what comes. Interpreters have a GIL each, so that they count at the same time, as
+processes do, and start in less time. Needs Python 3.14.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
+from pathlib import Path
+
+from count_tokens import find_files, worker  # takes a handle, and answers (path, source) with (path, counts)
+from rich.console import Console
+from rich.table import Table
+
+from shmchannel import Channel, wait
+
+try:
+    from concurrent.futures import InterpreterPoolExecutor
+except ImportError:
+    raise SystemExit("this example needs Python 3.14 or newer, with concurrent.interpreters") from None
+
+IN_FLIGHT = 4  # sources that a worker has before it, so that it never waits for the next
+
+
+def processes(workers: int) -> Executor:
+    # A terminal's Ctrl-C goes to all processes: the workers leave it to us, and end when we close.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    context = get_context("spawn")
+    return ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore)
+
+
+KINDS: dict[str, Callable[[int], Executor]] = {
+    "interpreters": InterpreterPoolExecutor,
+    "threads": ThreadPoolExecutor,
+    "processes": processes,
+}
+
+
+def count(
+    pool: Executor, workers: int, library: Path, files: list[Path]
+) -> tuple[Counter[str], float, float]:
+    """Return the sum of all counts, and when the first source went out and the last answer came."""
+    totals: Counter[str] = Counter()
+    with ExitStack() as stack:
+        channels = [Channel() for _ in range(workers)]
+        ports = [stack.enter_context(channel.connect()) for channel in channels]
+        running = [pool.submit(worker, channel.handle) for channel in channels]
+        for port in ports:  # until every worker is there
+            port.write_sync(("nothing", b""))
+            port.read_sync()
+
+        begin = time.perf_counter()
+        sources = ((str(path.relative_to(library)), path.read_bytes()) for path in files)
+        for port, source in zip(ports * IN_FLIGHT, sources, strict=False):
+            port.write_sync(source)
+        left = len(files)
+        while left:
+            for port in wait(ports):
+                _path, counts = port.read_nowait()
+                left -= 1
+                for source in sources:  # the next one, if there is one
+                    port.write_sync(source)
+                    break
+                if not isinstance(counts, str):  # why it does not tokenize
+                    totals.update(counts)
+        end = time.perf_counter()
+    for one in running:
+        one.result()
+    return totals, begin, end
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--limit", type=int, metavar="FILES", help="count only the first so many files")
+    parser.add_argument("--workers", type=int, default=os.process_cpu_count(), metavar="N")
+    options = parser.parse_args()
+    library, files = find_files(options.limit)
+
+    table = Table(f"{len(files):,} files", "tokens", "until all are there", "seconds", "messages/s")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind, make in KINDS.items():
+        start = time.perf_counter()
+        with make(options.workers) as pool:
+            totals, begin, end = count(pool, options.workers, library, files)
+        rate = 2 * len(files) / (end - begin)  # a source and an answer each
+        name = f"{options.workers} {kind}"
+        numbers = f"{totals.total():,}", f"{begin - start:.2f} s", f"{end - begin:.2f}", f"{rate:,.0f}"
+        table.add_row(name, *numbers)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
