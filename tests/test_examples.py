@@ -121,8 +121,14 @@ def test_bench_prints_both_workloads_for_every_peer(
     assert "between threads" in text
     assert "between processes, both in asyncio" in text
     assert re.search(r"an idle loop that awaits 100 ports uses [\d.]+ % of a core", text)
-    peers = ("mp.Pipe", "mp.Queue", "queue.SimpleQueue+msgpack", "asyncio Unix streams+msgpack")
-    for peer in ("shmchannel", *peers):
+    peers = ["mp.Pipe", "mp.Queue", "queue.SimpleQueue+msgpack", "asyncio Unix streams+msgpack"]
+    if sys.version_info >= (3, 14):
+        assert "between interpreters: median" in text
+        peers.append("interpreters.Queue")
+    else:
+        assert "between interpreters: not measured, that takes Python 3.14" in text
+        assert main(["bench", "--where", "interpreter"]) == 1
+    for peer in ["shmchannel", *peers]:
         assert re.search(rf"^{re.escape(peer)} +[\d.]+ \([\d.]+ to [\d.]+\)", text, re.MULTILINE)
     assert "one-way" in run("-m", "shmchannel", "bench", "--rounds", "1", "--messages", "9", "--echoes", "9")
 

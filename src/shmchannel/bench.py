@@ -23,6 +23,10 @@ import msgpack
 from . import bench_asyncio
 from .channel import Channel
 
+interpreters: Any = None
+if sys.version_info >= (3, 14):
+    from concurrent import interpreters
+
 VALUE = {"id": 12345, "name": "worker-7", "xs": [1, 2, 3], "ok": True, "score": 2.5}
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -42,6 +46,7 @@ class Transport(NamedTuple):
     name: str
     make: Callable[[], tuple[Any, Any]]
     open: Callable[[Any], End]
+    most_echoes: int = 1_000_000
 
 
 def _make_channel() -> tuple[Any, Any]:
@@ -91,6 +96,15 @@ def _open_simple_queues(queues: Any) -> End:
     return End(lambda value: put(pack(value)), lambda: unpack(get()), lambda: None)
 
 
+def _make_interpreter_queues() -> tuple[Any, Any]:
+    there, back = interpreters.create_queue(), interpreters.create_queue()
+    return (there, back), (back, there)
+
+
+def _open_interpreter_queues(queues: Any) -> End:
+    return End(queues[0].put, queues[1].get, lambda: None)
+
+
 _CHANNEL = Transport("shmchannel", _make_channel, _open_channel)
 TRANSPORTS = {
     "process": [
@@ -102,11 +116,21 @@ TRANSPORTS = {
         _CHANNEL,
         Transport("queue.SimpleQueue+msgpack", _make_simple_queues, _open_simple_queues),
     ],
+    "interpreter": [
+        _CHANNEL,
+        # Its get looks every 10 ms: a thousand round trips would take 10 s, and say no more than a hundred.
+        Transport("interpreters.Queue", _make_interpreter_queues, _open_interpreter_queues, most_echoes=100),
+    ],
 }
 
 
 IDLE_PORTS, IDLE_SECONDS = 100, 3.0
-PLACES = {"process": "processes", "thread": "threads", "asyncio": "processes, both in asyncio"}
+PLACES = {
+    "process": "processes",
+    "thread": "threads",
+    "interpreter": "interpreters",
+    "asyncio": "processes, both in asyncio",
+}
 
 
 def _names(where: str) -> list[str]:
@@ -114,7 +138,7 @@ def _names(where: str) -> list[str]:
 
 
 def far_side(where: str, index: int, state: Any, messages: int, echoes: int) -> None:
-    """Receive, answer once; then answer each. Runs in the other process or thread."""
+    """Receive, answer once; then answer each. Runs in the other process, thread or interpreter."""
     end = TRANSPORTS[where][index].open(state)
     send, receive = end.send, end.receive
     send("ready")
@@ -128,24 +152,50 @@ def far_side(where: str, index: int, state: Any, messages: int, echoes: int) -> 
     end.close()
 
 
+def _start_process(*arguments: Any) -> Callable[[], object]:
+    process = _SPAWN.Process(target=far_side, args=arguments)
+    process.start()
+    return process.join
+
+
+def _start_thread(*arguments: Any) -> Callable[[], object]:
+    thread = threading.Thread(target=far_side, args=arguments)
+    thread.start()
+    return thread.join
+
+
+def _start_interpreter(*arguments: Any) -> Callable[[], object]:
+    interpreter = interpreters.create()
+    thread = interpreter.call_in_thread(far_side, *arguments)
+
+    def join() -> None:
+        thread.join()
+        interpreter.close()
+
+    return join
+
+
+_STARTS = {"process": _start_process, "thread": _start_thread, "interpreter": _start_interpreter}
+
+
 def measure(where: str, index: int, messages: int, echoes: int) -> tuple[float, float]:
     """One turn of one peer. Returns one-way messages/s and the round trip's median in seconds."""
     if where == "asyncio":
         return bench_asyncio.measure(index, VALUE, messages, echoes)
-    near, far = TRANSPORTS[where][index].make()
-    start = _SPAWN.Process if where == "process" else threading.Thread
-    other: Any = start(target=far_side, args=(where, index, far, messages, echoes))
-    other.start()
-    end = TRANSPORTS[where][index].open(near)
+    transport = TRANSPORTS[where][index]
+    echoes = min(echoes, transport.most_echoes)
+    near, far = transport.make()
+    join = _STARTS[where](where, index, far, messages, echoes)
+    end = transport.open(near)
     send, receive = end.send, end.receive
     if receive() != "ready":
-        raise RuntimeError(f"{TRANSPORTS[where][index].name} does not begin with the beginning")
+        raise RuntimeError(f"{transport.name} does not begin with the beginning")
     clock = time.perf_counter
     begin = clock()
     for _ in range(messages):
         send(VALUE)
     if receive() is not True:
-        raise RuntimeError(f"{TRANSPORTS[where][index].name} altered a message")
+        raise RuntimeError(f"{transport.name} altered a message")
     rate = messages / (clock() - begin)
     trips = []
     for _ in range(echoes):
@@ -154,7 +204,7 @@ def measure(where: str, index: int, messages: int, echoes: int) -> tuple[float, 
         receive()
         trips.append(clock() - begin)
     send("done")
-    other.join()
+    join()
     end.close()
     return rate, statistics.median(trips)
 
@@ -162,6 +212,11 @@ def measure(where: str, index: int, messages: int, echoes: int) -> tuple[float, 
 def run(options: argparse.Namespace) -> int:
     """Measure and print; the command ``shmchannel bench``."""
     places = list(PLACES) if options.where == "all" else [options.where]
+    if "interpreter" in places and interpreters is None:
+        places.remove("interpreter")
+        print("between interpreters: not measured, that takes Python 3.14 (concurrent.interpreters)")
+        if not places:
+            return 1
     print(
         f"{platform.python_implementation()} {platform.python_version()} on {platform.machine()}, "
         f"{options.rounds} rounds of {options.messages} messages and {options.echoes} round trips, "
