@@ -16,8 +16,16 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
     r"^```python\n(.*?)^```$(?:(?:(?!```).)*?^```output\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
+needs_interpreters = pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="needs Python 3.14: concurrent.interpreters"
+)
 EXAMPLES = [
-    pytest.param(code, output, id=f"{page.name}:{page.read_text()[: found.start()].count(chr(10)) + 1}")
+    pytest.param(
+        code,
+        output,
+        id=f"{page.name}:{page.read_text()[: found.start()].count(chr(10)) + 1}",
+        marks=[needs_interpreters] if "interpreter" in code.lower() else [],
+    )
     for page in PAGES
     for found in BLOCK.finditer(page.read_text())
     for code, output in [found.groups()]

@@ -206,6 +206,41 @@ def echo_of(channel: Channel | str) -> None:
     peers.echo(channel if isinstance(channel, str) else channel.handle)
 
 
+POOL = """
+from concurrent.futures import InterpreterPoolExecutor
+from shmchannel import Channel
+
+def work(channel):
+    if isinstance(channel, str):
+        channel = Channel.from_handle(channel)
+    with channel.connect() as port:
+        for number in port:
+            port.write_sync([number, type(channel).__name__])
+
+if __name__ == "__main__":
+    channels = [Channel() for _ in range(4)]
+    with InterpreterPoolExecutor(2) as pool:
+        for half in (0, 2):
+            running = [
+                pool.submit(work, channels[half].handle),
+                pool.submit(work, channels[half + 1]),
+            ]
+            for channel in channels[half : half + 2]:
+                with channel.connect() as port:
+                    port.write_sync(half)
+                    assert port.read_sync(timeout=10) == [half, "Channel"]
+            print([one.result() for one in running])
+"""
+
+
+@has_call
+def test_a_pool_of_interpreters_takes_handles_and_channels(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(POOL)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[None, None]\n" * 2, "")
+
+
 # -- the end
 
 

@@ -1,4 +1,4 @@
-"""Point-to-point messaging over shared memory, between threads and between processes."""
+"""Point-to-point messaging over shared memory, between threads, subinterpreters and processes."""
 
 import sys
 

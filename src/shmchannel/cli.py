@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "bench",
-        help="measure against multiprocessing and queue",
+        help="measure against multiprocessing, queue, asyncio and interpreters",
         description="Measure one-way rate and round trip against the standard library, in turns.",
         epilog="example: shmchannel bench --where process --rounds 9",
     )

@@ -200,7 +200,10 @@ class Life:
             _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
 
     def ref(self) -> None:
-        """Let threads that wait on this port keep the program from ending, as threads do: the default."""
+        """Let threads that wait on this port keep the program from ending, as threads do: the default.
+
+        In a subinterpreter it changes nothing: ``Interpreter.close`` closes its ports first.
+        """
         if self._kept:
             exits.ref(self)
 
