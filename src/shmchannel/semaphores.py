@@ -58,6 +58,7 @@ def _libc() -> ctypes.CDLL:
 
 
 _LIBC = _libc()
+_SEM_FAILED = (None, ctypes.c_void_p(-1).value)  # a null pointer (glibc, musl), or -1 (macOS)
 
 
 class LibcSemaphore:
@@ -84,7 +85,8 @@ class LibcSemaphore:
     def _open_address(self, flags: int) -> None:
         more = (ctypes.c_uint(0o600), ctypes.c_uint(0)) if flags else ()
         self._address = _LIBC.sem_open(self.name.encode(), flags, *more)
-        if not self._address:  # SEM_FAILED is a null pointer, or -1 on BSD
+        if self._address in _SEM_FAILED:
+            self._address = None
             raise _os_error(self.name)
 
     def wait(self, timeout: float) -> bool:

@@ -1,23 +1,28 @@
 """A libFuzzer target for the decoder, by atheris: ``make fuzz SECONDS=60``.
 
-Anything but a value or a ChannelError is a finding: libFuzzer prints the input and keeps it. The corpus is
-an encoded value of every row of docs/values.md, and of the cycles of the tests.
+Anything but a value or a ChannelError is a finding, and so is a difference between the two that unpack,
+msgpack's compiled part and messagepack.py: libFuzzer prints the input and keeps it. The corpus is an encoded
+value of every row of docs/values.md, and of the cycles of the tests.
 """
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 with atheris.instrument_imports(include=["shmchannel"]):
-    from shmchannel import ChannelError
+    from shmchannel import ChannelError, messagepack, packing
     from shmchannel.clone import decode, encode
 
+import msgpack
 import test_clone
 import test_hostile
+from values import alike
 
 
 def corpus(folder: str) -> None:
@@ -29,12 +34,24 @@ def corpus(folder: str) -> None:
         (Path(folder) / str(number)).write_bytes(payload)
 
 
+def decoded(decoder: Callable[[bytes], Any], data: bytes) -> Any:
+    try:
+        return [decoder(data)]
+    except ChannelError:
+        return "refused"
+
+
 def one(data: bytes) -> None:
-    for decoder in (decode, test_hostile.codec.decode):
-        try:
-            decoder(data)
-        except ChannelError:
-            pass
+    for decoder, compared in ((decode, alike), (test_hostile.codec.decode, both_or_none)):
+        packing.COMPILED, packing.unpackb = True, msgpack.unpackb
+        compiled = decoded(decoder, data)
+        packing.COMPILED, packing.unpackb = False, messagepack.unpackb
+        if not compared(compiled, decoded(decoder, data)):
+            raise AssertionError("the two differ")
+
+
+def both_or_none(compiled: Any, ours: Any) -> bool:
+    return (compiled == "refused") is (ours == "refused")
 
 
 if __name__ == "__main__":
