@@ -5,6 +5,8 @@ msgpack's compiled part and messagepack.py: libFuzzer prints the input and keeps
 value of every row of docs/values.md, and of the cycles of the tests.
 """
 
+import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,6 +25,8 @@ import msgpack
 import test_clone
 import test_hostile
 from values import alike
+
+CORPUS = "SHMCHANNEL_CORPUS"  # the folder, for the process that fuzzes
 
 
 def corpus(folder: str) -> None:
@@ -55,9 +59,10 @@ def both_or_none(compiled: Any, ours: Any) -> bool:
 
 
 if __name__ == "__main__":
+    options = [sys.argv[0], "-max_len=4096", "-timeout=10", "-rss_limit_mb=1024", *sys.argv[1:]]
+    if CORPUS in os.environ:
+        atheris.Setup([*options, os.environ[CORPUS]], one)
+        atheris.Fuzz()  # never returns: it ends the process
     with tempfile.TemporaryDirectory() as folder:
         corpus(folder)
-        atheris.Setup(
-            [sys.argv[0], "-max_len=4096", "-timeout=10", "-rss_limit_mb=1024", *sys.argv[1:], folder], one
-        )
-        atheris.Fuzz()
+        sys.exit(subprocess.call([sys.executable, *sys.argv], env=os.environ | {CORPUS: folder}))
