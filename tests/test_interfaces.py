@@ -167,6 +167,42 @@ def test_cycles_through_instances() -> None:
     assert copy.name == "loop"
 
 
+def nested(depth: int, inner: Any, make: Any) -> Any:
+    for _ in range(depth):
+        inner = make(inner)
+    return inner
+
+
+def chain_of_nodes(inner: Any) -> Node:
+    node = Node("n")
+    node.links = inner
+    return node
+
+
+@pytest.mark.parametrize(
+    ("make", "levels"),
+    [
+        (Point, 1),  # but two of MessagePack's: a tagged array, and its fields
+        (lambda inner: Point([inner]), 2),
+        (lambda inner: (Point(inner), 0), 2),
+        (Mapped, 1),
+        (lambda inner: Mapped({"pairs": inner}), 2),
+        (chain_of_nodes, 2),  # its value is a dict
+    ],
+)
+def test_instances_as_far_as_256_levels_deep_both_ways(make: Any, levels: int) -> None:
+    for depth in (100, 128, 129, 200, 256, 257, 300, 600):
+        for inner, more in ((7, 0), ([7], 1)):
+            value = nested(depth, inner, make)
+            if depth * levels + more <= 256:
+                copy = clone(value)
+                assert codec.encode(copy) == codec.encode(value)
+                assert type(copy) is type(value)
+            else:
+                with pytest.raises(CloneError, match="deeper than 256 containers"):
+                    codec.encode(value)
+
+
 def test_a_tuple_that_comes_before_the_instance_that_it_is_part_of() -> None:
     node = Node("n")
     outer = (node, [node.links])

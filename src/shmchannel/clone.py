@@ -114,8 +114,8 @@ class Codec:
             shape = payload.translate(_FIRST_BYTES)
             if shape in self._simple or (1 not in shape and self._is_simple(shape, payload)):
                 return payload
-        if self._is_tree(value, {}):
-            return _checked(payload)
+        if not _is_too_deep(payload) and self._is_tree(value, {}):
+            return payload
         return self._encode_graph(value, {})
 
     def encode_moving(self, value: object, moves: Mapping[int, Move]) -> bytes:
@@ -124,8 +124,8 @@ class Codec:
 
     def _finish(self, value: object, payload: bytes, encoder: _Encoder) -> bytes:
         """Look over a message with tagged arrays."""
-        if self._is_tree(value, encoder.instances):
-            result = _wrapper(len(payload), TAGGED_MESSAGE) + _checked(payload)
+        if not _is_too_deep(payload) and self._is_tree(value, encoder.instances):
+            result = _wrapper(len(payload), TAGGED_MESSAGE) + payload
         else:
             result = self._encode_graph(value, encoder.instances)
         if len(payload) <= _SHORT:
@@ -348,9 +348,13 @@ def _wrapper(size: int, code: int) -> bytes:
     return _WRAPPER.pack(_EXT_32, max(0, min(size, 0xFFFF_FFFF)), code)
 
 
-def _checked(payload: bytes) -> bytes:
-    check(payload)
-    return payload
+def _is_too_deep(payload: bytes) -> bool:
+    """Whether no tree is as deep: then the value may still be a graph, where an instance is one level."""
+    try:
+        check(payload)
+    except CloneError:
+        return True
+    return False
 
 
 _plain = Codec()
