@@ -46,7 +46,7 @@ bench: $(VENV)/.demo
 	$(RUN) -m shmchannel bench
 
 clean:
-	rm -rf .venv .venv-* build dist src/*.egg-info .coverage .coverage.*
+	rm -rf .venv .venv-* build dist src/*.egg-info .coverage .coverage.* src/shmchannel/_native*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -56,15 +56,18 @@ $(RUN):
 	$(VENV)-maker/bin/pip install -q --disable-pip-version-check virtualenv && \
 	$(VENV)-maker/bin/virtualenv -q -p $(PYTHON) $(VENV) && rm -rf $(VENV)-maker; }
 
-$(VENV)/.demo: pyproject.toml | $(RUN)
+# The C core is built with the package, and anew when it has changed.
+BUILT_FROM := pyproject.toml setup.py $(wildcard src/shmchannel/_native.c src/shmchannel/native/*.h)
+
+$(VENV)/.demo: $(BUILT_FROM) | $(RUN)
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[cli]'
 	touch $@
 
-$(VENV)/.test: pyproject.toml | $(RUN)
+$(VENV)/.test: $(BUILT_FROM) | $(RUN)
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@
 
-$(VENV)/.fuzz: pyproject.toml $(VENV)/.test | $(RUN)
+$(VENV)/.fuzz: $(VENV)/.test | $(RUN)
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[fuzz]'
 	touch $@
 

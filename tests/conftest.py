@@ -13,11 +13,18 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+import engines
+import hypothesis
 import pytest
 
-from shmchannel import blocks, clone, messagepack, packing, segment
+from shmchannel import blocks, segment
 
 DEADLINE = 60  # seconds for a test, unless it is marked with another
+
+
+# Timings decide no test.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 def all_names() -> set[str]:
@@ -100,25 +107,11 @@ def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
     signal.signal(signal.SIGALRM, previous)
 
 
-@pytest.fixture(scope="module", params=["compiled", "python"])
+@pytest.fixture(scope="module", params=engines.CODECS)
 def packer(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Messages are packed by msgpack, and then all over again as in an isolated subinterpreter."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "python":
-            patch.setattr(packing, "COMPILED", False)
-            patch.setattr(packing, "Packer", messagepack.Packer)
-            patch.setattr(packing, "unpackb", messagepack.unpackb)
-        forget_packers()
+    """Messages are encoded by each engine in turn."""
+    with engines.using(request.param):
         yield
-    forget_packers()
-
-
-def forget_packers() -> None:
-    gc.unfreeze()
-    for one in gc.get_objects():
-        if type(one) is clone.Codec:
-            one._encoders.clear()
-    gc.freeze()
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from typing import Any
 
 import msgpack
 import pytest
+from engines import Codec, decode, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from values import alike, deep, shared_values, values
 
 from shmchannel import Channel, ChannelError, CloneError
-from shmchannel.clone import Codec, decode, encode
 from shmchannel.interfaces import listed
 from shmchannel.kinds import EXCEPTIONS, LEAVES, PARTS
 

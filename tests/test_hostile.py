@@ -10,12 +10,12 @@ from typing import Any
 
 import msgpack
 import pytest
+from engines import Codec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from values import shared_values, values
 
 from shmchannel import ChannelError, CloneError
-from shmchannel.clone import Codec
 from shmchannel.interfaces import listed
 from shmchannel.kinds import GRAPH_MESSAGE, LEAVES, PARTS, REFERENCE, TAGGED_MESSAGE
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from engines import Codec
 from flavours import PROCESSES, Peer
 from hypothesis import given
 from peers import echo
@@ -29,7 +30,6 @@ from shmchannel import (
     Serializable,
     Transferable,
 )
-from shmchannel.clone import Codec
 from shmchannel.interfaces import listed
 
 pytestmark = pytest.mark.usefixtures("packer")

@@ -18,6 +18,7 @@ import pytest
 from flavours import PROCESSES, Peer, call_in, interpreters, needs_interpreters, new_interpreter
 
 from shmchannel import Channel, ChannelFull, EndOfChannel, SharedBuffer, WouldBlock, alive
+from shmchannel.waiting import NO_SPIN, SPIN_APART
 
 pytestmark = needs_interpreters
 
@@ -125,7 +126,7 @@ def test_an_interpreter_of_the_legacy_kind_works_too() -> None:
         for number in range(200):
             assert port.write_sync(number)
             assert port.read_sync(timeout=30) == number
-        assert not port._peer.can_spin() or not peers_share_a_gil()
+        assert port._peer.spins() != SPIN_APART or not peers_share_a_gil()
     thread.join(30)
     legacy.close()
 
@@ -139,7 +140,7 @@ def test_ports_in_isolated_interpreters_spin_for_each_other() -> None:
     with running(peers.echo, channel.handle), channel.connect() as port:
         port.write_sync(1)
         assert port.read_sync(timeout=30) == 1
-        assert port._peer.can_spin() is (len(os.sched_getaffinity(0)) > 1)
+        assert port._peer.spins() == (SPIN_APART if len(os.sched_getaffinity(0)) > 1 else NO_SPIN)
     with Channel().connect() as port:
         assert alive.shares_gil(alive.MAIN)
         assert not alive.shares_gil(987654)  # which there is not any more

@@ -1,36 +1,38 @@
-"""Our MessagePack in Python and msgpack's compiled one are the same: bytes, values, and what is refused."""
+"""The codecs are the same: in C, over msgpack's compiled part, over our MessagePack in Python.
+
+The same bytes, the same values, and what is refused is refused with the same words or, for a message, kind.
+"""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from typing import Any
 
+import engines
 import msgpack
 import pytest
+from engines import Codec, decode
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from values import alike, deep, shared_values, values
 
 from shmchannel import ChannelError, CloneError, messagepack, packing
-from shmchannel.clone import Codec, decode
 from shmchannel.limits import MAX_DEPTH, check
 
 
-def by_both(function: Any, *arguments: Any) -> list[Any]:
+def by_all(function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """The results of all engines."""
     results = []
-    for ours in (False, True):
-        with pytest.MonkeyPatch.context() as patch:
-            if ours:
-                patch.setattr(packing, "COMPILED", False)
-                patch.setattr(packing, "Packer", messagepack.Packer)
-                patch.setattr(packing, "unpackb", messagepack.unpackb)
+    for name in engines.HERE:
+        with engines.made_by(name):
             results.append(function(*arguments))
     return results
 
 
 def encoded(value: Any) -> bytes | str:
     try:
-        return Codec().encode(value)
+        return Codec().encode(value)  # type: ignore[no-any-return]
     except CloneError as error:
         return str(error)
 
@@ -38,7 +40,9 @@ def encoded(value: Any) -> bytes | str:
 def decoded(payload: bytes) -> Any:
     try:
         return [Codec().decode(payload)]
-    except ChannelError:
+    except ChannelError as error:
+        assert type(error) is CloneError
+        assert str(error).startswith("$: ")
         return "refused"
 
 
@@ -49,8 +53,8 @@ def test_here_msgpacks_compiled_part_is_taken() -> None:
 
 @given(values | shared_values())
 def test_a_value_has_one_encoding(value: Any) -> None:
-    compiled, ours = by_both(encoded, value)
-    assert compiled == ours
+    first, *others = by_all(encoded, value)
+    assert all(other == first for other in others)
 
 
 EDGES = [
@@ -76,11 +80,11 @@ EDGES = [
 
 @pytest.mark.parametrize("value", EDGES, ids=lambda value: repr(value)[:20])
 def test_a_value_at_the_edges_has_one_encoding(value: Any) -> None:
-    compiled, ours = by_both(encoded, value)
-    assert compiled == ours
-    if isinstance(compiled, bytes):
-        one, two = by_both(decoded, compiled)
-        assert alike(one, two)
+    first, *others = by_all(encoded, value)
+    assert all(other == first for other in others)
+    if isinstance(first, bytes):
+        one, *others = by_all(decoded, first)
+        assert all(alike(one, other) for other in others)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 4, 8, 16, 17, 255, 256, 65536])
@@ -115,9 +119,9 @@ def test_codes_of_ext_objects_have_a_sign() -> None:
 @example(b"\x01\x01")
 @example(b"")
 @example(b"\xd4\x80\x00")
-def test_bytes_are_read_the_same_or_refused_by_both(payload: bytes) -> None:
-    compiled, ours = by_both(decoded, payload)
-    assert alike(compiled, ours)
+def test_bytes_are_read_the_same_or_refused_by_all(payload: bytes) -> None:
+    first, *others = by_all(decoded, payload)
+    assert all(alike(first, other) for other in others)
 
 
 @settings(max_examples=300)
@@ -126,17 +130,17 @@ def test_messages_that_were_tampered_with_are_read_the_same(value: Any, data: st
     payload = bytearray(Codec().encode(value))
     for _ in range(data.draw(st.integers(1, 3))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
-    compiled, ours = by_both(decoded, bytes(payload))
-    assert alike(compiled, ours)
+    first, *others = by_all(decoded, bytes(payload))
+    assert all(alike(first, other) for other in others)
 
 
 @pytest.mark.parametrize(
     "head", [b"\x91", b"\x81\x01", b"\xdc\x00\x01", b"\xde\x00\x01\x01", b"\xdd\0\0\0\1"]
 )
-def test_messages_nested_too_deep_are_refused_by_both(head: bytes) -> None:
+def test_messages_nested_too_deep_are_refused_by_all(head: bytes) -> None:
     for levels in (MAX_DEPTH, MAX_DEPTH + 1, 5000):
-        compiled, ours = by_both(decoded, head * levels + b"\xc0")
-        assert (compiled == "refused") is (ours == "refused") is (levels > MAX_DEPTH)
+        for result in by_all(decoded, head * levels + b"\xc0"):
+            assert (result == "refused") is (levels > MAX_DEPTH)
         if levels > MAX_DEPTH:
             with pytest.raises(CloneError, match="nested deeper than 256 containers"):
                 messagepack.unpackb(head * levels + b"\xc0", ext_hook=msgpack.ExtType)
@@ -147,9 +151,9 @@ def test_messages_nested_too_deep_are_refused_by_both(head: bytes) -> None:
 def test_more_keys_than_are_remembered() -> None:
     for number in range(3000):
         value = {f"key {number}": number, "k" * (number % 50): None}
-        compiled, ours = by_both(encoded, value)
-        assert compiled == ours
-        assert by_both(decoded, compiled) == [[value], [value]]
+        first, *others = by_all(encoded, value)
+        assert all(other == first for other in others)
+        assert all(result == [value] for result in by_all(decoded, first))
     assert len(messagepack._keys_packed) <= 1000
     assert len(messagepack._keys_unpacked) <= 1000
 
@@ -157,7 +161,9 @@ def test_more_keys_than_are_remembered() -> None:
 def test_messagepacks_own_timestamps_arrive_as_datetimes() -> None:
     moment = datetime.datetime(2026, 11, 24, 1, 2, 3, 500000, tzinfo=datetime.UTC)
     packed = msgpack.packb([moment], datetime=True)
-    assert by_both(decoded, packed) == [[[moment]]] * 2
+    assert by_all(decoded, packed) == [[[moment]]] * len(engines.HERE)
     assert type(decode(packed)[0]) is datetime.datetime
-    assert by_both(decoded, b"\xd7\xff" + b"\xff" * 8) == ["refused"] * 2  # too many nanoseconds
-    assert by_both(decoded, b"\xd5\xff\0\0") == ["refused"] * 2  # no timestamp has two bytes
+    assert by_all(decoded, b"\xd7\xff" + b"\xff" * 8) == ["refused"] * len(
+        engines.HERE
+    )  # too many nanoseconds
+    assert by_all(decoded, b"\xd5\xff\0\0") == ["refused"] * len(engines.HERE)  # no timestamp has two bytes

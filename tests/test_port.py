@@ -291,16 +291,16 @@ def test_a_port_dropped_open_warns_and_closes() -> None:
 def test_what_came_before_the_end_is_read_though_the_first_look_missed_it(pair: tuple[Port, Port]) -> None:
     one, two = pair
     incoming: Any = two._incoming
-    look = incoming.try_read
+    look = incoming.take_soon
 
-    def look_just_before_the_peer_writes_and_closes() -> bytes | None:
-        incoming.try_read = look
-        found: bytes | None = look()
+    def look_just_before_the_peer_writes_and_closes() -> Any:
+        incoming.take_soon = look
+        found = look()
         one.write_sync("just in time")
         one.close_sync()
         return found
 
-    incoming.try_read = look_just_before_the_peer_writes_and_closes
+    incoming.take_soon = look_just_before_the_peer_writes_and_closes
     assert two.read_sync(timeout=10) == "just in time"
     with pytest.raises(EndOfChannel):
         two.read_sync(timeout=10)

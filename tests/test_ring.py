@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import mmap
+from array import array
 from collections import deque
 from typing import Any
 
+import engines
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shmchannel import ChannelCorrupted, CloneError, ring
+from shmchannel import ChannelCorrupted, CloneError, engine, ring
 from shmchannel.ring import (
     ABORT,
     CONTROL_SIZE,
@@ -24,31 +27,51 @@ from shmchannel.ring import (
     Producer,
     frame_size,
 )
+from shmchannel.waiting import NO_SPIN
 
 
 class FakeSemaphore:
-    def post(self) -> None: ...
+    def __init__(self, wakes: list[int]) -> None:
+        self.wakes = wakes
+
+    def post(self) -> None:
+        self.wakes.append(1)
 
 
 class FakeSleeper:
-    stopped = False
+    def __init__(self) -> None:
+        self.stopped = False
+        self.budget = array("q", [0, 0])
+
+    def spins(self) -> int:
+        return NO_SPIN
 
     def stop(self) -> None:
         self.stopped = True
 
 
-def make(capacity: int, start: int = 0) -> tuple[Producer, Consumer, Place]:
-    """A ring in anonymous memory whose counters begin at ``start``."""
+over_both = pytest.mark.parametrize("name", engines.RINGS)
+
+
+def make(
+    capacity: int, start: int = 0, name: str = "python", wakes: list[int] | None = None
+) -> tuple[Producer, Consumer, Place]:
+    """A ring in anonymous memory whose counters begin at ``start``, its ends of the engine of that name.
+
+    ``wakes`` gets a 1 for each post of a semaphore, and a 2 for each ring of a doorbell.
+    """
+    wakes = [] if wakes is None else wakes
     memory = mmap.mmap(-1, CONTROL_SIZE + capacity)
     words = memoryview(memory).cast("Q")
     place = Place(memory, words, 0, CONTROL_SIZE, capacity)
     words[ring.TAIL] = words[ring.HEAD] = start
     sleeper: Any = FakeSleeper()
-    other: Any = FakeSemaphore()
-    producer, consumer = (
-        Producer(place, sleeper, other, lambda: None),
-        Consumer(place, sleeper, other, lambda: None, 1 << 20),
-    )
+    other: Any = FakeSemaphore(wakes)
+    bell = lambda: wakes.append(2)  # noqa: E731
+    new_codec, new_producer, new_consumer = engines.classes(name)
+    codec, looks = new_codec(), array("d", [math.inf])
+    producer = new_producer(place, sleeper, other, bell, codec, 1 << 20, looks)
+    consumer = new_consumer(place, sleeper, other, bell, codec, 1 << 20)
     producer._tail = producer._head = consumer._head = consumer._tail = start
     return producer, consumer, place
 
@@ -56,11 +79,13 @@ def make(capacity: int, start: int = 0) -> tuple[Producer, Consumer, Place]:
 class RingAgainstDeque(RuleBasedStateMachine):
     """Any interleaving of writes, parts, aborts, reads and a close does what a deque does."""
 
+    engine = "python"
+
     @initialize(
         capacity=st.sampled_from([64, 128, 256, 1024]), start=st.integers(0, 2**40).map(lambda n: n * 8)
     )
     def begin(self, capacity: int, start: int) -> None:
-        self.producer, self.consumer, self.place = make(capacity, start)
+        self.producer, self.consumer, self.place = make(capacity, start, self.engine)
         self.model: deque[bytes] = deque()
         self.used = 0  # bytes in the ring
         self.frames: deque[tuple[int, bytes | None]] = deque()  # size, and the message that it ends
@@ -131,6 +156,15 @@ class RingAgainstDeque(RuleBasedStateMachine):
 
 TestRingAgainstDeque = RingAgainstDeque.TestCase
 TestRingAgainstDeque.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+
+
+class RingInC(RingAgainstDeque):
+    engine = "c"
+
+
+if engine.native:
+    TestRingInC = RingInC.TestCase
+    TestRingInC.settings = TestRingAgainstDeque.settings
 
 
 class RingOnWeakMemory(RingAgainstDeque):
@@ -282,9 +316,10 @@ def test_what_a_handler_raises_around_a_lock_comes_out(lock: str) -> None:
         end._release()
 
 
-def test_true_or_false_tells_whether_a_reader_that_closed_has_taken_it() -> None:
+@over_both
+def test_true_or_false_tells_whether_a_reader_that_closed_has_taken_it(name: str) -> None:
     for reads in (True, False):
-        producer, consumer, place = make(256)
+        producer, consumer, place = make(256, name=name)
         assert producer.try_write(b"x")
         assert consumer.try_read() == b"x"
         consumer.close()
@@ -295,8 +330,11 @@ def test_true_or_false_tells_whether_a_reader_that_closed_has_taken_it() -> None
 
 @given(st.lists(st.binary(max_size=300), max_size=40), st.data())
 @settings(deadline=None)
-def test_every_message_comes_out_once_in_order_and_unaltered(messages: list[bytes], data: Any) -> None:
-    producer, consumer, _ = make(1024)
+@over_both
+def test_every_message_comes_out_once_in_order_and_unaltered(
+    name: str, messages: list[bytes], data: Any
+) -> None:
+    producer, consumer, _ = make(1024, name=name)
     got: list[bytes] = []
     for message in messages:
         while producer.try_write(message) is None:
@@ -311,8 +349,9 @@ def test_every_message_comes_out_once_in_order_and_unaltered(messages: list[byte
     assert producer.messages == consumer.messages == len(messages)
 
 
-def test_giving_up_needs_no_room() -> None:
-    producer, consumer, _ = make(64)
+@over_both
+def test_giving_up_needs_no_room(name: str) -> None:
+    producer, consumer, _ = make(64, name=name)
     assert producer.try_write(b"x" * 8, PART)
     while producer.try_write(b"y" * 8, PART):
         pass
@@ -328,8 +367,9 @@ def test_giving_up_needs_no_room() -> None:
     assert consumer.try_read() == b"next"
 
 
-def test_a_closed_consumer_is_written_to_no_more() -> None:
-    producer, consumer, _ = make(64)
+@over_both
+def test_a_closed_consumer_is_written_to_no_more(name: str) -> None:
+    producer, consumer, _ = make(64, name=name)
     wait = producer.wait(1000)
     assert not wait.ready()
     consumer.close()
@@ -337,13 +377,12 @@ def test_a_closed_consumer_is_written_to_no_more() -> None:
     assert wait.ready()
 
 
-def test_an_announced_need_is_woken_only_when_it_fits() -> None:
-    producer, consumer, place = make(256)
+@over_both
+def test_an_announced_need_is_woken_only_when_it_fits(name: str) -> None:
     wakes: list[int] = []
-    consumer._wake = lambda: wakes.append(1)
+    producer, consumer, place = make(256, 0, name, wakes)
     for _ in range(7):
         assert producer.try_write(b"x" * 24)
-    consumer._ring = lambda: wakes.append(2)
     place.words[ring.WRITER] = 128 // ring.NEED
     for expected in ([], [], [], [1], [1]):  # the fourth leaves 96 of 248 bytes
         consumer.try_read()
@@ -355,10 +394,10 @@ def test_an_announced_need_is_woken_only_when_it_fits() -> None:
     assert place.words[ring.WRITER] == 0
 
 
-def test_the_reader_is_woken_only_when_it_sleeps() -> None:
-    producer, _, place = make(256)
+@over_both
+def test_the_reader_is_woken_only_when_it_sleeps(name: str) -> None:
     wakes: list[int] = []
-    producer._wake = lambda: wakes.append(1)
+    producer, _, place = make(256, 0, name, wakes)
     producer.try_write(b"x")
     place.words[ring.READER] = 1
     producer.try_write(b"x")
@@ -369,7 +408,6 @@ def test_the_reader_is_woken_only_when_it_sleeps() -> None:
     place.words[ring.READER] = 1
     producer.abort()
     assert wakes == [1, 1, 1]
-    producer._ring = lambda: wakes.append(2)
     place.words[ring.READER] = 1 << 8
     producer.try_write(b"x")
     producer.try_write(b"x")
@@ -377,8 +415,9 @@ def test_the_reader_is_woken_only_when_it_sleeps() -> None:
 
 
 @pytest.mark.parametrize("tail", [1, 4, 72, 2**63, 2**64 - 8, 16 - 8 + 1])
-def test_a_tail_that_cannot_be_is_refused(tail: int) -> None:
-    _, consumer, place = make(64)
+@over_both
+def test_a_tail_that_cannot_be_is_refused(name: str, tail: int) -> None:
+    _, consumer, place = make(64, name=name)
     place.words[ring.TAIL] = tail
     assert consumer.wait().ready()
     with pytest.raises(ChannelCorrupted, match="tail"):
@@ -386,8 +425,9 @@ def test_a_tail_that_cannot_be_is_refused(tail: int) -> None:
 
 
 @pytest.mark.parametrize("head", [8, 20, 2**63, 2**64 - 8])
-def test_a_head_that_cannot_be_is_refused(head: int) -> None:
-    producer, _, place = make(64)
+@over_both
+def test_a_head_that_cannot_be_is_refused(name: str, head: int) -> None:
+    producer, _, place = make(64, name=name)
     assert producer.try_write(b"12345678")
     assert producer.try_write(b"12345678")
     place.words[ring.HEAD] = head if head > 32 else head + 32 if head == 8 else head
@@ -396,8 +436,9 @@ def test_a_head_that_cannot_be_is_refused(head: int) -> None:
         producer.try_write(b"x" * 40)
 
 
-def test_a_head_that_goes_back_is_refused() -> None:
-    producer, consumer, place = make(64)
+@over_both
+def test_a_head_that_goes_back_is_refused(name: str) -> None:
+    producer, consumer, place = make(64, name=name)
     for _ in range(5):
         assert producer.try_write(b"x" * 16)
         consumer.try_read()
@@ -409,8 +450,9 @@ def test_a_head_that_goes_back_is_refused() -> None:
 
 
 @pytest.mark.parametrize("header", [0, 5, 6, 7, 8 << 3 | WHOLE, 2**35 - 8 | WHOLE, 2**64 - 1, 1 << 40 | PART])
-def test_a_frame_that_cannot_be_is_refused(header: int) -> None:
-    _, consumer, place = make(64)
+@over_both
+def test_a_frame_that_cannot_be_is_refused(name: str, header: int) -> None:
+    _, consumer, place = make(64, name=name)
     place.words[CONTROL_SIZE >> 3] = header
     place.words[ring.TAIL] = 8
     with pytest.raises(ChannelCorrupted, match="frame of kind"):
@@ -421,8 +463,9 @@ def test_a_frame_that_cannot_be_is_refused(header: int) -> None:
     st.lists(st.tuples(st.integers(0, (CONTROL_SIZE + 64) // 8 - 1), st.integers(0, 2**64 - 1)), max_size=20)
 )
 @settings(deadline=None)
-def test_random_words_give_only_documented_errors(stores: list[tuple[int, int]]) -> None:
-    producer, consumer, place = make(64)
+@over_both
+def test_random_words_give_only_documented_errors(name: str, stores: list[tuple[int, int]]) -> None:
+    producer, consumer, place = make(64, name=name)
     for index, value in stores:
         place.words[index] = value
         for attempt in (lambda: producer.try_write(b"abc"), consumer.try_read, producer.abort):
@@ -432,13 +475,13 @@ def test_random_words_give_only_documented_errors(stores: list[tuple[int, int]])
                 pass
 
 
-def test_parts_beyond_the_limit_are_dropped_and_the_next_message_is_read() -> None:
-    producer, consumer, _ = make(64)
-    consumer._max_message_size = 40
+@over_both
+def test_parts_beyond_the_limit_are_dropped_and_the_next_message_is_read(name: str) -> None:
+    producer, consumer, _ = make(64, name=name)
+    consumer.max_message_size = 40
     for _ in range(9):
         assert producer.try_write(b"x" * 8, PART)
         assert consumer.try_read() is None
-    assert consumer._parts == []
     assert producer.try_write(b"x" * 8, LAST)
     with pytest.raises(CloneError, match="dropped a message of 80 bytes"):
         consumer.try_read()
@@ -447,8 +490,9 @@ def test_parts_beyond_the_limit_are_dropped_and_the_next_message_is_read() -> No
     assert consumer.try_read() == b"yesyes"
 
 
-def test_an_abort_without_parts_is_skipped() -> None:
-    producer, consumer, place = make(64)
+@over_both
+def test_an_abort_without_parts_is_skipped(name: str) -> None:
+    producer, consumer, place = make(64, name=name)
     place.words[CONTROL_SIZE >> 3] = ABORT
     place.words[ring.TAIL] = 8
     assert consumer.try_read() is None

@@ -580,7 +580,7 @@ port.close_sync()
 
 SENDING = (
     *("blocks._write", "blocks._write.after", "Block.offer", "Block.offer.after", "Transfer.encode.after"),
-    *("Port._put_moving", "Port._put_moving.after", "SharedBuffer._leave", "SharedBuffer._leave.after"),
+    *("Port._put", "Port._put.after", "SharedBuffer._leave", "SharedBuffer._leave.after"),
     *("blocks.settle", "blocks.settle.after"),
 )
 RECEIVING = (

@@ -10,6 +10,7 @@ if sys.platform == "win32":
 from .blocks import SharedBuffer
 from .channel import Channel
 from .counts import Statistics
+from .engine import native
 from .errors import (
     ChannelCorrupted,
     ChannelError,
@@ -50,6 +51,7 @@ __all__ = [
     "Transferable",
     "WouldBlock",
     "WriteStream",
+    "native",
     "pump",
     "wait",
 ]

@@ -11,6 +11,7 @@ shared, or which it cannot pack, is written as a graph instead (graph.py).
 
 from __future__ import annotations
 
+import datetime
 import re
 import struct
 from array import array
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from gc import get_referents
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import msgpack
 
@@ -61,6 +62,9 @@ _FIRST_BYTES = bytes(
 )
 _SHORT = 4096  # bytes up to which looking through the message is quicker than through the value
 _REMEMBERED = 256  # shapes of messages, of at most so many bytes
+
+# What the packers, and the types' functions, raise for a value: then the graph says what is wrong, and where.
+REFUSED_WHILE_ENCODING = (ValueError, TypeError, OverflowError, BufferError, RecursionError)
 
 # What msgpack and the types' constructors raise for what no encoder writes. Not all there is: a signal
 # handler may raise in their midst too.
@@ -105,8 +109,8 @@ class Codec:
             payload: bytes = encoder.pack(value)
         except InterfaceError:
             raise
-        except (ValueError, TypeError, OverflowError, BufferError, RecursionError) as error:
-            return self._encode_graph(value, encoder.instances, error=error)
+        except REFUSED_WHILE_ENCODING as error:
+            return self.encode_graph(value, encoder.instances, error)
         if not encoder.clean:
             return self._finish(value, payload, encoder)
         if len(payload) <= _SHORT:  # an encoder that raised, or has grown, is not kept
@@ -116,18 +120,18 @@ class Codec:
                 return payload
         if not _is_too_deep(payload) and self._is_tree(value, {}):
             return payload
-        return self._encode_graph(value, {})
+        return self.encode_graph(value, {})
 
     def encode_moving(self, value: object, moves: Mapping[int, Move]) -> bytes:
         """As ``encode``, with instances that are moved, by their ids. All of them must be in ``value``."""
-        return self._encode_graph(value, {}, moves)
+        return self.encode_graph(value, {}, moves=moves)
 
     def _finish(self, value: object, payload: bytes, encoder: _Encoder) -> bytes:
         """Look over a message with tagged arrays."""
         if not _is_too_deep(payload) and self._is_tree(value, encoder.instances):
             result = _wrapper(len(payload), TAGGED_MESSAGE) + payload
         else:
-            result = self._encode_graph(value, encoder.instances)
+            result = self.encode_graph(value, encoder.instances)
         if len(payload) <= _SHORT:
             encoder.clean = True
             encoder.instances = {}
@@ -146,17 +150,25 @@ class Codec:
                     check(inner)
                     return _Decoder(self).unpack(inner)
                 if payload[: _WRAPPER.size] == _wrapper(len(inner), GRAPH_MESSAGE):
-                    check(inner)
-                    return graph.decode(inner, self, _restore)
+                    return self.decode_graph(inner)
             elif len(payload) > MAX_DEPTH:
                 check(payload)
-            return packing.unpackb(payload, ext_hook=_restore, strict_map_key=False, timestamp=AS_DATETIME)
-        except ChannelError:
-            raise
-        except _REFUSALS as error:
-            raise CloneError(
-                f"$: a message of {len(payload)} bytes does not decode: {error or type(error).__name__}"
-            ) from error
+            return packing.unpackb(payload, ext_hook=restore, strict_map_key=False, timestamp=AS_DATETIME)
+        except Exception as error:
+            self.refused(error, len(payload))
+
+    def decode_graph(self, table: bytes | memoryview) -> Any:
+        """Return the value of a message with something shared."""
+        check(table)
+        return graph.decode(table, self, restore)
+
+    @staticmethod
+    def refused(error: Exception, size: int) -> NoReturn:
+        """Raise what becomes of an error in decoding ``size`` bytes: a ``CloneError``, if it is theirs."""
+        if isinstance(error, ChannelError) or not isinstance(error, _REFUSALS):
+            raise error
+        reason = error if str(error) else type(error).__name__
+        raise CloneError(f"$: a message of {size} bytes does not decode: {reason}") from error
 
     def find(self, name: Any) -> Interface:
         """Return the interface of that name. Raises ``InterfaceError`` where it is not listed."""
@@ -218,13 +230,18 @@ class Codec:
             parts = get_referents(*(level if array not in kinds else filter(_is_container, level)))
         return True
 
-    def _encode_graph(
+    def encode_graph(
         self,
         value: object,
         instances: Mapping[int, Move],
-        moves: Mapping[int, Move] | None = None,
         error: Exception | None = None,
+        *,
+        moves: Mapping[int, Move] | None = None,
     ) -> bytes:
+        """Encode a value in which something is shared, or that gave the packer an ``error``.
+
+        ``instances`` have been asked for their values before. Raises as ``encode`` does.
+        """
         if type(value) is memoryview:  # that is not contiguous: msgpack takes no other
             return self.encode(bytes(value))
         try:
@@ -294,7 +311,13 @@ class _Encoder:
         raise TypeError(f"cannot clone {kind}")
 
 
-def _restore(code: int, data: bytes) -> Any:
+def timestamp(data: bytes) -> datetime.datetime:
+    """MessagePack's own, as ``packing.unpackb`` gives it."""
+    return msgpack.Timestamp.from_bytes(data).to_datetime()  # type: ignore[no-any-return]
+
+
+def restore(code: int, data: bytes) -> Any:
+    """Return the leaf of an ext object. Raises ``CloneError`` where there is none of that code."""
     leaf = LEAVES_BY_CODE.get(code)
     if leaf is None:
         known = code in _TAGS or code in (TAGGED_MESSAGE, GRAPH_MESSAGE)
@@ -330,7 +353,7 @@ class _Decoder:
         if code in _TAGS and data == b"\0":
             self._pending += 1
             return _Tag(code)
-        return _restore(code, data)
+        return restore(code, data)
 
     def _build(self, items: list[Any]) -> Any:
         if not items or type(items[0]) is not _Tag:

@@ -49,7 +49,7 @@ def encode(value: object, codec: Codec, moves: Mapping[int, Move], instances: Ma
     return table
 
 
-def decode(payload: memoryview, codec: Codec, restore: Callable[[int, bytes], Any]) -> object:
+def decode(payload: bytes | memoryview, codec: Codec, restore: Callable[[int, bytes], Any]) -> object:
     """Return the value of such a table. ``restore(code, data)`` decodes the leaves."""
 
     def hook(code: int, data: bytes) -> Any:

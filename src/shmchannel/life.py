@@ -13,17 +13,19 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self
 
-from . import blocks, exits, verdicts
+from . import blocks, engine, exits, verdicts
 from .blocks import Block
 from .counts import Statistics, count
 from .doorbell import Doorbell
 from .errors import ChannelError, PortClosed
 from .events import Callback, Event, Events
+from .interfaces import Interface
 from .peer import Peer
 from .ring import READER, WRITER, Consumer, Producer
 from .segment import Slot
+from .transfer import buffer_interface
 from .verdicts import Verdict
-from .waiting import Sleeper, fence
+from .waiting import NO_SPIN, Sleeper, fence
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,15 +42,16 @@ _taken: set[Slot] = set()
 class Life:
     """What a port is apart from writing and reading."""
 
-    def __init__(self, channel: Channel, slot: Slot, *, spin: bool) -> None:
+    def __init__(self, channel: Channel, slot: Slot, interfaces: list[Interface], *, spin: bool) -> None:
         """Not for users: see ``Channel.connect``."""
         self._name = f"port {slot.index} of {slot.segment.name}"
         self._slots = [slot]  # as long as the port is not over
         self._under_way: list[tuple[int, Block]] = []  # moved, and read when so many bytes have been
         self._peer = Peer(slot, spin=spin)
         self._doorbell = Doorbell(*slot.bells())
-        outgoing = _producer(slot, self._peer, self._doorbell)
-        incoming = _consumer(slot, self._peer, self._doorbell, channel.max_message_size)
+        self._codec = engine.Codec([*interfaces, buffer_interface(self._slots)])
+        outgoing = self._producer(slot, channel.max_message_size)
+        incoming = self._consumer(slot, channel.max_message_size)
         self._outgoing: Producer | Verdict = outgoing
         self._incoming: Consumer | Verdict = incoming
         self._final: Statistics | None = None
@@ -61,6 +64,22 @@ class Life:
         self._kept = [(channel, slot, outgoing, incoming)]
         _taken.add(slot)
         exits.opened(self)
+
+    def _producer(self, slot: Slot, max_message_size: int) -> Producer:
+        place, peer = slot.segment.ring(slot.index), self._peer
+        # No spinning for room: the reader has a full ring to read, and polling takes its cache line away.
+        flags = place.words[(place.control >> 3) + WRITER :][:1].cast("B").cast("I")
+        sleeper = Sleeper(flags, slot.space[slot.index], alive=peer.look, spins=lambda: NO_SPIN)
+        other, ring = slot.items[slot.index], self._doorbell.ring_theirs
+        return engine.Producer(place, sleeper, other, ring, self._codec, max_message_size, peer.next_look)
+
+    def _consumer(self, slot: Slot, max_message_size: int) -> Consumer:
+        theirs = 1 - slot.index
+        place, peer = slot.segment.ring(theirs), self._peer
+        flags = place.words[(place.control >> 3) + READER :][:1].cast("B")
+        sleeper = Sleeper(flags, slot.items[theirs], alive=peer.look, spins=peer.spins)
+        other, ring = slot.space[theirs], self._doorbell.ring_theirs
+        return engine.Consumer(place, sleeper, other, ring, self._codec, max_message_size)
 
     # -- look
 
@@ -92,14 +111,14 @@ class Life:
         """Nothing is left to read and nothing will come: the port is over, unless its peer still reads."""
         outgoing = self._outgoing
         if not incoming.closed:
-            self._finish(Verdict(verdicts.lost))
+            self._finish(self._verdict(verdicts.lost))
         elif isinstance(outgoing, Producer) and not outgoing.consumer_closed:
             self._fire("end")
             if self._peer.alive():
                 return verdicts.ended()
-            self._finish(Verdict(verdicts.lost))
+            self._finish(self._verdict(verdicts.lost))
         else:
-            self._finish(Verdict(verdicts.ended, ended=True))
+            self._finish(self._verdict(verdicts.ended, ended=True))
         over = self._incoming
         return over.error() if isinstance(over, Verdict) else verdicts.ended()
 
@@ -108,7 +127,7 @@ class Life:
 
         All that was accepted stays readable for the peer; then it gets ``EndOfChannel``.
         """
-        self._finish(Verdict(verdicts.closed))
+        self._finish(self._verdict(verdicts.closed))
 
     async def close(self) -> None:
         """As ``close_sync``; what this port had in its event loop is gone when it returns."""
@@ -117,16 +136,19 @@ class Life:
         for side in sides:
             side.leave()
 
+    def _verdict(self, error: Callable[[], ChannelError], *, ended: bool = False) -> Verdict:
+        return Verdict(error, self._codec.encode, ended=ended)
+
     def _end_writing(self) -> None:
         """Say that nothing more will be written, and go on reading."""
         for _channel, _slot, outgoing, _incoming in self._kept:
-            self._outgoing = Verdict(verdicts.no_more)
+            self._outgoing = self._verdict(verdicts.no_more)
             outgoing.close()
             for side in self._sides[:1]:
                 side.writing.wake()
 
     def _close_at_exit(self) -> None:
-        self._finish(Verdict(verdicts.exiting))
+        self._finish(self._verdict(verdicts.exiting))
 
     def _finish(self, over: Verdict) -> None:
         """End this port with that answer, unless it has one. Every step may be repeated.
@@ -175,7 +197,7 @@ class Life:
         self._slots.clear()
         self._peer.forget()
         self._doorbell.drop()
-        self._outgoing = self._incoming = Verdict(verdicts.forked)
+        self._outgoing = self._incoming = self._verdict(verdicts.forked)
 
     def __enter__(self) -> Self:
         return self
@@ -338,22 +360,6 @@ class Life:
         """Whether a read would not wait."""
         incoming = self._incoming
         return isinstance(incoming, Verdict) or incoming.ready() or not self._peer.alive()
-
-
-def _producer(slot: Slot, peer: Peer, doorbell: Doorbell) -> Producer:
-    place = slot.segment.ring(slot.index)
-    # No spinning for room: the reader has a full ring to read, and polling takes its cache line away.
-    flags = place.words[(place.control >> 3) + WRITER :][:1].cast("B").cast("I")
-    sleeper = Sleeper(flags, slot.space[slot.index], alive=peer.look, spins=lambda: False)
-    return Producer(place, sleeper, slot.items[slot.index], doorbell.ring_theirs)
-
-
-def _consumer(slot: Slot, peer: Peer, doorbell: Doorbell, max_message_size: int) -> Consumer:
-    theirs = 1 - slot.index
-    place = slot.segment.ring(theirs)
-    flags = place.words[(place.control >> 3) + READER :][:1].cast("B")
-    sleeper = Sleeper(flags, slot.items[theirs], alive=peer.look, spins=peer.can_spin)
-    return Consumer(place, sleeper, slot.space[theirs], doorbell.ring_theirs, max_message_size)
 
 
 def _loop_runs() -> bool:

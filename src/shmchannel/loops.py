@@ -40,7 +40,7 @@ class Lane:
         """As ``Sleeper.wait``: until it is ready, the port is closed or the peer is dead."""
         sleeper, ready = wait.sleeper, wait.ready
         started = time.perf_counter_ns()
-        if sleeper.spin(ready):
+        if sleeper.spin(wait):
             return
         loop = asyncio.get_running_loop()
         pulse = Pulse.of(loop)

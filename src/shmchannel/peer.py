@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import sys
+from array import array
 from time import monotonic
 
 from . import alive, verdicts
 from .segment import FREE, INTERPRETER, PID, STATE, Slot
-from .waiting import SLICE
+from .waiting import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
 
 
 class Peer:
@@ -18,15 +19,15 @@ class Peer:
     def __init__(self, slot: Slot, *, spin: bool) -> None:
         """``spin``: whether spinning for it is wanted at all."""
         self._slot: Slot | None = slot
-        self._can_spin: bool | None = None if spin else False
+        self._spins: int | None = None if spin else NO_SPIN
         self.lost = False
-        self.next_look = 0.0  # monotonic seconds
+        self.next_look = array("d", [0.0])  # monotonic seconds; in memory that C can look at
 
     def look(self) -> bool:
         """Ask the kernel whether the peer lives; one that may still connect does."""
         slot = self._slot
         if slot and not self.lost:
-            self.next_look = monotonic() + SLICE
+            self.next_look[0] = monotonic() + SLICE
             try:
                 lost = slot.peer_is_lost()
             except (OSError, ValueError):
@@ -39,7 +40,7 @@ class Peer:
         """Our own port is over, and has its answer: the peer's life does not matter any more."""
         self._slot = None
         self.lost = False
-        self.next_look = math.inf
+        self.next_look[0] = math.inf
 
     def check(self) -> None:
         """Raise ``PeerLost`` if the peer has died."""
@@ -48,17 +49,17 @@ class Peer:
 
     def alive(self) -> bool:
         """As ``look``, but the kernel is not asked more often than once a slice."""
-        return not self.lost and (monotonic() < self.next_look or self.look())
+        return not self.lost and (monotonic() < self.next_look[0] or self.look())
 
-    def can_spin(self) -> bool:
-        """Not on one CPU, not for a peer behind the same GIL, and not before there is one."""
-        if self._can_spin is None:
+    def spins(self) -> int:
+        """Whether spinning for it can pay: ``NO_SPIN``, ``SPIN_APART`` or ``SPIN_BESIDE``."""
+        if self._spins is None:
             record = self._slot.peer() if self._slot else [FREE]
             if record[STATE] == FREE:
-                return False
+                return NO_SPIN
             same_gil = record[PID] == os.getpid() and _has_gil() and alive.shares_gil(record[INTERPRETER])
-            self._can_spin = _cpus() > 1 and not same_gil
-        return self._can_spin
+            self._spins = NO_SPIN if _cpus() < 2 else SPIN_BESIDE if same_gil else SPIN_APART
+        return self._spins
 
 
 def _cpus() -> int:

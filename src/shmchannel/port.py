@@ -11,14 +11,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .blocks import Block
-from .clone import Codec
-from .errors import ChannelError, CloneError, EndOfChannel, WouldBlock
+from .errors import ChannelError, EndOfChannel, WouldBlock
 from .interfaces import Interface
 from .life import Life
-from .ring import LAST, PART, WHOLE, Consumer, Producer
+from .ring import LAST, NOTHING, PART, WHOLE, Consumer, Producer, too_large
 from .segment import Slot
-from .signals import locked
-from .transfer import Transfer, buffer_interface
+from .transfer import Transfer
 from .verdicts import Verdict
 from .waiting import Operation, drive
 
@@ -37,10 +35,9 @@ class Port(Life):
 
     def __init__(self, channel: Channel, slot: Slot, interfaces: list[Interface], *, spin: bool) -> None:
         """Not for users: see ``Channel.connect``."""
-        super().__init__(channel, slot, spin=spin)
+        super().__init__(channel, slot, interfaces, spin=spin)
         self._max_message_size = channel.max_message_size
-        self._codec = Codec([*interfaces, buffer_interface(self._slots)])
-        self._encode, self._decode = self._codec.encode, self._codec.decode
+        self._decode = self._codec.decode
 
     # -- write
 
@@ -52,9 +49,10 @@ class Port(Life):
         """
         if transfer:
             with self._transfer(transfer) as moving:
-                accepted = self._put_moving(self._checked(moving.encode(value)), WHOLE, moving)
+                accepted = self._put(self._checked(moving.encode(value)), WHOLE, moving)
         else:
-            accepted = self._put(self._checked(self._encode(value)))
+            left = self._outgoing.put(value)
+            accepted = True if left is None else self._put(left)
         if accepted is None:
             raise WouldBlock("no room in the ring now: write_sync waits for it")
         return accepted
@@ -77,15 +75,8 @@ class Port(Life):
         if transfer:
             with self._transfer(transfer) as moving:
                 return drive(self._putting(self._checked(moving.encode(value)), moving), timeout)
-        payload = self._encode(value)
-        if len(payload) > self._max_message_size:
-            raise self._too_large(payload)
-        # The fast path of _put, without the call; whatever its answer but True, _putting finds out.
-        if monotonic() >= self._peer.next_look:
-            self._peer.check()
-        if self._outgoing.try_write(payload):
-            return True
-        return drive(self._putting(payload), timeout)
+        left = self._outgoing.put(value)
+        return True if left is None else drive(self._putting(left), timeout)
 
     async def write(self, value: object, *, transfer: Iterable[Any] = ()) -> bool:
         """As ``write_sync``, suspending this task while there is no room.
@@ -99,19 +90,20 @@ class Port(Life):
                 if isinstance(self._outgoing, Verdict):
                     return self._outgoing.try_write(payload)
                 return await self._joined().drive(self._putting(payload, moving), writing=True)
-        payload = self._encode(value)
-        if len(payload) > self._max_message_size:
-            raise self._too_large(payload)
         if isinstance(self._outgoing, Verdict):
-            return self._outgoing.try_write(payload)
+            return self._outgoing.try_write(self._outgoing.put(value))
         side = self._joined()
-        if monotonic() < side.breath and not side.writing.tasks and self._put(payload):
-            return True
-        return await side.drive(self._putting(payload), writing=True)
+        if monotonic() < side.breath and not side.writing.tasks:
+            left = self._outgoing.put(value)
+            if left is None:
+                return True
+        else:
+            left = self._checked(self._codec.encode(value))
+        return await side.drive(self._putting(left), writing=True)
 
     def _checked(self, payload: bytes) -> bytes:
         if len(payload) > self._max_message_size:
-            raise self._too_large(payload)
+            raise too_large(len(payload), self._max_message_size)
         return payload
 
     def _transfer(self, instances: Iterable[Any]) -> Transfer:
@@ -130,36 +122,17 @@ class Port(Life):
         else:
             self._under_way.append((outgoing.position, block))
 
-    def _put_moving(self, payload: bytes | memoryview, kind: int, moving: Transfer | None) -> bool | None:
-        """As ``_put``, and take down whether what moves with the message is the peer's now."""
-        outgoing = self._outgoing
-        if moving is None or kind == PART or isinstance(outgoing, Verdict):
-            return self._put(payload, kind)
+    def _put(
+        self, payload: bytes | memoryview, kind: int = WHOLE, moving: Transfer | None = None
+    ) -> bool | None:
+        """Try to put one frame. True, False (the peer has ended), or None (full).
 
-        def put() -> bool | None:
-            before = outgoing.position
-            try:
-                accepted = self._put(payload, kind)
-            except BaseException:  # a signal handler's, maybe after the frame was out
-                moving.accepted = outgoing.position != before
-                raise
-            moving.accepted = accepted is True
-            return accepted
-
-        return locked(outgoing.lock, put)
-
-    def _too_large(self, payload: bytes) -> CloneError:
-        return CloneError(
-            f"$: the message is {len(payload)} bytes, max_message_size is {self._max_message_size}: "
-            "send it in pieces, or make both sides' Channel with a larger max_message_size"
-        )
-
-    def _put(self, payload: bytes | memoryview, kind: int = WHOLE) -> bool | None:
-        """Try to put one frame. True, False (the peer has ended), or None (full)."""
-        if monotonic() >= self._peer.next_look:
+        Whether what moves with the message is the peer's now is taken down where the frame goes out.
+        """
+        if monotonic() >= self._peer.next_look[0]:
             self._peer.check()
         outgoing = self._outgoing
-        accepted = outgoing.try_write(payload, kind)
+        accepted = outgoing.try_write(payload, kind, None if kind == PART else moving)
         if accepted is False and self._outgoing is not outgoing:  # closed under our hands
             return self._outgoing.try_write(payload, kind)
         return accepted
@@ -171,7 +144,7 @@ class Port(Life):
             return outgoing.try_write(payload)
         if len(payload) > outgoing.largest_whole:
             return (yield from self._putting_parts(payload, outgoing, moving))
-        while (accepted := self._put_moving(payload, WHOLE, moving)) is None:
+        while (accepted := self._put(payload, WHOLE, moving)) is None:
             yield outgoing.wait(len(payload))
         return accepted
 
@@ -192,7 +165,7 @@ class Port(Life):
                 if start:
                     yield outgoing.wait(size)  # where the reader keeps up too: the driver has other duties
                 kind = PART if start + size < len(view) else LAST
-                while (accepted := self._put_moving(view[start : start + size], kind, moving)) is None:
+                while (accepted := self._put(view[start : start + size], kind, moving)) is None:
                     yield outgoing.wait(size)
                 if not accepted:
                     return False
@@ -208,9 +181,10 @@ class Port(Life):
         Raises ``WouldBlock``, and whatever ``read_sync`` does.
         """
         incoming = self._incoming
-        message = incoming.try_read()
-        if message is None:
-            message = self._last_message(incoming)
+        value = incoming.take()
+        if value is not NOTHING:
+            return value
+        message = self._last_message(incoming)
         if message is None:
             raise WouldBlock("nothing to read now: read_sync waits for it")
         return self._decode(message)
@@ -223,10 +197,8 @@ class Port(Life):
         message that does not decode (it is consumed, the next read goes on); ``PortClosed`` after
         ``close_sync``; ``ChannelCorrupted``.
         """
-        message = self._incoming.try_read()
-        if message is None:
-            message = drive(self._taking(), timeout)
-        return self._decode(message)
+        value = self._incoming.take_soon()
+        return value if value is not NOTHING else self._decode(drive(self._taking(), timeout))
 
     async def read(self) -> Any:
         """As ``read_sync``, suspending this task while there is nothing to read.
@@ -237,12 +209,11 @@ class Port(Life):
         if isinstance(self._incoming, Verdict):
             return self._incoming.try_read()
         side = self._joined()
-        message = None
         if monotonic() < side.breath and not side.reading.tasks:
-            message = self._incoming.try_read()
-        if message is None:
-            message = await side.drive(self._taking(), writing=False)
-        return self._decode(message)
+            value = self._incoming.take_soon()
+            if value is not NOTHING:
+                return value
+        return self._decode(await side.drive(self._taking(), writing=False))
 
     def __iter__(self) -> Port:
         return self

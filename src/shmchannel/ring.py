@@ -4,7 +4,9 @@ A frame is an 8-byte header (``length << 3 | kind``) and the payload, padded to 
 ``tail`` and ``head`` count bytes and never wrap. A message is one WHOLE frame or, when larger than
 half the ring, PARTs ended by a LAST; an ABORT takes back the parts before it; WHOLE frames may stand
 between PARTs. Nothing here waits: a try that cannot go on says so, and a ``Wait`` says until when,
-where waiting.py takes over.
+where waiting.py takes over. What a message means is a codec's matter (``Values``).
+
+native/ has the same in C, and engine.py chooses. This is the reference.
 
 Each end has a lock, which makes it safe for many threads. Within one thread other code may come in
 between: a signal handler after a call or on a backward jump, and on 3.11 a finalizer wherever the
@@ -24,8 +26,10 @@ from __future__ import annotations
 
 import mmap
 import threading
+from array import array
 from collections.abc import Callable
-from typing import NamedTuple
+from time import monotonic
+from typing import Any, NamedTuple, Protocol
 
 from .errors import ChannelCorrupted, CloneError
 from .signals import is_from_handler
@@ -34,7 +38,7 @@ from .waiting import SLICE, WEAK_MEMORY, Semaphore, Sleeper, Wait, fence
 # The control words of a ring, as indices of 8-byte words from its start. Each writer's words have a
 # cache line (64 bytes) of their own.
 TAIL, MESSAGES, PRODUCER_CLOSED, MOVES = 0, 1, 2, 3  # stored by the producer
-HEAD = 8  # stored by the consumer
+HEAD, SPINS = 8, 9  # stored by the consumer
 READER = 16  # flags, one byte each, that the producer looks at after each publication, all in one load:
 READER_SLEEPS, READER_RINGS, CONSUMER_CLOSED = 0, 1, 2
 WRITER = 24  # what the producer needs, two halves of 4 bytes, that the consumer looks at in one load:
@@ -60,6 +64,25 @@ class Place(NamedTuple):
     control: int
     data: int
     capacity: int  # bytes, a power of two
+    beside: int = 0  # as control, of the ring that goes the other way
+
+
+NOTHING: Any = object()  # what a take answers when there is nothing: None is a value
+
+
+class Values(Protocol):
+    """What makes messages of values and back: a codec."""
+
+    @property
+    def encode(self) -> Callable[[object], bytes]: ...
+    @property
+    def decode(self) -> Callable[[bytes], Any]: ...
+
+
+class Note(Protocol):
+    """Who must know that a frame is out, whatever a signal handler raises right after that."""
+
+    accepted: bool
 
 
 def frame_size(length: int) -> int:
@@ -70,9 +93,22 @@ def frame_size(length: int) -> int:
 class _End:
     """What the two ends share: where the ring lies, and a lock that makes the end safe for threads."""
 
-    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore, ring: Callable[[], None]) -> None:
-        """``sleeper`` is where this end sleeps; on ``other`` the other end does, or ``ring`` wakes it."""
+    def __init__(
+        self,
+        place: Place,
+        sleeper: Sleeper,
+        other: Semaphore,
+        ring: Callable[[], None],
+        codec: Values,
+        max_message_size: int,
+    ) -> None:
+        """``sleeper`` is where this end sleeps; on ``other`` the other end does, or ``ring`` wakes it.
+
+        ``max_message_size`` is in bytes: what is larger is refused, or dropped.
+        """
         self.sleeper = sleeper
+        self.codec = codec
+        self.max_message_size = max_message_size
         self.capacity = place.capacity
         self.messages = 0
         self._mask = place.capacity - 1
@@ -94,8 +130,20 @@ class _End:
 class Producer(_End):
     """The writing end. Trusts its own counters only; what the consumer stores is checked."""
 
-    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore, ring: Callable[[], None]) -> None:
-        super().__init__(place, sleeper, other, ring)
+    def __init__(
+        self,
+        place: Place,
+        sleeper: Sleeper,
+        other: Semaphore,
+        ring: Callable[[], None],
+        codec: Values,
+        max_message_size: int,
+        next_look: array[float],
+    ) -> None:
+        """``next_look``: until then, in monotonic seconds, the peer need not be looked for."""
+        super().__init__(place, sleeper, other, ring, codec, max_message_size)
+        self._encode = codec.encode
+        self._next_look = next_look
         # Larger messages travel in parts, small enough that one is read while the next is written.
         self.largest_whole = place.capacity // 2 - HEADER
         self.part_size = min(place.capacity // 4, BATCH) - HEADER
@@ -140,10 +188,25 @@ class Producer(_End):
         # is free. A reader who stops short of that costs us at most the slice, then ready() counts.
         return Wait(self.sleeper, ready, max(size, self.capacity >> 2) // NEED)
 
-    def try_write(self, payload: bytes | memoryview, kind: int = WHOLE) -> bool | None:
+    def put(self, value: object) -> bytes | None:
+        """Encode a value and put it in, if nothing is in the way. None: it is in; else its payload.
+
+        Raises ``CloneError`` for what cannot be cloned or is too large, and what ``try_write`` does.
+        """
+        payload = self._encode(value)
+        if len(payload) > self.max_message_size:
+            raise too_large(len(payload), self.max_message_size)
+        if monotonic() < self._next_look[0] and self.try_write(payload):
+            return None
+        return payload
+
+    def try_write(
+        self, payload: bytes | memoryview, kind: int = WHOLE, note: Note | None = None
+    ) -> bool | None:
         """Put one frame in. True: it is in; None: the ring is full; False: an end has closed.
 
         A False may come after the frame was put in, when the consumer has closed without taking it.
+        ``note.accepted`` becomes True together with the publishing, and False again in that case.
 
         Raises ``ChannelCorrupted``, nothing being written.
         """
@@ -159,7 +222,7 @@ class Producer(_End):
                 if after - self._head > self._limit:
                     head = control[HEAD]
                     if head < self._head or head > tail or head & 7:
-                        raise _corrupted(f"head {head:#x} at tail {tail:#x}")
+                        raise corrupted(f"head {head:#x} at tail {tail:#x}")
                     self._head = head
                     if after - head > self._limit:
                         return False if self._closed or self._flags[CONSUMER_CLOSED] else None
@@ -192,6 +255,8 @@ class Producer(_End):
                 if kind != PART:
                     self.messages = control[MESSAGES] = self.messages + 1
                 self._tail = control[TAIL] = after  # publish
+                if note is not None:
+                    note.accepted = True  # no call: no handler comes in between
                 break
         finally:
             try:
@@ -201,7 +266,12 @@ class Producer(_End):
                     raise
         if WEAK_MEMORY:
             fence()
-        return self._attend(after) if control[READER] else True
+        if not control[READER]:
+            return True
+        taken = self._attend(after)
+        if note is not None and not taken:
+            note.accepted = False
+        return taken
 
     def abort(self) -> None:
         """Take back the parts of a message that will not be finished. Needs no room, never fails."""
@@ -250,9 +320,16 @@ class Producer(_End):
         The lock makes it so, among threads. Nobody waits for anything while he holds it; the timeout
         is for one that a daemon thread held when its interpreter ended.
         """
+        self._shut(SLICE)
+        self._control[PRODUCER_CLOSED] = 1
+        self._wake()  # without asking who sleeps: one post too many is harmless
+        self._ring()
+        self.sleeper.stop()
+
+    def _shut(self, timeout: float) -> None:
         acquire, release = self._acquire, self._release
         try:
-            acquire(timeout=SLICE)
+            acquire(timeout=timeout)
             self._closed = True
             self._limit = -1  # no frame fits any more: the quick path need not look at _closed
         finally:
@@ -261,10 +338,6 @@ class Producer(_End):
             except RuntimeError as error:
                 if is_from_handler(error):
                     raise
-        self._control[PRODUCER_CLOSED] = 1
-        self._wake()  # without asking who sleeps: one post too many is harmless
-        self._ring()
-        self.sleeper.stop()
 
 
 class Consumer(_End):
@@ -276,11 +349,11 @@ class Consumer(_End):
         sleeper: Sleeper,
         other: Semaphore,
         ring: Callable[[], None],
+        codec: Values,
         max_message_size: int,
     ) -> None:
-        """``max_message_size`` is in bytes: what is larger is dropped."""
-        super().__init__(place, sleeper, other, ring)
-        self._max_message_size = max_message_size
+        super().__init__(place, sleeper, other, ring, codec, max_message_size)
+        self._decode = codec.decode
         self._head = 0
         self._tail = 0  # the producer's, as last seen
         self._parts: list[bytes] = []
@@ -310,6 +383,18 @@ class Consumer(_End):
         control = self._control
         return control[TAIL] != self._head or bool(control[PRODUCER_CLOSED])
 
+    def take(self) -> Any:
+        """Take one message out and return its value; ``NOTHING`` when none is complete.
+
+        Raises as ``try_read`` and the codec's ``decode`` do; the message is consumed.
+        """
+        message = self.try_read()
+        return NOTHING if message is None else self._decode(message)
+
+    def take_soon(self) -> Any:
+        """As ``take``; an end that can spin without the GIL spins before it says ``NOTHING``."""
+        return self.take()
+
     def try_read(self) -> bytes | None:
         """Take one message out; None when none is complete.
 
@@ -328,7 +413,7 @@ class Consumer(_End):
                     if head == tail:
                         return None
                     if tail < head or tail - head > self.capacity or tail & 7:
-                        raise _corrupted(f"tail {tail:#x} at head {head:#x}")
+                        raise corrupted(f"tail {tail:#x} at head {head:#x}")
                     self._tail = tail
                     if WEAK_MEMORY:
                         fence()  # no frame is looked at before the tail that covers it
@@ -339,7 +424,7 @@ class Consumer(_End):
                 if after > tail or (kind != WHOLE and kind not in _PARTS):
                     if self._head != head:
                         continue  # taken meanwhile: what we looked at was no frame any more
-                    raise _corrupted(f"a frame of kind {kind} and {length} bytes among {tail - head}")
+                    raise corrupted(f"a frame of kind {kind} and {length} bytes among {tail - head}")
                 start += HEADER
                 end = start + length
                 if end <= self._end:
@@ -361,7 +446,7 @@ class Consumer(_End):
                     if kind == PART:
                         parts += part  # append would be a call
                         self._parts_size = parts_size
-                        if parts_size > self._max_message_size:
+                        if parts_size > self.max_message_size:
                             self._parts = nothing  # drop what is there, go on counting
                     else:
                         self._parts, self._parts_size = nothing, 0
@@ -378,8 +463,8 @@ class Consumer(_End):
                 # There may be more in the ring than we have seen: then it wakes for one look too many.
                 self._attend(self.capacity - HEADER - (tail - after))
             if kind == WHOLE:
-                if length > self._max_message_size:
-                    raise self._too_large(length)
+                if length > self.max_message_size:
+                    raise dropped(length, self.max_message_size)
                 return message
             if kind == LAST:
                 return self._join(parts, message, parts_size)
@@ -400,14 +485,9 @@ class Consumer(_End):
 
     def _join(self, parts: list[bytes], last: bytes, size: int) -> bytes:
         self.messages += 1
-        if size > self._max_message_size:
-            raise self._too_large(size)
+        if size > self.max_message_size:
+            raise dropped(size, self.max_message_size)
         return b"".join([*parts, last])
-
-    def _too_large(self, size: int) -> CloneError:
-        return CloneError(
-            f"$: dropped a message of {size} bytes; max_message_size here is {self._max_message_size}"
-        )
 
     def close(self) -> None:
         """Say that nothing more will be read. Never waits."""
@@ -417,7 +497,18 @@ class Consumer(_End):
         self.sleeper.stop()
 
 
-def _corrupted(what: str) -> ChannelCorrupted:
+def too_large(size: int, most: int) -> CloneError:
+    return CloneError(
+        f"$: the message is {size} bytes, max_message_size is {most}: "
+        "send it in pieces, or make both sides' Channel with a larger max_message_size"
+    )
+
+
+def dropped(size: int, most: int) -> CloneError:
+    return CloneError(f"$: dropped a message of {size} bytes; max_message_size here is {most}")
+
+
+def corrupted(what: str) -> ChannelCorrupted:
     return ChannelCorrupted(
         f"the shared memory holds what no peer writes ({what}): something else stores into it; "
         "make a new channel"

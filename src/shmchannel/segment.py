@@ -63,7 +63,7 @@ class Segment:
     def ring(self, index: int) -> Place:
         """Where the ring lies that slot ``index`` writes."""
         data = DATA + index * self.capacity
-        return Place(self.memory, self.words, RINGS[index], data, self.capacity)
+        return Place(self.memory, self.words, RINGS[index], data, self.capacity, RINGS[1 - index])
 
     def record(self, offset: int) -> list[int]:
         """The words of a record."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from .errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-from .ring import WHOLE
+from .ring import WHOLE, Note
 
 
 class Verdict:
@@ -15,15 +15,31 @@ class Verdict:
     closed = True
     fill = 0
 
-    def __init__(self, error: Callable[[], ChannelError], *, ended: bool = False) -> None:
+    def __init__(
+        self,
+        error: Callable[[], ChannelError],
+        encode: Callable[[object], bytes],
+        *,
+        ended: bool = False,
+    ) -> None:
         """``error`` makes the exception, one for each use. ``ended``: writes are False instead."""
         self.error = error
+        self._encode = encode
         self.ended = ended
 
     def try_read(self) -> NoReturn:
         raise self.error()
 
-    def try_write(self, _payload: bytes | memoryview, _kind: int = WHOLE) -> bool:
+    def take(self) -> NoReturn:
+        raise self.error()
+
+    def take_soon(self) -> NoReturn:
+        raise self.error()
+
+    def put(self, value: object) -> bytes:
+        return self._encode(value)  # first, as ever; what is made of it try_write says
+
+    def try_write(self, _payload: bytes | memoryview, _kind: int = WHOLE, _note: Note | None = None) -> bool:
         if self.ended:
             return False
         raise self.error()

@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import time
+from array import array
 from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -25,6 +26,10 @@ SLICE = 0.05
 SPIN = 50_000
 # A wait that lasted less than this (ns) earns the next one a full spin; a longer one halves it.
 SHORT_WAIT = 150_000
+
+# Whether spinning can pay: not on one CPU, nor before there is a peer; for a peer behind the same GIL only
+# where the spin lets go of it.
+NO_SPIN, SPIN_APART, SPIN_BESIDE = range(3)
 
 # x86 keeps the order of stores and of loads. Elsewhere the ring must fence its publications.
 WEAK_MEMORY = os.uname().machine.lower() not in {"x86_64", "amd64", "i386", "i686"}
@@ -87,14 +92,14 @@ class Sleeper:
         semaphore: Semaphore,
         *,
         alive: Callable[[], bool],
-        spins: Callable[[], bool],
+        spins: Callable[[], int],
     ) -> None:
         """``alive`` looks whether the peer is; ``spins`` tells whether spinning can pay at all."""
         self.flags = flags
         self._semaphore = semaphore
-        self._budget = SPIN
+        self.budget = array("q", [SPIN, SPIN])  # ns that a spin may take: now, and at most
         self.alive = alive
-        self._spins = spins
+        self.spins = spins
         # Held by the operation that waits; the others queue on it.
         self.turn = threading.RLock()
         self.stopped = False  # set by close, before it posts
@@ -105,26 +110,29 @@ class Sleeper:
         self.stopped = True
         self._semaphore.post()
 
-    def wait(self, ready: Callable[[], bool], need: int, deadline: Deadline) -> None:
-        """Return when ``ready()`` holds, the port is closed, or the peer is dead. Holds ``turn``.
+    def wait(self, wait: Wait, deadline: Deadline) -> None:
+        """Return when ``wait.ready()`` holds, the port is closed, or the peer is dead. Holds ``turn``.
 
         Raises ``TimeoutError``, and whatever a signal handler raises; the ring is as before then.
         """
         started = time.perf_counter_ns()
-        if self.spin(ready):
+        if self.spin(wait):
             return
         try:
-            while not (ready() or self.stopped):
-                self._sleep(ready, need, deadline)
+            while not (wait.ready() or self.stopped):
+                self._sleep(wait.ready, wait.need, deadline)
                 if not self.alive():
                     return
         finally:
             self.settle(started)
 
-    def spin(self, ready: Callable[[], bool]) -> bool:
+    def spin(self, wait: Wait) -> bool:
         """Look for as long as has lately paid; whether it did."""
+        if wait.spin is not None:
+            return wait.spin()
+        ready = wait.ready
         clock = time.perf_counter_ns
-        until = clock() + self._budget if self._spins() else 0
+        until = clock() + self.budget[0] if self.spins() == SPIN_APART else 0
         while not ready():
             if clock() >= until:
                 return False
@@ -133,7 +141,7 @@ class Sleeper:
     def settle(self, started: int) -> None:
         """Learn from a wait that ends now and began at ``started`` (``perf_counter_ns``)."""
         short = time.perf_counter_ns() - started < SHORT_WAIT
-        self._budget = SPIN if short else self._budget >> 1
+        self.budget[0] = self.budget[1] if short else self.budget[0] >> 1
 
     def _sleep(self, ready: Callable[[], bool], need: int, deadline: Deadline) -> None:
         flags = self.flags
@@ -157,6 +165,8 @@ class Wait(NamedTuple):
     need: int = 1
     exclusive: bool = False
     """Whether it is the first wait of an operation that no other of its kind may come between."""
+    spin: Callable[[], bool] | None = None
+    """Looks, in C and without the GIL, for as long as the sleeper's budget says; then so says ``ready``."""
 
 
 # It is sent, after its first wait, whether it runs in a signal handler that has interrupted another
@@ -187,7 +197,7 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
                 left = deadline.remaining()
             try:
                 while True:
-                    wait.sleeper.wait(wait.ready, wait.need, deadline)
+                    wait.sleeper.wait(wait, deadline)
                     wait = operation.send(nested)
                     deadline.remaining()  # also when every wait is short
             finally:

@@ -1,0 +1,59 @@
+"""What _native.c has: the quick paths of the classes in clone.py and ring.py, for engine.py to put over them."""
+
+from array import array
+from collections.abc import Callable
+from mmap import mmap
+from typing import Any
+
+from .interfaces import Interface
+from .ring import Note
+
+class Codec:
+    def _prepare(self, by_class: dict[type[Any], Interface], /) -> None: ...
+    def encode(self, value: object, /) -> bytes: ...
+    def decode(self, payload: bytes, /) -> Any: ...
+
+class Producer:
+    messages: int
+    max_message_size: int
+    def _prepare(
+        self,
+        memory: mmap,
+        control: int,
+        data: int,
+        capacity: int,
+        codec: Codec,
+        wake: Callable[[], object],
+        bell: Callable[[], object],
+        next_look: array[float],
+        /,
+    ) -> None: ...
+    def put(self, value: object, /) -> bytes | None: ...
+    def try_write(
+        self, payload: bytes | memoryview, kind: int = ..., note: Note | None = ..., /
+    ) -> bool | None: ...
+    def abort(self) -> None: ...
+    def _shut(self, timeout: float, /) -> None: ...
+
+class Consumer:
+    messages: int
+    max_message_size: int
+    def _prepare(
+        self,
+        memory: mmap,
+        control: int,
+        data: int,
+        capacity: int,
+        codec: Codec,
+        wake: Callable[[], object],
+        bell: Callable[[], object],
+        spins: Callable[[], int],
+        budget: array[int],
+        beside: int,
+        /,
+    ) -> None: ...
+    def take(self) -> Any: ...
+    def take_soon(self) -> Any: ...
+    def try_read(self) -> bytes | None: ...
+    def ready(self) -> bool: ...
+    def spin(self) -> bool: ...

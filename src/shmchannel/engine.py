@@ -1,0 +1,73 @@
+"""The ring and the codec in use: in C where that is built and wanted, or the reference in Python.
+
+``SHMCHANNEL_PUREPYTHON=1`` wants Python. The classes in C are those in Python with their quick paths
+replaced; the two write the same bytes, and a port of either speaks with a port of the other.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from . import clone, ring
+from .interfaces import Interface
+from .waiting import Semaphore, Sleeper, Wait
+
+try:
+    if os.environ.get("SHMCHANNEL_PUREPYTHON"):
+        raise ImportError("the reference is wanted")
+    from . import _native
+except ImportError:  # or it was not built
+    native = False
+else:
+    native = True
+"""Whether the ring and the codec in C are in use."""
+
+if TYPE_CHECKING or not native:
+    Codec, Producer, Consumer = clone.Codec, ring.Producer, ring.Consumer
+else:
+
+    class Codec(_native.Codec, clone.Codec):
+        """Trees are encoded and decoded in C; graphs, moves, and what is refused in Python."""
+
+        def __init__(self, interfaces: Iterable[Interface] = ()) -> None:
+            clone.Codec.__init__(self, interfaces)
+            self._prepare(self.by_class)
+
+    class Producer(_native.Producer, ring.Producer):
+        """``put``, ``try_write`` and ``abort`` are C."""
+
+        def __init__(
+            self,
+            place: ring.Place,
+            sleeper: Sleeper,
+            other: Semaphore,
+            bell: Callable[[], None],
+            codec: ring.Values,
+            max_message_size: int,
+            next_look: array[float],
+        ) -> None:
+            ring.Producer.__init__(self, place, sleeper, other, bell, codec, max_message_size, next_look)
+            where = place.memory, place.control, place.data, place.capacity
+            self._prepare(*where, codec, other.post, bell, next_look)
+
+    class Consumer(_native.Consumer, ring.Consumer):
+        """``take``, ``take_soon``, ``try_read``, ``ready`` and the spinning, without the GIL, are C."""
+
+        def __init__(
+            self,
+            place: ring.Place,
+            sleeper: Sleeper,
+            other: Semaphore,
+            bell: Callable[[], None],
+            codec: ring.Values,
+            max_message_size: int,
+        ) -> None:
+            ring.Consumer.__init__(self, place, sleeper, other, bell, codec, max_message_size)
+            where = place.memory, place.control, place.data, place.capacity
+            self._prepare(*where, codec, other.post, bell, sleeper.spins, sleeper.budget, place.beside)
+
+        def wait(self) -> Wait:
+            return Wait(self.sleeper, self.ready, spin=self.spin)

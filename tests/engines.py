@@ -1,0 +1,85 @@
+"""The engines that tests run over: in C; in Python, over msgpack's compiled part or over messagepack.py."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from shmchannel import clone, engine, messagepack, packing, ring
+from shmchannel.interfaces import Interface
+
+_IN_PYTHON = clone.Codec, ring.Producer, ring.Consumer
+_IN_C = engine.Codec, engine.Producer, engine.Consumer
+
+needs_c = pytest.mark.skipif(
+    not engine.native, reason="the C core is not built, or SHMCHANNEL_PUREPYTHON is set"
+)
+RINGS = ["python", pytest.param("c", marks=needs_c)]
+CODECS = ["compiled", *RINGS]
+HERE = ["compiled", "python", *(["c"] if engine.native else [])]  # by their names
+
+
+def classes(name: str) -> tuple[Any, Any, Any]:
+    """The codec, the producer and the consumer of an engine."""
+    return _IN_C if name == "c" else _IN_PYTHON
+
+
+@contextmanager
+def made_by(name: str) -> Iterator[None]:
+    """All that is made meanwhile is of that engine: "c", "compiled", or "python" as in a subinterpreter."""
+    with pytest.MonkeyPatch.context() as patch:
+        codec, producer, consumer = classes(name)
+        patch.setattr(engine, "Codec", codec)
+        patch.setattr(engine, "Producer", producer)
+        patch.setattr(engine, "Consumer", consumer)
+        if name == "python":
+            patch.setattr(packing, "COMPILED", False)
+            patch.setattr(packing, "Packer", messagepack.Packer)
+            patch.setattr(packing, "unpackb", messagepack.unpackb)
+        yield
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """As ``made_by``, and what is there already has its packers made anew."""
+    with made_by(name):
+        _forget_packers()
+        yield
+    _forget_packers()
+
+
+def _forget_packers() -> None:
+    gc.unfreeze()
+    for one in gc.get_objects():
+        if type(one) is clone.Codec:
+            one._encoders.clear()
+    gc.freeze()
+
+
+class Codec:
+    """A codec of the engine that is in use when it is asked."""
+
+    def __init__(self, interfaces: Iterable[Interface] = ()) -> None:
+        self._interfaces = tuple(interfaces)
+        self._made: dict[type, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if engine.Codec not in self._made:
+            self._made[engine.Codec] = engine.Codec(self._interfaces)
+        return getattr(self._made[engine.Codec], name)
+
+
+_plain = Codec()
+
+
+def encode(value: object) -> bytes:
+    payload: bytes = _plain.encode(value)
+    return payload
+
+
+def decode(payload: bytes) -> Any:
+    return _plain.decode(payload)

@@ -1,0 +1,330 @@
+"""The C core beside the reference: ports of both speak to each other, nothing leaks, nobody comes in between.
+
+That its codec is the same is in test_messagepack.py; that its ring is, in test_ring.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import engines
+import peers
+import pytest
+from engines import needs_c
+from flavours import FLAVOURS, Peer
+from values import alike
+
+import shmchannel
+from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine
+from shmchannel.interfaces import Interface
+
+pytestmark = needs_c
+
+PAIRS = [("c", "python"), ("python", "c"), ("c", "compiled"), ("c", "c")]
+
+
+def connected(channel: Channel, name: str) -> Port:
+    with engines.made_by(name):
+        return channel.connect()
+
+
+@pytest.fixture(params=PAIRS, ids="-".join)
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Port, Port]]:
+    """Two ports of one channel with a small ring, each of its engine."""
+    channel = Channel(capacity=4096)
+    with connected(channel, request.param[0]) as one, connected(channel, request.param[1]) as two:
+        yield one, two
+
+
+def something(chance: random.Random) -> Any:
+    """A value whose message is whole or in parts, wraps or not, plain or tagged or a graph."""
+    size = chance.choice([0, 1, 30, 500, 1500, 2100, 5000, 20_000])
+    kind = chance.randrange(5)
+    if kind == 0:
+        return chance.randbytes(size)
+    if kind == 1:
+        return {"text": "é" * (size // 2), "n": (size, -size, float(size))}
+    if kind == 2:
+        shared = [size]
+        return [shared, shared, bytearray(size)]
+    return {size, chance.random(), None, str(size)} if kind == 3 else None
+
+
+@pytest.mark.usefixtures("often_switching")
+def test_ports_of_both_engines_understand_each_other(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    failures: list[BaseException] = []
+
+    def write(port: Port, seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(300):
+            assert port.write_sync(something(chance), timeout=50)
+
+    def read(port: Port, seed: int) -> None:
+        chance = random.Random(seed)
+        try:
+            for _ in range(300):
+                assert alike(port.read_sync(timeout=50), something(chance))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=action, args=(port, seed))
+        for action, port, seed in [(write, one, 1), (read, two, 1), (write, two, 2), (read, one, 2)]
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("theirs", ["1", ""], ids=["python", "c"])
+def test_a_peer_of_the_other_engine_elsewhere(
+    flavour: str, theirs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHMCHANNEL_PUREPYTHON", theirs)  # for who begins to import from here on
+    channel = Channel(capacity=4096)
+    with connected(channel, "python" if theirs == "" else "c") as port:
+        peer = Peer(flavour, peers.echo, channel.handle)
+        for value in (None, {"xs": (1, 2.5)}, b"x" * 3000, "y" * 30_000, {1, 2}, [[1]] * 2):
+            assert port.write_sync(value, timeout=30)
+            assert alike(port.read_sync(timeout=30), value)
+        port.close_sync()
+        peer.join()
+
+
+def test_one_environment_variable_chooses_at_run_time() -> None:
+    for value, wanted in (("1", False), ("", True)):
+        said = subprocess.run(
+            [sys.executable, "-c", "import shmchannel; print(shmchannel.native)"],
+            env=os.environ | {"SHMCHANNEL_PUREPYTHON": value},
+            capture_output=True,
+            check=True,
+            timeout=50,
+        )
+        assert said.stdout.decode().strip() == str(wanted)
+    assert shmchannel.native is True
+
+
+# -- who comes in between
+
+
+class Nosy:
+    """Uses the port in the middle of its own encoding or decoding."""
+
+    def __init__(self, use: Any = None) -> None:
+        self.use = use
+
+
+def nosy(use: Any) -> Interface:
+    def serialize(instance: Nosy) -> Any:
+        return instance.use() if instance.use else None
+
+    return Interface(Nosy, serialize=serialize, deserialize=lambda _value: use())
+
+
+def test_a_port_that_is_used_in_the_middle_of_encoding_and_decoding() -> None:
+    got: list[Any] = []
+    two: list[Port] = []
+    channel = Channel(interfaces=[nosy(lambda: got.append(two[0].read_nowait()))])
+    with connected(channel, "c") as one, connected(channel, "c") as other:
+        two.append(other)
+        # It is written before the message around it, which is encoded first and published then.
+        assert one.write_sync([1, Nosy(lambda: one.write_sync("from within")), "x" * 5000])
+        assert other.read_nowait() == "from within"
+        # The message is taken out before it is decoded: what is read within is the next one.
+        assert one.write_sync("next")
+        assert other.read_nowait() == [1, None, "x" * 5000]
+        assert got == ["next"]
+
+
+@pytest.mark.parametrize("size", [10, 100_000], ids=["small", "in the ring"])
+def test_a_message_that_does_not_decode_is_consumed(size: int) -> None:
+    channel = Channel()
+    with connected(channel, "c") as one, connected(channel, "c") as two:
+        outgoing: Any = one._outgoing
+        for broken in (
+            b"\xc6\0\0\0\1" * size,
+            b"\xc4\1x\xc1" + b"x" * size,
+            b"\xdb\xff\xff\xff\xff" + b"x" * size,
+        ):
+            outgoing.try_write(broken)
+            one.write_sync("next")
+            with pytest.raises(CloneError, match="does not decode"):
+                two.read_nowait()
+            assert two.read_nowait() == "next"
+        with pytest.raises(WouldBlock):
+            two.read_nowait()
+
+
+def test_a_finalizer_that_reads_this_very_port_does_not_come_in_between() -> None:
+    # Up to 3.11 the collector runs where containers are allocated: in the midst of decoding.
+    channel = Channel()
+    with connected(channel, "c") as one, connected(channel, "c") as two:
+        got: list[Any] = []
+
+        class Reads:
+            def __init__(self) -> None:
+                self.cycle = self
+
+            def __del__(self) -> None:
+                try:
+                    got.append(two.read_nowait())
+                except WouldBlock:
+                    pass
+
+        large = [[number] for number in range(2000)]
+        gc.set_threshold(10)
+        try:
+            for number in range(100):
+                one.write_sync([number, large])
+                Reads()
+                try:
+                    got.append(two.read_nowait())
+                except WouldBlock:  # a finalizer was first
+                    pass
+        finally:
+            gc.set_threshold(700)
+        gc.collect()
+        assert sorted(number for number, _ in got) == list(range(100))
+        assert all(value == large for _, value in got)
+
+
+def test_others_run_while_a_large_message_is_copied() -> None:
+    channel = Channel(capacity=1 << 28)
+    with connected(channel, "c") as one, connected(channel, "c") as two:
+        value = bytes(1 << 26)
+        ticks = [time.perf_counter()]
+        stop = threading.Event()
+
+        def tick() -> None:
+            while not stop.is_set():
+                ticks.append(time.perf_counter())
+
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(50)  # only who lets go of the GIL lets others run
+        ticking = threading.Thread(target=tick)
+        try:
+            ticking.start()
+            sys.setswitchinterval(before)
+            for _ in range(5):
+                mark = len(ticks)
+                one.write_sync(value)
+                assert len(ticks) > mark
+                assert two.read_nowait() == value
+        finally:
+            sys.setswitchinterval(before)
+            stop.set()
+            ticking.join()
+
+
+def test_a_close_while_another_thread_copies() -> None:
+    for _ in range(20):
+        channel = Channel(capacity=1 << 26)
+        one, two = connected(channel, "c"), connected(channel, "c")
+        accepted: list[bool] = []
+
+        def write(port: Port = one, accepted: list[bool] = accepted) -> None:
+            try:
+                while True:
+                    accepted.append(port.write_sync(bytes(1 << 20)))
+            except shmchannel.PortClosed:
+                pass
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        count = 0
+        while count < 10:
+            assert two.read_sync(timeout=30) == bytes(1 << 20)
+            count += 1
+        one.close_sync()
+        writing.join()
+        with pytest.raises(EndOfChannel):
+            while True:
+                two.read_sync(timeout=30)
+                count += 1
+        assert count == accepted.count(True)
+        two.close_sync()
+
+
+# -- what is left
+
+
+def resident() -> int:
+    """Bytes of memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+LEAVES_NOTHING: list[Any] = [
+    {"id": 12345, "name": "worker-7", "xs": [1, 2, 3], "ok": True, "score": 2.5},
+    [(1, "a"), {2, "é"}, frozenset([3]), b"x" * 5000, 2**80, -(2**31), memoryview(b"view"), "y" * 5000],
+    [[1]] * 2,
+    {"nested": {"deep": [[[{}]]]}, (1, 2): None, 7: slice(1, 2)},
+    ["\ud800"],
+    [object()],
+    [{1: object}],
+]
+
+
+def test_a_million_messages_leave_no_reference_behind() -> None:
+    codec, broken = (
+        engine.Codec(),
+        [b"\x93\x01\xa1x\xc1", b"\x82\x01\x91\xa1", b"\xc9\0\0\0\5\0\x92\xd4\2\0\xd4"],
+    )
+
+    def turn(times: int) -> None:
+        for value in LEAVES_NOTHING:
+            for _ in range(times):
+                try:
+                    codec.decode(codec.encode(value))
+                except CloneError:
+                    pass
+        for payload in broken:
+            for _ in range(times):
+                try:
+                    codec.decode(payload)
+                except CloneError:
+                    pass
+
+    turn(200)
+    gc.collect()
+    blocks, memory = sys.getallocatedblocks(), resident()
+    turn(10_000)  # a hundred thousand of all kinds
+    quick, value = codec.decode, codec.encode(LEAVES_NOTHING[0])
+    for _ in range(1_000_000):
+        quick(value)
+    gc.collect()
+    assert sys.getallocatedblocks() - blocks < 200
+    assert resident() - memory < 4 << 20
+
+
+def test_ports_that_come_and_go_leave_nothing() -> None:
+    def turn(times: int) -> None:
+        for _ in range(times):
+            channel = Channel(capacity=1 << 16)
+            with connected(channel, "c") as one, connected(channel, "c") as two:
+                for value in LEAVES_NOTHING[:3]:
+                    one.write_sync(value)
+                    two.read_sync()
+                one.write_sync("left unread")
+                outgoing: Any = one._outgoing
+                outgoing.try_write(b"a part", 2)
+
+    turn(20)
+    gc.collect()
+    blocks, memory = sys.getallocatedblocks(), resident()
+    turn(300)
+    gc.collect()
+    assert sys.getallocatedblocks() - blocks < 300
+    assert resident() - memory < 4 << 20
