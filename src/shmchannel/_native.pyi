@@ -1,4 +1,4 @@
-"""What _native.c has: the quick paths of the classes in clone.py and ring.py, for engine.py to put over them."""
+"""What _native.c has: the quick paths of clone.py and ring.py, for engine.py to put over their classes."""
 
 from array import array
 from collections.abc import Callable
