@@ -253,6 +253,28 @@ def test_a_loop_that_never_has_to_wait_gives_way_to_others() -> None:
     asyncio.run(main())
 
 
+def test_a_task_that_has_given_way_goes_on_for_as_long_as_the_others_did() -> None:
+    # Were its time counted from before, others would have used it up: it could do one thing in its turn.
+    async def main() -> None:
+        async with pair() as (one, _two):
+            await one.write(1)
+            ended = 0.0
+
+            async def be_busy() -> None:
+                nonlocal ended
+                until = time.monotonic() + 3 * loops.BREATH
+                while (ended := time.monotonic()) < until:
+                    pass
+
+            busy = asyncio.create_task(be_busy())
+            side = one._sides[0]
+            await side.breathe()
+            assert busy.done()
+            assert side.breath >= ended + loops.BREATH
+
+    asyncio.run(main())
+
+
 def test_several_loops_in_several_threads_each_with_its_own_ports() -> None:
     failed: list[BaseException] = []
 

@@ -229,9 +229,12 @@ class LoopSide:
         self.writing.wake()
 
     async def breathe(self) -> None:
-        """Give way to the loop's other tasks: due when ``breath``, in monotonic seconds, has come."""
-        self.breath = time.monotonic() + BREATH
+        """Give way to the loop's other tasks: due when ``breath``, in monotonic seconds, has come.
+
+        It is counted from when our turn comes: of two busy ports none would use up the other's.
+        """
         await asyncio.sleep(0)
+        self.breath = time.monotonic() + BREATH
 
     async def drive(self, operation: Operation[T], *, writing: bool) -> T:
         """Run an operation to its end, suspending this task where it waits; in a line with others."""
