@@ -764,7 +764,9 @@ def test_a_close_awaited_in_another_loop_releases_the_tasks_of_the_first() -> No
     asyncio.run(main(), debug=True)
 
 
-def test_what_waits_longest_is_served_first_also_at_the_end() -> None:
+def test_what_waits_longest_is_served_first_also_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "BREATH", 1000)  # no task stands in line merely because its time is up
+
     async def main() -> None:
         async with pair() as (one, two):
             first, second = asyncio.create_task(two.read()), asyncio.create_task(two.read())
