@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -249,6 +250,28 @@ def test_a_loop_that_never_has_to_wait_gives_way_to_others() -> None:
             await watching
             assert len(gaps) > 20  # 5000 pairs take more than 20 ms anywhere
             assert sorted(gaps)[len(gaps) // 2] < 0.01
+
+    asyncio.run(main())
+
+
+def test_a_task_that_has_given_way_goes_on_for_as_long_as_the_others_did() -> None:
+    # Were its time counted from before, others would have used it up: it could do one thing in its turn.
+    async def main() -> None:
+        async with pair() as (one, _two):
+            await one.write(1)
+            ended = 0.0
+
+            async def be_busy() -> None:
+                nonlocal ended
+                until = time.monotonic() + 3 * loops.BREATH
+                while (ended := time.monotonic()) < until:
+                    pass
+
+            busy = asyncio.create_task(be_busy())
+            side = one._sides[0]
+            await side.breathe()
+            assert busy.done()
+            assert side.breath >= ended + loops.BREATH
 
     asyncio.run(main())
 
@@ -741,7 +764,9 @@ def test_a_close_awaited_in_another_loop_releases_the_tasks_of_the_first() -> No
     asyncio.run(main(), debug=True)
 
 
-def test_what_waits_longest_is_served_first_also_at_the_end() -> None:
+def test_what_waits_longest_is_served_first_also_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "BREATH", 1000)  # no task stands in line merely because its time is up
+
     async def main() -> None:
         async with pair() as (one, two):
             first, second = asyncio.create_task(two.read()), asyncio.create_task(two.read())
@@ -771,10 +796,7 @@ def test_what_waits_longest_is_served_first_also_at_the_end() -> None:
 def test_a_thread_behind_a_task_of_a_closed_loop_is_released_by_a_close() -> None:
     channel = Channel(capacity=4096)
     with channel.connect() as one, channel.connect():
-        loop = asyncio.new_event_loop()
-        writing = loop.create_task(one.write(b"x" * 100_000))
-        loop.run_until_complete(asyncio.sleep(0.01))
-        loop.close()
+        writing = leave_in_a_closed_loop(one.write(b"x" * 100_000))
         outcomes: list[type[BaseException]] = []
 
         def write() -> None:
@@ -788,9 +810,65 @@ def test_a_thread_behind_a_task_of_a_closed_loop_is_released_by_a_close() -> Non
         one.close_sync()
         thread.join(10)
         assert outcomes == [PortClosed]
-        writing._log_destroy_pending = False  # type: ignore[attr-defined]
         del writing
         gc.collect()
+
+
+def leave_in_a_closed_loop(use: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """A task that waits in a loop that is closed: it never goes on."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(use)
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    return task
+
+
+@pytest.mark.parametrize("left_by", ["this thread", "another"])
+@pytest.mark.parametrize("next_by", ["write", "write_sync", "write_sync in a thread"])
+@pytest.mark.parametrize("collected", [True, False])
+def test_a_large_write_left_in_a_closed_loop_is_taken_back(
+    left_by: str, next_by: str, collected: bool
+) -> None:
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two, ThreadPoolExecutor(2) as pool:
+
+        def leave() -> list[asyncio.Task[Any]]:
+            return [leave_in_a_closed_loop(one.write(b"x" * 100_000))]
+
+        left = leave() if left_by == "this thread" else pool.submit(leave).result(10)
+        if collected:
+            left.clear()
+            gc.collect()
+        reading = pool.submit(two.read_sync, timeout=10)
+        if next_by == "write":
+            assert asyncio.run(asyncio.wait_for(one.write(b"y" * 50_000), 10))
+        elif next_by == "write_sync":
+            assert one.write_sync(b"y" * 50_000, timeout=10)
+        else:
+            assert pool.submit(one.write_sync, b"y" * 50_000, timeout=10).result()
+        assert reading.result() == b"y" * 50_000
+        left.clear()
+        gc.collect()
+
+
+def test_a_task_left_in_a_closed_loop_does_not_take_the_next_ones_announcement_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loops, "PULSE", 1000)  # with this a missing ring is a hang
+
+    async def main() -> None:
+        reading = asyncio.create_task(two.read())
+        await soon(lambda: asleep(two._sides[0].reading))
+        left.clear()
+        gc.collect()
+        one.write_sync("for the next loop")
+        assert await asyncio.wait_for(reading, 10) == "for the next loop"
+
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        left = [leave_in_a_closed_loop(two.read())]
+        asyncio.run(main())
 
 
 @pytest.mark.parametrize("act", ["read", "write"])

@@ -60,6 +60,10 @@ def test_off_takes_a_callback_back() -> None:
     assert seen == ["called"]
 
 
+class Asynchronous:
+    async def __call__(self) -> None: ...
+
+
 def test_what_is_no_event_and_no_callback_is_refused() -> None:
     channel = Channel()
     with channel.connect() as port:
@@ -69,7 +73,7 @@ def test_what_is_no_event_and_no_callback_is_refused() -> None:
             with pytest.raises(ValueError, match="'end' and 'close', not 'ended'"):
                 use(event, print)
         for use in (port.on, port.once):
-            for callback in ("not callable", asyncio.sleep):
+            for callback in ("not callable", asyncio.sleep, Asynchronous()):
                 with pytest.raises(TypeError, match="a callback is a function"):
                     use("end", callback)
 
@@ -86,6 +90,51 @@ def test_without_a_loop_what_a_callback_raises_reaches_the_excepthook(
         port.close_sync()
     assert isinstance(raised[0], ZeroDivisionError)
     assert seen == ["close"]
+
+
+def test_a_callback_that_ends_the_program_stops_no_other() -> None:
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        two.on("end", sys.exit)
+        seen = listen(two)
+        two.on("end", lambda: seen.append("end too"))
+        one.close_sync()
+        with pytest.raises(SystemExit):
+            two.read_sync()
+        assert seen == ["end", "end too", "close"]
+        assert two.closed
+
+
+def test_end_comes_before_close_also_when_two_threads_find_it_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    in_callback, goes_on = threading.Event(), threading.Event()
+
+    def tell_slowly() -> None:
+        in_callback.set()
+        assert goes_on.wait(10)
+        seen.append("end")
+
+    def let_another_close(slot: Any) -> None:
+        monkeypatch.setattr(two, "_settle", settle)
+        other.start()
+        assert in_callback.wait(10)  # it has gone all the way to the listeners
+        settle(slot)
+
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        settle = two._settle
+        other = threading.Thread(target=two.close_sync)
+        two.on("end", tell_slowly)
+        two.on("close", lambda: seen.append("close"))
+        monkeypatch.setattr(two, "_settle", let_another_close)
+        one.close_sync()
+        with pytest.raises(EndOfChannel):
+            two.read_sync()
+        goes_on.set()
+        other.join()
+        assert seen == ["end", "close"]
 
 
 def test_in_a_loop_what_a_callback_raises_reaches_its_exception_handler() -> None:

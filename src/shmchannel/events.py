@@ -27,7 +27,8 @@ class Events:
     def on(self, event: Event, callback: Callback) -> None:
         """Raises ``ValueError`` for an event that there is not, ``TypeError`` for what cannot be called."""
         self._check(event)
-        if not callable(callback) or inspect.iscoroutinefunction(callback):
+        call = getattr(callback, "__call__", None)  # noqa: B004  (an instance's, which may be a coroutine's)
+        if not callable(callback) or any(map(inspect.iscoroutinefunction, (callback, call))):
             raise TypeError(f"a callback is a function without arguments, no coroutine's, not {callback!r}")
         if event not in self._fired:
             self._callbacks[event].append(callback)
@@ -48,11 +49,18 @@ class Events:
     def fire(self, event: Event, loop: asyncio.AbstractEventLoop | None) -> None:
         """Call each callback, once and for all: in the loop while that runs, or here and now.
 
-        What a callback raises goes to the loop's exception handler, or to ``sys.excepthook``.
+        What a callback raises goes to the loop's exception handler, or to ``sys.excepthook``; a
+        ``SystemExit`` or ``KeyboardInterrupt`` comes out, after the others have been called.
         """
         self._fired.add(event)
         callbacks, self._callbacks[event] = self._callbacks[event], []
-        for callback in callbacks:
+        _call(callbacks, loop)
+
+
+def _call(callbacks: list[Callback], loop: asyncio.AbstractEventLoop | None) -> None:
+    try:
+        while callbacks:
+            callback = callbacks.pop(0)
             if loop is not None and loop.is_running():
                 try:
                     loop.call_soon_threadsafe(callback)
@@ -63,3 +71,6 @@ class Events:
                 callback()
             except Exception as error:
                 sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        if callbacks:  # a SystemExit or KeyboardInterrupt has come out of one: it stops no other
+            _call(callbacks, loop)

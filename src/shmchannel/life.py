@@ -176,11 +176,16 @@ class Life:
                 side.stop()
             if not sides:
                 self._doorbell.close()
-        self._kept.clear()
-        if over.ended:
-            self._fire("end")
-        self._fire("close")
-        self._sides.clear()
+        try:
+            self._kept.pop()
+        except IndexError:  # another thread is here at the same time: one tells those who listen, in order
+            return
+        try:
+            if over.ended:
+                self._fire("end")
+        finally:
+            self._fire("close")
+            self._sides.clear()
 
     def _settle(self, slot: Slot) -> None:
         """Remove the blocks that nobody can receive any more, and those of a peer that has died."""

@@ -9,6 +9,7 @@ nothing: who is woken looks again, so that a cancellation can lose no message.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -17,13 +18,12 @@ from typing import Protocol, TypeVar
 from .doorbell import Doorbell
 from .errors import ChannelError
 from .signals import locked
-from .waiting import Operation, Sleeper, Wait, fence, operation_result
+from .waiting import TURN, Operation, Sleeper, Wait, fence, operation_result
 
 T = TypeVar("T")
 
 PULSE = 0.15  # seconds: a loop in which somebody waits looks around this often
 BREATH = 0.0007  # seconds that a task goes on before it gives way to others; one try may follow
-TURN = 0.002  # seconds between looks at a turn that a thread has
 
 
 class Lane:
@@ -56,7 +56,8 @@ class Lane:
                     if not (ready() or sleeper.stopped):  # look again
                         await future
                 finally:
-                    flags[1] = 0
+                    if not loop.is_closed():  # else the flag may be that of the port's next loop
+                        flags[1] = 0
                     self._future = None
                     pulse.discard(self)
                 if not sleeper.alive():
@@ -138,6 +139,28 @@ class EndWatch:
     def end(self) -> None:
         """Look no more."""
         self._pulse.discard(self)
+
+
+class HeldTurn:
+    """A turn that a task has (``waiting.TaskTurn``): no lock's, since any thread may have to end it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
+        """``close`` takes back what the task's operation has half done."""
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self._close = close
+
+    def is_ours(self) -> bool:
+        return self._thread == threading.get_ident() and not self._loop.is_closed()
+
+    def is_over(self) -> bool:
+        if not self._loop.is_closed():
+            return False
+        try:
+            self._close()
+        except ValueError:  # the task, found among garbage, is doing so in another thread
+            return False
+        return True
 
 
 class LoopSide:
@@ -229,9 +252,12 @@ class LoopSide:
         self.writing.wake()
 
     async def breathe(self) -> None:
-        """Give way to the loop's other tasks: due when ``breath``, in monotonic seconds, has come."""
-        self.breath = time.monotonic() + BREATH
+        """Give way to the loop's other tasks: due when ``breath``, in monotonic seconds, has come.
+
+        It is counted from when our turn comes: of two busy ports none would use up the other's.
+        """
         await asyncio.sleep(0)
+        self.breath = time.monotonic() + BREATH
 
     async def drive(self, operation: Operation[T], *, writing: bool) -> T:
         """Run an operation to its end, suspending this task where it waits; in a line with others."""
@@ -264,10 +290,10 @@ class LoopSide:
 
     async def _exclusively(self, operation: Operation[T], lane: Lane, wait: Wait) -> T:
         """Go on while no thread has the turn at this end, nor gets it: for a message in parts."""
-        turn, close = wait.sleeper.turn, operation.close
-        acquire, release = turn.acquire, turn.release
-        nested = turn._is_owned()  # type: ignore[attr-defined]  # this loop runs in a write of its thread
-        while not acquire(blocking=False):
+        sleeper, close = wait.sleeper, operation.close
+        nested = sleeper.turn._is_owned()  # type: ignore[attr-defined]  # this loop runs in its thread's write
+        task = HeldTurn(asyncio.get_running_loop(), close)
+        while not sleeper.lend(task):
             await asyncio.sleep(TURN)
         try:
             return await self._on(operation, lane, wait, nested=nested)
@@ -275,7 +301,8 @@ class LoopSide:
             try:
                 close()
             finally:
-                release()
+                if sleeper.task is task:  # and not somebody's to whom it went when our loop was closed
+                    sleeper.task = None
 
     def stop(self) -> None:
         """The port is over: wake all, and take the doorbell down. From any thread, any number of times."""

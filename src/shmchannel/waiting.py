@@ -31,6 +31,8 @@ SHORT_WAIT = 150_000
 # where the spin lets go of it.
 NO_SPIN, SPIN_APART, SPIN_BESIDE = range(3)
 
+TURN = 0.002  # seconds between a thread's looks at a turn that a task has, and the other way round
+
 # x86 keeps the order of stores and of loads. Elsewhere the ring must fence its publications.
 WEAK_MEMORY = os.uname().machine.lower() not in {"x86_64", "amd64", "i386", "i686"}
 
@@ -78,6 +80,16 @@ class Semaphore(Protocol):
     def wait(self, timeout: float) -> bool: ...
 
 
+class TaskTurn(Protocol):
+    """A task's hold on a turn, across its suspensions."""
+
+    def is_ours(self) -> bool:
+        """Whether the task's loop is this thread's: who waits for it here waits for ever."""
+
+    def is_over(self) -> bool:
+        """Whether the task's loop is closed; what it had half done has been taken back then."""
+
+
 class Sleeper:
     """The place where one side of one ring sleeps; at most one of its threads at a time.
 
@@ -102,6 +114,7 @@ class Sleeper:
         self.spins = spins
         # Held by the operation that waits; the others queue on it.
         self.turn = threading.RLock()
+        self.task: TaskTurn | None = None  # that has the turn instead: its thread may end before it does
         self.stopped = False  # set by close, before it posts
         self.sleeps = 0
 
@@ -142,6 +155,26 @@ class Sleeper:
         """Learn from a wait that ends now and began at ``started`` (``perf_counter_ns``)."""
         short = time.perf_counter_ns() - started < SHORT_WAIT
         self.budget[0] = self.budget[1] if short else self.budget[0] >> 1
+
+    def lend(self, task: TaskTurn) -> bool:
+        """Give the turn to a task unless another thread or task has it; it gives it back by ``task``."""
+        acquire, release = self.turn.acquire, self.turn.release
+        try:
+            if not acquire(blocking=False) or not (self.task is None or self.task.is_over()):
+                return False
+            self.task = task
+            return True
+        finally:
+            try:
+                release()
+            except RuntimeError as error:
+                if is_from_handler(error):
+                    raise
+
+    def outwait(self, deadline: Deadline) -> None:
+        """Wait for the task that has the turn, if one does. Holds ``turn``. Raises as ``wait``."""
+        while (task := self.task) and not (self.stopped or task.is_ours() or task.is_over()):
+            time.sleep(min(TURN, deadline.remaining()))
 
     def _sleep(self, ready: Callable[[], bool], need: int, deadline: Deadline) -> None:
         flags = self.flags
@@ -186,16 +219,17 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
     close = operation.close
     try:
         wait = next(operation)
-        turn = wait.sleeper.turn
+        turn, task = wait.sleeper.turn, wait.sleeper.task
         nested = turn._is_owned()  # type: ignore[attr-defined]  # then the acquire cannot fail
+        nested |= task is not None and task.is_ours()
         left = deadline.remaining()
         acquire, release = turn.acquire, turn.release
         try:
-            # In slices: whoever has the turn may be a task of a loop that runs no more, and a close
-            # must release us then too. (The operation, when it goes on, finds the port closed.)
+            # In slices, so that a close releases us. (The operation, when it goes on, finds the port closed.)
             while not (acquire(timeout=min(SLICE, left)) or wait.sleeper.stopped):
                 left = deadline.remaining()
             try:
+                wait.sleeper.outwait(deadline)
                 while True:
                     wait.sleeper.wait(wait, deadline)
                     wait = operation.send(nested)
