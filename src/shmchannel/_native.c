@@ -159,8 +159,8 @@ static int native_exec(PyObject *module)
         IMPORT("shmchannel.limits", "too_deep") {&state->too_deep}) < 0 ||
         IMPORT("shmchannel.errors", "InterfaceError", "ChannelError")
             {&state->interface_error, &state->channel_error}) < 0 ||
-        IMPORT("shmchannel.ring", "corrupted", "too_large", "dropped", "NOTHING")
-            {&state->corrupted, &state->too_large, &state->dropped, &state->nothing}) < 0)
+        IMPORT("shmchannel.ring", "corrupted", "too_large", "dropped", "NOTHING", "Batch")
+            {&state->corrupted, &state->too_large, &state->dropped, &state->nothing, &state->batch}) < 0)
         return -1;
 #undef IMPORT
     if (code_of(state->parts, &PyTuple_Type, &state->code_of_tuple) < 0 ||
@@ -198,7 +198,7 @@ static int native_exec(PyObject *module)
 #define FOR_EACH_OBJECT(DO)                                                                                       \
     DO(codec_type) DO(leaves) DO(parts) DO(leaves_by_code) DO(parts_by_code) DO(mutable_leaves) DO(leaf_of_int) DO(move)         \
     DO(restore) DO(timestamp) DO(refusals) DO(too_deep) DO(interface_error) DO(channel_error) DO(corrupted)       \
-    DO(too_large) DO(dropped) DO(nothing) DO(str_is_enum) DO(str_take) DO(str_name) DO(str_encode_graph)          \
+    DO(too_large) DO(dropped) DO(nothing) DO(batch) DO(str_is_enum) DO(str_take) DO(str_name) DO(str_encode_graph)          \
     DO(str_decode_graph) DO(str_refused) DO(str_find) DO(str_build) DO(str_accepted)
 
 static int native_traverse(PyObject *module, visitproc visit, void *arg)

@@ -14,7 +14,7 @@ from .blocks import Block
 from .errors import ChannelError, EndOfChannel, WouldBlock
 from .interfaces import Interface
 from .life import Life
-from .ring import LAST, NOTHING, PART, WHOLE, Consumer, Producer, too_large
+from .ring import LAST, NOTHING, PART, WHOLE, Batch, Consumer, Producer, too_large
 from .segment import Slot
 from .transfer import Transfer
 from .verdicts import Verdict
@@ -100,6 +100,69 @@ class Port(Life):
         else:
             left = self._checked(self._codec.encode(value))
         return await side.drive(self._putting(left), writing=True)
+
+    def write_many_sync(self, values: Iterable[object], *, timeout: float | None = None) -> int:
+        """Write values in their order, those that fit in the ring published at once: for many small ones.
+
+        Returns how many were accepted: all, unless the time is up, or the other side ends or is lost, before
+        that. Raises what ``write_sync`` does, but only when none was accepted; a value that cannot be
+        cloned is found before any is written.
+        """
+        accepted = [0]
+        operation = self._putting_many(self._outgoing.batches(values), accepted)
+        try:
+            drive(operation, timeout)
+        except (TimeoutError, ChannelError):
+            if not accepted[0]:
+                raise
+        return accepted[0]
+
+    async def write_many(self, values: Iterable[object]) -> int:
+        """As ``write_many_sync``, suspending this task while there is no room.
+
+        A cancelled one has written the first so many values, each of them whole.
+        """
+        accepted = [0]
+        batches = self._outgoing.batches(values)
+        if not isinstance(self._outgoing, Verdict):
+            side = self._joined()
+            try:
+                await side.drive(self._putting_many(batches, accepted), writing=True)
+            except ChannelError:
+                if not accepted[0]:
+                    raise
+            return accepted[0]
+        for _frames, payload in batches:
+            self._outgoing.try_write(payload or b"")
+        return 0
+
+    def _putting_many(self, batches: list[Batch], accepted: list[int]) -> Operation[None]:
+        if any(large is not None for _, large in batches) and not isinstance(self._outgoing, Verdict):
+            # For all of it: what is in parts must not come in between another message's parts.
+            yield self._outgoing.wait(0)._replace(ready=lambda: True, exclusive=True)
+        for frames, large in batches:
+            start = 0
+            while start < len(frames):
+                start, count = self._put_frames(frames, start)
+                accepted[0] += count
+                if not count:
+                    outgoing = self._outgoing
+                    if isinstance(outgoing, Verdict) or outgoing.consumer_closed:
+                        return
+                    yield outgoing.wait(outgoing.largest_whole >> 1)
+            if large is not None:
+                if not (yield from self._putting(large)):
+                    return
+                accepted[0] += 1
+
+    def _put_frames(self, frames: bytes, start: int) -> tuple[int, int]:
+        if monotonic() >= self._peer.next_look[0]:
+            self._peer.check()
+        outgoing = self._outgoing
+        if isinstance(outgoing, Verdict):
+            outgoing.try_write(b"")
+            return start, 0
+        return outgoing.try_write_frames(frames, start)
 
     def _checked(self, payload: bytes) -> bytes:
         if len(payload) > self._max_message_size:
@@ -215,6 +278,25 @@ class Port(Life):
                 return value
         return self._decode(await side.drive(self._taking(), writing=False))
 
+    def read_many_sync(self, max: int = 1000, timeout: float | None = None) -> list[Any]:  # noqa: A002
+        """Return what there is to read, 1 to ``max`` values; waits for the first as ``read_sync`` does.
+
+        Raises what ``read_sync`` does, for the first; what is wrong with a later message its own read says.
+        """
+        values: list[Any] = []
+        self._incoming.take_many(values, _checked_max(max))
+        if not values:
+            values.append(self.read_sync(timeout))
+            self._incoming.take_many(values, max)
+        return values
+
+    async def read_many(self, max: int = 1000) -> list[Any]:  # noqa: A002
+        """As ``read_many_sync``, suspending this task while there is nothing to read."""
+        _checked_max(max)
+        values = [await self.read()]
+        self._incoming.take_many(values, max)
+        return values
+
     def __iter__(self) -> Port:
         return self
 
@@ -277,3 +359,11 @@ class Port(Life):
         from .streams import DuplexStream
 
         return DuplexStream(self)
+
+
+def _checked_max(most: object) -> int:
+    if isinstance(most, bool) or not isinstance(most, int):
+        raise TypeError(f"max is a number of messages, not {most!r}")
+    if most < 1:
+        raise ValueError(f"max must be at least 1, not {most}")
+    return most

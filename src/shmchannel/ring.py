@@ -25,9 +25,10 @@ the two is the release of the end's lock, a locked instruction on x86; it pairs 
 from __future__ import annotations
 
 import mmap
+import sys
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
@@ -79,6 +80,15 @@ class Values(Protocol):
     def decode(self) -> Callable[[bytes], Any]: ...
 
 
+class Batch(NamedTuple):
+    """Messages to be written one after the other: WHOLE frames as they stand in the ring, and what is too
+    large for one and comes after them.
+    """
+
+    frames: bytes
+    large: bytes | None
+
+
 class Note(Protocol):
     """Who must know that a frame is out, whatever a signal handler raises right after that."""
 
@@ -88,6 +98,19 @@ class Note(Protocol):
 def frame_size(length: int) -> int:
     """Bytes that a frame with ``length`` bytes of payload takes in the ring."""
     return (length + HEADER + 7) & ~7
+
+
+def _frames_that_fit(frames: bytes, start: int, room: int) -> tuple[int, int]:
+    """Where those end that fit into so many bytes, of the frames from byte ``start`` on; and their number."""
+    words = memoryview(frames).cast("Q")
+    end = after = start
+    count = -1
+    while after - start <= room:
+        end, count = after, count + 1
+        if end == len(frames):
+            break
+        after = end + (((words[end >> 3] >> 3) + 15) & ~7)
+    return end, max(0, count)
 
 
 class _End:
@@ -199,6 +222,71 @@ class Producer(_End):
         if monotonic() < self._next_look[0] and self.try_write(payload):
             return None
         return payload
+
+    def batches(self, values: Iterable[object]) -> list[Batch]:
+        """Encode values, to be written in their order. Raises as ``put`` does, nothing being written."""
+        batches: list[Batch] = []
+        frames: list[bytes] = []
+        for value in values:
+            payload = self._encode(value)
+            size = len(payload)
+            if size > self.max_message_size:
+                raise too_large(size, self.max_message_size)
+            if size > self.largest_whole:
+                batches.append(Batch(b"".join(frames), payload))
+                frames = []
+            else:
+                frames += (size << 3 | WHOLE).to_bytes(HEADER, sys.byteorder), payload, bytes(-size & 7)
+        if frames:
+            batches.append(Batch(b"".join(frames), None))
+        return batches
+
+    def try_write_frames(self, frames: bytes, start: int) -> tuple[int, int]:
+        """Put in as many of the frames from byte ``start`` on as there is room for, published at once.
+
+        Returns where the rest begins and how many frames are in: none when the ring is full, or an end has
+        closed. Raises as ``try_write``.
+        """
+        control, memory = self._control, self._memory
+        acquire, release = self._acquire, self._release
+        try:
+            acquire()
+            while True:
+                tail, head = self._tail, control[HEAD]
+                if head < self._head or head > tail or head & 7:
+                    raise corrupted(f"head {head:#x} at tail {tail:#x}")
+                if WEAK_MEMORY:
+                    fence()  # as in try_write
+                end, count = _frames_that_fit(frames, start, self._limit - (tail - head))
+                if not count:
+                    return start, 0
+                size, begin = end - start, self._data + (tail & self._mask)
+                before = min(size, self._end - begin)
+                where, rest = slice(begin, begin + before), slice(self._data, self._data + size - before)
+                one, two = frames[start : start + before], frames[start + before : end]
+                if self._tail != tail or self._closed:
+                    continue
+                self._head = head
+                memory[where] = one
+                memory[rest] = two
+                if WEAK_MEMORY:
+                    fence()
+                    if self._tail != tail or self._closed:
+                        continue
+                self.messages = control[MESSAGES] = self.messages + count
+                self._tail = control[TAIL] = tail + size  # publish
+                break
+        finally:
+            try:
+                release()
+            except RuntimeError as error:
+                if is_from_handler(error):
+                    raise
+        if WEAK_MEMORY:
+            fence()
+        if control[READER] and not self._attend(tail + size):  # closed: those count that it took before
+            count = _frames_that_fit(frames[:end], start, control[HEAD] - tail)[1]
+        return end, count
 
     def try_write(
         self, payload: bytes | memoryview, kind: int = WHOLE, note: Note | None = None
@@ -358,6 +446,7 @@ class Consumer(_End):
         self._tail = 0  # the producer's, as last seen
         self._parts: list[bytes] = []
         self._parts_size = 0
+        self._deferred: Exception | None = None  # of a message after others that were taken with it
 
     @property
     def position(self) -> int:
@@ -381,7 +470,7 @@ class Consumer(_End):
     def ready(self) -> bool:
         """Whether a try can go on: something is there, or the producer has closed."""
         control = self._control
-        return control[TAIL] != self._head or bool(control[PRODUCER_CLOSED])
+        return control[TAIL] != self._head or bool(control[PRODUCER_CLOSED]) or self._deferred is not None
 
     def take(self) -> Any:
         """Take one message out and return its value; ``NOTHING`` when none is complete.
@@ -390,6 +479,23 @@ class Consumer(_End):
         """
         message = self.try_read()
         return NOTHING if message is None else self._decode(message)
+
+    def take_many(self, values: list[Any], most: int) -> None:
+        """Add the values of complete messages to a list, until it has ``most``.
+
+        An error is raised only where the list is empty; else by the next try, so that nothing is lost.
+        """
+        while len(values) < most:
+            try:
+                value = self.take()
+            except Exception as error:
+                if not values:
+                    raise
+                self._deferred = error
+                return
+            if value is NOTHING:
+                return
+            values.append(value)
 
     def take_soon(self) -> Any:
         """As ``take``; an end that can spin without the GIL spins before it says ``NOTHING``."""
@@ -401,6 +507,9 @@ class Consumer(_End):
         Raises ``ChannelCorrupted``; and ``CloneError`` for a message of more than
         ``max_message_size``: it is dropped, and the next try goes on.
         """
+        if self._deferred is not None:
+            error, self._deferred = self._deferred, None
+            raise error
         control = self._control
         acquire, release = self._acquire, self._release
         frames = taken = 0

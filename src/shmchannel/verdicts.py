@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 from .errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-from .ring import WHOLE, Note
+from .ring import WHOLE, Batch, Note
 
 
 class Verdict:
@@ -35,6 +35,12 @@ class Verdict:
 
     def take_soon(self) -> NoReturn:
         raise self.error()
+
+    def take_many(self, _values: list[Any], _most: int) -> None:
+        pass  # who has nothing yet reads, and learns why there is nothing
+
+    def batches(self, values: Iterable[object]) -> list[Batch]:
+        return [Batch(b"", self._encode(value)) for value in values]
 
     def put(self, value: object) -> bytes:
         return self._encode(value)  # first, as ever; what is made of it try_write says

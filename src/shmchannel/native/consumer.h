@@ -17,9 +17,11 @@ typedef struct {
     End end;
     PyObject *parts; /* bytes, of which the first parts_size are those of a message under way; or NULL */
     size_t parts_size;
+    PyObject *deferred; /* an error that the next try raises; or NULL */
     PyObject *spins;   /* a function: whether spinning can pay; NULL once it does */
     int how;           /* its last answer */
     bool spun;         /* since there was something to read */
+    int in_batch;      /* calls of take_many, which give room back when they end */
     Py_buffer budget;  /* two int64: ns that a spin may take now, which the Sleeper adapts, and at most */
     Word *peer_spins;  /* its SPINS: it spins, so it has let go of its GIL */
     _Atomic uint8_t *peer_sleeps; /* its READER_SLEEPS: it is about to */
@@ -96,6 +98,19 @@ static void copy_out(Consumer *self, void *to, size_t size)
     Py_BEGIN_ALLOW_THREADS
     ring_copy_out(ring, ring->head + HEADER, to, size);
     Py_END_ALLOW_THREADS
+}
+
+static void consumer_consume(Consumer *self, uint64_t after)
+{
+    if (self->in_batch)
+        self->end.ring.head = after;
+    else
+        ring_consume(&self->end.ring, after);
+}
+
+static bool consumer_is_ready(Consumer *self)
+{
+    return self->deferred || ring_readable(&self->end.ring);
 }
 
 /* Add a frame to the message under way. What is beyond the largest message is only counted. */
@@ -176,11 +191,11 @@ static PyObject *consumer_take_whole(Consumer *self, const Frame *frame, Form fo
             return NULL;
         }
     }
-    ring_consume(ring, frame->after); /* step: consume */
+    consumer_consume(self, frame->after);
     self->end.messages++;
     end_unlock(&self->end);
     PyObject *error = raised_exception();
-    int woken = consumer_attend(self);
+    int woken = self->in_batch ? 0 : consumer_attend(self);
     if (woken < 0 || error) {
         Py_XDECREF(result);
         if (error && woken == 0)
@@ -216,7 +231,7 @@ static int consumer_take_part(Consumer *self, const Frame *frame, PyObject **mes
         Py_CLEAR(self->parts);
         self->parts_size = 0;
     }
-    ring_consume(&self->end.ring, frame->after); /* step: consume */
+    consumer_consume(self, frame->after);
     return done;
 }
 
@@ -226,6 +241,13 @@ static PyObject *consumer_try(Consumer *self, Form form)
     size_t taken = 0;
     if (!end_is_prepared(&self->end))
         return NULL;
+    if (self->deferred) {
+        PyObject *error = self->deferred;
+        self->deferred = NULL;
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+        return NULL;
+    }
     for (int frames = 0; frames < FRAMES && taken < BATCH; frames++) {
         Frame frame;
         PyObject *message = NULL;
@@ -242,7 +264,7 @@ static PyObject *consumer_try(Consumer *self, Form form)
             return consumer_corrupted(self, &frame);
         if (done < 0)
             return NULL;
-        if (consumer_attend(self) < 0) {
+        if (!self->in_batch && consumer_attend(self) < 0) {
             Py_XDECREF(message);
             return NULL;
         }
@@ -270,6 +292,44 @@ static PyObject *consumer_take(PyObject *object, PyObject *unused)
     (void)unused;
     PyObject *value = consumer_try((Consumer *)object, AS_VALUE);
     return value ? value : nothing((Consumer *)object);
+}
+
+/* Take messages until the list has `most`; their room is given back at once, when all are taken. */
+static PyObject *consumer_take_many(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    Consumer *self = (Consumer *)object;
+    if (count != 2 || !PyList_CheckExact(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "take_many(values: list, most: int)");
+        return NULL;
+    }
+    PyObject *values = args[0], *value, *error;
+    Py_ssize_t most = PyLong_AsSsize_t(args[1]);
+    if (PyErr_Occurred() || !end_is_prepared(&self->end))
+        return NULL;
+    self->in_batch++;
+    int done = 0;
+    while (!done && PyList_GET_SIZE(values) < most && (value = consumer_try(self, AS_VALUE))) {
+        done = PyList_Append(values, value);
+        Py_DECREF(value);
+    }
+    self->in_batch--;
+    error = raised_exception();
+    end_lock(&self->end);
+    ring_consume(&self->end.ring, self->end.ring.head);
+    end_unlock(&self->end);
+    if (consumer_attend(self) < 0) {
+        Py_XDECREF(error);
+        return NULL;
+    }
+    if (!error)
+        Py_RETURN_NONE;
+    if (PyList_GET_SIZE(values) && PyErr_GivenExceptionMatches(error, PyExc_Exception) && !self->deferred) {
+        self->deferred = error;
+        Py_RETURN_NONE;
+    }
+    PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    Py_DECREF(error);
+    return NULL;
 }
 
 /* -- spinning, without the GIL */
@@ -359,7 +419,7 @@ static PyObject *consumer_spin(PyObject *object, PyObject *unused)
     Consumer *self = (Consumer *)object;
     if (!end_is_prepared(&self->end))
         return NULL;
-    bool found = ring_readable(&self->end.ring);
+    bool found = consumer_is_ready(self);
     if (!found && !self->spun) {
         int now = consumer_spin_now(self);
         if (now < 0)
@@ -374,18 +434,20 @@ static PyObject *consumer_ready(PyObject *object, PyObject *unused)
 {
     (void)unused;
     Consumer *self = (Consumer *)object;
-    return end_is_prepared(&self->end) ? PyBool_FromLong(ring_readable(&self->end.ring)) : NULL;
+    return end_is_prepared(&self->end) ? PyBool_FromLong(consumer_is_ready(self)) : NULL;
 }
 
 static int consumer_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Py_VISIT(((Consumer *)object)->spins);
+    Py_VISIT(((Consumer *)object)->deferred);
     return end_traverse((End *)object, visit, arg);
 }
 
 static int consumer_clear(PyObject *object)
 {
     Py_CLEAR(((Consumer *)object)->spins);
+    Py_CLEAR(((Consumer *)object)->deferred);
     return end_clear((End *)object);
 }
 
@@ -396,6 +458,7 @@ static void consumer_dealloc(PyObject *object)
     PyObject_GC_UnTrack(object);
     Py_CLEAR(self->parts);
     Py_CLEAR(self->spins);
+    Py_CLEAR(self->deferred);
     end_release(&self->end);
     if (self->budget.obj)
         PyBuffer_Release(&self->budget);
@@ -407,6 +470,7 @@ static PyMethodDef consumer_methods[] = {
     {"_prepare", consumer_prepare, METH_VARARGS, NULL},
     {"try_read", consumer_try_read, METH_NOARGS, NULL},
     {"take", consumer_take, METH_NOARGS, NULL},
+    {"take_many", (PyCFunction)(void (*)(void))consumer_take_many, METH_FASTCALL, NULL},
     {"take_soon", consumer_take_soon, METH_NOARGS, NULL},
     {"spin", consumer_spin, METH_NOARGS, NULL},
     {"ready", consumer_ready, METH_NOARGS, NULL},

@@ -106,6 +106,17 @@ static inline void ring_copy_out(const Ring *ring, uint64_t from, void *to, size
 
 /* -- the producer */
 
+/* See how far the consumer is: RING_DONE or RING_CORRUPTED. */
+static inline RingAnswer ring_look(Ring *ring)
+{
+    /* Acquire: what the consumer copied out before it stored the head does not see what we put there. */
+    uint64_t head = load(ring, HEAD);
+    if (head < ring->head || head > ring->tail || head & 7)
+        return RING_CORRUPTED;
+    ring->head = head;
+    return RING_DONE;
+}
+
 /* Whether a frame fits: RING_DONE, RING_FULL or RING_CORRUPTED. The last 8 bytes are only ever taken by
    an ABORT. */
 static inline RingAnswer ring_room(Ring *ring, uint64_t size)
@@ -113,12 +124,9 @@ static inline RingAnswer ring_room(Ring *ring, uint64_t size)
     uint64_t limit = ring->capacity - HEADER;
     if (ring->tail + size - ring->head <= limit)
         return RING_DONE;
-    /* Acquire: what the consumer copied out before it stored the head does not see what we put there. */
-    uint64_t head = load(ring, HEAD);
-    if (head < ring->head || head > ring->tail || head & 7)
+    if (ring_look(ring) == RING_CORRUPTED)
         return RING_CORRUPTED;
-    ring->head = head;
-    return ring->tail + size - head <= limit ? RING_DONE : RING_FULL;
+    return ring->tail + size - ring->head <= limit ? RING_DONE : RING_FULL;
 }
 
 /* Put a frame where ring_room has found room; it is not there for the consumer before ring_publish. */

@@ -1,0 +1,201 @@
+"""Many messages at once: what write_many and read_many promise, over each engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import engines
+import pytest
+
+from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed, ring
+
+
+@pytest.fixture(
+    params=[
+        ("python", "python"),
+        pytest.param(("c", "c"), marks=engines.needs_c),
+        pytest.param(("c", "python"), marks=engines.needs_c),
+    ],
+    ids="-".join,
+)
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Port, Port]]:
+    channel = Channel(capacity=4096)
+    ports = []
+    for name in request.param:
+        with engines.made_by(name):
+            ports.append(channel.connect())
+    with ports[0], ports[1]:
+        yield ports[0], ports[1]
+
+
+def test_all_come_in_their_order(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    values = [0, None, (1, 2), [[]] * 2, "x" * 30, {"a": b"bytes"}]
+    assert one.write_many_sync(values) == len(values)
+    assert one.write_sync("after")
+    assert two.read_many_sync() == [*values, "after"]
+    assert one.statistics().messages_written == two.statistics().messages_read == len(values) + 1
+    assert one.write_many_sync([]) == 0
+
+
+def test_no_more_than_max_are_taken(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    assert one.write_many_sync(range(5)) == 5
+    assert two.read_many_sync(max=2) == [0, 1]
+    assert two.read_many_sync(2) == [2, 3]
+    assert two.read_many_sync(max=2) == [4]
+    with pytest.raises(TimeoutError):
+        two.read_many_sync(timeout=0.01)
+    for wrong, error in ((0, ValueError), (-1, ValueError), ("1", TypeError), (True, TypeError)):
+        with pytest.raises(error, match="max"):
+            two.read_many_sync(max=wrong)  # type: ignore[arg-type]
+
+
+def test_a_batch_is_published_at_once(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    outgoing: Any = one._outgoing
+    batches = outgoing.batches(range(10))
+    assert [large for _, large in batches] == [None]
+    seen = []
+    control = outgoing._control
+    assert control[ring.TAIL] == 0
+    assert outgoing.try_write_frames(batches[0].frames, 0) == (len(batches[0].frames), 10)
+    seen.append(control[ring.TAIL])
+    assert seen == [len(batches[0].frames)]
+    assert two.read_many_sync() == list(range(10))
+    assert control[ring.HEAD] == control[ring.TAIL]
+
+
+@pytest.mark.usefixtures("often_switching")
+def test_more_than_the_ring_holds_and_large_ones_between(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    values = [[number, "x" * (number * 37 % 3000)] for number in range(1000)]
+    values[500:500] = ["large" * 2000]
+    writing = threading.Thread(target=one.write_many_sync, args=(values,))
+    writing.start()
+    got: list[Any] = []
+    while len(got) < len(values):
+        got += two.read_many_sync(max=7, timeout=30)
+    writing.join()
+    assert got == values
+
+
+def test_many_writers_and_readers_at_once(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    got: list[list[Any]] = [[], []]
+
+    def read(mine: list[Any]) -> None:
+        while True:
+            try:
+                mine += two.read_many_sync(max=50, timeout=30)
+            except EndOfChannel:
+                return
+
+    readers = [threading.Thread(target=read, args=(mine,)) for mine in got]
+    writers = [
+        threading.Thread(
+            target=lambda name=name: [
+                one.write_many_sync([(name, turn * 20 + number) for number in range(20)])
+                for turn in range(50)
+            ]
+        )
+        for name in range(3)
+    ]
+    for thread in [*readers, *writers]:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    one.close_sync()
+    for thread in readers:
+        thread.join()
+    assert sorted(got[0] + got[1]) == [(name, number) for name in range(3) for number in range(1000)]
+    for mine in got:
+        for name in range(3):
+            numbers = [number for one_name, number in mine if one_name == name]
+            assert numbers == sorted(numbers)
+
+
+def test_one_bad_value_and_none_is_written(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    with pytest.raises(CloneError, match=r"\$: cannot clone"):
+        one.write_many_sync([1, 2, object()])
+    assert one.write_many_sync(["good"]) == 1
+    assert two.read_many_sync() == ["good"]
+
+
+def test_a_message_that_does_not_decode_loses_none_around_it(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    outgoing: Any = one._outgoing
+    one.write_many_sync([1, 2])
+    outgoing.try_write(b"\xc1")
+    one.write_many_sync([3])
+    one.close_sync()
+    assert two.read_many_sync() == [1, 2]
+    incoming: Any = two._incoming
+    assert incoming.ready()
+    with pytest.raises(CloneError):
+        two.read_many_sync(timeout=10)
+    assert two.read_many_sync() == [3]
+    with pytest.raises(EndOfChannel):
+        two.read_many_sync(timeout=10)
+
+
+def test_time_that_is_up_tells_how_many_were_accepted(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    accepted = one.write_many_sync(["x" * 100] * 1000, timeout=0.05)
+    assert 0 < accepted < 1000
+    with pytest.raises(TimeoutError):
+        one.write_many_sync(["x" * 100] * 1000, timeout=0.05)
+    got: list[Any] = []
+    while len(got) < accepted:
+        got += two.read_many_sync(timeout=10)
+    assert got == ["x" * 100] * accepted
+
+
+def test_the_end_of_the_other_side(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    two.close_sync()
+    assert one.write_many_sync([1, 2]) == 0
+    with pytest.raises(EndOfChannel):
+        one.read_many_sync(timeout=10)
+    assert one.write_many_sync([1, 2]) == 0
+    with pytest.raises(PortClosed):
+        two.write_many_sync([1])
+    with pytest.raises(PortClosed):
+        two.read_many_sync()
+
+
+def test_a_close_releases_who_writes_many(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    accepted: list[int] = []
+    writing = threading.Thread(target=lambda: accepted.append(one.write_many_sync(["x" * 900] * 100)))
+    writing.start()
+    got = two.read_many_sync(timeout=30)
+    two.close_sync()
+    writing.join(30)
+    assert not writing.is_alive()
+    assert len(got) <= accepted[0] < 100
+
+
+def test_in_asyncio(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    values = [[number, "x" * (number % 500)] for number in range(500)] + ["large" * 2000]
+
+    async def main() -> None:
+        writing = asyncio.create_task(one.write_many(values))
+        got: list[Any] = []
+        while len(got) < len(values):
+            got += await two.read_many(max=9)
+        assert got == values
+        assert await writing == len(values)
+        await one.close()
+        with pytest.raises(EndOfChannel):
+            await two.read_many()
+        assert await two.write_many([1]) == 0
+        with pytest.raises(PortClosed):
+            await one.write_many([1])
+
+    asyncio.run(main())
