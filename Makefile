@@ -8,7 +8,7 @@ endif
 RUN := $(VENV)/bin/python
 TESTS ?= tests
 
-.PHONY: demo test style format types check coverage fuzz stress bench clean
+.PHONY: demo test style format types check coverage fuzz sanitize stress bench clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/count_tokens.py
@@ -37,6 +37,10 @@ coverage: $(VENV)/.test
 SECONDS ?= 60
 fuzz: $(VENV)/.fuzz
 	$(RUN) tests/fuzz/decode.py -max_total_time=$(SECONDS)
+
+# The C under sanitizers; takes a C compiler with their libraries (gcc has them).
+sanitize: $(VENV)/.test
+	tests/native/sanitize.sh $(RUN)
 
 # Interpreters that come and go, for a minute or two. Needs 3.13 or newer: PYTHON=python3.14 make stress
 stress: $(VENV)/.test

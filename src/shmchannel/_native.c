@@ -54,7 +54,7 @@ static PyObject *codec_decode(PyObject *object, PyObject *payload)
     Py_buffer view;
     if (!codec_is_prepared(self) || PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    PyObject *value = decode(self, view.buf, (size_t)view.len, false, NULL);
+    PyObject *value = decode(self, view.buf, (size_t)view.len, NULL, NULL);
     PyBuffer_Release(&view);
     return value;
 }
@@ -87,7 +87,7 @@ static void codec_dealloc(PyObject *object)
     PyObject_GC_UnTrack(object);
 #ifndef Py_GIL_DISABLED
     for (size_t i = 0; i < KEYS; i++)
-        Py_CLEAR(self->keys[i]);
+        Py_CLEAR(self->keys[i].text);
 #endif
     Py_CLEAR(self->by_class);
     Py_CLEAR(self->module);

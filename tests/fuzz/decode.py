@@ -1,8 +1,8 @@
 """A libFuzzer target for the decoder, by atheris: ``make fuzz SECONDS=60``.
 
-Anything but a value or a ChannelError is a finding, and so is a difference between the two that unpack,
-msgpack's compiled part and messagepack.py: libFuzzer prints the input and keeps it. The corpus is an encoded
-value of every row of docs/values.md, and of the cycles of the tests.
+Anything but a value or a ChannelError is a finding, and so is a difference between those that unpack, the C
+core, msgpack's compiled part and messagepack.py: libFuzzer prints the input and keeps it. The corpus is an
+encoded value of every row of docs/values.md, and of the cycles of the tests.
 """
 
 import os
@@ -18,10 +18,9 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 with atheris.instrument_imports(include=["shmchannel"]):
-    from shmchannel import ChannelError, messagepack, packing
-    from shmchannel.clone import decode, encode
+    from shmchannel import ChannelError
 
-import msgpack
+import engines
 import test_clone
 import test_hostile
 from values import alike
@@ -32,7 +31,7 @@ CORPUS = "SHMCHANNEL_CORPUS"  # the folder, for the process that fuzzes
 def corpus(folder: str) -> None:
     names = {name: __import__(name) for name in test_clone.MODULES}
     seeds = [eval(example, names) for _, example, _ in test_clone.ROWS if example]
-    payloads = [encode(value) for value in [*seeds, *test_clone.cycles()]]
+    payloads = [engines.encode(value) for value in [*seeds, *test_clone.cycles()]]
     payloads += [test_hostile.codec.encode(value) for value in test_hostile.EXAMPLES]
     for number, payload in enumerate(payloads):
         (Path(folder) / str(number)).write_bytes(payload)
@@ -46,16 +45,17 @@ def decoded(decoder: Callable[[bytes], Any], data: bytes) -> Any:
 
 
 def one(data: bytes) -> None:
-    for decoder, compared in ((decode, alike), (test_hostile.codec.decode, both_or_none)):
-        packing.COMPILED, packing.unpackb = True, msgpack.unpackb
-        compiled = decoded(decoder, data)
-        packing.COMPILED, packing.unpackb = False, messagepack.unpackb
-        if not compared(compiled, decoded(decoder, data)):
-            raise AssertionError("the two differ")
+    for decoder, compared in ((engines.decode, alike), (test_hostile.codec.decode, both_or_none)):
+        results = []
+        for name in engines.HERE:
+            with engines.made_by(name):
+                results.append(decoded(decoder, data))
+        if not all(compared(results[0], other) for other in results[1:]):
+            raise AssertionError(f"{engines.HERE} differ")
 
 
-def both_or_none(compiled: Any, ours: Any) -> bool:
-    return (compiled == "refused") is (ours == "refused")
+def both_or_none(one: Any, other: Any) -> bool:
+    return (one == "refused") is (other == "refused")
 
 
 if __name__ == "__main__":

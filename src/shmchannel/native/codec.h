@@ -27,11 +27,17 @@ typedef struct {
     PyObject *corrupted, *too_large, *dropped, *nothing, *batch; /* of ring.py */
     PyObject *str_is_enum, *str_take, *str_name, *str_encode_graph, *str_decode_graph, *str_refused;
     PyObject *str_find, *str_build, *str_accepted;
+    int collector_held, collects; /* see consumer.h */
 } State;
 
 /* Keys of dicts come again and again: those that were decoded lately, by their bytes. (Not on builds
    without a GIL, where several threads would need a lock for it.) */
-enum { KEYS = 512, LONGEST_KEY = 32 };
+enum { KEYS = 512, KEY_WORDS = 4, LONGEST_KEY = 8 * KEY_WORDS };
+
+typedef struct {
+    uint64_t words[KEY_WORDS]; /* its ASCII, zeros behind */
+    PyObject *text;
+} Key;
 
 typedef struct {
     PyObject_HEAD
@@ -39,7 +45,7 @@ typedef struct {
     PyObject *module;   /* which keeps the state */
     PyObject *by_class; /* the interfaces, by their classes */
 #ifndef Py_GIL_DISABLED
-    PyObject *keys[KEYS];
+    Key keys[KEYS];
 #endif
 } Codec;
 

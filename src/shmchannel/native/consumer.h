@@ -95,9 +95,11 @@ static void copy_out(Consumer *self, void *to, size_t size)
         ring_copy_out(ring, ring->head + HEADER, to, size);
         return;
     }
+    copy_begin(&self->end.lock);
     Py_BEGIN_ALLOW_THREADS
     ring_copy_out(ring, ring->head + HEADER, to, size);
     Py_END_ALLOW_THREADS
+    copy_end(&self->end.lock);
 }
 
 static void consumer_consume(Consumer *self, uint64_t after)
@@ -141,7 +143,7 @@ static PyObject *formed(Consumer *self, PyObject *bytes, Form form)
     if (!bytes || form == AS_BYTES)
         return bytes;
     PyObject *value = decode(self->end.codec, (const uint8_t *)PyBytes_AS_STRING(bytes),
-                             (size_t)PyBytes_GET_SIZE(bytes), false, NULL);
+                             (size_t)PyBytes_GET_SIZE(bytes), NULL, NULL);
     Py_DECREF(bytes);
     return value;
 }
@@ -151,8 +153,29 @@ static PyObject *consumer_drop(Consumer *self, size_t size)
     return raise_made(self->end.codec->state->dropped, PyLong_FromSize_t(size), most_of(&self->end));
 }
 
-/* Decode a large message where it lies, if it lies in one piece and runs no Python. The collector, which up
-   to 3.11 runs in the midst of allocations, must not run finalizers here: they might come back to us. */
+/* Up to 3.11 the collector runs in the midst of allocations, and would run finalizers, which might come back
+   to us. Several threads may hold it, each in a copy without the GIL. */
+static void hold_collector(State *state)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    if (state->collector_held++ == 0)
+        state->collects = PyGC_Disable();
+#else
+    (void)state;
+#endif
+}
+
+static void release_collector(State *state)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    if (--state->collector_held == 0 && state->collects)
+        PyGC_Enable();
+#else
+    (void)state;
+#endif
+}
+
+/* Decode a large message where it lies, if it lies in one piece and runs no Python. */
 static PyObject *decode_in_ring(Consumer *self, size_t length, bool *needs_python)
 {
     size_t before;
@@ -160,14 +183,9 @@ static PyObject *decode_in_ring(Consumer *self, size_t length, bool *needs_pytho
     *needs_python = length > before;
     if (*needs_python)
         return NULL;
-#if PY_VERSION_HEX < 0x030C0000
-    int collects = PyGC_Disable();
-#endif
-    PyObject *value = decode(self->end.codec, place, length, true, needs_python);
-#if PY_VERSION_HEX < 0x030C0000
-    if (collects)
-        PyGC_Enable();
-#endif
+    hold_collector(self->end.codec->state);
+    PyObject *value = decode(self->end.codec, place, length, &self->end.lock, needs_python);
+    release_collector(self->end.codec->state);
     return value;
 }
 
@@ -187,13 +205,13 @@ static PyObject *consumer_take_whole(Consumer *self, const Frame *frame, Form fo
         if (needs_python && (result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length)))
             copy_out(self, PyBytes_AS_STRING(result), length);
         if (!result && PyErr_ExceptionMatches(PyExc_MemoryError)) { /* it stays where it is */
-            end_unlock(&self->end);
+            lock_give(&self->end.lock);
             return NULL;
         }
     }
     consumer_consume(self, frame->after);
     self->end.messages++;
-    end_unlock(&self->end);
+    lock_give(&self->end.lock);
     PyObject *error = raised_exception();
     int woken = self->in_batch ? 0 : consumer_attend(self);
     if (woken < 0 || error) {
@@ -206,7 +224,7 @@ static PyObject *consumer_take_whole(Consumer *self, const Frame *frame, Form fo
     if (drop)
         return consumer_drop(self, length);
     if (form == AS_VALUE && length <= SMALL)
-        return decode(self->end.codec, small, length, false, NULL);
+        return decode(self->end.codec, small, length, NULL, NULL);
     return needs_python ? formed(self, result, form) : result;
 }
 
@@ -252,12 +270,12 @@ static PyObject *consumer_try(Consumer *self, Form form)
         Frame frame;
         PyObject *message = NULL;
         size_t size = 0;
-        end_lock(&self->end);
+        lock_take(&self->end.lock);
         RingAnswer answer = ring_next(&self->end.ring, &frame);
         if (answer == RING_DONE && frame.kind == WHOLE)
             return consumer_take_whole(self, &frame, form);
         int done = answer == RING_DONE ? consumer_take_part(self, &frame, &message, &size) : 0;
-        end_unlock(&self->end);
+        lock_give(&self->end.lock);
         if (answer == RING_EMPTY)
             return NULL;
         if (answer == RING_CORRUPTED)
@@ -314,9 +332,9 @@ static PyObject *consumer_take_many(PyObject *object, PyObject *const *args, Py_
     }
     self->in_batch--;
     error = raised_exception();
-    end_lock(&self->end);
+    lock_take(&self->end.lock);
     ring_consume(&self->end.ring, self->end.ring.head);
-    end_unlock(&self->end);
+    lock_give(&self->end.lock);
     if (consumer_attend(self) < 0) {
         Py_XDECREF(error);
         return NULL;

@@ -4,7 +4,7 @@
    containers in each other are the end. Leaves, instances and graphs are built by the functions of kinds.py,
    interfaces.py and graph.py.
 
-   Bytes that still lie in the ring are decoded there (`in_ring`) only as far as no code in Python can run:
+   Bytes that still lie in the ring are decoded there only as far as no code in Python can run:
    it might read from this very ring. And what looks at bytes twice, such as the decoding of UTF-8, gets a
    copy, since a hostile peer may change them meanwhile. */
 
@@ -12,6 +12,7 @@
 #define SHMCHANNEL_DECODE_H
 
 #include "codec.h"
+#include "lock.h"
 
 typedef struct {
     Codec *codec;
@@ -19,8 +20,8 @@ typedef struct {
     size_t pending; /* objects that the open containers still claim: each is a byte at least */
     int depth;
     bool tagged;
-    bool in_ring;
-    bool needs_python; /* in_ring was given up: NULL without an exception */
+    Lock *in_ring;     /* the lock of the ring that it is in, or NULL */
+    bool needs_python; /* that was given up: NULL without an exception */
 } Decoder;
 
 static PyObject *take(Decoder *decoder);
@@ -76,23 +77,24 @@ static PyObject *take_key(Decoder *decoder, size_t length)
 #ifdef Py_GIL_DISABLED
     return take_text(decoder, length);
 #else
-    uint8_t text[LONGEST_KEY];
+    uint64_t words[KEY_WORDS] = {0};
     if (length > LONGEST_KEY || length == 0)
         return take_text(decoder, length);
     if (left(decoder) < length)
         return cut_off();
-    memcpy(text, decoder->place, length);
+    memcpy(words, decoder->place, length);
     decoder->place += length;
-    uint32_t hash = (uint32_t)length;
-    for (size_t i = 0; i < length; i++)
-        hash = (hash ^ text[i]) * 0x01000193u; /* FNV */
-    PyObject **slot = &decoder->codec->keys[(hash ^ hash >> 15) % KEYS], *key = *slot;
-    if (key && (size_t)PyUnicode_GET_LENGTH(key) == length && !memcmp(PyUnicode_1BYTE_DATA(key), text, length))
-        return Py_NewRef(key);
-    key = PyUnicode_DecodeUTF8((const char *)text, (Py_ssize_t)length, NULL);
-    if (key && PyUnicode_IS_COMPACT_ASCII(key))
-        Py_XSETREF(*slot, Py_NewRef(key));
-    return key;
+    uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5 ^ words[3] * 7 ^ length) * 0x9E3779B97F4A7C15u;
+    Key *key = &decoder->codec->keys[hash >> 55];
+    if (key->text && (size_t)PyUnicode_GET_LENGTH(key->text) == length && key->words[0] == words[0] &&
+        key->words[1] == words[1] && key->words[2] == words[2] && key->words[3] == words[3])
+        return Py_NewRef(key->text);
+    PyObject *text = PyUnicode_DecodeUTF8((const char *)words, (Py_ssize_t)length, NULL);
+    if (text && PyUnicode_IS_COMPACT_ASCII(text)) {
+        memcpy(key->words, words, sizeof words);
+        Py_XSETREF(key->text, Py_NewRef(text));
+    }
+    return text;
 #endif
 }
 
@@ -100,8 +102,20 @@ static PyObject *take_bytes(Decoder *decoder, size_t length)
 {
     if (left(decoder) < length)
         return cut_off();
-    PyObject *value = PyBytes_FromStringAndSize((const char *)decoder->place, (Py_ssize_t)length);
+    const uint8_t *from = decoder->place;
     decoder->place += length;
+    if (length < WITHOUT_GIL)
+        return PyBytes_FromStringAndSize((const char *)from, (Py_ssize_t)length);
+    PyObject *value = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    if (!value)
+        return NULL;
+    if (decoder->in_ring)
+        copy_begin(decoder->in_ring);
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(PyBytes_AS_STRING(value), from, length);
+    Py_END_ALLOW_THREADS
+    if (decoder->in_ring)
+        copy_end(decoder->in_ring);
     return value;
 }
 
@@ -434,7 +448,7 @@ static PyObject *decode_graph(Codec *codec, const uint8_t *table, size_t size)
     return value;
 }
 
-static PyObject *decode(Codec *codec, const uint8_t *bytes, size_t size, bool in_ring, bool *needs_python)
+static PyObject *decode(Codec *codec, const uint8_t *bytes, size_t size, Lock *in_ring, bool *needs_python)
 {
     Decoder decoder = {.codec = codec, .place = bytes, .end = bytes + size, .in_ring = in_ring};
     PyObject *value = NULL;

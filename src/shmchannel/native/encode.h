@@ -69,9 +69,13 @@ static inline int put_array_head(Encoder *encoder, size_t length)
 static int put_str(Encoder *encoder, PyObject *text)
 {
     Py_ssize_t length;
-    const char *bytes = PyUnicode_AsUTF8AndSize(text, &length);
-    if (!bytes)
+    const char *bytes;
+    if (PyUnicode_IS_COMPACT_ASCII(text)) {
+        length = PyUnicode_GET_LENGTH(text);
+        bytes = (const char *)PyUnicode_1BYTE_DATA(text);
+    } else if (!(bytes = PyUnicode_AsUTF8AndSize(text, &length))) {
         return -1;
+    }
     if (length < 32) {
         uint8_t *place = output_room(&encoder->out, 32);
         if (!place)

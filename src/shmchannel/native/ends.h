@@ -8,14 +8,12 @@
 #include "decode.h"
 #include "encode.h"
 
-enum { WITHOUT_GIL = 1 << 16 }; /* bytes from which on a copy is done without the GIL: 3 to 10 µs of copying */
-
 /* The common beginning of Producer and Consumer. */
 typedef struct {
     PyObject_HEAD
     Ring ring;
     Py_buffer memory; /* keeps the segment mapped */
-    PyThread_type_lock lock;
+    Lock lock;
     Codec *codec;
     PyObject *wake;  /* posts the semaphore that the other side sleeps on */
     PyObject *bell;  /* rings its doorbell */
@@ -28,21 +26,6 @@ static size_t most_of(const End *end)
     return end->max_message_size < 0 ? 0 : (size_t)end->max_message_size;
 }
 
-static void end_lock(End *end)
-{
-    if (PyThread_acquire_lock(end->lock, NOWAIT_LOCK))
-        return;
-    /* Another thread is copying without the GIL. */
-    Py_BEGIN_ALLOW_THREADS
-    PyThread_acquire_lock(end->lock, WAIT_LOCK);
-    Py_END_ALLOW_THREADS
-}
-
-static void end_unlock(End *end)
-{
-    PyThread_release_lock(end->lock);
-}
-
 /* After docs/layout.md; all come from Segment.ring, which has checked them against the segment's size. */
 static int end_prepare(End *end, PyObject *memory, Py_ssize_t control, Py_ssize_t data, Py_ssize_t capacity)
 {
@@ -52,7 +35,7 @@ static int end_prepare(End *end, PyObject *memory, Py_ssize_t control, Py_ssize_
     bool fits = control >= 0 && data >= control && capacity > 0 && !(capacity & (capacity - 1)) &&
                 control % 8 == 0 && data % 8 == 0 && data <= view.len && capacity <= view.len - data &&
                 control + CONTROL_SIZE <= view.len && capacity >= 8 * HEADER;
-    if (!fits || end->memory.obj || (!end->lock && !(end->lock = PyThread_allocate_lock()))) {
+    if (!fits || end->memory.obj || !lock_new(&end->lock)) {
         PyBuffer_Release(&view);
         PyErr_SetString(PyExc_ValueError, "a ring does not lie there");
         return -1;
@@ -86,8 +69,7 @@ static void end_release(End *end)
     end_clear(end);
     if (end->memory.obj)
         PyBuffer_Release(&end->memory);
-    if (end->lock)
-        PyThread_free_lock(end->lock);
+    lock_free(&end->lock);
 }
 
 static bool end_is_prepared(End *end)

@@ -9,7 +9,7 @@ typedef struct {
     End end;
     Py_buffer next_look; /* a double: until then the peer need not be looked for, in monotonic seconds */
     char parting;        /* a PART is out, its LAST is not */
-    char closed;
+    _Atomic char closed;
 } Producer;
 
 static PyObject *producer_prepare(PyObject *object, PyObject *args)
@@ -73,7 +73,7 @@ static int producer_write(Producer *self, const Piece *pieces, size_t count, siz
     Ring *ring = &self->end.ring;
     uint64_t size = frame_size(length), after = 0;
     RingAnswer answer = RING_FULL;
-    end_lock(&self->end);
+    lock_take(&self->end.lock);
     if (!self->closed)
         answer = ring_room(ring, size);
     if (answer == RING_DONE) {
@@ -81,9 +81,11 @@ static int producer_write(Producer *self, const Piece *pieces, size_t count, siz
         if (length < WITHOUT_GIL) {
             ring_fill(ring, length, kind, pieces, count);
         } else {
+            copy_begin(&self->end.lock);
             Py_BEGIN_ALLOW_THREADS
             ring_fill(ring, length, kind, pieces, count);
             Py_END_ALLOW_THREADS
+            copy_end(&self->end.lock);
         }
         if (kind != WHOLE)
             self->parting = kind == PART;
@@ -91,7 +93,7 @@ static int producer_write(Producer *self, const Piece *pieces, size_t count, siz
             self->end.messages++;
         ring_publish(ring, after, self->end.messages);
     }
-    end_unlock(&self->end);
+    lock_give(&self->end.lock);
     if (answer == RING_CORRUPTED) {
         producer_corrupted(self);
         return -1;
@@ -301,7 +303,7 @@ static PyObject *producer_try_write_frames(PyObject *object, PyObject *const *ar
     const uint8_t *frames = (const uint8_t *)PyBytes_AS_STRING(args[0]);
     size_t end = (size_t)start, count = 0;
     uint64_t after = 0;
-    end_lock(&self->end);
+    lock_take(&self->end.lock);
     RingAnswer answer = self->closed ? RING_FULL : ring_look(ring);
     if (answer == RING_DONE) {
         uint64_t room = ring->capacity - HEADER - (ring->tail - ring->head);
@@ -313,7 +315,7 @@ static PyObject *producer_try_write_frames(PyObject *object, PyObject *const *ar
         self->end.messages += count;
         ring_publish(ring, after, self->end.messages);
     }
-    end_unlock(&self->end);
+    lock_give(&self->end.lock);
     if (answer == RING_CORRUPTED) {
         producer_corrupted(self);
         return NULL;
@@ -337,35 +339,29 @@ static PyObject *producer_abort(PyObject *object, PyObject *unused)
     bool aborts = false;
     if (!end_is_prepared(&self->end))
         return NULL;
-    end_lock(&self->end);
+    lock_take(&self->end.lock);
     if (self->parting) {
         ring_fill(ring, 0, ABORT, NULL, 0); /* there is room for it always */
         self->parting = false;
         ring_publish(ring, ring->tail + HEADER, self->end.messages);
         aborts = true;
     }
-    end_unlock(&self->end);
+    lock_give(&self->end.lock);
     if (aborts && producer_attend(self, ring->tail) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
-/* Let no frame in any more. The timeout, in seconds, is for a lock whose thread is no more. */
+/* Let no frame in any more: what is being copied in is waited for, at most so many seconds, in case that its
+   thread is no more. */
 static PyObject *producer_shut(PyObject *object, PyObject *timeout)
 {
     Producer *self = (Producer *)object;
     double seconds = PyFloat_AsDouble(timeout);
     if (PyErr_Occurred() || !end_is_prepared(&self->end))
         return NULL;
-    PyLockStatus got = PyThread_acquire_lock_timed(self->end.lock, 0, 0);
-    if (got != PY_LOCK_ACQUIRED) {
-        Py_BEGIN_ALLOW_THREADS
-        got = PyThread_acquire_lock_timed(self->end.lock, (PY_TIMEOUT_T)(seconds * 1e6), 0);
-        Py_END_ALLOW_THREADS
-    }
-    self->closed = true;
-    if (got == PY_LOCK_ACQUIRED)
-        PyThread_release_lock(self->end.lock);
+    self->closed = true; /* the next frame finds it so */
+    lock_pass(&self->end.lock, seconds);
     Py_RETURN_NONE;
 }
 
