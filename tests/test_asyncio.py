@@ -190,6 +190,26 @@ def test_a_flood_wakes_the_awaiting_writer_each_time(
     run(main)
 
 
+def test_what_comes_just_before_a_task_announces_its_sleep_is_seen(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]
+) -> None:
+    monkeypatch.setattr(loops, "PULSE", 1000)
+    add = loops.Pulse.add
+
+    async def main() -> None:
+        async with pair(spin=False) as (one, two):
+
+            def write_in_between(pulse: loops.Pulse, waiting: loops.Beating) -> None:
+                monkeypatch.setattr(loops.Pulse, "add", add)
+                add(pulse, waiting)
+                one.write_sync("nobody has asked for a ring")
+
+            monkeypatch.setattr(loops.Pulse, "add", write_in_between)
+            assert await asyncio.wait_for(two.read(), 10) == "nobody has asked for a ring"
+
+    run(main)
+
+
 def test_a_missed_ring_is_made_good_by_the_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with pair() as (one, two):
