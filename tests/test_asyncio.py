@@ -88,7 +88,7 @@ def test_an_awaited_port_echoes_with_a_blocking_one(run: Callable[[Main], None],
     peer.join()
 
 
-def test_two_awaited_ports_pass_200000_messages_each_way_at_once(run: Callable[[Main], None]) -> None:
+def test_two_awaited_ports_pass_20000_messages_each_way_at_once(run: Callable[[Main], None]) -> None:
     count = 20_000
 
     async def one_side(port: Port) -> None:
