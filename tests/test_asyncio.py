@@ -813,25 +813,43 @@ def test_what_waits_longest_is_served_first_also_at_the_end(monkeypatch: pytest.
     asyncio.run(main())
 
 
-def test_a_thread_behind_a_task_of_a_closed_loop_is_released_by_a_close() -> None:
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_thread_behind_a_task_of_a_loop_that_stands_still_is_released_by_a_close(closed: bool) -> None:
     channel = Channel(capacity=4096)
-    with channel.connect() as one, channel.connect():
-        writing = leave_in_a_closed_loop(one.write(b"x" * 100_000))
-        outcomes: list[type[BaseException]] = []
-
-        def write() -> None:
-            try:
-                one.write_sync(b"x" * 100_000)
-            except PortClosed as error:
-                outcomes.append(type(error))
-
-        thread = threading.Thread(target=write)
-        thread.start()
+    with channel.connect() as one, channel.connect(), ThreadPoolExecutor(1) as pool:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(one.write(b"x" * 100_000))
+        loop.run_until_complete(soon(lambda: one._sides and asleep(one._sides[0].writing)))
+        if closed:
+            loop.close()
+        turn = one._outgoing.sleeper.turn  # type: ignore[union-attr]
+        writing = pool.submit(one.write_sync, b"x" * 100_000)
+        while turn.acquire(blocking=False):  # until it is the thread's
+            turn.release()
         one.close_sync()
-        thread.join(10)
-        assert outcomes == [PortClosed]
-        del writing
+        with pytest.raises(PortClosed):
+            writing.result(10)
+        if closed:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        else:
+            with pytest.raises(PortClosed):
+                loop.run_until_complete(task)
+            loop.close()
+        del task
         gc.collect()
+
+
+def test_a_large_blocking_write_in_the_loop_whose_task_is_in_the_middle_of_one_is_refused() -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            writing = asyncio.create_task(one.write(b"task" * 5000))
+            await soon(lambda: one._sides and asleep(one._sides[0].writing))
+            with pytest.raises(ChannelError, match="or a task is writing"):
+                one.write_sync(b"blocking" * 5000, timeout=10)
+            assert await two.read() == b"task" * 5000
+            assert await writing
+
+    asyncio.run(main())
 
 
 def leave_in_a_closed_loop(use: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -870,6 +888,22 @@ def test_a_large_write_left_in_a_closed_loop_is_taken_back(
         assert reading.result() == b"y" * 50_000
         left.clear()
         gc.collect()
+
+
+def test_a_large_write_taken_back_does_not_take_the_turn_of_the_next() -> None:
+    async def main() -> None:
+        writing = asyncio.create_task(one.write(b"y" * 50_000))
+        await soon(lambda: asleep(one._sides[0].writing))
+        left.clear()
+        gc.collect()
+        assert one._outgoing.sleeper.task is not None  # type: ignore[union-attr]
+        assert await asyncio.to_thread(two.read_sync, timeout=10) == b"y" * 50_000
+        assert await writing
+
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        left = [leave_in_a_closed_loop(one.write(b"x" * 100_000))]
+        asyncio.run(main())
 
 
 def test_a_task_left_in_a_closed_loop_does_not_take_the_next_ones_announcement_down(
