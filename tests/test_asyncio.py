@@ -893,7 +893,7 @@ def test_a_large_write_left_in_a_closed_loop_is_taken_back(
 def test_a_large_write_taken_back_does_not_take_the_turn_of_the_next() -> None:
     async def main() -> None:
         writing = asyncio.create_task(one.write(b"y" * 50_000))
-        await soon(lambda: asleep(one._sides[0].writing))
+        await soon(lambda: one._loop() is asyncio.get_running_loop() and asleep(one._sides[0].writing))
         left.clear()
         gc.collect()
         assert one._outgoing.sleeper.task is not None  # type: ignore[union-attr]
@@ -913,7 +913,7 @@ def test_a_task_left_in_a_closed_loop_does_not_take_the_next_ones_announcement_d
 
     async def main() -> None:
         reading = asyncio.create_task(two.read())
-        await soon(lambda: asleep(two._sides[0].reading))
+        await soon(lambda: two._loop() is asyncio.get_running_loop() and asleep(two._sides[0].reading))
         left.clear()
         gc.collect()
         one.write_sync("for the next loop")
