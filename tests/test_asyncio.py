@@ -88,7 +88,7 @@ def test_an_awaited_port_echoes_with_a_blocking_one(run: Callable[[Main], None],
     peer.join()
 
 
-def test_two_awaited_ports_pass_200000_messages_each_way_at_once(run: Callable[[Main], None]) -> None:
+def test_two_awaited_ports_pass_20000_messages_each_way_at_once(run: Callable[[Main], None]) -> None:
     count = 20_000
 
     async def one_side(port: Port) -> None:
@@ -186,6 +186,26 @@ def test_a_flood_wakes_the_awaiting_writer_each_time(
             for number in range(5000):
                 assert await two.read() == [number, "x" * 900]
             await writing
+
+    run(main)
+
+
+def test_what_comes_just_before_a_task_announces_its_sleep_is_seen(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]
+) -> None:
+    monkeypatch.setattr(loops, "PULSE", 1000)
+    add = loops.Pulse.add
+
+    async def main() -> None:
+        async with pair(spin=False) as (one, two):
+
+            def write_in_between(pulse: loops.Pulse, waiting: loops.Beating) -> None:
+                monkeypatch.setattr(loops.Pulse, "add", add)
+                add(pulse, waiting)
+                one.write_sync("nobody has asked for a ring")
+
+            monkeypatch.setattr(loops.Pulse, "add", write_in_between)
+            assert await asyncio.wait_for(two.read(), 10) == "nobody has asked for a ring"
 
     run(main)
 
@@ -793,25 +813,43 @@ def test_what_waits_longest_is_served_first_also_at_the_end(monkeypatch: pytest.
     asyncio.run(main())
 
 
-def test_a_thread_behind_a_task_of_a_closed_loop_is_released_by_a_close() -> None:
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_thread_behind_a_task_of_a_loop_that_stands_still_is_released_by_a_close(closed: bool) -> None:
     channel = Channel(capacity=4096)
-    with channel.connect() as one, channel.connect():
-        writing = leave_in_a_closed_loop(one.write(b"x" * 100_000))
-        outcomes: list[type[BaseException]] = []
-
-        def write() -> None:
-            try:
-                one.write_sync(b"x" * 100_000)
-            except PortClosed as error:
-                outcomes.append(type(error))
-
-        thread = threading.Thread(target=write)
-        thread.start()
+    with channel.connect() as one, channel.connect(), ThreadPoolExecutor(1) as pool:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(one.write(b"x" * 100_000))
+        loop.run_until_complete(soon(lambda: one._sides and asleep(one._sides[0].writing)))
+        if closed:
+            loop.close()
+        turn = one._outgoing.sleeper.turn  # type: ignore[union-attr]
+        writing = pool.submit(one.write_sync, b"x" * 100_000)
+        while turn.acquire(blocking=False):  # until it is the thread's
+            turn.release()
         one.close_sync()
-        thread.join(10)
-        assert outcomes == [PortClosed]
-        del writing
+        with pytest.raises(PortClosed):
+            writing.result(10)
+        if closed:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        else:
+            with pytest.raises(PortClosed):
+                loop.run_until_complete(task)
+            loop.close()
+        del task
         gc.collect()
+
+
+def test_a_large_blocking_write_in_the_loop_whose_task_is_in_the_middle_of_one_is_refused() -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            writing = asyncio.create_task(one.write(b"task" * 5000))
+            await soon(lambda: one._sides and asleep(one._sides[0].writing))
+            with pytest.raises(ChannelError, match="or a task is writing"):
+                one.write_sync(b"blocking" * 5000, timeout=10)
+            assert await two.read() == b"task" * 5000
+            assert await writing
+
+    asyncio.run(main())
 
 
 def leave_in_a_closed_loop(use: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -852,6 +890,22 @@ def test_a_large_write_left_in_a_closed_loop_is_taken_back(
         gc.collect()
 
 
+def test_a_large_write_taken_back_does_not_take_the_turn_of_the_next() -> None:
+    async def main() -> None:
+        writing = asyncio.create_task(one.write(b"y" * 50_000))
+        await soon(lambda: one._loop() is asyncio.get_running_loop() and asleep(one._sides[0].writing))
+        left.clear()
+        gc.collect()
+        assert one._outgoing.sleeper.task is not None  # type: ignore[union-attr]
+        assert await asyncio.to_thread(two.read_sync, timeout=10) == b"y" * 50_000
+        assert await writing
+
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        left = [leave_in_a_closed_loop(one.write(b"x" * 100_000))]
+        asyncio.run(main())
+
+
 def test_a_task_left_in_a_closed_loop_does_not_take_the_next_ones_announcement_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -859,7 +913,7 @@ def test_a_task_left_in_a_closed_loop_does_not_take_the_next_ones_announcement_d
 
     async def main() -> None:
         reading = asyncio.create_task(two.read())
-        await soon(lambda: asleep(two._sides[0].reading))
+        await soon(lambda: two._loop() is asyncio.get_running_loop() and asleep(two._sides[0].reading))
         left.clear()
         gc.collect()
         one.write_sync("for the next loop")

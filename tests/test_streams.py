@@ -8,6 +8,7 @@ import hashlib
 import os
 import pickle
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,38 @@ def test_a_file_of_100_mib_is_pumped_through_byte_streams_at_both_ends(tmp_path:
         return received.hexdigest()
 
     assert asyncio.run(main()) == expected.hexdigest()
+    gc.collect()
+
+
+def test_a_pump_waits_for_who_reads_its_bytes() -> None:
+    async def main() -> None:
+        near, far = socket.socketpair()
+        far_reader, far_writer = await asyncio.open_unix_connection(sock=far)
+        _, writer = await asyncio.open_unix_connection(sock=near)
+        async with pair(1 << 18) as (one, two):
+            chunk, count = b"x" * (1 << 16), 100
+
+            async def produce() -> None:
+                for _ in range(count):
+                    assert await one.write(chunk)
+                await one.close()
+
+            far_writer.transport.pause_reading()  # type: ignore[attr-defined]
+            producing, pumping = asyncio.create_task(produce()), asyncio.create_task(pump(two, writer))
+            while not writer.transport.get_write_buffer_size():
+                await asyncio.sleep(0)
+            for _ in range(1000):  # in which it would have read all, if it did not wait
+                await asyncio.sleep(0)
+            assert writer.transport.get_write_buffer_size() < 4 * len(chunk)
+            assert not producing.done()
+            far_writer.transport.resume_reading()  # type: ignore[attr-defined]
+            assert len(await far_reader.readexactly(count * len(chunk))) == await pumping
+            await producing
+        for one_writer in (writer, far_writer):
+            one_writer.close()
+            await one_writer.wait_closed()
+
+    asyncio.run(main())
     gc.collect()
 
 

@@ -149,6 +149,7 @@ class Sleeper:
         while not ready():
             if clock() >= until:
                 return False
+            os.sched_yield()  # the peer may stand in line for this CPU: spinning would keep it from answering
         return True
 
     def settle(self, started: int) -> None:
