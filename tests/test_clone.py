@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import enum
+import fractions
 import importlib
+import io
 import itertools
 import math
 import re
 import threading
 import zoneinfo
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgpack
@@ -24,8 +27,9 @@ from hypothesis import strategies as st
 from values import alike, deep, shared_values, values
 
 from shmchannel import Channel, ChannelError, CloneError
+from shmchannel.exceptions import EXCEPTIONS
 from shmchannel.interfaces import listed
-from shmchannel.kinds import EXCEPTIONS, LEAVES, PARTS
+from shmchannel.kinds import LEAVES, PARTS
 
 pytestmark = pytest.mark.usefixtures("packer")
 
@@ -208,6 +212,55 @@ def test_every_built_in_exception_comes_back_with_its_attributes() -> None:
     broken.args = (1,)
     with pytest.raises(CloneError):
         encode([broken])
+
+
+def test_an_attribute_that_only_equals_what_an_argument_says_is_kept() -> None:
+    error = StopIteration(1)
+    error.value = True
+    assert decode(encode(error)).value is True
+    one: list[Any] = []
+    error = StopIteration(one)
+    error.value = [one]
+    copy = decode(encode(error))
+    assert copy.value[0] is copy.args[0]
+
+
+def refused() -> Iterator[tuple[Any, str]]:
+    """Values of the types that travel, which would not come back alike."""
+    error: BaseException = OSError("x")
+    error.args = (2, "x")
+    yield error, "it would be a FileNotFoundError"
+    error = ValueError()
+    error.args = (((error,),),)
+    yield error, "it is an argument of itself"
+    yield UnicodeDecodeError("utf-8", b"abc", -1, 0, "why"), "it starts before"
+    error = UnicodeEncodeError("utf-8", "abc", 0, 1, "why")
+    error.start = -5
+    yield error, "it starts before"
+    yield fractions.Fraction(3**50_000, 2), "more than 65536 bits"
+    yield range(0, 2**70_000, 2), "more than 65536 bits"
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield re.compile("a", re.DEBUG), "prints where it is compiled"
+    yield PurePosixPath("\udcc3\udca4"), "surrogates that together stand for a character"
+
+
+@pytest.mark.parametrize(("value", "why"), [*refused()], ids=lambda part: part if type(part) is str else "")
+def test_a_value_that_would_not_come_back_alike_is_refused_with_its_path(value: Any, why: str) -> None:
+    for whole, path in [(value, "$"), ([1, {"a": (value,)}], "$[1]['a'][0]"), ([value, [value]], "$[0]")]:
+        with pytest.raises(CloneError, match=f"^{re.escape(path)}: cannot clone {type(value)}: .*{why}"):
+            encode(whole)
+
+
+def test_what_takes_too_long_to_hash_is_refused_by_the_writer_too() -> None:
+    shared = (0,) * 3000
+    members = [(shared, number) for number in range(2000)]
+    with pytest.raises(CloneError, match="takes too long to hash"):
+        encode([{member} for member in members])
+    for fine in ([[member] for member in members], [{member} for member in members[:500]]):
+        copy = decode(encode(fine))
+        assert copy == fine
+        (first,), (last,) = copy[0], copy[-1]
+        assert first[0] is last[0]
 
 
 def test_a_repr_that_fails_does_not_hide_the_path() -> None:

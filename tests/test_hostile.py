@@ -152,6 +152,121 @@ def test_graphs_that_no_value_has(table: Any) -> None:
         codec.decode(wrapped(GRAPH_MESSAGE, pack(table)))
 
 
+def graph(nodes: dict[str, list[Any]]) -> bytes:
+    """The message of these entries, the first one's value; they refer to each other by "@" and a name."""
+    numbers = {next(iter(nodes)): 0}
+    table = []
+    for name in (order := [*numbers]):  # it grows under way
+        entry = []
+        for part in nodes[name]:
+            if type(part) is str and part.startswith("@"):
+                if part[1:] not in numbers:
+                    numbers[part[1:]] = len(order)
+                    order.append(part[1:])
+                part = msgpack.ExtType(REFERENCE, numbers[part[1:]].to_bytes(4, "little"))
+            entry.append(part)
+        table.append(entry)
+    return wrapped(GRAPH_MESSAGE, pack(table))
+
+
+LEVELS = 200
+doubled = {f"t{n}": [2, f"@t{n + 1}", f"@t{n + 1}"] for n in range(LEVELS)} | {f"t{LEVELS}": [2]}
+POINT = listed([Point])[0].name
+ENDLESS: dict[str, dict[str, list[Any]]] = {
+    "a set": {"it": [3, "@t0"]} | doubled,
+    "a frozenset": {"it": [4, "@t0"]} | doubled,
+    "a dict": {"it": [31, "@t0", 1]} | doubled,
+    "slices": {"it": [3, "@t0"]} | doubled | {"t5": [15, None, "@t6", "@t6"]},
+    "instances": {"it": [3, "@p0"]}
+    | {f"p{n}": [120, POINT, "x", f"@p{n + 1}", "y", f"@p{n + 1}"] for n in range(LEVELS)}
+    | {f"p{LEVELS}": [2]},
+    "its own member": {"t0": [2, "@t1", "@t1", "@list"], "list": [30, "@set"], "set": [3, "@t0"]}
+    | {name: entry for name, entry in doubled.items() if name != "t0"},
+    # A frozenset keeps its hash, but two that are equal are compared.
+    "equal frozensets": {"it": [3, "@a0", "@b0"]}
+    | {f"{x}{n}": [4, f"@{x}{n + 1}", f"@{x}t{n + 1}"] for x in "ab" for n in range(LEVELS)}
+    | {f"{x}t{n + 1}": [2, f"@{x}{n + 1}"] for x in "ab" for n in range(LEVELS)}
+    | {f"{x}{LEVELS}": [4] for x in "ab"},
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_takes_for_ever_to_hash_is_refused(name: str) -> None:
+    with pytest.raises(CloneError, match="takes too long to hash"):
+        codec.decode(graph(ENDLESS[name]))
+
+
+MANY = 100_000
+many = {f"l{n}": [30, "@one"] for n in range(MANY)}
+LONG: dict[str, tuple[dict[str, list[Any]], str]] = {
+    "lists in a tuple that is in them": ({"one": [2, *(f"@l{n}" for n in range(MANY))]} | many, ""),
+    "a tuple that has to wait": (
+        {"it": [2, *(f"@l{n}" for n in range(MANY))]} | many | {"one": [2, *[1] * MANY, "@it"]},
+        "",
+    ),
+    "sets with one member": (
+        {"it": [30, *(f"@l{n}" for n in range(MANY))]}
+        | {f"l{n}": [3, "@one"] for n in range(MANY)}
+        | {"one": [2, *[1] * MANY]},
+        "takes too long to hash",
+    ),
+    "frozensets in each other": (
+        {"it": [30, *(f"@f{n}" for n in range(MANY))]}
+        | {f"f{n}": [4, f"@f{n + 1}"] for n in range(MANY)}
+        | {f"f{MANY}": [4]},
+        "",
+    ),
+    # To free them takes as many frames on the stack, before Python 3.14.
+    "slices in each other": (
+        {"it": [30, *(f"@s{n}" for n in range(MANY))]}
+        | {f"s{n}": [15, f"@s{n + 1}", None, None] for n in range(MANY)}
+        | {f"s{MANY}": [15, None, None, None]},
+        "deeper than 256",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_graph_is_read_before_the_deadline(name: str) -> None:
+    # These took minutes, the square of what they hold: each object was waited for from the others again.
+    nodes, error = LONG[name]
+    if error:
+        with pytest.raises(CloneError, match=error):
+            codec.decode(graph(nodes))
+    else:
+        assert len(codec.decode(graph(nodes))) == MANY
+
+
+def long_int(bits: int) -> msgpack.ExtType:
+    return msgpack.ExtType(1, LEAVES[int].encode(3**bits >> (bits // 2)))
+
+
+@pytest.mark.parametrize("code", [12, 14])
+def test_a_division_of_long_ints_is_refused(code: int) -> None:
+    numbers = [long_int(1_000_000), long_int(999_999), 1][: 2 if code == 12 else 3]
+    with pytest.raises(CloneError, match="more than 65536 bits"):
+        codec.decode(wrapped(TAGGED_MESSAGE, pack([msgpack.ExtType(code, b"\0"), *numbers])))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("UnicodeDecodeError", b"abc"), ("UnicodeEncodeError", "abc"), ("UnicodeTranslateError", "a")],
+)
+@pytest.mark.parametrize("start", [-1, -(10**13)])
+def test_an_exception_that_would_crash_who_prints_it_is_refused(kind: str, text: Any, start: int) -> None:
+    arguments = [text, start, start + 1, "why"]
+    if kind != "UnicodeTranslateError":
+        arguments.insert(0, "utf-8")
+    later = [arguments[0], *arguments[1:]]
+    later[-3:-1] = [0, 1]
+    for nodes in (
+        {"it": [29, kind, False, None, None, None, *arguments]},
+        {"it": [29, kind, False, None, None, "@state", *later], "state": [31, "start", start]},
+    ):
+        with pytest.raises(CloneError, match="starts before"):
+            codec.decode(graph(nodes))
+
+
 SIZE = 100_000
 BOMBS = {
     "a claim": b"\xdd" + SIZE.to_bytes(4, "big") + b"\x90" * 10,

@@ -9,13 +9,16 @@ special for the writer. The reader builds each object after its parts, unless it
 from __future__ import annotations
 
 import reprlib
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from . import packing
-from .errors import CloneError
+from . import bounds, packing
+from .bounds import Reference
+from .errors import ChannelError, CloneError
+from .exceptions import fill_exception, new_exception
 from .interfaces import Interface, adopt
 from .kinds import (
     EXCEPTION,
@@ -28,8 +31,6 @@ from .kinds import (
     PARTS_BY_CODE,
     PLAIN,
     REFERENCE,
-    fill_exception,
-    new_exception,
 )
 from .limits import MAX_DEPTH
 from .packing import AS_DATETIME
@@ -54,11 +55,11 @@ def decode(payload: bytes | memoryview, codec: Codec, restore: Callable[[int, by
 
     def hook(code: int, data: bytes) -> Any:
         if code == REFERENCE:
-            return _Reference(int.from_bytes(data, "little"))
+            return Reference(int.from_bytes(data, "little"))
         return restore(code, data)
 
     entries = packing.unpackb(payload, ext_hook=hook, timestamp=AS_DATETIME)
-    _check_entries(entries)
+    bounds.check_read(entries)
     return _Reader(codec, entries).read()
 
 
@@ -98,6 +99,7 @@ class _Writer:
             entries.append([node.code, *parts])
         if not entries:
             raise ValueError("it has no form")  # a scalar that the packer could not pack either
+        bounds.check_written(entries)
         packed: bytes = packing.Packer(default=_extend, strict_types=True).pack(entries)
         return packed
 
@@ -127,7 +129,7 @@ class _Writer:
         if kind in MUTABLE_LEAVES:
             return _Node(LEAVES[kind].code, [_leaf(value, path)], path, str)
         if kind in PARTS:
-            parts = [*PARTS[kind].take(value)]
+            parts = _parts(value, path)
             return _Node(PARTS[kind].code, parts, path, lambda place: _step(value, parts, place))
         interface = self._interfaces.get(kind)
         if interface is None:
@@ -182,6 +184,15 @@ def _leaf(value: Any, path: Callable[[], str]) -> bytes:
         raise CloneError(f"{path()}: cannot clone {type(value)}: {error}") from error
 
 
+def _parts(value: Any, path: Callable[[], str]) -> list[Any]:
+    try:
+        return [*PARTS[type(value)].take(value)]
+    except (ChannelError, MemoryError):
+        raise
+    except Exception as error:  # an exception is made anew, of arguments that may be anything
+        raise CloneError(f"{path()}: cannot clone {type(value)}: {error}") from error
+
+
 def _extend(value: Any) -> msgpack.ExtType:
     leaf = LEAVES[type(value)]  # an int beyond 64 bits: the others are ext objects by now
     return msgpack.ExtType(leaf.code, leaf.encode(value))
@@ -190,32 +201,11 @@ def _extend(value: Any) -> msgpack.ExtType:
 # -- reading
 
 
-class _Reference(int):
-    """A part that is the object of another entry."""
-
-
-def _check_entries(entries: Any) -> None:
-    """Raise ``CloneError`` unless each entry is first referred to in its turn, and not too deep."""
-    depths = [1]
-    for number, entry in enumerate(entries if type(entries) is list else ()):
-        if number >= len(depths) or type(entry) is not list or type(entry[0]) is not int:
-            raise ValueError("an entry that none refers to, or that is none")
-        for part in entry:
-            if type(part) is _Reference:
-                if part == len(depths):
-                    depths.append(depths[number] + 1)
-                elif part > len(depths):
-                    raise ValueError("a reference out of turn")
-            elif type(part) in (list, dict):
-                raise ValueError("a container within an entry")
-    if not entries or len(depths) != len(entries):
-        raise ValueError("a reference to no entry")
-    if depths[-1] > MAX_DEPTH:
-        raise CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers")
-
-
 class _Waits(Exception):
-    """An object can only be finished when one is there that it is itself a part of."""
+    """An object can only be finished when one is there that it is itself a part of: that of this number."""
+
+    def __init__(self, number: int | None = None) -> None:
+        self.number = number
 
 
 _Steps = Generator[int, Any, Any]  # yields the numbers of objects that it needs; they are sent
@@ -236,16 +226,19 @@ class _Reader:
         self._objects: dict[int, Any] = {}  # which are there; some unfinished
         self._open: set[int] = set()  # being built right now
         self._shells: dict[int, Interface] = {}  # handed out before their classes built them
-        self._waiting: list[int] = []  # to be filled when all others are there
+        # To be filled when all others are there, in this order. What hashes its parts comes last: the hashes
+        # may be of attributes that are still to come.
+        self._waiting: OrderedDict[int, None] = OrderedDict()
+        self._waiting_to_hash: OrderedDict[int, None] = OrderedDict()
+        # An object that is not there yet, and the open one that it has to wait for; not asked twice.
+        self._stuck: dict[int, int | None] = {}
+        self._finished: set[int] = set()  # what is known not to be unfinished
 
     def read(self) -> Any:
         value = self._run(0)
-        while self._waiting:
-            # What hashes its parts comes last: the hashes may be of attributes that are still to come.
-            waiting = [number for number in self._waiting if not self._keys(number)] or self._waiting
-            self._waiting = [number for number in self._waiting if number not in waiting]
-            for number in waiting:
-                self._run(number, again=True)
+        while waiting := self._waiting or self._waiting_to_hash:
+            number, _ = waiting.popitem(last=False)
+            self._run(number, again=True)
         return value
 
     def _run(self, number: int, *, again: bool = False) -> Any:
@@ -270,15 +263,17 @@ class _Reader:
                 if wanted not in self._objects:
                     if wanted in self._open:
                         failure, answer = self._hand_out(wanted)
+                    elif self._stuck.get(wanted) in self._open:
+                        failure = _Waits(self._stuck[wanted])
                     else:
                         steps.append(self._steps(wanted))
 
     def _hand_out(self, number: int) -> tuple[_Waits | None, Any]:
         """An object that is needed while it is being built."""
-        code, *parts = self._entries[number]
-        if code not in (INSTANCE, MOVED):
-            return _Waits(), None
-        interface = self._find(parts[0])
+        entry = self._entries[number]
+        if entry[0] not in (INSTANCE, MOVED):
+            return _Waits(number), None
+        interface = self._find(entry[1])
         self._shells[number] = interface
         shell = self._objects[number] = interface.shell()
         return None, shell
@@ -288,14 +283,15 @@ class _Reader:
         self._open.add(number)
         try:
             value = yield from self._build(number, again)
-        except _Waits:
+        except _Waits as waits:
             if number not in self._objects:
                 if self._entries[number][0] not in (INSTANCE, MOVED):
+                    self._stuck[number] = waits.number
                     raise
                 self._hand_out(number)
             if again:
                 raise
-            self._waiting.append(number)
+            (self._waiting_to_hash if self._keys(number) else self._waiting)[number] = None
             return self._objects[number]
         finally:
             self._open.discard(number)
@@ -352,27 +348,26 @@ class _Reader:
         """The parts with objects for references."""
         parts = []
         for part in entry:
-            if type(part) is _Reference:
+            if type(part) is Reference:
                 part = yield int(part)
             parts.append(part)
         return parts
 
     def _keys(self, number: int) -> list[int]:
         """The entries that an object hashes."""
-        code, *entry = self._entries[number]
-        step = PARTS_BY_CODE[code].keys if code in PARTS_BY_CODE else 0
-        return [part for part in entry[::step] if type(part) is _Reference] if step else []
+        return [part for part in bounds.keys(self._entries[number]) if type(part) is Reference]
 
     def _is_unfinished(self, number: int) -> bool:
         """Whether an object, or one that it hashes with, is still to get its attributes."""
         above = [number]
-        seen = set()
+        seen: set[int] = set()
         while above:
             one = above.pop()
-            if one in self._open or one in self._waiting:
+            if one in self._open or one in self._waiting or one in self._waiting_to_hash:
                 return True
-            if one not in seen:
+            if one not in seen and one not in self._finished:
                 seen.add(one)
                 if self._entries[one][0] in (PARTS[tuple].code, PARTS[frozenset].code):
-                    above += [part for part in self._entries[one] if type(part) is _Reference]
+                    above += [part for part in self._entries[one] if type(part) is Reference]
+        self._finished |= seen  # and stays so
         return False

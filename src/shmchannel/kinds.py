@@ -9,11 +9,9 @@ format and never change their meaning.
 from __future__ import annotations
 
 import array
-import builtins
 import datetime
 import decimal
 import fractions
-import functools
 import ipaddress
 import pathlib
 import re
@@ -22,6 +20,8 @@ import uuid
 import zoneinfo
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+
+from .exceptions import EXCEPTIONS, build_exception, take_exception
 
 # Codes without a line in the tables. A message that is one ext object of the first two is not plain.
 TAGGED_MESSAGE, GRAPH_MESSAGE = 0, 127  # see clone.py and graph.py
@@ -79,17 +79,36 @@ def _decode_decimal(data: bytes) -> decimal.Decimal:
     return value
 
 
+_MOST_BITS = (
+    1 << 16
+)  # of ints that are divided by each other, which takes as long as both are long, multiplied
+
+
+def _few_bits(*parts: Any) -> Any:
+    if any(type(part) is int and part.bit_length() > _MOST_BITS for part in parts):
+        raise ValueError(f"its ints have more than {_MOST_BITS} bits")
+    return parts
+
+
+def _take_fraction(value: fractions.Fraction) -> Any:
+    return _few_bits(*value.as_integer_ratio())
+
+
 def _build_fraction(parts: list[Any]) -> fractions.Fraction:
-    numerator, denominator = parts
+    numerator, denominator = _few_bits(*parts)
     _require(type(numerator) is int and type(denominator) is int and denominator > 0)
     value = fractions.Fraction(numerator, denominator)
     _require(value.denominator == denominator)
     return value
 
 
+def _take_range(value: range) -> Any:
+    return _few_bits(value.start, value.stop, value.step)
+
+
 def _build_range(parts: list[Any]) -> range:
     _require(len(parts) == 3)
-    return range(*parts)
+    return range(*_few_bits(*parts))
 
 
 def _build_slice(parts: list[Any]) -> slice:
@@ -202,6 +221,8 @@ _FLAGS = struct.Struct("<I?")  # of a pattern, and whether it is bytes
 
 def _encode_pattern(value: re.Pattern[Any]) -> bytes:
     pattern = value.pattern
+    if value.flags & re.DEBUG:
+        raise ValueError("a pattern with re.DEBUG prints where it is compiled")
     in_bytes = isinstance(pattern, bytes)
     head: bytes = _FLAGS.pack(value.flags, in_bytes)
     body: bytes = pattern if in_bytes else pattern.encode()
@@ -210,7 +231,7 @@ def _encode_pattern(value: re.Pattern[Any]) -> bytes:
 
 def _decode_pattern(data: bytes) -> re.Pattern[Any]:
     flags, in_bytes = _FLAGS.unpack_from(data)
-    _require(not flags & re.DEBUG)  # it prints
+    _require(not flags & re.DEBUG)
     pattern = data[_FLAGS.size :]
     return re.compile(pattern if in_bytes else pattern.decode(), flags)
 
@@ -218,7 +239,10 @@ def _decode_pattern(data: bytes) -> re.Pattern[Any]:
 def _path(kind: type[Any], code: int) -> Leaf:
     # Names of files may have bytes that are no UTF-8: Python keeps those as lone surrogates.
     def encode(value: pathlib.PurePath) -> bytes:
-        return str(value).encode("utf-8", "surrogateescape")
+        data = str(value).encode("utf-8", "surrogateescape")
+        if data.decode("utf-8", "surrogateescape") != str(value):
+            raise ValueError("surrogates that together stand for a character")
+        return data
 
     def decode(data: bytes) -> Any:
         return kind(data.decode("utf-8", "surrogateescape"))
@@ -233,63 +257,6 @@ def _address(kind: type[Any], code: int) -> Leaf:
 def _decode_ellipsis(data: bytes) -> Any:
     _require(not data)
     return ...
-
-
-# -- exceptions: parts are the name, whether the context is hidden, cause, context, attributes, arguments
-
-EXCEPTIONS: dict[str, type[BaseException]] = {
-    name: kind
-    for name, kind in vars(builtins).items()
-    if isinstance(kind, type) and issubclass(kind, BaseException) and kind.__name__ == name
-}
-
-
-def _take_exception(value: BaseException) -> list[Any]:
-    reduced: tuple[Any, ...] = value.__reduce__()  # type: ignore[assignment]  # what pickle asks too
-    _, arguments, *state = reduced
-    attributes = {**state[0]} if state and state[0] else {}
-    fresh = type(value)(*arguments)  # also shows that the arguments do for a new one
-    for name in _attributes_of(type(value)):  # type: ignore[arg-type]  # it is hashable
-        own = getattr(value, name, None)
-        if own != getattr(fresh, name, None):
-            attributes[name] = own
-    return [
-        type(value).__name__,
-        value.__suppress_context__,
-        value.__cause__,
-        value.__context__,
-        attributes or None,
-        *arguments,
-    ]
-
-
-@functools.cache
-def _attributes_of(kind: type[BaseException]) -> list[str]:
-    """The attributes of a built-in exception that its arguments may not say."""
-    others = {"args", "characters_written", "exceptions", "message", "obj"}  # obj may be anything
-    names = [name for name in dir(kind) if not name.startswith("_") and name not in others]
-    return [name for name in names if not callable(getattr(kind, name))]
-
-
-def _build_exception(parts: list[Any]) -> BaseException:
-    value = new_exception(parts)
-    fill_exception(value, parts)
-    return value
-
-
-def new_exception(parts: list[Any]) -> BaseException:
-    """The exception with its arguments, still without what comes with it."""
-    name, _, _, _, _, *arguments = parts
-    if name not in EXCEPTIONS:
-        raise ValueError(f"this Python has no exception {name!r}")
-    return EXCEPTIONS[name](*arguments)
-
-
-def fill_exception(value: BaseException, parts: list[Any]) -> None:
-    _, hidden, value.__cause__, value.__context__, attributes, *_ = parts
-    value.__suppress_context__ = hidden
-    if attributes is not None:
-        value.__setstate__(attributes)
 
 
 # -- the tables
@@ -333,13 +300,13 @@ LEAVES: dict[type, Leaf] = {
     ipaddress.IPv6Interface: _address(ipaddress.IPv6Interface, 27),
     type(...): Leaf(28, lambda _: b"", _decode_ellipsis),
 }
-EXCEPTION = Parts(29, _take_exception, _build_exception)
+EXCEPTION = Parts(29, take_exception, build_exception)
 PARTS: dict[type, Parts] = {
     tuple: Parts(2, iter, tuple),
     set: Parts(3, iter, set, set.update, set, keys=1),
     frozenset: Parts(4, iter, frozenset, keys=1),
-    fractions.Fraction: Parts(12, lambda value: value.as_integer_ratio(), _build_fraction),
-    range: Parts(14, lambda value: (value.start, value.stop, value.step), _build_range),
+    fractions.Fraction: Parts(12, _take_fraction, _build_fraction),
+    range: Parts(14, _take_range, _build_range),
     slice: Parts(15, lambda value: (value.start, value.stop, value.step), _build_slice),
     **dict.fromkeys(EXCEPTIONS.values(), EXCEPTION),
     list: Parts(30, iter, list, list.extend, list, in_graph_only=True),
