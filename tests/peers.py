@@ -217,8 +217,9 @@ def leave_open(handle: str) -> None:
 
 
 def leave_open_in_threads(handle: str, kinds: list[str]) -> None:
-    """Threads that wait on a port for ever, each in its way; and a loop."""
+    """Threads that wait on a port for ever, each in its way; and a loop, and a pool."""
     import asyncio
+    import concurrent.futures
 
     global _left_open
     port = _left_open = connect(handle)
@@ -240,13 +241,18 @@ def leave_open_in_threads(handle: str, kinds: list[str]) -> None:
 
         asyncio.run(main())
 
-    ways = {"read": read, "write": write, "loop": in_a_loop}
+    def in_a_pool() -> None:
+        # Its workers are joined by a hook of its own.
+        concurrent.futures.ThreadPoolExecutor(1).submit(read)
+
+    ways = {"read": read, "write": write, "loop": in_a_loop, "pool": in_a_pool}
     for kind in kinds:
         threading.Thread(target=ways[kind]).start()
     asleep = {
         "read": lambda: port.statistics().read_sleeps,
         "write": lambda: port.statistics().write_sleeps,
         "loop": lambda: port._sides and port._sides[0].reading._future,
+        "pool": lambda: port.statistics().read_sleeps,
     }
     while not all(asleep[kind]() for kind in kinds):
         time.sleep(0.001)
