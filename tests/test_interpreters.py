@@ -181,7 +181,7 @@ def test_a_wait_for_two_ports_there() -> None:
 
 
 @has_call
-def test_a_handle_or_a_channel_is_passed_by_each_of_pep_734s_means() -> None:
+def test_a_handle_or_a_channel_is_passed_to_a_function() -> None:
     interpreter = new_interpreter()
     for how in ("call", "call_in_thread"):
         for what in (lambda channel: channel.handle, lambda channel: channel):
@@ -193,6 +193,11 @@ def test_a_handle_or_a_channel_is_passed_by_each_of_pep_734s_means() -> None:
                 assert port.read_sync(timeout=30) == "hello"
                 if running:
                     running.join(30)
+    interpreter.close()
+
+
+def test_a_handle_is_passed_by_prepare_main() -> None:
+    interpreter = new_interpreter()
     channel = Channel()
     interpreter.prepare_main(handle=channel.handle)
     with channel.connect() as port:
@@ -331,9 +336,15 @@ def test_a_third_is_refused_and_a_handle_whose_channel_is_gone_is_not_found_ther
     interpreter.close()
 
 
+ends_with_threads = pytest.mark.skipif(
+    sys.version_info < (3, 14),
+    reason="3.13 hangs after an interpreter whose threads end this late, whoever's",
+)
+
 PROGRAM = """
 import sys
-from concurrent import interpreters
+sys.path[:] = {path!r}
+from flavours import interpreters
 from shmchannel import Channel
 
 channel = Channel.from_handle(sys.argv[1])
@@ -347,8 +358,9 @@ interpreter.exec('''if True:
 """
 
 
-@has_call
-@pytest.mark.parametrize("ways", [(), ("read",), ("write", "loop")])
+@pytest.mark.parametrize(
+    "ways", [(), *(pytest.param(ways, marks=ends_with_threads) for ways in [("read",), ("write", "loop")])]
+)
 def test_a_program_may_end_with_an_interpreter_and_its_ports_open(tmp_path: Path, ways: tuple[str]) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(ways=ways, path=sys.path))
@@ -376,7 +388,7 @@ def test_two_interpreters_burn_two_processors() -> None:
     """
     interpreters_take: list[float] = []
     processes_take: list[float] = []
-    until = time.monotonic() + 40
+    until = time.monotonic() + 25
     while min(interpreters_take, default=1) >= 0.75 and time.monotonic() < until:
         interpreters_take.append(together_by_serial("interpreter"))
         if interpreters_take[-1] >= 0.75:
