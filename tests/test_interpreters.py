@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -285,6 +286,15 @@ def test_an_interpreter_that_ends_with_a_port_open_ends_its_side(
     assert port.write_sync(1) is False
     said = capfd.readouterr().err
     assert [line for line in said.splitlines() if "ResourceWarning: dropped an open port" not in line] == []
+
+
+@pytest.mark.parametrize("there", [peers.lose, peers.lose_async])
+def test_the_death_of_a_process_is_noticed_there(there: Callable[..., None]) -> None:
+    channel = Channel()
+    peer = Peer("program", peers.connect_and_idle, channel.handle)
+    with running(there, channel.handle, peer.pid):
+        pass
+    peer.join(-signal.SIGKILL)
 
 
 @pytest.mark.parametrize("kinds", [["read"], ["write"], ["loop"], ["pool"], ["read", "write"], []], ids=str)
