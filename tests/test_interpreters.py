@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -403,8 +404,8 @@ def test_two_interpreters_burn_two_processors() -> None:
         interpreters_take.append(together_by_serial("interpreter"))
         if interpreters_take[-1] >= 0.75:
             processes_take.append(together_by_serial("spawn"))
-    if min(interpreters_take) >= 0.75 and min(processes_take) >= 0.7:
-        pytest.skip(f"no two processors are free: two processes take {min(processes_take):.2f} of the time")
+    if min(interpreters_take) >= 0.75 and (share := statistics.median(processes_take)) >= 0.75:
+        pytest.skip(f"no two processors are free: two processes take {share:.2f} of the time too")
     assert min(interpreters_take) < 0.75, f"processes: {processes_take}"
 
 
