@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -15,6 +17,7 @@ from shmchannel import (
     ChannelFull,
     ChannelNotFound,
     EndOfChannel,
+    PeerLost,
     Port,
     SharedBuffer,
     WouldBlock,
@@ -217,8 +220,9 @@ def leave_open(handle: str) -> None:
 
 
 def leave_open_in_threads(handle: str, kinds: list[str]) -> None:
-    """Threads that wait on a port for ever, each in its way; and a loop."""
+    """Threads that wait on a port for ever, each in its way; and a loop, and a pool."""
     import asyncio
+    import concurrent.futures
 
     global _left_open
     port = _left_open = connect(handle)
@@ -240,16 +244,55 @@ def leave_open_in_threads(handle: str, kinds: list[str]) -> None:
 
         asyncio.run(main())
 
-    ways = {"read": read, "write": write, "loop": in_a_loop}
+    def in_a_pool() -> None:
+        # Its workers are joined by a hook of its own.
+        concurrent.futures.ThreadPoolExecutor(1).submit(read)
+
+    ways = {"read": read, "write": write, "loop": in_a_loop, "pool": in_a_pool}
     for kind in kinds:
         threading.Thread(target=ways[kind]).start()
     asleep = {
         "read": lambda: port.statistics().read_sleeps,
         "write": lambda: port.statistics().write_sleeps,
         "loop": lambda: port._sides and port._sides[0].reading._future,
+        "pool": lambda: port.statistics().read_sleeps,
     }
     while not all(asleep[kind]() for kind in kinds):
         time.sleep(0.001)
+
+
+def lose(handle: str, pid: int) -> None:
+    """Kill the other side, a process, and hear of it."""
+    with connect(handle) as port:
+        assert port.read_sync(timeout=30) == "here"
+        killer = threading.Thread(target=kill_once_asleep, args=(port, pid))
+        killer.start()
+        with raising(PeerLost):
+            port.read_sync(timeout=30)
+        killer.join()
+
+
+def kill_once_asleep(port: Port, pid: int) -> None:
+    until_asleep(port, "read_sleeps")
+    os.kill(pid, signal.SIGKILL)
+
+
+def lose_async(handle: str, pid: int) -> None:
+    """The same in asyncio."""
+    import asyncio
+
+    async def main() -> None:
+        async with connect(handle) as port:
+            assert await port.read() == "here"
+            reading = asyncio.create_task(port.read())
+            while not port._sides or not port._sides[0].reading._future:
+                await asyncio.sleep(0)
+            os.kill(pid, signal.SIGKILL)
+            with raising(PeerLost):
+                async with asyncio.timeout(30):
+                    await reading
+
+    asyncio.run(main())
 
 
 def raise_with_a_port_open(handle: str) -> None:

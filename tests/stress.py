@@ -1,6 +1,6 @@
 """Interpreters that come and go, each with a channel to the main one: ``make stress``.
 
-Fails when a message is lost or altered, or when memory or descriptors grow.
+Fails when a message is lost or altered, when memory grows, or when a descriptor or a mapping is left.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ def run(interpreters: int, rounds: int, messages: int) -> None:
         started = time.monotonic()
         one_round(interpreters, messages)
         gc.collect()
-        sizes.append((resident(), len(os.listdir("/proc/self/fd"))))
+        sizes.append((resident(), len(os.listdir("/proc/self/fd")), mappings()))
         rate = 2 * interpreters * messages / (time.monotonic() - started)
         print(f"round {number + 1}: {rate:,.0f} messages/s, {sizes[-1][0]} KiB, {sizes[-1][1]} descriptors")
     settled, last = sizes[min(2, rounds - 1)], sizes[-1]
     assert last[1] == sizes[0][1], "descriptors are left"
+    assert last[2] == sizes[0][2], "segments or semaphores are left mapped"
     # An allocator keeps some of what it gave back; what is not given back grows with every round.
     assert last[0] < settled[0] * 1.1 + 20_000, f"memory grows: {settled[0]} KiB, later {last[0]} KiB"
 
@@ -79,6 +80,11 @@ def resident() -> int:
     """KiB of memory that this process has in use."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0])
+
+
+def mappings() -> int:
+    """How many pieces of shared memory are mapped."""
+    return Path("/proc/self/maps").read_text().count("/dev/shm/")
 
 
 if __name__ == "__main__":

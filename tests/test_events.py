@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,6 +311,42 @@ for port in ports:
     with program(code, "") as other:
         assert other.communicate(timeout=30) == ("", "")
         assert other.returncode == 0
+
+
+POOL = """
+import multiprocessing, sys
+from concurrent import futures
+from shmchannel import Channel
+
+def work(handle):
+    with Channel.from_handle(handle).connect() as port:
+        port.write_sync("started")
+        list(port)
+
+if __name__ == "__main__":
+    channel = Channel()
+    port = channel.connect()
+    port.unref()  # before there is a pool
+    pool = {}
+    pool.submit(work, channel.handle)
+    print(port.read_sync(timeout=30))
+"""
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "futures.ThreadPoolExecutor(1)",
+        "futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn'))",
+    ],
+)
+def test_an_unrefd_port_is_closed_before_the_workers_of_a_pool_are_waited_for(
+    tmp_path: Path, pool: str
+) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(POOL.format(pool))
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", "")
 
 
 def test_closing_before_and_after_unref_is_harmless() -> None:

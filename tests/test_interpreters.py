@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ import peers
 import pytest
 from flavours import PROCESSES, Peer, call_in, interpreters, needs_interpreters, new_interpreter
 
-from shmchannel import Channel, ChannelFull, EndOfChannel, SharedBuffer, WouldBlock, alive
+from shmchannel import Channel, ChannelFull, EndOfChannel, SharedBuffer, WouldBlock, alive, waiting
 from shmchannel.waiting import NO_SPIN, SPIN_APART
 
 pytestmark = needs_interpreters
@@ -181,7 +183,7 @@ def test_a_wait_for_two_ports_there() -> None:
 
 
 @has_call
-def test_a_handle_or_a_channel_is_passed_by_each_of_pep_734s_means() -> None:
+def test_a_handle_or_a_channel_is_passed_to_a_function() -> None:
     interpreter = new_interpreter()
     for how in ("call", "call_in_thread"):
         for what in (lambda channel: channel.handle, lambda channel: channel):
@@ -193,6 +195,11 @@ def test_a_handle_or_a_channel_is_passed_by_each_of_pep_734s_means() -> None:
                 assert port.read_sync(timeout=30) == "hello"
                 if running:
                     running.join(30)
+    interpreter.close()
+
+
+def test_a_handle_is_passed_by_prepare_main() -> None:
+    interpreter = new_interpreter()
     channel = Channel()
     interpreter.prepare_main(handle=channel.handle)
     with channel.connect() as port:
@@ -248,18 +255,19 @@ def test_a_pool_of_interpreters_takes_handles_and_channels(tmp_path: Path) -> No
 @pytest.mark.parametrize("there", [peers.leave_open, peers.raise_with_a_port_open, peers.drop_in_a_cycle])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_an_interpreter_that_ends_with_a_port_open_ends_its_side(
-    there: Callable[..., None], capfd: pytest.CaptureFixture[str]
+    there: Callable[..., None], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(waiting, "SLICE", 1000)  # the reader is woken, or it sleeps on
     channel = Channel()
     port = channel.connect()
     interpreter = new_interpreter()
-    noticed: list[float] = []
+    ended = threading.Event()
 
     def read() -> None:
         with contextlib.suppress(EndOfChannel):
             while True:
                 port.read_sync(timeout=30)
-        noticed.append(time.monotonic())
+        ended.set()
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -268,12 +276,12 @@ def test_an_interpreter_that_ends_with_a_port_open_ends_its_side(
             call_in(interpreter, there, channel.handle)
     else:
         call_in(interpreter, there, channel.handle)
-    started = time.monotonic()
     if there is peers.leave_open:
-        assert not noticed
+        peers.until_asleep(port, "read_sleeps")
+        assert not ended.is_set()
         interpreter.close()
+    assert ended.wait(10)
     reader.join(10)
-    assert noticed[0] - started < 0.2
     if there is not peers.leave_open:
         interpreter.close()
     assert port.write_sync(1) is False
@@ -281,7 +289,16 @@ def test_an_interpreter_that_ends_with_a_port_open_ends_its_side(
     assert [line for line in said.splitlines() if "ResourceWarning: dropped an open port" not in line] == []
 
 
-@pytest.mark.parametrize("kinds", [["read"], ["write"], ["loop"], ["read", "write"], []], ids=str)
+@pytest.mark.parametrize("there", [peers.lose, peers.lose_async])
+def test_the_death_of_a_process_is_noticed_there(there: Callable[..., None]) -> None:
+    channel = Channel()
+    peer = Peer("program", peers.connect_and_idle, channel.handle)
+    with running(there, channel.handle, peer.pid):
+        pass
+    peer.join(-signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kinds", [["read"], ["write"], ["loop"], ["pool"], ["read", "write"], []], ids=str)
 def test_closing_an_interpreter_does_not_wait_for_threads_that_wait_on_a_port(
     kinds: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,9 +306,12 @@ def test_closing_an_interpreter_does_not_wait_for_threads_that_wait_on_a_port(
     with channel.connect() as port:
         interpreter = new_interpreter()
         call_in(interpreter, peers.leave_open_in_threads, channel.handle, kinds)
-        started = time.monotonic()
+        watchdog = threading.Timer(10, port.close_sync)  # which lets them go
+        watchdog.start()
         interpreter.close()
-        assert time.monotonic() - started < 5
+        watchdog.cancel()
+        watchdog.join()
+        assert not port.closed
         with pytest.raises(EndOfChannel):
             while True:
                 port.read_sync(timeout=1)
@@ -327,9 +347,15 @@ def test_a_third_is_refused_and_a_handle_whose_channel_is_gone_is_not_found_ther
     interpreter.close()
 
 
+ends_with_threads = pytest.mark.skipif(
+    sys.version_info < (3, 14),
+    reason="3.13 hangs after an interpreter whose threads end this late, whoever's",
+)
+
 PROGRAM = """
 import sys
-from concurrent import interpreters
+sys.path[:] = {path!r}
+from flavours import interpreters
 from shmchannel import Channel
 
 channel = Channel.from_handle(sys.argv[1])
@@ -343,8 +369,9 @@ interpreter.exec('''if True:
 """
 
 
-@has_call
-@pytest.mark.parametrize("ways", [(), ("read",), ("write", "loop")])
+@pytest.mark.parametrize(
+    "ways", [(), *(pytest.param(ways, marks=ends_with_threads) for ways in [("read",), ("write", "loop")])]
+)
 def test_a_program_may_end_with_an_interpreter_and_its_ports_open(tmp_path: Path, ways: tuple[str]) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(ways=ways, path=sys.path))
@@ -364,27 +391,42 @@ def test_a_program_may_end_with_an_interpreter_and_its_ports_open(tmp_path: Path
 # -- together
 
 
+@pytest.mark.deadline(120)
 def test_two_interpreters_burn_two_processors() -> None:
-    """In under 0.75 of the time that they take one after the other: the best of some tries counts."""
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("there is one processor")
-    ratios = []
-    while len(ratios) < 12 and min(ratios, default=1) >= 0.75:
-        channels = [Channel(), Channel()]
-        with contextlib.ExitStack() as stack:
-            for channel in channels:
-                stack.enter_context(running(peers.burn, channel.handle, 9, 300_000))
-            ports = [stack.enter_context(channel.connect()) for channel in channels]
-            turn(ports)  # both are there
+    """In under 0.75 of the time that they take one after the other: the best of some tries counts.
+
+    Where that fails, two processes tell whether there are two processors to be had.
+    """
+    interpreters_take: list[float] = []
+    processes_take: list[float] = []
+    until = time.monotonic() + 25
+    while min(interpreters_take, default=1) >= 0.75 and time.monotonic() < until:
+        interpreters_take.append(together_by_serial("interpreter"))
+        if interpreters_take[-1] >= 0.75:
+            processes_take.append(together_by_serial("spawn"))
+    if min(interpreters_take) >= 0.75 and (share := statistics.median(processes_take)) >= 0.75:
+        pytest.skip(f"no two processors are free: two processes take {share:.2f} of the time too")
+    assert min(interpreters_take) < 0.75, f"processes: {processes_take}"
+
+
+def together_by_serial(flavour: str) -> float:
+    """The time that two take at once, by the time that they take one after the other."""
+    channels = [Channel(), Channel()]
+    pair = [Peer(flavour, peers.burn, channel.handle, 9, 300_000) for channel in channels]
+    with channels[0].connect() as one, channels[1].connect() as two:
+        turn([one, two])  # both are there
+        serial = together = 0.0
+        for _ in range(4):
             started = time.perf_counter()
-            for port in ports * 4:
-                turn([port])
-            serial = time.perf_counter() - started
-            started = time.perf_counter()
-            for _ in range(4):
-                turn(ports)
-            ratios.append((time.perf_counter() - started) / serial)
-    assert min(ratios) < 0.75
+            turn([one])
+            turn([two])
+            half = time.perf_counter()
+            turn([one, two])
+            serial += half - started
+            together += time.perf_counter() - half
+    for peer in pair:
+        peer.join()
+    return together / serial
 
 
 def turn(ports: list[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import threading
 import weakref
@@ -65,7 +66,12 @@ def unref(port: Exiting) -> None:
     _unreferenced.add(port)
     if not _hooked:
         try:
-            # As concurrent.futures does it: the one hook that comes before the joining of threads.
+            # Hooks are called last first. Those of pools join their workers, who may wait on this port: so
+            # theirs are registered before ours, also where a pool is only made later.
+            importlib.import_module("concurrent.futures.thread")
+            if alive.interpreter() == alive.MAIN:  # no pool of processes works elsewhere
+                importlib.import_module("concurrent.futures.process")
+            # As they do it: the one hook that comes before the joining of threads.
             threading._register_atexit(_main_part_ended)  # type: ignore[attr-defined]
             _hooked = True
         except RuntimeError:  # it has ended already
