@@ -3,11 +3,14 @@
 #ifndef SHMCHANNEL_CONSUMER_H
 #define SHMCHANNEL_CONSUMER_H
 
+#include <sched.h>
+
 #include "ends.h"
 
 enum { SMALL = 4096 };          /* bytes up to which a message is copied out before it is decoded */
 enum { BATCH = 1 << 15 };       /* bytes of parts after which a try ends, as ring.BATCH; */
 enum { FRAMES = 8 };            /* so does one with so many frames */
+enum { UNYIELDING = 5000 };        /* ns of a spin, in which a peer on another CPU has mostly answered */
 enum { PATIENCE_FOR_GIL = 20000 }; /* ns */
 
 /* What Peer.spins answers: waiting.NO_SPIN and its like. */
@@ -375,12 +378,14 @@ static void wait_for_gil_of_peer(const Consumer *self, int64_t until)
 static bool spin_for(Consumer *self, int64_t budget)
 {
     Ring *ring = &self->end.ring;
-    int64_t now = nanoseconds(), until = now + budget;
+    int64_t now = nanoseconds(), until = now + budget, yields = now + UNYIELDING;
     bool found;
     store(ring, SPINS, 1);
     while (!(found = ring_readable(ring)) && now < until) {
         for (int i = 0; i < 16 && !ring_readable(ring); i++)
             relax();
+        if (now >= yields) /* the peer may stand in line for this CPU: then spinning keeps it from answering */
+            sched_yield();
         now = nanoseconds();
     }
     if (found && self->how == SPIN_BESIDE)
