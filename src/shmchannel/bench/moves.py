@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -15,6 +16,9 @@ from .peers import OURS, SPAWN
 from .places import PLACES, beside
 from .workloads import MIB, SMALL_ROOM, Task, Workload, check
 
+# Else the tracker would be told of it by whoever creates it and by each who attaches, but of its end once.
+_UNTRACKED: dict[str, Any] = {"track": False} if sys.version_info >= (3, 13) else {}
+
 
 class Mover(NamedTuple):
     """A way to hand memory over. What is received is there whole, and is the receiver's to write."""
@@ -23,7 +27,7 @@ class Mover(NamedTuple):
     places: list[str]
     make: Callable[[], tuple[Any, Any]]
     open: Callable[[Any], tuple[Callable[[Any], None], Callable[[], Any], Callable[[], object]]]
-    new: Callable[[int], Any]
+    new: Callable[[Task], Any]
     free: Callable[[Any], None]
     bytes_of: Callable[[Any], Any]
 
@@ -43,22 +47,27 @@ def _open_channel(state: Channel | str) -> Any:
     return send, port.read_sync, port.close_sync
 
 
+def _new_buffer(task: Task) -> SharedBuffer:
+    return SharedBuffer(task.at)
+
+
 def _open_pipe(connection: Any) -> Any:
     """The name goes through the pipe. Whose the memory is remains an agreement of the two."""
-    untracked = {"track": False} if sys.version_info >= (3, 13) else {}
 
     def send(memory: SharedMemory) -> None:
         memory.close()
         connection.send(memory.name)
 
     def receive() -> SharedMemory:
-        return SharedMemory(connection.recv(), **untracked)
+        return SharedMemory(connection.recv(), **_UNTRACKED)
 
     return send, receive, connection.close
 
 
-def _new_memory(size: int) -> SharedMemory:
-    return SharedMemory(create=True, size=size)
+def _new_memory(task: Task) -> SharedMemory:
+    # Named after the turn's folder: so it is removed with that if the turn is ended.
+    name = f"{os.path.basename(task.folder)}-memory"
+    return SharedMemory(name, create=True, size=task.at, **_UNTRACKED)
 
 
 def _free_memory(memory: SharedMemory) -> None:
@@ -68,7 +77,7 @@ def _free_memory(memory: SharedMemory) -> None:
 
 MOVERS = [
     Mover(
-        OURS, [*PLACES], _make_channel, _open_channel, SharedBuffer, SharedBuffer.close, lambda buffer: buffer
+        OURS, [*PLACES], _make_channel, _open_channel, _new_buffer, SharedBuffer.close, lambda buffer: buffer
     ),
     Mover(
         "SharedMemory by name over mp.Pipe",
@@ -99,7 +108,7 @@ def transfer(task: Task) -> float:
     state, there = mover.make()
     with beside(task.where, _hand_back, task, there):
         send, receive, close = mover.open(state)
-        buffer = mover.new(task.at)
+        buffer = mover.new(task)
         mover.bytes_of(buffer)[task.at - 1] = 77
         trips = []
         for _ in range(_there_and_back(task)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple
 
@@ -61,9 +60,11 @@ async def _near_unix(path: str) -> TaskEnd:
 
 
 async def _far_unix(path: str) -> TaskEnd:
-    while not os.path.exists(path):
-        await asyncio.sleep(0.001)
-    return _framed(*await asyncio.open_unix_connection(path))
+    while True:
+        try:
+            return _framed(*await asyncio.open_unix_connection(path))
+        except (FileNotFoundError, ConnectionRefusedError):  # not bound yet, or does not listen yet
+            await asyncio.sleep(0.001)
 
 
 def _framed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> TaskEnd:
