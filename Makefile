@@ -8,7 +8,7 @@ endif
 RUN := $(VENV)/bin/python
 TESTS ?= tests
 
-.PHONY: demo test style format types check coverage fuzz sanitize stress bench clean
+.PHONY: demo test style format types check coverage fuzz sanitize stress bench bench-plots clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/count_tokens.py
@@ -46,8 +46,19 @@ sanitize: $(VENV)/.test
 stress: $(VENV)/.test
 	$(RUN) tests/stress.py
 
-bench: $(VENV)/.demo
-	$(RUN) -m shmchannel bench
+# Beside every peer, with its own options: make bench BENCH="--where process --workload echo"
+bench: $(VENV)/.bench
+	$(RUN) -m shmchannel bench $(BENCH)
+
+# The figures and numbers of the documentation; between interpreters too where the Python has them (3.14).
+PLOTS ?= docs/plots
+bench-plots: $(VENV)/.bench
+	mkdir -p $(PLOTS)
+	places="process thread"; ! $(RUN) -c 'import concurrent.interpreters' 2>/dev/null || \
+	places="$$places interpreter"; set -e; for where in $$places; do \
+	$(RUN) -m shmchannel bench --where $$where --plot $(PLOTS)/$$where.svg --json $(PLOTS)/$$where.json $(BENCH); \
+	done
+	$(RUN) -m shmchannel bench --workload growth --plot $(PLOTS)/growth.svg --json $(PLOTS)/growth.json $(BENCH)
 
 clean:
 	rm -rf .venv .venv-* build dist src/*.egg-info .coverage .coverage.* src/shmchannel/_native*.so
@@ -69,6 +80,10 @@ $(VENV)/.demo: $(BUILT_FROM) | $(RUN)
 
 $(VENV)/.test: $(BUILT_FROM) | $(RUN)
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $@
+
+$(VENV)/.bench: $(BUILT_FROM) | $(RUN)
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[bench]'
 	touch $@
 
 $(VENV)/.fuzz: $(VENV)/.test | $(RUN)

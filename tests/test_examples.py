@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import names
 
-from shmchannel import __version__, bench, segment
+from shmchannel import __version__, segment
 from shmchannel.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -109,28 +109,6 @@ def test_async_pipeline_keeps_the_loop_free_and_the_order(texts: int) -> None:
     assert f"{texts} keys in" in text
     assert digest.hexdigest()[:16] in text
     assert "the event loop ticked" in text
-
-
-def test_bench_prints_both_workloads_for_every_peer(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(bench, "IDLE_SECONDS", 0.1)
-    assert main(["bench", "--rounds", "1", "--messages", "200", "--echoes", "20"]) == 0
-    text = capsys.readouterr().out
-    assert "between processes" in text
-    assert "between threads" in text
-    assert "between processes, both in asyncio" in text
-    assert re.search(r"an idle loop that awaits 100 ports uses [\d.]+ % of a core", text)
-    peers = ["mp.Pipe", "mp.Queue", "queue.SimpleQueue+msgpack", "asyncio Unix streams+msgpack"]
-    if sys.version_info >= (3, 14):
-        assert "between interpreters: median" in text
-        peers.append("interpreters.Queue")
-    else:
-        assert "between interpreters: not measured, that takes Python 3.14" in text
-        assert main(["bench", "--where", "interpreter"]) == 1
-    for peer in ["shmchannel", *peers]:
-        assert re.search(rf"^{re.escape(peer)} +[\d.]+ \([\d.]+ to [\d.]+\)", text, re.MULTILINE)
-    assert "one-way" in run("-m", "shmchannel", "bench", "--rounds", "1", "--messages", "9", "--echoes", "9")
 
 
 def test_reap_says_what_it_removed(capsys: pytest.CaptureFixture[str]) -> None:

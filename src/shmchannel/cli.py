@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import __version__, bench, blocks, segment
+from . import __version__, blocks, segment
+from .bench import command as bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,16 +29,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "bench",
-        help="measure against multiprocessing, queue, asyncio and interpreters",
-        description="Measure one-way rate and round trip against the standard library, in turns.",
-        epilog="example: shmchannel bench --where process --rounds 9",
+        help="measure against multiprocessing, queue, asyncio, interpreters and compiled peers",
+        description="Measure a channel beside what else there is, in turns.",
+        epilog="example: shmchannel bench --where process --workload one-way,echo --plot bench.svg",
     )
-    command.add_argument("--where", choices=[*bench.PLACES, "all"], default="all")
-    command.add_argument("--rounds", type=_positive, default=5, help="rounds, each with every peer (5)")
-    command.add_argument(
-        "--messages", type=_positive, default=100_000, help="one-way messages a round (100000)"
-    )
-    command.add_argument("--echoes", type=_positive, default=10_000, help="round trips a round (10000)")
+    bench.add_arguments(command, _positive)
     command.set_defaults(run=bench.run)
 
     command = commands.add_parser(

@@ -1,0 +1,508 @@
+"""The bench: every workload in every place, peers that fail, what it prints, writes and draws."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from shmchannel import __version__, segment
+from shmchannel.bench import catalogue, places, plot, report, turn
+from shmchannel.bench.peers import PEERS
+from shmchannel.bench.report import Result, Run
+from shmchannel.bench.workloads import Task
+from shmchannel.cli import main
+
+FEW = ["--rounds", "1", "--messages", "200", "--echoes", "20", "--idle", "0.05"]
+FAULTS = Path(__file__).with_name("bench_faults.py")
+needs_interpreters = pytest.mark.skipif(
+    places.interpreters is None, reason="needs Python 3.14: concurrent.interpreters"
+)
+INSTALLED = {name for name in catalogue.peer_names() if name not in catalogue.not_installed()}
+
+
+@pytest.fixture
+def small_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The growing workloads without the points that take long."""
+    for name, points in [("sizes", (1 << 20,)), ("channels", (20,)), ("opening", (20,)), ("writers", (2,))]:
+        monkeypatch.setitem(catalogue.WORKLOADS, name, catalogue.WORKLOADS[name]._replace(points=points))
+
+
+def measured(file: Path, *arguments: str) -> list[dict[str, Any]]:
+    assert main(["bench", *arguments, "--json", str(file)]) == 0
+    results: list[dict[str, Any]] = json.loads(file.read_text())["results"]
+    return results
+
+
+@pytest.mark.deadline(300)
+@pytest.mark.usefixtures("small_points")
+@pytest.mark.parametrize(
+    "where", ["process", "thread", pytest.param("interpreter", marks=needs_interpreters)]
+)
+def test_every_workload_reports_every_installed_peer_of_a_place(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = measured(tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth")
+    assert [(one["workload"], one["peer"], one["at"]) for one in results] == [
+        (workload.name, peer, point)
+        for workload in catalogue.WORKLOADS.values()
+        for peer in workload.peers_in(where)
+        if peer in INSTALLED
+        for point in workload.points
+    ]
+    for one in results:
+        assert one["failure"] is None
+        assert len(one["figures"]) == 1
+        assert one["median"] > 0
+        if one["unit"] == "cores":
+            assert one["median"] < 4
+    text = capsys.readouterr().out
+    for workload in catalogue.WORKLOADS.values():
+        assert (f"{workload.title}, between {places.PLACES[where]}" in text) == (where in workload.places)
+    assert ("not installed: " in text) == bool(catalogue.not_installed())
+
+
+TURNS = [
+    (workload.name, peer, workload.points[0])
+    for workload in catalogue.WORKLOADS.values()
+    for peer in workload.peers
+    # Not the compiled ones: what they have taken they keep until their process ends.
+    if peer in INSTALLED and not any(one.name == peer and one.module != "shmchannel" for one in PEERS)
+]
+
+
+@pytest.mark.parametrize(("workload", "peer", "at"), TURNS)
+def test_the_two_sides_of_a_turn_fit_and_end(workload: str, peer: str, at: int) -> None:
+    """As a turn has it, but here and with a thread."""
+    with tempfile.TemporaryDirectory(prefix="shmchannel-bench-") as folder:
+        task = Task(workload, "thread", peer, messages=40, echoes=10, at=at, seconds=0.05, folder=folder)
+        assert catalogue.find(workload).near(task) >= 0
+
+
+@pytest.fixture
+def with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a round trip and one way the peers of bench_faults.py take part."""
+    import bench_faults
+
+    monkeypatch.setattr(turn, "COMMAND", [sys.executable, str(FAULTS)])
+    for name in ("one-way", "echo"):
+        workload = catalogue.WORKLOADS[name]
+        peers = {**workload.peers, **{fault.__name__: ["process"] for fault in bench_faults.FAULTS}}
+        monkeypatch.setitem(catalogue.WORKLOADS, name, workload._replace(peers=peers))
+
+
+@pytest.fixture(autouse=True)
+def peers_as_they_were() -> Iterator[None]:
+    before = list(PEERS)
+    yield
+    PEERS[:] = before
+    sys.modules.pop("bench_faults", None)
+
+
+@pytest.mark.usefixtures("with_faults")
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raises_near", "LookupError: no such"),
+        ("raises_far", "far side: LookupError: no such peer there"),
+        ("hangs", "took longer than 15 s, or hung"),
+        ("dies", "ended with SIGKILL"),
+        ("exits", "ended with status 3: that was too much"),
+        ("alters", "RuntimeError: altered, lost or doubled a message: not the same"),
+        (
+            "doubles",  # whichever side says it first
+            "RuntimeError: altered, lost or doubled a message: not the same"
+            "|far side: RuntimeError: there is more than was sent",
+        ),
+    ],
+)
+def test_a_peer_that_fails_is_reported_and_stops_nothing(
+    fault: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = measured(
+        tmp_path / "it.json",
+        *FEW,
+        *("--rounds", "2", "--workload", "one-way", "--where", "process"),
+        *("--peers", f"{fault},shmchannel", "--deadline", "15"),
+    )
+    ours, theirs = results
+    assert (ours["peer"], theirs["peer"]) == ("shmchannel", fault)
+    assert ours["failure"] is None
+    assert len(ours["figures"]) == 2
+    assert re.fullmatch(f"round 1: (?:{words})", theirs["failure"])
+    assert theirs["figures"] == [None]  # and no second round
+    assert theirs["median"] is theirs["ours_is_better"] is None
+    assert f"{fault} failed: {theirs['failure']}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.usefixtures("with_faults")
+def test_a_lost_message_is_a_failure(tmp_path: Path) -> None:
+    arguments = ("--workload", "one-way", "--where", "process", "--peers", "loses", "--deadline", "5")
+    (result,) = measured(tmp_path / "it.json", *FEW, *arguments)
+    assert result["failure"] == "round 1: took longer than 5 s, or hung"
+
+
+@pytest.mark.usefixtures("with_faults")
+def test_an_altered_answer_is_a_failure(tmp_path: Path) -> None:
+    arguments = ("--workload", "echo", "--where", "process", "--peers", "alters")
+    (result,) = measured(tmp_path / "it.json", *FEW, *arguments)
+    assert result["failure"] == "round 1: RuntimeError: altered a message"
+
+
+@pytest.mark.usefixtures("with_faults")
+def test_what_a_peer_prints_is_not_taken_for_an_answer(tmp_path: Path) -> None:
+    arguments = ("--workload", "echo", "--where", "process", "--peers", "talks")
+    (result,) = measured(tmp_path / "it.json", *FEW, *arguments)
+    assert result["failure"] is None
+    assert result["median"] > 0
+
+
+def test_the_status_is_1_when_ours_fails_or_nothing_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--where", "thread", "--workload", "growth"]) == 1
+    assert "nothing to measure" in capsys.readouterr().err
+    monkeypatch.setattr(turn, "COMMAND", [sys.executable, "-c", "raise SystemExit('no luck')"])
+    assert main(["bench", *FEW, "--where", "thread", "--workload", "echo", "--peers", "shmchannel"]) == 1
+    assert "shmchannel failed: round 1: ended with status 1: no luck" in capsys.readouterr().out
+
+
+def test_without_interpreters_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(places, "interpreters", None)
+    assert main(["bench", "--where", "interpreter"]) == 1
+    assert "between interpreters: not measured, that takes Python 3.14" in capsys.readouterr().out
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes that one has started, and those have."""
+    found: set[int] = set()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            for child in map(int, task.read_text().split()):
+                found |= {child} | descendants(child)
+        except OSError:  # it has just ended
+            pass
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("peer", ["shmchannel", "mp.Queue"])
+def test_a_run_that_is_interrupted_or_killed_leaves_nothing(peer: str, number: int) -> None:
+    arguments = ["--where", "process", "--workload", "idle-reader", "--idle", "50", "--peers", peer]
+    before = set(os.listdir(turn.MEMORY))
+    bench = subprocess.Popen(
+        [sys.executable, "-c", RUN, "bench", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    # The turn, and its far side: what else multiprocessing starts is not told apart, nor does it matter.
+    while len(started := descendants(bench.pid)) < 3 and bench.poll() is None:
+        time.sleep(0.01)
+    assert bench.poll() is None
+    bench.send_signal(number)
+    _out, errors = bench.communicate(timeout=30)
+    if number == signal.SIGINT:
+        assert (bench.returncode, errors) == (130, b"interrupted\n")
+    while any(map(alive, started)):  # the test's deadline is theirs
+        time.sleep(0.01)
+    if number == signal.SIGKILL:
+        segment.sweep()  # as the next Channel() does
+    assert set(os.listdir(turn.MEMORY)) <= before
+
+
+# A shell's background job ignores SIGINT, and so would what a test started from there.
+RUN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from shmchannel.cli import main
+sys.exit(main())
+"""
+
+
+def result(peer: str, *figures: float | None, at: int = 0, workload: str = "one-way") -> Result:
+    unit = catalogue.find(workload).unit
+    return Result(workload, "process", peer, at, unit, list(figures))
+
+
+def test_ours_is_compared_round_by_round() -> None:
+    """The machine was ten times as fast in the second round: that makes nobody better."""
+    ours, theirs = result("shmchannel", 10.0, 100.0, 20.0), result("mp.Pipe", 5.0, 25.0, 5.0)
+    report.compare([ours, theirs])
+    assert theirs.ours_is_better == 4.0
+    assert ours.ours_is_better is None
+    ours, theirs = (
+        result("shmchannel", 1.0, 2.0, workload="echo"),
+        result("mp.Pipe", 8.0, None, workload="echo"),
+    )
+    report.compare([ours, theirs])
+    assert theirs.ours_is_better == 8.0
+    alone = result("mp.Pipe", 1.0)
+    report.compare([alone])
+    assert alone.ours_is_better is None
+
+
+def test_points_are_compared_with_the_same_point() -> None:
+    results = [
+        result("shmchannel", 1.0, at=16, workload="sizes"),
+        result("shmchannel", 10.0, at=256, workload="sizes"),
+        result("mp.Pipe", 3.0, at=16, workload="sizes"),
+        result("mp.Pipe", 20.0, at=256, workload="sizes"),
+    ]
+    report.compare(results)
+    assert [one.ours_is_better for one in results] == [None, None, 3.0, 2.0]
+
+
+def test_the_json_says_what_was_measured_and_on_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shmchannel.native", True, raising=False)
+    run = Run(
+        3, 200, 20, ["faster-fifo+msgpack"], [result("mp.Pipe", 5.0, 1.0, 3.5), result("mp.Queue", None)]
+    )
+    read = json.loads(run.as_json())
+    results = read.pop("results")
+    expected = {
+        "schema": 1,
+        "shmchannel": __version__,
+        "engine": "native",
+        "rounds": 3,
+        "messages": 200,
+        "echoes": 20,
+        "message_bytes": 47,
+        "not_installed": ["faster-fifo+msgpack"],
+    }
+    assert {key: read.pop(key) for key in expected} == expected
+    assert {key: type(value) for key, value in read.items()} == {
+        "python": str,
+        "system": str,
+        "machine": str,
+        "cores": int,
+        "command": list,
+    }
+    assert results[0] == {
+        "workload": "one-way",
+        "where": "process",
+        "peer": "mp.Pipe",
+        "at": 0,
+        "unit": "messages/s",
+        "figures": [5.0, 1.0, 3.5],
+        "failure": None,
+        "ours_is_better": None,
+        "median": statistics.median([5.0, 1.0, 3.5]),
+        "min": 1.0,
+        "max": 5.0,
+    }
+    assert results[1]["median"] is results[1]["min"] is results[1]["max"] is None
+
+
+def test_the_header_names_the_python_the_machine_and_the_engine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for native, engine in ((True, "native"), (False, "python")):
+        monkeypatch.setattr("shmchannel.native", native, raising=False)
+        report.show_header(Run(3, 200, 20, ["a", "b"]))
+        text = capsys.readouterr().out
+        assert f"engine: {engine}" in text
+        assert sys.version.split()[0] in text
+        assert os.uname().machine in text
+        assert "not installed: a, b (pip install 'shmchannel[bench]')" in text
+    report.show_header(Run(3, 200, 20, []))
+    assert "not installed" not in capsys.readouterr().out
+
+
+def some_results() -> list[Result]:
+    results = [
+        result("shmchannel", 5e5, 7e5),
+        result("mp.Pipe", 2.5e5, 3.5e5),
+        result("mp.Queue", None),
+        result("shmchannel", 4e-6, workload="echo"),
+        result("mp.Pipe", 3e-6, workload="echo"),
+        result("mp.Queue", 48e-6, workload="echo"),
+        result("shmchannel", 1e-4, at=1 << 20, workload="transfer"),
+        result("shmchannel", 1e-4, at=1 << 26, workload="transfer"),
+    ]
+    results[2].failure = "round 1: took too long"
+    report.compare(results[:3])
+    report.compare(results[3:6])
+    return results
+
+
+PLAIN = """
+one-way, between processes
+            1000 messages/s: median (min to max)  ours against it
+shmchannel                600.0 (500.0 to 700.0)
+mp.Pipe                   300.0 (250.0 to 350.0)           2.00 x
+mp.Queue                                  failed
+  mp.Queue failed: round 1: took too long
+
+round trip, between processes
+            µs: median (min to max)  ours against it
+shmchannel         4.0 (4.0 to 4.0)
+mp.Pipe            3.0 (3.0 to 3.0)           1.33 x
+mp.Queue        48.0 (48.0 to 48.0)           1/12.0
+
+memory handed over, between processes
+                    µs: median (min to max)  ours against it
+shmchannel, 1 MiB    100.0 (100.0 to 100.0)
+shmchannel, 64 MiB   100.0 (100.0 to 100.0)
+"""
+
+
+def test_without_rich_the_tables_are_plain(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    report.show(some_results())
+    assert capsys.readouterr().out == PLAIN
+
+
+def test_rich_shows_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("COLUMNS", "40")  # no terminal: nothing is cut to this
+    report.show(some_results())
+    text = capsys.readouterr().out
+    assert "─" in text
+    assert [line.split() for line in text.splitlines() if line.strip() and "─" not in line] == [
+        line.split() for line in PLAIN.splitlines() if line
+    ]
+
+
+def test_amounts_are_said_in_their_units() -> None:
+    assert [report.amount(at, "bytes") for at in (16, 4096, 1 << 20, 64 << 20)] == [
+        "16 B",
+        "4 KiB",
+        "1 MiB",
+        "64 MiB",
+    ]
+    assert [report.amount(at, "channels") for at in (1, 2000)] == ["1 channel", "2,000 channels"]
+
+
+def test_progress_is_told_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(turn, "take", lambda _task, _deadline: 1.0)
+    arguments = ["bench", *FEW, "--where", "thread", "--workload", "echo"]
+    for stream, told in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert main(arguments) == 0
+        assert ("round 1 of 1, echo, thread: shmchannel" in stream.getvalue()) == told
+
+
+@pytest.fixture(scope="module")
+def fonts() -> None:
+    """Matplotlib keeps the files of its fonts open: let it, before there is a look at what a test leaves."""
+    pytest.importorskip("matplotlib")
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in plot.FORMATS:
+            plot.draw(some_results(), Path(folder, f"it{suffix}"))
+        far_apart = [result("shmchannel", 1e-6, workload="echo"), result("mp.Pipe", 1.0, workload="echo")]
+        plot.draw(far_apart, Path(folder, "it.svg"))
+
+
+@pytest.mark.usefixtures("fonts")
+@pytest.mark.parametrize("suffix", plot.FORMATS)
+def test_a_plot_has_a_panel_for_each_workload(suffix: str, tmp_path: Path) -> None:
+    grown = [
+        result(peer, float(at), at * 1.5, at=at, workload="writers")
+        for peer in ("shmchannel", "mp.Queue")
+        for at in (1, 2, 4, 8)
+    ]
+    file, again = tmp_path / f"one{suffix}", tmp_path / f"two{suffix}"
+    plot.draw([*some_results(), *grown], file)
+    assert file.stat().st_size > 1000
+    if suffix == ".svg":
+        ElementTree.parse(file)
+        for words in (
+            "one-way, between processes",
+            "a message from one writer of many",
+            "mp.Pipe",
+            "writers",
+        ):
+            assert f"<!-- {words}" in file.read_text()
+        assert "failed" not in file.read_text()
+        plot.draw([*some_results(), *grown], again)
+        assert again.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.usefixtures("fonts")
+def test_figures_far_apart_are_drawn_on_a_log_scale(tmp_path: Path) -> None:
+    for least, told in ((1e-6, True), (5e-5, False)):
+        plot.draw(
+            [result("shmchannel", least, workload="echo"), result("mp.Pipe", 1e-4, workload="echo")],
+            tmp_path / "it.svg",
+        )
+        assert ("log scale" in (tmp_path / "it.svg").read_text()) == told
+
+
+@pytest.mark.usefixtures("fonts")
+def test_of_failures_alone_nothing_is_drawn(tmp_path: Path) -> None:
+    plot.draw([result("mp.Pipe", None)], tmp_path / "it.svg")
+    assert not (tmp_path / "it.svg").exists()
+
+
+@pytest.mark.usefixtures("fonts")
+def test_the_command_draws_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn, "take", lambda _task, _deadline: 1.0)
+    arguments = [*FEW, "--where", "thread", "--workload", "echo", "--plot", str(tmp_path / "it.svg")]
+    assert main(["bench", *arguments]) == 0
+    assert "queue.SimpleQueue" in (tmp_path / "it.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workload", "echo,ech"], "'ech' is no workload: choose from one-way, echo"),
+        (["--peers", "mp.Pip"], "'mp.Pip' is no peer: choose from shmchannel, mp.Pipe"),
+        (["--where", "moon"], "invalid choice: 'moon'"),
+        (["--rounds", "0"], "'0' is not a positive whole number"),
+        (["--idle", "-1"], "'-1' is not a positive number of seconds"),
+        (["--deadline", "inf"], "'inf' is not a positive number of seconds"),
+        (["--deadline", "soon"], "'soon' is not a positive number of seconds"),
+        (["--plot", "it.jpeg"], "'it.jpeg' does not end with .svg, .png, .pdf"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_a_reason(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *arguments])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--plot", "it.svg"])
+    assert ended.value.code == 2
+    assert "drawing takes matplotlib: pip install 'shmchannel[bench]'" in capsys.readouterr().err
+
+
+def test_a_peer_is_used_only_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = PEERS[1]._replace(name="missing", module="no_such_package.at_all")
+    assert not missing.installed
+    assert PEERS[0].installed
+    monkeypatch.setattr(catalogue, "PEERS", [*PEERS, missing])
+    assert "missing" in catalogue.not_installed()
