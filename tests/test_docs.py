@@ -79,7 +79,7 @@ def test_the_documented_layout_is_the_codes() -> None:
         f"{segment.DATA} + capacity",
     ]
     control = {name: int(offset) for offset, name, *_ in table("| offset in it | word | stored by |")}
-    names = ("TAIL", "MESSAGES", "PRODUCER_CLOSED", "MOVES", "HEAD", "READER", "WRITER")
+    names = ("TAIL", "MESSAGES", "PRODUCER_CLOSED", "MOVES", "HEAD", "SPINS", "READER", "WRITER")
     assert control == {name: 8 * getattr(ring, name) for name in names}
     assert max(control.values()) < ring.CONTROL_SIZE == segment.RINGS[1] - segment.RINGS[0]
     flags = {name: int(byte) for byte, name, _ in table("| byte | flag |")}

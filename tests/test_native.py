@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from flavours import FLAVOURS, Peer
 from values import alike
 
 import shmchannel
-from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine
+from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine, ring
 from shmchannel.interfaces import Interface
 
 pytestmark = needs_c
@@ -114,6 +115,17 @@ def test_one_environment_variable_chooses_at_run_time() -> None:
         )
         assert said.stdout.decode().strip() == str(wanted)
     assert shmchannel.native is True
+
+
+def test_the_constants_of_the_ring_are_the_references() -> None:
+    text = (Path(engine.__file__).parent / "native" / "ring.h").read_text()
+    found = {
+        name: int(number)
+        for line in re.findall(r"enum \{(.*?)\}", text)
+        for name, number in re.findall(r"(\w+) = (\d+)", line)
+    }
+    assert len(found) == 20
+    assert found == {name: getattr(ring, name) for name in found}
 
 
 # -- who comes in between
