@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import threading
 from array import array
 from collections import deque
 from typing import Any
@@ -286,6 +287,41 @@ def test_a_frame_that_was_taken_and_overwritten_meanwhile_is_not_corruption(
 
 class Boom(RuntimeError):
     pass
+
+
+@pytest.mark.parametrize("by", ["handler", "thread"])
+def test_what_a_closing_reader_takes_was_not_refused(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    # Found by docs/model: the writer may look between the reader's copy and its storing of the head.
+    producer, consumer, place = make(256)
+    answers: list[bool | None] = []
+    published, closed = threading.Event(), threading.Event()
+
+    def close_before_it_is_consumed() -> None:
+        if by == "handler":
+            consumer.close()
+        else:
+            closer = threading.Thread(target=consumer.close)
+            closer.start()
+            closer.join(10)
+        closed.set()
+        writer.join(10)
+
+    before_consume = Once(close_before_it_is_consumed, 2)
+
+    def fence() -> None:
+        if threading.current_thread() is not writer:
+            before_consume()
+        elif place.words[ring.TAIL]:
+            published.set()
+            assert closed.wait(10)
+
+    monkeypatch.setattr(ring, "WEAK_MEMORY", True)
+    monkeypatch.setattr(ring, "fence", fence)
+    writer = threading.Thread(target=lambda: answers.append(producer.try_write(b"x")))
+    writer.start()
+    assert published.wait(10)
+    assert consumer.try_read() is None
+    assert answers == [False]
 
 
 def boom(*_arguments: Any, **_options: Any) -> None:
