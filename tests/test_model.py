@@ -64,6 +64,8 @@ def test_each_fence_and_each_look_back_has_a_mutant() -> None:
     mutants = set(re.findall(r'^    \("(\w+)", ', CHECK, re.MULTILINE))
     assert mutants == switches
     taken_out = {re.sub("_(reader|writer)$", "", one) for one in mutants} | mutants
-    must = {one for one in LABELS if one.startswith(("fence_", "look_again", "look_last", "look_if_", "post_"))}
+    must = {
+        one for one in LABELS if one.startswith(("fence_", "look_again", "look_last", "look_if_", "post_"))
+    }
     # One only saves a write that would be refused anyway, one is the slice's, one the first half of another.
     assert must - taken_out == {"look_if_refused", "look_if_alive", "look_if_closed"}

@@ -1,4 +1,4 @@
-"""Search the model of the ring, ring.pml, then its mutants; print what was searched. Needs Spin and a C compiler.
+"""Search the model of the ring, ring.pml, and its mutants, by Spin; print what was searched.
 
 Each run must be free of errors in every state that can be reached. Each mutant, the model without one fence,
 re-check, post or order of two steps, must have one: otherwise the model would not notice that the code had
@@ -74,6 +74,16 @@ MUTANTS = [
 ]
 
 
+# What Spin says of an error, in words.
+ERRORS = {
+    "invalid end state": "stuck: nobody wakes a sleeper",
+    "now==(taken+1)": "a frame that is not the next one",
+    "taken==published": "the end before the last message",
+    "taken<n": "taken, and then refused",
+    "taken!=refused": "refused, and then taken",
+}
+
+
 class Search(NamedTuple):
     """What a search has come to."""
 
@@ -108,8 +118,8 @@ def search(switches: str, optimize: str) -> Search:
         depth, errors, states = map(int, found.groups())
         error = trail = ""
         if errors:
-            reason = re.search(r"^pan:1: (.*?) \(at depth", said, re.MULTILINE)
-            error = reason[1] if reason else said
+            line = said[said.index("pan:1: ") :].splitlines()[0]
+            error = next((words for reason, words in ERRORS.items() if reason in line), line)
             trail = run(["spin", "-t", "-p", "-g", *defines, str(MODEL)], folder)[-6000:]
     return Search(states, depth, time.monotonic() - started, error, trail)
 
@@ -119,7 +129,9 @@ def search_all(
 ) -> tuple[int, int, list[str]]:
     """Search each (name, memory, switches); print a row as each is done. States, seconds, complaints."""
     states, seconds, complaints = 0, 0.0, []
-    for (name, memory, _), one in zip(jobs, pool.map(lambda job: search(job[2], optimize), jobs), strict=True):
+    for (name, memory, _), one in zip(
+        jobs, pool.map(lambda job: search(job[2], optimize), jobs), strict=True
+    ):
         result = one.error or "no error"
         print(f"| {name:<74} | {memory:<4} | {one.states:>10,} | {one.depth:>5} | {result} |", flush=True)
         states, seconds = states + one.states, seconds + one.seconds
@@ -160,9 +172,7 @@ def main() -> int:
     print(run(["spin", "-V"], ".").strip())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         head("every interleaving, when this happens")
-        states, seconds, complaints = search_all(
-            pool, runs, errors=False, optimize="-O0" if short else "-O1"
-        )
+        states, seconds, complaints = search_all(pool, runs, errors=False, optimize="-O0" if short else "-O1")
         print(f"\n{len(runs)} runs, {states:,} states, {seconds} s of computing")
         head("taken out: what happens")
         _, seconds, more = search_all(pool, mutants, errors=True)
