@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shmchannel import ChannelCorrupted, CloneError, engine, ring
+from shmchannel.interfaces import Interface
 from shmchannel.ring import (
     ABORT,
     CONTROL_SIZE,
     HEADER,
     LAST,
+    NOTHING,
     PART,
     WHOLE,
     Consumer,
@@ -55,7 +57,11 @@ over_both = pytest.mark.parametrize("name", engines.RINGS)
 
 
 def make(
-    capacity: int, start: int = 0, name: str = "python", wakes: list[int] | None = None
+    capacity: int,
+    start: int = 0,
+    name: str = "python",
+    wakes: list[int] | None = None,
+    interfaces: tuple[Interface, ...] = (),
 ) -> tuple[Producer, Consumer, Place]:
     """A ring in anonymous memory whose counters begin at ``start``, its ends of the engine of that name.
 
@@ -70,7 +76,7 @@ def make(
     other: Any = FakeSemaphore(wakes)
     bell = lambda: wakes.append(2)  # noqa: E731
     new_codec, new_producer, new_consumer = engines.classes(name)
-    codec, looks = new_codec(), array("d", [math.inf])
+    codec, looks = new_codec(interfaces), array("d", [math.inf])
     producer = new_producer(place, sleeper, other, bell, codec, 1 << 20, looks)
     consumer = new_consumer(place, sleeper, other, bell, codec, 1 << 20)
     producer._tail = producer._head = consumer._head = consumer._tail = start
@@ -322,6 +328,24 @@ def test_what_a_closing_reader_takes_was_not_refused(monkeypatch: pytest.MonkeyP
     assert published.wait(10)
     assert consumer.try_read() is None
     assert answers == [False]
+
+
+@over_both
+def test_a_closed_consumer_takes_nothing_and_has_said_what_it_took(name: str) -> None:
+    class Closing:
+        """Closes the reader in the middle of the batch that it is in."""
+
+    closing = Interface(Closing, serialize=lambda _: None, deserialize=lambda _: consumer.close())
+    producer, consumer, place = make(1024, name=name, interfaces=(closing,))
+    for value in (1, Closing(), 3):
+        assert producer.put(value) is None
+    values: list[object] = []
+    consumer.take_many(values, 10)
+    assert values == [1, None]
+    assert 0 < place.words[ring.HEAD] == consumer.position < place.words[ring.TAIL]
+    assert consumer.take() is NOTHING
+    assert consumer.try_read() is None
+    assert producer.try_write(b"x") is False
 
 
 def boom(*_arguments: Any, **_options: Any) -> None:
