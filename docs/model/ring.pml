@@ -170,6 +170,8 @@ inline close_consumer()
 shut_consumer:
     shut[CONSUMER] = true;
     release(CONSUMER);
+#else
+    skip;
 #endif
 say_consumer_closed:
     store(CONSUMER_CLOSED, 1);
