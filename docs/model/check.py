@@ -142,11 +142,11 @@ def search_all(
     return states, round(seconds), complaints
 
 
-def switches(name: str, memory: str, short: bool) -> str:
-    """Those of a run. Three threads have many more states than two: they write less."""
-    messages = 4 - short - ("CLOSES" in RUNS[name])
-    smaller = "CAPACITY=1" if short and "MIXED" not in RUNS[name] else ""
-    return f"{RUNS[name]} {MEMORIES[memory]} MESSAGES={messages} {smaller}"
+def switches(name: str, memory: str, messages: int) -> str:
+    """Those of a run. Few messages want a smaller ring, three threads have many more states than two."""
+    smaller = "CAPACITY=1" if messages < 4 and "MIXED" not in RUNS[name] else ""
+    fewer = messages > 2 and "CLOSES" in RUNS[name]
+    return f"{RUNS[name]} {MEMORIES[memory]} MESSAGES={messages - fewer} {smaller}"
 
 
 def head(what: str) -> None:
@@ -163,9 +163,9 @@ def main() -> int:
         print(f"no {' and no '.join(missing)} here: apt-get install spin gcc libc6-dev", file=sys.stderr)
         return 2
 
-    runs = [(name, memory, switches(name, memory, short)) for memory in MEMORIES for name in RUNS]
+    runs = [(name, memory, switches(name, memory, 2 if short else 4)) for memory in MEMORIES for name in RUNS]
     mutants = [
-        (f"{step}: {name}", memory, f"{switches(name, memory, True)} WITHOUT_{step}")
+        (f"{step}: {name}", memory, f"{switches(name, memory, 3)} WITHOUT_{step}")
         for step, name, memories in MUTANTS
         for memory in memories.split()
     ]
