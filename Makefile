@@ -8,7 +8,7 @@ endif
 RUN := $(VENV)/bin/python
 TESTS ?= tests
 
-.PHONY: demo test style format types check coverage fuzz sanitize stress bench bench-plots clean
+.PHONY: demo test style format types check coverage fuzz sanitize stress model bench bench-plots clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/count_tokens.py
@@ -45,6 +45,10 @@ sanitize: $(VENV)/.test
 # Interpreters that come and go, for a minute or two. Needs 3.13 or newer: PYTHON=python3.14 make stress
 stress: $(VENV)/.test
 	$(RUN) tests/stress.py
+
+# The protocol of the ring, every interleaving of it: docs/model. SHORT=1: smaller rings, about a minute.
+model:
+	$(PYTHON) docs/model/check.py $(if $(SHORT),--short)
 
 # Beside every peer, with its own options: make bench BENCH="--where process --workload echo"
 bench: $(VENV)/.bench

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import threading
 from array import array
 from collections import deque
 from typing import Any
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shmchannel import ChannelCorrupted, CloneError, engine, ring
+from shmchannel.interfaces import Interface
 from shmchannel.ring import (
     ABORT,
     CONTROL_SIZE,
     HEADER,
     LAST,
+    NOTHING,
     PART,
     WHOLE,
     Consumer,
@@ -54,7 +57,11 @@ over_both = pytest.mark.parametrize("name", engines.RINGS)
 
 
 def make(
-    capacity: int, start: int = 0, name: str = "python", wakes: list[int] | None = None
+    capacity: int,
+    start: int = 0,
+    name: str = "python",
+    wakes: list[int] | None = None,
+    interfaces: tuple[Interface, ...] = (),
 ) -> tuple[Producer, Consumer, Place]:
     """A ring in anonymous memory whose counters begin at ``start``, its ends of the engine of that name.
 
@@ -69,7 +76,7 @@ def make(
     other: Any = FakeSemaphore(wakes)
     bell = lambda: wakes.append(2)  # noqa: E731
     new_codec, new_producer, new_consumer = engines.classes(name)
-    codec, looks = new_codec(), array("d", [math.inf])
+    codec, looks = new_codec(interfaces), array("d", [math.inf])
     producer = new_producer(place, sleeper, other, bell, codec, 1 << 20, looks)
     consumer = new_consumer(place, sleeper, other, bell, codec, 1 << 20)
     producer._tail = producer._head = consumer._head = consumer._tail = start
@@ -286,6 +293,63 @@ def test_a_frame_that_was_taken_and_overwritten_meanwhile_is_not_corruption(
 
 class Boom(RuntimeError):
     pass
+
+
+@pytest.mark.parametrize("by", ["handler", "thread"])
+def test_what_a_closing_reader_takes_was_not_refused(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    # Found by docs/model: the writer may look between the reader's copy and its storing of the head.
+    producer, consumer, place = make(256)
+    answers: list[bool | None] = []
+    published, closed = threading.Event(), threading.Event()
+
+    def close_before_it_is_consumed() -> None:
+        if by == "handler":
+            consumer.close()
+        else:
+            closer = threading.Thread(target=consumer.close)
+            closer.start()
+            closer.join(10)
+        closed.set()
+        writer.join(10)
+
+    before_consume = Once(close_before_it_is_consumed, 2)
+
+    def fence() -> None:
+        if threading.current_thread() is not writer:
+            before_consume()
+        elif place.words[ring.TAIL]:
+            published.set()
+            assert closed.wait(10)
+
+    monkeypatch.setattr(ring, "WEAK_MEMORY", True)
+    monkeypatch.setattr(ring, "fence", fence)
+    writer = threading.Thread(target=lambda: answers.append(producer.try_write(b"x")))
+    writer.start()
+    assert published.wait(10)
+    assert consumer.try_read() is None
+    assert answers == [False]
+
+
+@over_both
+def test_a_closed_consumer_takes_nothing_and_has_said_what_it_took(name: str) -> None:
+    class Closing:
+        """Closes the reader in the middle of the batch that it is in."""
+
+    def close(_value: None) -> int:
+        consumer.close()
+        return place.words[ring.HEAD]
+
+    closing = Interface(Closing, serialize=lambda _: None, deserialize=close)
+    producer, consumer, place = make(1024, name=name, interfaces=(closing,))
+    for value in (1, Closing(), 3):
+        assert producer.put(value) is None
+    values: list[object] = []
+    consumer.take_many(values, 10)
+    assert values == [1, consumer.position]
+    assert consumer.position < place.words[ring.TAIL]
+    assert consumer.take() is NOTHING
+    assert consumer.try_read() is None
+    assert producer.try_write(b"x") is False
 
 
 def boom(*_arguments: Any, **_options: Any) -> None:

@@ -40,7 +40,7 @@ class Lane:
         """As ``Sleeper.wait``: until it is ready, the port is closed or the peer is dead."""
         sleeper, ready = wait.sleeper, wait.ready
         started = time.perf_counter_ns()
-        if sleeper.spin(wait):
+        if sleeper.spin(wait):  # step: spin
             return
         loop = asyncio.get_running_loop()
         pulse = Pulse.of(loop)
@@ -51,16 +51,16 @@ class Lane:
                 self._ready = ready
                 pulse.add(self)
                 try:
-                    flags[1] = wait.need  # announce
-                    fence()
-                    if not (ready() or sleeper.stopped):  # look again
-                        await future
+                    flags[1] = wait.need  # step: announce
+                    fence()  # step: fence_after_announce
+                    if not (ready() or sleeper.stopped):  # step: look_again
+                        await future  # step: sleep
                 finally:
                     if not loop.is_closed():  # else the flag may be that of the port's next loop
-                        flags[1] = 0
+                        flags[1] = 0  # step: withdraw
                     self._future = None
                     pulse.discard(self)
-                if not sleeper.alive():
+                if not sleeper.alive():  # step: look_if_alive
                     return
         finally:
             sleeper.settle(started)

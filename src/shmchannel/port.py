@@ -333,9 +333,11 @@ class Port(Life):
         """
         if self._watches:
             self._rearm()
+        if incoming is not self._incoming:  # closed under our hands
+            return self._incoming.try_read()
         if not incoming.closed and self._peer.alive():
             return None
-        message = incoming.try_read()
+        message = incoming.try_read()  # step: look_last
         if message is None and not incoming.fill:
             raise self._conclude(incoming)
         return message

@@ -274,7 +274,7 @@ class Producer(_End):
                     if self._tail != tail or self._closed:
                         continue
                 self.messages = control[MESSAGES] = self.messages + count
-                self._tail = control[TAIL] = tail + size  # publish
+                self._tail = control[TAIL] = tail + size  # step: publish_tail
                 break
         finally:
             try:
@@ -308,33 +308,33 @@ class Producer(_End):
                 tail = self._tail
                 after = tail + size
                 if after - self._head > self._limit:
-                    head = control[HEAD]
+                    head = control[HEAD]  # step: look_at_head
                     if head < self._head or head > tail or head & 7:
                         raise corrupted(f"head {head:#x} at tail {tail:#x}")
                     self._head = head
-                    if after - head > self._limit:
+                    if after - head > self._limit:  # step: look_if_refused
                         return False if self._closed or self._flags[CONSUMER_CLOSED] else None
-                    if WEAK_MEMORY:
+                    if WEAK_MEMORY:  # step: fence_after_room
                         fence()  # what was copied out before head must not see what we put there
                 start = self._data + (tail & self._mask)
                 begin = start + HEADER
                 end = begin + length
                 if end <= self._end:
                     where = slice(begin, end)
-                    if self._tail != tail or self._closed:
+                    if self._tail != tail or self._closed:  # step: look_if_shut
                         continue
-                    self._words[start >> 3] = length << 3 | kind
+                    self._words[start >> 3] = length << 3 | kind  # step: fill_frame
                     memory[where] = payload
                 else:  # it wraps
                     where, rest = slice(begin, self._end), slice(self._data, end - self.capacity)
                     before = self._end - begin
                     one, two = payload[:before], payload[before:]
-                    if self._tail != tail or self._closed:
+                    if self._tail != tail or self._closed:  # step: look_if_shut
                         continue
-                    self._words[start >> 3] = length << 3 | kind
+                    self._words[start >> 3] = length << 3 | kind  # step: fill_frame
                     memory[where] = one
                     memory[rest] = two
-                if WEAK_MEMORY:
+                if WEAK_MEMORY:  # step: fence_before_publish
                     fence()  # the frame is out before the tail; x86 keeps stores in order
                     if self._tail != tail or self._closed:
                         continue
@@ -342,19 +342,19 @@ class Producer(_End):
                     self._open = kind == PART
                 if kind != PART:
                     self.messages = control[MESSAGES] = self.messages + 1
-                self._tail = control[TAIL] = after  # publish
+                self._tail = control[TAIL] = after  # step: publish_tail
                 if note is not None:
                     note.accepted = True  # no call: no handler comes in between
                 break
         finally:
             try:
-                release()
+                release()  # step: fence_after_publish
             except RuntimeError as error:
                 if is_from_handler(error):
                     raise
         if WEAK_MEMORY:
             fence()
-        if not control[READER]:
+        if not control[READER]:  # step: look_at_reader
             return True
         taken = self._attend(after)
         if note is not None and not taken:
@@ -378,7 +378,7 @@ class Producer(_End):
                         continue
                 self._open = False
                 after = tail + HEADER
-                self._tail = control[TAIL] = after  # publish
+                self._tail = control[TAIL] = after  # step: publish_tail
                 break
         finally:
             try:
@@ -395,12 +395,16 @@ class Producer(_End):
         """Having published up to ``after``, to flags: wake the reader; False if it never took the frame."""
         flags = self._flags
         if flags[READER_SLEEPS]:
-            flags[READER_SLEEPS] = 0
-            self._wake()
+            flags[READER_SLEEPS] = 0  # step: clear_reader
+            self._wake()  # step: post_reader
         if flags[READER_RINGS]:
             flags[READER_RINGS] = 0
             self._ring()
-        return not flags[CONSUMER_CLOSED] or self._control[HEAD] >= after
+        if not flags[CONSUMER_CLOSED]:  # step: look_if_closed
+            return True
+        if WEAK_MEMORY:  # step: fence_before_look_if_taken
+            fence()  # the head is no older than that flag
+        return self._control[HEAD] >= after  # step: look_if_taken
 
     def close(self) -> None:
         """Say that nothing more will come: from here on a try is False, and has put nothing in.
@@ -409,16 +413,16 @@ class Producer(_End):
         is for one that a daemon thread held when its interpreter ended.
         """
         self._shut(SLICE)
-        self._control[PRODUCER_CLOSED] = 1
-        self._wake()  # without asking who sleeps: one post too many is harmless
+        self._control[PRODUCER_CLOSED] = 1  # step: say_producer_closed
+        self._wake()  # step: post_end. Without asking who sleeps: one post too many is harmless
         self._ring()
-        self.sleeper.stop()
+        self.sleeper.stop()  # step: stop_writer
 
     def _shut(self, timeout: float) -> None:
         acquire, release = self._acquire, self._release
         try:
             acquire(timeout=timeout)
-            self._closed = True
+            self._closed = True  # step: shut_producer
             self._limit = -1  # no frame fits any more: the quick path need not look at _closed
         finally:
             try:
@@ -444,6 +448,7 @@ class Consumer(_End):
         self._decode = codec.decode
         self._head = 0
         self._tail = 0  # the producer's, as last seen
+        self._closed = False
         self._parts: list[bytes] = []
         self._parts_size = 0
         self._deferred: Exception | None = None  # of a message after others that were taken with it
@@ -461,7 +466,10 @@ class Consumer(_End):
     @property
     def closed(self) -> bool:
         """Whether the producer has closed. Its last frame is out by then: try to read *after* asking."""
-        return bool(self._control[PRODUCER_CLOSED])
+        closed = bool(self._control[PRODUCER_CLOSED])  # step: look_for_end
+        if closed and WEAK_MEMORY:  # step: fence_after_end
+            fence()  # the tail that is looked at next is no older than that flag
+        return closed
 
     def wait(self) -> Wait:
         """What to wait for until a try can go on, one way or the other."""
@@ -518,13 +526,13 @@ class Consumer(_End):
                 acquire()
                 head, tail = self._head, self._tail
                 if head == tail:
-                    tail = control[TAIL]
+                    tail = control[TAIL]  # step: look_at_tail
                     if head == tail:
                         return None
                     if tail < head or tail - head > self.capacity or tail & 7:
                         raise corrupted(f"tail {tail:#x} at head {head:#x}")
                     self._tail = tail
-                    if WEAK_MEMORY:
+                    if WEAK_MEMORY:  # step: fence_before_copy
                         fence()  # no frame is looked at before the tail that covers it
                 start = self._data + (head & self._mask)
                 header = self._words[start >> 3]
@@ -537,15 +545,17 @@ class Consumer(_End):
                 start += HEADER
                 end = start + length
                 if end <= self._end:
-                    message = self._memory[start:end]
+                    message = self._memory[start:end]  # step: copy_frame
                 else:
                     message = self._memory[start : self._end]
                     message += self._memory[self._data : end - self.capacity]
                 if kind != WHOLE:
                     parts, part = self._parts, (message,)
                     nothing: list[bytes] = []
-                if WEAK_MEMORY:
+                if WEAK_MEMORY:  # step: fence_before_consume
                     fence()  # the copy is done before its room is given back
+                if self._closed:  # step: look_if_shut
+                    return None
                 if self._head != head:
                     continue
                 if kind == WHOLE:
@@ -559,16 +569,16 @@ class Consumer(_End):
                             self._parts = nothing  # drop what is there, go on counting
                     else:
                         self._parts, self._parts_size = nothing, 0
-                self._head = control[HEAD] = after  # consume
+                self._head = control[HEAD] = after  # step: consume
             finally:
                 try:
-                    release()
+                    release()  # step: fence_after_consume
                 except RuntimeError as error:
                     if is_from_handler(error):
                         raise
             if WEAK_MEMORY:
                 fence()
-            if control[WRITER]:
+            if control[WRITER]:  # step: look_at_writer
                 # There may be more in the ring than we have seen: then it wakes for one look too many.
                 self._attend(self.capacity - HEADER - (tail - after))
             if kind == WHOLE:
@@ -586,8 +596,8 @@ class Consumer(_End):
         """Having made room, to needs: wake the writer for whom it is enough."""
         needs = self._needs
         if 0 < needs[WRITER_SLEEPS] * NEED <= room:
-            needs[WRITER_SLEEPS] = 0
-            self._wake()
+            needs[WRITER_SLEEPS] = 0  # step: clear_writer
+            self._wake()  # step: post_writer
         if 0 < needs[WRITER_RINGS] * NEED <= room:
             needs[WRITER_RINGS] = 0
             self._ring()
@@ -599,11 +609,28 @@ class Consumer(_End):
         return b"".join([*parts, last])
 
     def close(self) -> None:
-        """Say that nothing more will be read. Never waits."""
-        self._flags[CONSUMER_CLOSED] = 1
-        self._wake()
+        """Say that nothing more will be read: from here on a try takes nothing.
+
+        So the producer, who sees that and then how far we have read, knows what was never taken. The
+        lock and its timeout are as in ``Producer.close``.
+        """
+        self._shut(SLICE)
+        self._flags[CONSUMER_CLOSED] = 1  # step: say_consumer_closed
+        self._wake()  # step: post_refusal
         self._ring()
-        self.sleeper.stop()
+        self.sleeper.stop()  # step: stop_reader
+
+    def _shut(self, timeout: float) -> None:
+        acquire, release = self._acquire, self._release
+        try:
+            acquire(timeout=timeout)
+            self._closed = True  # step: shut_consumer
+        finally:
+            try:
+                release()
+            except RuntimeError as error:
+                if is_from_handler(error):
+                    raise
 
 
 def too_large(size: int, most: int) -> CloneError:

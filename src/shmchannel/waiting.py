@@ -134,7 +134,7 @@ class Sleeper:
         try:
             while not (wait.ready() or self.stopped):
                 self._sleep(wait.ready, wait.need, deadline)
-                if not self.alive():
+                if not self.alive():  # step: look_if_alive
                     return
         finally:
             self.settle(started)
@@ -146,7 +146,7 @@ class Sleeper:
         ready = wait.ready
         clock = time.perf_counter_ns
         until = clock() + self.budget[0] if self.spins() == SPIN_APART else 0
-        while not ready():
+        while not ready():  # step: spin
             if clock() >= until:
                 return False
             os.sched_yield()  # the peer may stand in line for this CPU: spinning would keep it from answering
@@ -180,15 +180,15 @@ class Sleeper:
     def _sleep(self, ready: Callable[[], bool], need: int, deadline: Deadline) -> None:
         flags = self.flags
         try:
-            flags[0] = need  # announce: pairs with the look at the flag after a publication
-            fence()  # ... and nothing below is read before the announcement is out
-            if ready() or self.stopped:  # look again
+            flags[0] = need  # step: announce. Pairs with the look at the flag after a publication
+            fence()  # step: fence_after_announce. Nothing below is read before the announcement is out
+            if ready() or self.stopped:  # step: look_again
                 return
             timeout = min(SLICE, deadline.remaining())
             self.sleeps += 1
-            self._semaphore.wait(timeout)
+            self._semaphore.wait(timeout)  # step: sleep
         finally:
-            flags[0] = 0
+            flags[0] = 0  # step: withdraw
 
 
 class Wait(NamedTuple):

@@ -1,8 +1,8 @@
 """Where the time of a message goes: ``python -m shmchannel.bench.steps`` prints nanoseconds a step.
 
 All in one thread, a thousand messages in and a thousand out, so that nobody waits: what is added between
-two processes is the passing of cache lines and, where a side waits, the spin. A step contains those that it is
-made of: ``write_sync`` is ``put`` and a call in Python, ``put`` encodes and puts a frame in.
+two processes is the passing of cache lines and, where a side waits, the spin. A step contains those that it
+is made of: ``write_sync`` is ``put`` and a call in Python, ``put`` encodes and puts a frame in.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ typedef struct {
     PyObject *spins;   /* a function: whether spinning can pay; NULL once it does */
     int how;           /* its last answer */
     bool spun;         /* since there was something to read */
+    bool closed;       /* takes nothing any more */
     int in_batch;      /* calls of take_many, which give room back when they end */
     Py_buffer budget;  /* two int64: ns that a spin may take now, which the Sleeper adapts, and at most */
     Word *peer_spins;  /* its SPINS: it spins, so it has let go of its GIL */
@@ -70,7 +71,7 @@ static int consumer_attend(Consumer *self)
     for (int half = WRITER_SLEEPS; half <= WRITER_RINGS; half++) {
         uint64_t need = atomic_load(writer_need(ring, half));
         if (need && need * NEED <= room) {
-            atomic_store(writer_need(ring, half), 0);
+            atomic_store(writer_need(ring, half), 0); /* step: clear_writer, step: post_writer */
             if (call(half == WRITER_SLEEPS ? self->end.wake : self->end.bell) < 0)
                 return -1;
         }
@@ -212,6 +213,12 @@ static PyObject *consumer_take_whole(Consumer *self, const Frame *frame, Form fo
             return NULL;
         }
     }
+    if (self->closed) { /* while it was copied */
+        lock_give(&self->end.lock);
+        Py_XDECREF(result);
+        PyErr_Clear();
+        return NULL;
+    }
     consumer_consume(self, frame->after);
     self->end.messages++;
     lock_give(&self->end.lock);
@@ -274,7 +281,7 @@ static PyObject *consumer_try(Consumer *self, Form form)
         PyObject *message = NULL;
         size_t size = 0;
         lock_take(&self->end.lock);
-        RingAnswer answer = ring_next(&self->end.ring, &frame);
+        RingAnswer answer = self->closed ? RING_EMPTY : ring_next(&self->end.ring, &frame); /* step: look_if_shut */
         if (answer == RING_DONE && frame.kind == WHOLE)
             return consumer_take_whole(self, &frame, form);
         int done = answer == RING_DONE ? consumer_take_part(self, &frame, &message, &size) : 0;
@@ -351,6 +358,20 @@ static PyObject *consumer_take_many(PyObject *object, PyObject *const *args, Py_
     PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     Py_DECREF(error);
     return NULL;
+}
+
+/* Let no message out any more, and say which were taken: the writer will look after it has seen that we have
+   closed. The timeout as in producer_shut. */
+static PyObject *consumer_shut(PyObject *object, PyObject *timeout)
+{
+    Consumer *self = (Consumer *)object;
+    double seconds = PyFloat_AsDouble(timeout);
+    if (PyErr_Occurred() || !end_is_prepared(&self->end))
+        return NULL;
+    self->closed = true; /* the next frame finds it so */
+    lock_pass(&self->end.lock, seconds);
+    ring_consume(&self->end.ring, self->end.ring.head); /* those of a batch under way */
+    Py_RETURN_NONE;
 }
 
 /* -- spinning, without the GIL */
@@ -497,12 +518,14 @@ static PyMethodDef consumer_methods[] = {
     {"take_soon", consumer_take_soon, METH_NOARGS, NULL},
     {"spin", consumer_spin, METH_NOARGS, NULL},
     {"ready", consumer_ready, METH_NOARGS, NULL},
+    {"_shut", consumer_shut, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef consumer_members[] = {
     {"_tail", T_ULONGLONG, offsetof(Consumer, end.ring.tail), 0, NULL},
     {"_head", T_ULONGLONG, offsetof(Consumer, end.ring.head), 0, NULL},
+    {"_closed", T_BOOL, offsetof(Consumer, closed), 0, NULL},
     {"messages", T_ULONGLONG, offsetof(Consumer, end.messages), 0, NULL},
     {"max_message_size", T_PYSSIZET, offsetof(Consumer, end.max_message_size), 0, NULL},
     {NULL, 0, 0, 0, NULL},

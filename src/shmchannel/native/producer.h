@@ -43,8 +43,8 @@ static int producer_attend(Producer *self, uint64_t after)
     if (!load(ring, READER))                   /* step: look_at_reader */
         return 1;
     if (atomic_load(reader_flag(ring, READER_SLEEPS))) {
-        atomic_store(reader_flag(ring, READER_SLEEPS), 0);
-        if (call(self->end.wake) < 0)
+        atomic_store(reader_flag(ring, READER_SLEEPS), 0); /* step: clear_reader */
+        if (call(self->end.wake) < 0)                      /* step: post_reader */
             return -1;
     }
     if (atomic_load(reader_flag(ring, READER_RINGS))) {
@@ -52,6 +52,8 @@ static int producer_attend(Producer *self, uint64_t after)
         if (call(self->end.bell) < 0)
             return -1;
     }
+    /* steps in their order, the middle one an acquire. step: look_if_closed, step: fence_before_look_if_taken,
+       step: look_if_taken */
     return !atomic_load(reader_flag(ring, CONSUMER_CLOSED)) || load(ring, HEAD) >= after;
 }
 
@@ -74,7 +76,7 @@ static int producer_write(Producer *self, const Piece *pieces, size_t count, siz
     uint64_t size = frame_size(length), after = 0;
     RingAnswer answer = RING_FULL;
     lock_take(&self->end.lock);
-    if (!self->closed)
+    if (!self->closed) /* step: look_if_shut */
         answer = ring_room(ring, size);
     if (answer == RING_DONE) {
         after = ring->tail + size;
@@ -98,7 +100,7 @@ static int producer_write(Producer *self, const Piece *pieces, size_t count, siz
         producer_corrupted(self);
         return -1;
     }
-    if (answer == RING_FULL)
+    if (answer == RING_FULL) /* step: look_if_refused */
         return self->closed || atomic_load(reader_flag(ring, CONSUMER_CLOSED)) ? 0 : FULL;
     if (note && PyObject_SetAttr(note, self->end.codec->state->str_accepted, Py_True) < 0)
         return -1;

@@ -92,6 +92,7 @@ static inline void ring_copy_in(Ring *ring, uint64_t to, const void *from, size_
     memcpy(ring->data, (const uint8_t *)from + before, size - before);
 }
 
+/* step: copy_frame */
 static inline void ring_copy_out(const Ring *ring, uint64_t from, void *to, size_t size)
 {
     size_t before;
@@ -109,7 +110,8 @@ static inline void ring_copy_out(const Ring *ring, uint64_t from, void *to, size
 /* See how far the consumer is: RING_DONE or RING_CORRUPTED. */
 static inline RingAnswer ring_look(Ring *ring)
 {
-    /* Acquire: what the consumer copied out before it stored the head does not see what we put there. */
+    /* Acquire: what the consumer copied out before it stored the head does not see what we put there.
+       step: look_at_head, step: fence_after_room */
     uint64_t head = load(ring, HEAD);
     if (head < ring->head || head > ring->tail || head & 7)
         return RING_CORRUPTED;
@@ -129,7 +131,8 @@ static inline RingAnswer ring_room(Ring *ring, uint64_t size)
     return ring->tail + size - ring->head <= limit ? RING_DONE : RING_FULL;
 }
 
-/* Put a frame where ring_room has found room; it is not there for the consumer before ring_publish. */
+/* Put a frame where ring_room has found room; it is not there for the consumer before ring_publish.
+   step: fill_frame */
 static inline void ring_fill(Ring *ring, uint64_t length, int kind, const Piece *pieces, size_t count)
 {
     size_t before;
@@ -145,7 +148,8 @@ static inline void ring_publish(Ring *ring, uint64_t after, uint64_t messages)
 {
     atomic_store_explicit(&ring->control[MESSAGES], messages, memory_order_relaxed);
     ring->tail = after;
-    store(ring, TAIL, after); /* release: the frame is out before the tail */
+    /* Release: the frame is out before the tail. step: fence_before_publish, step: publish_tail */
+    store(ring, TAIL, after);
 }
 
 /* -- the consumer */
@@ -156,7 +160,8 @@ static inline RingAnswer ring_next(Ring *ring, Frame *frame)
     size_t before;
     uint64_t header;
     if (ring->head == ring->tail) {
-        uint64_t tail = load(ring, TAIL); /* acquire: no frame is looked at before the tail that covers it */
+        /* Acquire: no frame is looked at before the tail that covers it. step: look_at_tail, step: fence_before_copy */
+        uint64_t tail = load(ring, TAIL);
         if (tail == ring->head)
             return RING_EMPTY;
         if (tail < ring->head || tail - ring->head > ring->capacity || tail & 7)
@@ -175,7 +180,8 @@ static inline RingAnswer ring_next(Ring *ring, Frame *frame)
 static inline void ring_consume(Ring *ring, uint64_t after)
 {
     ring->head = after;
-    store(ring, HEAD, after); /* release: the copy is done before its room is given back */
+    /* Release: the copy is done before its room is given back. step: fence_before_consume, step: consume */
+    store(ring, HEAD, after);
 }
 
 /* Whether there is something to do for who waits to read. */

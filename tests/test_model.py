@@ -1,0 +1,71 @@
+"""docs/model/ring.pml and the code have the same steps: each by its name, and none in one of them alone.
+
+``make model`` searches the model; here is only what ties it to the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "shmchannel"
+MODEL = (ROOT / "docs" / "model" / "ring.pml").read_text()
+CHECK = (ROOT / "docs" / "model" / "check.py").read_text()
+
+# A label of the model in lower case is a step; one with a capital is only where a goto leads.
+LABELS = set(re.findall(r"^([a-z]\w*):$", MODEL, re.MULTILINE)) - {"end_drain"}
+TRIES = ("try_write", "try_read", "_attend")  # what the ring in C has for itself
+
+
+def steps(text: str) -> set[str]:
+    """The steps that code names in its comments."""
+    return set(re.findall(r"\bstep: (\w+)", text))
+
+
+def steps_in(path: str, functions: tuple[str, ...] = ()) -> set[str]:
+    """The same, of a Python file or of those functions in it."""
+    text = (SOURCE / path).read_text()
+    if not functions:
+        return steps(text)
+    named: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and node.name in functions:
+            named |= steps("\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno]))
+    return named
+
+
+def test_each_step_of_the_model_is_named_in_the_code_and_no_other() -> None:
+    assert len(LABELS) > 30
+    assert steps_in("ring.py") | steps_in("waiting.py") | steps_in("port.py") == LABELS
+
+
+def test_threads_and_tasks_wait_by_the_same_steps() -> None:
+    waiting = {"spin", "announce", "fence_after_announce", "look_again", "sleep", "withdraw", "look_if_alive"}
+    assert steps_in("waiting.py") == steps_in("loops.py") == waiting
+
+
+def test_the_ring_in_c_has_the_steps_of_the_one_in_python() -> None:
+    sources = sorted(SOURCE.glob("**/*.[ch]"))
+    if not sources:
+        pytest.skip("no ring in C here")
+    named = steps("\n".join(path.read_text() for path in sources))
+    tries = steps_in("ring.py", TRIES)
+    assert len(tries) > 20
+    assert tries - named == set(), "steps of ring.py that no C file names"
+    assert named - LABELS == set(), "steps of C files that the model lacks"
+
+
+def test_each_fence_and_each_look_back_has_a_mutant() -> None:
+    switches = set(re.findall(r"\bWITHOUT_(\w+)", MODEL))
+    mutants = set(re.findall(r'^    \("(\w+)", ', CHECK, re.MULTILINE))
+    assert mutants == switches
+    taken_out = {re.sub("_(reader|writer)$", "", one) for one in mutants} | mutants
+    must = {
+        one for one in LABELS if one.startswith(("fence_", "look_again", "look_last", "look_if_", "post_"))
+    }
+    # One only saves a write that would be refused anyway, one is the slice's, one the first half of another.
+    assert must - taken_out == {"look_if_refused", "look_if_alive", "look_if_closed"}
