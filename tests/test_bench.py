@@ -207,18 +207,30 @@ def alive(pid: int) -> bool:
         return False
 
 
+def mapped(pid: int) -> set[int]:
+    """The inodes, whatever their names now, of what a process has mapped in /dev/shm."""
+    try:
+        return set(map(int, re.findall(r"(\d+) +/dev/shm/", Path(f"/proc/{pid}/maps").read_text())))
+    except OSError:
+        return set()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("peer", ["shmchannel", "mp.Queue"])
-def test_a_run_that_is_interrupted_or_killed_leaves_nothing(peer: str, number: int) -> None:
-    arguments = ["--where", "process", "--workload", "idle-reader", "--idle", "50", "--peers", peer]
-    before = set(os.listdir(turn.MEMORY))
+def test_a_run_that_is_interrupted_or_killed_leaves_nothing(peer: str, number: int, tmp_path: Path) -> None:
+    arguments = ["--where", "process", "--workload", "idle-reader", "--idle", "300", "--peers", peer]
     bench = subprocess.Popen(
-        [sys.executable, "-c", RUN, "bench", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", RUN, str(tmp_path), "bench", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     # The turn, and its far side: what else multiprocessing starts is not told apart, nor does it matter.
     while len(started := descendants(bench.pid)) < 3 and bench.poll() is None:
         time.sleep(0.01)
+    used = set[int]().union(*map(mapped, started))
     assert bench.poll() is None
+    assert used
+    assert os.listdir(tmp_path) != []
     bench.send_signal(number)
     _out, errors = bench.communicate(timeout=30)
     if number == signal.SIGINT:
@@ -227,14 +239,17 @@ def test_a_run_that_is_interrupted_or_killed_leaves_nothing(peer: str, number: i
         time.sleep(0.01)
     if number == signal.SIGKILL:
         segment.sweep()  # as the next Channel() does
-    assert set(os.listdir(turn.MEMORY)) <= before
+    assert [entry.name for entry in os.scandir("/dev/shm") if entry.inode() in used] == []
+    assert os.listdir(tmp_path) == []
 
 
 # A shell's background job ignores SIGINT, and so would what a test started from there.
 RUN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from shmchannel.bench import turn
 from shmchannel.cli import main
+turn.MEMORY = sys.argv.pop(1)
 sys.exit(main())
 """
 

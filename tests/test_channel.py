@@ -29,6 +29,7 @@ from shmchannel import (
     PeerLost,
     segment,
 )
+from shmchannel import channel as channel_module
 
 SHM = Path("/dev/shm")
 
@@ -136,6 +137,27 @@ def test_dropping_a_channel_with_unread_messages_warns() -> None:
     with pytest.warns(ResourceWarning, match="nobody connected to read them: keep the Channel"):
         del channel, port
         gc.collect()
+
+
+def test_sweeps_that_take_long_take_a_tenth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, sweeps = {"wall": 100.0, "used": 0.0}, [0]
+
+    def sweep(seconds: float) -> None:
+        sweeps[0] += 1
+        clock["used"] += seconds
+
+    monkeypatch.setattr(channel_module, "_next_sweep", 0.0)
+    monkeypatch.setattr(channel_module.time, "monotonic", lambda: clock["wall"])
+    monkeypatch.setattr(channel_module.time, "thread_time", lambda: clock["used"])
+    monkeypatch.setattr(channel_module, "sweep", lambda: sweep(0.0005))
+    for _ in range(3):  # a cheap one comes each time
+        Channel()
+    assert sweeps == [3]
+    monkeypatch.setattr(channel_module, "sweep", lambda: sweep(0.005))
+    for wall, expected in [(100.0, 4), (100.0, 4), (100.049, 4), (100.051, 5), (100.052, 5)]:
+        clock["wall"] = wall
+        Channel()
+        assert sweeps == [expected]
 
 
 def test_lingering_names_outlive_the_creator_until_somebody_connects() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterable
 from multiprocessing.util import Finalize
@@ -17,6 +18,26 @@ from .segment import FREE, RINGS, SLOTS, Segment, sweep, unlink
 DEFAULT_CAPACITY = 1 << 20  # bytes per direction
 SMALLEST_CAPACITY = 4096  # bytes; less would save nothing, memory comes in pages
 MAX_MESSAGE_SIZE = 1 << 30  # bytes
+CHEAP_SWEEP = 0.001  # seconds of CPU time; with some hundred names in use it takes more
+SWEEP_SHARE = 0.1  # of the time, for sweeps that are not cheap
+_next_sweep = 0.0  # by time.monotonic
+
+
+def _sweep_in_turn() -> None:
+    """Remove what the killed have left, unless that has just been done, and took long.
+
+    A sweep looks at every name. If each of thousands of channels in the making had one, the time would
+    grow with the square of their number.
+    """
+    global _next_sweep
+    if time.monotonic() < _next_sweep:
+        return
+    used = time.thread_time()
+    sweep()
+    blocks.sweep()
+    used = time.thread_time() - used
+    if used > CHEAP_SWEEP:
+        _next_sweep = time.monotonic() + used / SWEEP_SHARE
 
 
 class Channel:
@@ -59,8 +80,7 @@ class Channel:
             self._segment = Segment.attach(handle)
             return
         capacity = _checked("capacity", capacity, 1, MAXIMUM_CAPACITY)
-        sweep()
-        blocks.sweep()
+        _sweep_in_turn()
         capacity = max(SMALLEST_CAPACITY, 1 << (capacity - 1).bit_length())
         self._segment, hold = Segment.create(capacity, linger=bool(linger))
         # Finalize with a negative priority runs after multiprocessing has joined this process's

@@ -6,13 +6,14 @@ import argparse
 import importlib.util
 import statistics
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from .catalogue import find
 from .peers import OURS
 from .places import PLACES
-from .report import SCALES, Result, amount
+from .report import SCALES, Result, amount, grouped
 
 FORMATS = (".svg", ".png", ".pdf")
 OUR_COLOUR, THEIR_COLOUR = "#c2410c", "#9ca3af"
@@ -32,42 +33,46 @@ def path(text: str) -> Path:
 
 def draw(results: list[Result], file: Path) -> None:
     """A panel for each workload and place: bars for a comparison, lines where cost grows."""
+    groups = list(grouped([result for result in results if result.found]).values())
+    if not groups:
+        return
     matplotlib = import_module("matplotlib")
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "shmchannel"  # the same figures give the same file
     matplotlib.rcParams["font.size"] = 9
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        if result.found:
-            groups.setdefault((result.workload, result.where), []).append(result)
-    if not groups:
-        return
-    heights = [_height(group) for group in groups.values()]
-    columns = min(COLUMNS, len(groups))
-    rows = [heights[start : start + columns] for start in range(0, len(heights), columns)]
     pyplot = import_module("matplotlib.pyplot")
+    columns = min(COLUMNS, len(groups))
+    rows = [groups[start : start + columns] for start in range(0, len(groups), columns)]
+    heights = [max(map(_height, row)) for row in rows]
     figure, axes = pyplot.subplots(
         len(rows),
         columns,
         squeeze=False,
-        figsize=(6.4 * columns, sum(map(max, rows))),
-        height_ratios=[max(row) for row in rows],
+        figsize=(6.4 * columns, sum(heights)),
+        height_ratios=heights,
         layout="constrained",
     )
-    for place in axes.flat[len(groups) :]:
-        place.set_visible(False)
-    for place, ((name, where), group) in zip(axes.flat, groups.items(), strict=False):
-        workload = find(name)
-        place.set_title(
-            f"{workload.title}, between {PLACES[where]}", loc="left", fontweight="bold", fontsize=10
-        )
-        place.spines[["top", "right"]].set_visible(False)
-        if _grows(group):
-            _lines(place, group)
-        else:
-            _bars(place, group)
+    for places, row in zip(axes, rows, strict=True):
+        most = max(len(group) for group in row)
+        for place, group in zip_longest(places, row):
+            _panel(place, group, most)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
     pyplot.close(figure)
+
+
+def _panel(place: Any, group: list[Result] | None, most: int) -> None:
+    """One of a row in which the longest has ``most`` bars: they are as thick as each other."""
+    if group is None:
+        place.set_visible(False)
+        return
+    title = f"{find(group[0].workload).title}, between {PLACES[group[0].where]}"
+    place.set_title(title, loc="left", fontweight="bold", fontsize=10)
+    place.spines[["top", "right"]].set_visible(False)
+    if _grows(group):
+        _lines(place, group)
+    else:
+        _bars(place, group)
+        place.set_ylim(most - 0.5, -0.5)
 
 
 def _grows(group: list[Result]) -> bool:
@@ -101,7 +106,6 @@ def _bars(place: Any, group: list[Result]) -> None:
         place.set_xlim(0, (max(most) or 1) * 1.22)
         place.barh(rows, medians, color=colours, height=0.7)
         place.hlines(rows, least, most, color="#111827", linewidth=1)
-    place.invert_yaxis()
     place.set_yticks(
         rows,
         [f"{one.peer}, {amount(one.at, workload.axis)}" if several else one.peer for one in group],

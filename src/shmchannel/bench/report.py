@@ -123,12 +123,19 @@ class Table(NamedTuple):
     notes: list[str]
 
 
-def tables(results: list[Result]) -> list[Table]:
-    """One for each workload and place."""
+def grouped(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
+    """By workload and place."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.workload, result.where), []).append(result)
-    return [_table(find(workload).title, where, group) for (workload, where), group in groups.items()]
+    return groups
+
+
+def tables(results: list[Result]) -> list[Table]:
+    """One for each workload and place."""
+    return [
+        _table(find(workload).title, where, group) for (workload, where), group in grouped(results).items()
+    ]
 
 
 def _table(title: str, where: str, results: list[Result]) -> Table:
