@@ -16,7 +16,7 @@ native = Extension(
     "shmchannel._native",
     sources=["src/shmchannel/_native.c"],
     depends=glob("src/shmchannel/native/*.h"),
-    extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],
+    extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wextra", "-Wno-missing-field-initializers", "-g0"],
     optional=wanted != "1",
 )
 
