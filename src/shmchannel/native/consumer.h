@@ -10,7 +10,7 @@
 enum { SMALL = 4096 };          /* bytes up to which a message is copied out before it is decoded */
 enum { BATCH = 1 << 15 };       /* bytes of parts after which a try ends, as ring.BATCH; */
 enum { FRAMES = 8 };            /* so does one with so many frames */
-enum { UNYIELDING = 5000 };        /* ns of a spin, in which a peer on another CPU has mostly answered */
+enum { UNYIELDING = 1500 };        /* ns of a spin, in which a quick peer on another CPU has answered */
 enum { PATIENCE_FOR_GIL = 20000 }; /* ns */
 
 /* What Peer.spins answers: waiting.NO_SPIN and its like. */
