@@ -130,8 +130,11 @@ static int consumer_add_part(Consumer *self, size_t length)
         if (!self->parts)
             return -1;
     } else if (size > (size_t)PyBytes_GET_SIZE(self->parts)) {
-        if (_PyBytes_Resize(&self->parts, (Py_ssize_t)(2 * size)) < 0)
-            return -1;
+        PyObject *larger = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(2 * size));
+        if (!larger)
+            return -1; /* what is there stays there */
+        memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(self->parts), self->parts_size);
+        Py_SETREF(self->parts, larger);
     }
     if (self->parts)
         copy_out(self, PyBytes_AS_STRING(self->parts) + self->parts_size, length);
@@ -245,6 +248,8 @@ static int consumer_take_part(Consumer *self, const Frame *frame, PyObject **mes
     int done = 0;
     if (frame->kind != ABORT && consumer_add_part(self, frame->length) < 0)
         return -1;
+    if (self->closed)
+        return 0; /* while it was copied: it was not taken */
     if (frame->kind == LAST) {
         self->end.messages++;
         *size = self->parts_size;
@@ -387,12 +392,15 @@ static inline void relax(void)
 
 /* A peer behind the same GIL has just published, and holds it: if we asked for it now we would sleep, and
    be woken at a cost. It lets go of it when it waits for us in turn, which is soon or never. */
-static void wait_for_gil_of_peer(const Consumer *self, int64_t until)
+static void wait_for_gil_of_peer(const Consumer *self)
 {
-    while (!atomic_load_explicit(self->peer_spins, memory_order_acquire) && !atomic_load(self->peer_sleeps)) {
+    int64_t begin = nanoseconds(), now = begin;
+    while (!atomic_load_explicit(self->peer_spins, memory_order_acquire) && !atomic_load(self->peer_sleeps) &&
+           now - begin < PATIENCE_FOR_GIL) {
         relax();
-        if (nanoseconds() > until)
-            return;
+        if (now - begin >= UNYIELDING)
+            sched_yield();
+        now = nanoseconds();
     }
 }
 
@@ -410,7 +418,7 @@ static bool spin_for(Consumer *self, int64_t budget)
         now = nanoseconds();
     }
     if (found && self->how == SPIN_BESIDE)
-        wait_for_gil_of_peer(self, nanoseconds() + PATIENCE_FOR_GIL);
+        wait_for_gil_of_peer(self);
     store(ring, SPINS, 0);
     return found;
 }

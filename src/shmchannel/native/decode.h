@@ -209,7 +209,8 @@ static inline bool enter_container(Decoder *decoder, size_t parts)
         return false;
     }
     if (++decoder->depth > MAX_DEPTH) {
-        too_deep(decoder->codec);
+        if (may_call(decoder))
+            too_deep(decoder->codec);
         return false;
     }
     decoder->pending += parts;
@@ -471,9 +472,14 @@ static PyObject *decode(Codec *codec, const uint8_t *bytes, size_t size, Lock *i
             value = cut_off();
         }
     }
+    /* In the ring what is wrong is not said, as that takes Python; decoding a copy will say it. */
+    if (!value && in_ring && !(PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_MemoryError))) {
+        PyErr_Clear();
+        decoder.needs_python = true;
+    }
     if (needs_python)
         *needs_python = decoder.needs_python;
-    return value || decoder.needs_python ? value : refused(codec, size);
+    return value || in_ring ? value : refused(codec, size);
 }
 
 #endif
