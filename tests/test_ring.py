@@ -252,7 +252,7 @@ def test_a_read_in_the_middle_of_a_read(monkeypatch: pytest.MonkeyPatch, kind: i
     got += [consumer.try_read() for _ in range(3)]
     before = b"part of " if kind == LAST else b""
     assert got == [before + b"one", before + b"two", before + b"three", None]
-    assert consumer._parts == []
+    assert not consumer._parts
 
 
 def test_an_abort_in_the_middle_of_a_write_and_a_write_in_the_middle_of_an_abort(
@@ -270,7 +270,7 @@ def test_an_abort_in_the_middle_of_a_write_and_a_write_in_the_middle_of_an_abort
         assert not producer.parting
         assert consumer.try_read() == b"whole"
         assert consumer.try_read() is None
-        assert consumer._parts == []
+        assert not consumer._parts
 
 
 def test_a_frame_that_was_taken_and_overwritten_meanwhile_is_not_corruption(

@@ -150,8 +150,8 @@ def _gil(one: int) -> int:
     """The id of the interpreter whose GIL it is: the main one's, for one that has none of its own."""
     try:
         shared = _interpreters is not None and _interpreters.get_config(one).gil == "shared"
-    except _interpreters.InterpreterNotFoundError:
-        shared = False  # gone by now
+    except (_interpreters.InterpreterNotFoundError, OverflowError, ValueError):
+        shared = False  # gone by now, or no id
     return MAIN if shared else one
 
 

@@ -41,6 +41,7 @@ from .segment import (
     STATE,
     Slot,
     allocate,
+    is_ours,
     new_file,
     open_name,
     refused,
@@ -66,6 +67,7 @@ class Record(NamedTuple):
 
 
 _RECORD = struct.Struct("<8sQQ24sQQQQ")
+_MOST_MOVES = 1 << 62  # more is nobody's: each is a byte that can be locked
 
 
 class Block:
@@ -99,9 +101,13 @@ class Block:
             raise InterfaceError(f"{name!r} is no block's name")
         try:
             hold = Hold(open_name, name)
-        except OSError as error:
+        except FileNotFoundError as error:
             raise InterfaceError(f"the block {name} is not there any more") from error
+        except OSError as error:
+            raise refused(f"open the block {name}", error) from error
         try:
+            if not is_ours(hold.fileno()):
+                raise InterfaceError(f"{name} is no block of this user's")
             _lock(hold, OWNER)
             record = _read(hold)
             if record is None or not _is_for(record, slot, slot.index):
@@ -266,7 +272,7 @@ def sweep() -> list[str]:
     """Remove the blocks of this user that nobody owns, sends or can receive; return their names."""
     swept = []
     for name, hold, _ in _each(_names() if alive.HAVE_LOCKS else []):
-        if os.fstat(hold.fileno()).st_uid != os.geteuid() or not hold.try_lock(OWNER):
+        if not hold.try_lock(OWNER):
             continue
         record = _read(hold)  # again, under the lock
         moving = record is not None and record.channel
@@ -279,21 +285,24 @@ def sweep() -> list[str]:
 
 def _may_be_received(record: Record) -> bool:
     if not record.pid:
-        return os.path.exists(f"{NAMES_FOLDER}/{record.channel.decode()}")
+        return HANDLE.fullmatch(channel := record.channel.decode("latin-1")) is not None and os.path.exists(
+            f"{NAMES_FOLDER}/{channel}"
+        )
     if record.namespace != alive.namespace():
         return True  # we cannot tell
     return alive.process_started(record.pid) == record.started
 
 
 def _each(names: Iterable[str]) -> Iterator[tuple[str, Hold, Record | None]]:
-    """Open block after block, those that can be."""
+    """Open block after block, those of this user."""
     for name in names:
         try:
             hold = Hold(open_name, name)
         except OSError:
             continue  # gone by now, or not ours
         try:
-            yield name, hold, _read(hold)
+            if is_ours(hold.fileno()):
+                yield name, hold, _read(hold)
         finally:
             hold.close()
 
@@ -328,6 +337,7 @@ def _read(hold: Hold) -> Record | None:
         return None  # not finished
     record = Record._make(_RECORD.unpack(data))
     whole = record.magic == MAGIC and os.fstat(hold.fileno()).st_size == HEAD + record.size
+    whole &= record.moves < _MOST_MOVES
     return record._replace(channel=record.channel.rstrip(b"\0")) if whole else None
 
 

@@ -449,7 +449,7 @@ class Consumer(_End):
         self._head = 0
         self._tail = 0  # the producer's, as last seen
         self._closed = False
-        self._parts: list[bytes] = []
+        self._parts = bytearray()  # and not a list: a hostile peer may send a million empty ones
         self._parts_size = 0
         self._deferred: Exception | None = None  # of a message after others that were taken with it
 
@@ -550,8 +550,10 @@ class Consumer(_End):
                     message = self._memory[start : self._end]
                     message += self._memory[self._data : end - self.capacity]
                 if kind != WHOLE:
-                    parts, part = self._parts, (message,)
-                    nothing: list[bytes] = []
+                    parts, parts_size = self._parts, self._parts_size + length
+                    nothing = bytearray()
+                    if kind == LAST and parts_size <= self.max_message_size:
+                        whole = b"".join((parts, message))  # where there is no memory it stays as it is
                 if WEAK_MEMORY:  # step: fence_before_consume
                     fence()  # the copy is done before its room is given back
                 if self._closed:  # step: look_if_shut
@@ -561,12 +563,12 @@ class Consumer(_End):
                 if kind == WHOLE:
                     self.messages += 1
                 else:
-                    parts_size = self._parts_size + length
                     if kind == PART:
-                        parts += part  # append would be a call
-                        self._parts_size = parts_size
                         if parts_size > self.max_message_size:
                             self._parts = nothing  # drop what is there, go on counting
+                        else:
+                            parts += message  # extend would be a call
+                        self._parts_size = parts_size
                     else:
                         self._parts, self._parts_size = nothing, 0
                 self._head = control[HEAD] = after  # step: consume
@@ -586,7 +588,10 @@ class Consumer(_End):
                     raise dropped(length, self.max_message_size)
                 return message
             if kind == LAST:
-                return self._join(parts, message, parts_size)
+                self.messages += 1
+                if parts_size > self.max_message_size:
+                    raise dropped(parts_size, self.max_message_size)
+                return whole
             frames += 1
             taken += HEADER + length
             if frames == 8 or taken >= BATCH:
@@ -601,12 +606,6 @@ class Consumer(_End):
         if 0 < needs[WRITER_RINGS] * NEED <= room:
             needs[WRITER_RINGS] = 0
             self._ring()
-
-    def _join(self, parts: list[bytes], last: bytes, size: int) -> bytes:
-        self.messages += 1
-        if size > self.max_message_size:
-            raise dropped(size, self.max_message_size)
-        return b"".join([*parts, last])
 
     def close(self) -> None:
         """Say that nothing more will be read: from here on a try takes nothing.

@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 import secrets
+import stat
 import sys
 import time
 from dataclasses import dataclass
@@ -50,11 +51,7 @@ class Segment:
         self.name = name
         self.memory = mmap.mmap(fd, os.fstat(fd).st_size)
         self.words = memoryview(self.memory).cast("Q")
-
-    @property
-    def capacity(self) -> int:
-        """Bytes per direction."""
-        return self.words[CAPACITY_WORD]
+        self.capacity = 0  # bytes per direction: as it was when it was checked, whatever stands there later
 
     @property
     def lingers(self) -> bool:
@@ -101,9 +98,9 @@ class Segment:
         except OSError as error:
             raise refused(f"make a channel of 2 x {capacity} bytes", error) from error
         try:
-            os.fchmod(fd, 0o600)  # whatever the umask
             allocate(fd, DATA + 2 * capacity)
             segment = cls(name, fd)
+            segment.capacity = capacity
             for semaphore in semaphore_names(name):
                 NamedSemaphore(semaphore, create=True)
         except OSError as error:
@@ -136,7 +133,7 @@ class Segment:
             raise ChannelNotFound(f"{name!r} is no handle: pass on what channel.handle gives, unchanged")
         fd = _open_found(name)
         try:
-            if os.fstat(fd).st_uid != os.geteuid():
+            if not is_ours(fd):
                 raise ChannelNotFound(_NOT_YOURS.format(name))
             segment = _map_finished(name, fd)
         finally:
@@ -151,7 +148,7 @@ class Segment:
                 f"{self.name} has layout version {words[VERSION_WORD]}, this shmchannel speaks {VERSION}: "
                 "use one version of shmchannel on both sides"
             )
-        capacity = self.capacity
+        capacity = words[CAPACITY_WORD]  # once
         power_of_two = capacity & (capacity - 1) == 0
         if not (MINIMUM_CAPACITY <= capacity <= MAXIMUM_CAPACITY and power_of_two):
             raise ChannelCorrupted(f"{self.name} claims a capacity of {capacity} bytes: make a new channel")
@@ -161,6 +158,7 @@ class Segment:
             )
         if tuple(words[ID_WORD : ID_WORD + 2].tolist()) != _id_words(self.name):
             raise ChannelCorrupted(f"{self.name} carries another channel's id: make a new channel")
+        self.capacity = capacity
 
     # -- slots
 
@@ -269,7 +267,7 @@ _NOT_THERE = (
     "there is no channel {}: its creator has ended or dropped it (keep the Channel, or make it with "
     "linger=True), or both its ports were connected already"
 )
-_NOT_YOURS = "{} belongs to another user: a channel is for processes of one user"
+_NOT_YOURS = "{} belongs to another user, or is no channel: a channel is for processes of one user"
 
 
 def semaphore_names(name: str) -> tuple[str, str, str, str]:
@@ -283,11 +281,11 @@ def _claim_names(name: str) -> tuple[str, str]:
 
 def unlink(name: str) -> None:
     """Remove a channel's names, the segment's last so that a death in between leaves it to be swept."""
-    for semaphore in semaphore_names(name):
-        NamedSemaphore.unlink_name(semaphore)
-    if not alive.HAVE_LOCKS:
-        for claim in _claim_names(name):
-            NamedSemaphore.unlink_name(claim)
+    for other in (*semaphore_names(name), *(() if alive.HAVE_LOCKS else _claim_names(name))):
+        try:
+            NamedSemaphore.unlink_name(other)
+        except PermissionError:
+            pass  # another user's, who was quicker with that name: it never was the channel's
     try:
         _posixshmem.shm_unlink("/" + name)
     except FileNotFoundError:
@@ -316,9 +314,7 @@ def _sweep_one(name: str, lingering: bool) -> bool:
     except OSError:
         return False  # gone by now, or not ours
     try:
-        if os.fstat(hold.fileno()).st_uid != os.geteuid():
-            return False
-        if not hold.try_lock(0, RECORDS_END):
+        if not is_ours(hold.fileno()) or not hold.try_lock(0, RECORDS_END):
             return False
         # Looked at under the lock: before that the creator may not have put it in yet.
         flags = int.from_bytes(os.pread(hold.fileno(), 8, FLAGS_WORD * 8), sys.byteorder)
@@ -334,8 +330,14 @@ def _sweep_one(name: str, lingering: bool) -> bool:
 
 
 def open_name(name: str) -> int:
-    fd: int = _posixshmem.shm_open("/" + name, os.O_RDWR, mode=0o600)
+    fd: int = _posixshmem.shm_open("/" + name, os.O_RDWR, mode=0o600)  # it follows no symbolic link
     return fd
+
+
+def is_ours(fd: int) -> bool:
+    """Whether it is a file, and this user's: anybody may put something into the names' folder."""
+    status = os.fstat(fd)
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _open_found(name: str) -> int:
@@ -359,13 +361,14 @@ def new_file(suffix: str, lock: int) -> tuple[str, int, Hold]:
         except FileExistsError:
             continue
         try:
+            os.fchmod(fd, 0o600)  # whatever the umask
             hold = Hold(open_name, name)  # an `open` of its own: see alive.py
             # A sweep may have come between the two: then it has the lock, or the name is gone.
             if hold.try_lock(lock) and (os.fstat(fd).st_nlink or not alive.HAVE_LOCKS):
                 return name, fd, hold
         except FileNotFoundError:
             pass
-        except OSError:
+        except BaseException:
             unlink(name)
             os.close(fd)
             raise

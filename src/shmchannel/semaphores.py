@@ -57,6 +57,23 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
+def _post(post: Callable[[], object]) -> None:
+    try:
+        post()
+    except OSError as error:
+        # As many posts as it can count, by a peer that does nothing else: who sleeps there is woken.
+        if error.errno != errno.EOVERFLOW:
+            raise
+
+
+def _set_mode(name: str) -> None:
+    """Make a semaphore just created ours to open, whatever the umask: where Linux has its file."""
+    try:
+        os.chmod(f"/dev/shm/sem.{name[1:]}", 0o600)
+    except FileNotFoundError:
+        pass
+
+
 _LIBC = _libc()
 _SEM_FAILED = (None, ctypes.c_void_p(-1).value)  # a null pointer (glibc, musl), or -1 (macOS)
 
@@ -71,7 +88,7 @@ class LibcSemaphore:
     __slots__ = ("_address", "name", "post")
 
     post: Callable[[], Any]
-    """Add one, which wakes a waiter. Raises ``OSError`` (EOVERFLOW) beyond the system's largest value."""
+    """Add one, which wakes a waiter."""
 
     def __init__(self, name: str, *, create: bool = False) -> None:
         self.name = name
@@ -80,7 +97,7 @@ class LibcSemaphore:
 
     def _open(self, create: bool) -> None:
         self._open_address(os.O_CREAT | os.O_EXCL if create else 0)
-        self.post = functools.partial(_LIBC.sem_post, self._address)
+        self.post = functools.partial(_post, functools.partial(_LIBC.sem_post, self._address))
 
     def _open_address(self, flags: int) -> None:
         more = (ctypes.c_uint(0o600), ctypes.c_uint(0)) if flags else ()
@@ -88,6 +105,8 @@ class LibcSemaphore:
         if self._address in _SEM_FAILED:
             self._address = None
             raise _os_error(self.name)
+        if flags:
+            _set_mode(self.name)
 
     def wait(self, timeout: float) -> bool:
         """Take one post, waiting at most ``timeout`` seconds; False when there was none, or a signal.
@@ -130,7 +149,9 @@ class PosixIpcSemaphore(LibcSemaphore):
             raise PermissionError(errno.EACCES, str(error), name) from None
         except OSError as error:  # posix_ipc gives no errno with the two that say "files open"
             raise OSError(error.errno or errno.EMFILE, error.strerror or str(error), name) from None
-        self.post = self._semaphore.release
+        if create:
+            _set_mode(name)
+        self.post = functools.partial(_post, self._semaphore.release)
         self._open_address(0)  # once more, for libc, which counts and gives the one address
 
     @staticmethod
@@ -139,6 +160,8 @@ class PosixIpcSemaphore(LibcSemaphore):
             posix_ipc.unlink_semaphore(name)
         except posix_ipc.ExistentialError:
             pass
+        except posix_ipc.PermissionsError as error:
+            raise PermissionError(errno.EACCES, str(error), name) from None
 
     def _close(self) -> None:
         super()._close()

@@ -122,11 +122,12 @@ static bool consumer_is_ready(Consumer *self)
 /* Add a frame to the message under way. What is beyond the largest message is only counted. */
 static int consumer_add_part(Consumer *self, size_t length)
 {
-    size_t size = self->parts_size + length;
-    if (size > most_of(&self->end)) {
+    size_t size = self->parts_size + length, most = most_of(&self->end);
+    size_t room = size < most / 2 ? 2 * size : most; /* to set aside */
+    if (size > most) {
         Py_CLEAR(self->parts);
-    } else if (!self->parts && self->parts_size == 0) {
-        self->parts = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(2 * size));
+    } else if (!self->parts) {
+        self->parts = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
         if (!self->parts)
             return -1;
     } else if (size > (size_t)PyBytes_GET_SIZE(self->parts)) {
