@@ -332,7 +332,9 @@ class Life:
         try:
             self._doorbell.bind()
         except OSError as error:
-            raise ChannelError(f"cannot make a doorbell: {error.strerror}") from error
+            raise ChannelError(
+                f"cannot make a doorbell: {error.strerror}; raise the limit that was hit"
+            ) from error
         descriptor = self._descriptor()
         self._watches += 1
         self._rearm()

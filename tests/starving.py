@@ -1,0 +1,301 @@
+"""What happens when the system has no more of something: a program of its own for each.
+
+    python starving.py {full,inodes,descriptors,doorbells,memory,large_write,large_read,large_parts}
+
+Of `full` and `inodes` /dev/shm is a small one of their own. What is asserted: an error that says what to do,
+nothing half made, nothing left, and that it works again when there is more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from shmchannel import Channel, ChannelError, Port, SharedBuffer
+
+FILL = Path("/dev/shm/fill")
+MIB = 1 << 20
+
+
+def state() -> tuple[set[str], set[str]]:
+    """Names and descriptors."""
+    return set(os.listdir("/dev/shm")), set(os.listdir("/proc/self/fd"))
+
+
+def refused(action: Callable[[], Any], says: str) -> bool:
+    """Whether it is refused, and then with the right words."""
+    try:
+        action()
+    except ChannelError as error:
+        assert says in str(error), error
+        assert "raise the limit" in str(error), error
+        return True
+    return False
+
+
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    before = state()
+    yield
+    assert state() == before, (state(), before)
+
+
+def works(one: Port, two: Port) -> None:
+    for value in (1, b"x" * 100_000):
+        writer = threading.Thread(target=one.write_sync, args=(value,))
+        writer.start()
+        assert two.read_sync(timeout=30) == value
+        writer.join()
+
+
+def pair(capacity: int = 4096) -> tuple[Port, Port]:
+    channel = Channel(capacity=capacity)
+    return channel.connect(), channel.connect()
+
+
+# -- /dev/shm
+
+
+def full() -> None:
+    """However many pages are left, a channel or a buffer is made whole, or not at all."""
+    one, two = pair()
+    buffer = SharedBuffer(3 * 4096)
+    waiting = Channel(capacity=4096)
+    outcomes: dict[str, list[bool]] = {"channel": [], "buffer": []}
+    for pages in range(12):
+        with FILL.open("wb") as file, suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, free_bytes() - 4096 * pages)
+        with leaving_nothing():
+            outcomes["channel"].append(refused(lambda: Channel(capacity=4096), "No space left"))
+            outcomes["buffer"].append(refused(lambda: SharedBuffer(3 * 4096), "No space left"))
+        works(one, two)  # what is there has its memory
+        assert one.write_sync(buffer, transfer=[buffer])
+        buffer = two.read_sync()
+        buffer[:] = bytes([pages]) * len(buffer)
+        one, two = two, one
+    FILL.unlink()
+    for which in outcomes.values():  # at first refused, then made
+        assert which == sorted(which, reverse=True), outcomes
+        assert which[0], outcomes
+        assert not which[-1], outcomes
+    works(waiting.connect(), waiting.connect())
+
+
+def free_bytes() -> int:
+    status = os.statvfs("/dev/shm")
+    return status.f_bavail * status.f_frsize
+
+
+def inodes() -> None:
+    """As many names as there is room for: the semaphores are refused one after the other."""
+    files: list[Path] = []
+    while os.statvfs("/dev/shm").f_favail:
+        files.append(Path(f"/dev/shm/file{len(files)}"))
+        files[-1].touch()
+    outcomes = []
+    while files:
+        with leaving_nothing():
+            outcomes.append(refused(lambda: Channel(capacity=4096), "No space left"))
+        files.pop().unlink()
+    # glibc makes each semaphore under a name that it then links to its own.
+    assert outcomes[:5] == [True] * 5, outcomes
+    assert outcomes[-1] is False, outcomes
+    works(*pair())
+
+
+# -- descriptors
+
+
+@contextmanager
+def spare_descriptors(count: int) -> Iterator[None]:
+    """No more than so many can be opened."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    held = []
+    while (fd := os.open("/dev/null", os.O_RDONLY)) < most:
+        held.append(fd)
+    os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fd + count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in held:
+            os.close(fd)
+
+
+def descriptors() -> None:
+    """However many are left, it is done, or refused without a trace; so is a connect, which works later."""
+    one, two = pair()
+    outcomes: dict[str, list[bool]] = {"make": [], "attach": [], "connect": [], "buffer": []}
+    for count in range(12):
+        channel = Channel(capacity=4096)
+        actions: dict[str, Callable[[], Any]] = {
+            "make": lambda: Channel(capacity=4096),
+            "attach": lambda: Channel.from_handle(channel.handle),  # noqa: B023
+            "connect": lambda: channel.connect().close_sync(),  # noqa: B023
+            "buffer": lambda: SharedBuffer(10),
+        }
+        for name, action in actions.items():
+            with leaving_nothing(), spare_descriptors(count):
+                outcomes[name].append(refused(action, "Too many open files"))
+        works(one, two)
+        channel.connect().close_sync()
+    for which in outcomes.values():  # at first refused, then done
+        assert which == sorted(which, reverse=True), outcomes
+        assert which[0], outcomes
+        assert not which[-1], outcomes
+    receive_without_descriptors(one, two)
+
+
+def receive_without_descriptors(one: Port, two: Port) -> None:
+    """The block stays under way, and goes with the ports."""
+    buffer = SharedBuffer(10)
+    one.write_sync(buffer, transfer=[buffer])
+    with spare_descriptors(0):
+        try:
+            two.read_sync(timeout=30)
+        except ChannelError as error:
+            assert "Too many open files" in str(error), error
+            assert "raise the limit" in str(error), error
+        else:
+            raise AssertionError("it was received")
+    works(one, two)
+    one.close_sync()
+    two.close_sync()
+    assert not [name for name in os.listdir("/dev/shm") if name.endswith("b")]
+
+
+def doorbells() -> None:
+    """Awaiting needs a descriptor; ringing does without."""
+    importlib.import_module("shmchannel.loops")  # which takes one too, the first time
+    one, two = pair()
+
+    async def main() -> None:
+        with spare_descriptors(0):
+            for act in (two.read(), two.write(1)):
+                try:
+                    await act
+                except ChannelError as error:
+                    assert "doorbell" in str(error), error
+                    assert "raise the limit" in str(error), error
+                else:
+                    raise AssertionError("it has a doorbell")
+            try:
+                two.fileno()
+            except ChannelError as error:
+                assert "raise the limit" in str(error), error
+            else:
+                raise AssertionError("it has a doorbell")
+        reading = asyncio.create_task(two.read())
+        while not (two._sides and two._sides[0].reading._future):
+            await asyncio.sleep(0)
+        with spare_descriptors(0):
+            assert one.write_sync("without a bell")
+            assert await asyncio.wait_for(reading, 30) == "without a bell"
+
+    asyncio.run(main())
+    works(one, two)
+
+
+# -- memory
+
+
+@contextmanager
+def spare_memory(size: int) -> Iterator[None]:
+    """No more than about so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def out_of_memory(action: Callable[[], Any]) -> None:
+    try:
+        action()
+    except MemoryError:
+        return
+    raise AssertionError("there was memory for it")
+
+
+def memory() -> None:
+    channel = Channel(capacity=32 * MIB)
+    one, two = pair()
+    with spare_memory(16 * MIB):
+        with leaving_nothing():
+            assert refused(lambda: Channel(capacity=32 * MIB), "Cannot allocate memory")
+            assert refused(lambda: Channel.from_handle(channel.handle), "Cannot allocate memory")
+            assert refused(lambda: SharedBuffer(64 * MIB), "Cannot allocate memory")
+        works(one, two)
+    buffer = SharedBuffer(64 * MIB)
+    one.write_sync(buffer, transfer=[buffer])
+    with spare_memory(16 * MIB):
+        try:
+            two.read_sync(timeout=30)
+        except ChannelError as error:
+            assert "Cannot allocate memory" in str(error), error
+        else:
+            raise AssertionError("it was mapped")
+    works(one, two)
+    assert not [name for name in os.listdir("/dev/shm") if name.endswith("b")]
+    works(channel.connect(), channel.connect())
+
+
+def large_write() -> None:
+    """Where there is no memory to encode it, nothing is written."""
+    one, two = pair(MIB)
+    values = [["x" * 1000] * 50_000, b"y" * 64 * MIB]
+    for value in values:
+        with spare_memory(16 * MIB):
+            out_of_memory(lambda: one.write_sync(value, timeout=30))  # noqa: B023
+            works(one, two)
+    works(one, two)
+
+
+def large_read() -> None:
+    """Where there is no memory to take it out, it stays for the next read."""
+    one, two = pair(256 * MIB)
+    value = b"x" * 64 * MIB
+    for _ in range(3):
+        assert one.write_sync(value, timeout=30)
+        assert one.write_sync("next", timeout=30)
+        with spare_memory(16 * MIB):
+            for read in (two.read_nowait, two.read_sync, two.read_nowait):
+                out_of_memory(read)
+        assert two.read_sync(timeout=30) == value
+        assert two.read_sync(timeout=30) == "next"
+        one, two = two, one
+
+
+def large_parts() -> None:
+    """What comes in parts stays where it is, and goes on."""
+    one, two = pair(MIB)
+    value = bytes(range(256)) * (4096 * 100)  # 100 MiB
+    writer = threading.Thread(target=lambda: (one.write_sync(value), one.write_sync("next")))
+    writer.start()
+    with spare_memory(48 * MIB):
+        for _ in range(3):
+            out_of_memory(lambda: two.read_sync(timeout=30))
+    assert two.read_sync(timeout=30) == value
+    assert two.read_sync(timeout=30) == "next"
+    writer.join()
+
+
+if __name__ == "__main__":
+    threading.stack_size(MIB)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    started = time.monotonic()
+    globals()[sys.argv[1]]()
+    assert time.monotonic() - started < 50
