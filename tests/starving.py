@@ -1,6 +1,7 @@
 """What happens when the system has no more of something: a program of its own for each.
 
-    python starving.py {full,inodes,descriptors,doorbells,memory,large_write,large_read,large_parts}
+    python starving.py {full,inodes,descriptors,doorbells,memory,large_write,large_read,large_parts,
+        large_value}
 
 Of `full` and `inodes` /dev/shm is a small one of their own. What is asserted: an error that says what to do,
 nothing half made, nothing left, and that it works again when there is more.
@@ -291,6 +292,23 @@ def large_parts() -> None:
     assert two.read_sync(timeout=30) == value
     assert two.read_sync(timeout=30) == "next"
     writer.join()
+
+
+def large_value() -> None:
+    """Where there is memory for the message and not for its value, the next read tries it again."""
+    for capacity in (256 * MIB, MIB):  # in one piece, and in parts
+        one, two = pair(capacity)
+        value = [[number] for number in range(1_500_000)]
+        writer = threading.Thread(target=lambda: (one.write_sync(value), one.write_sync("next")))  # noqa: B023
+        writer.start()
+        while not two.statistics().incoming_fill:
+            time.sleep(0.001)
+        with spare_memory(40 * MIB):
+            for _ in range(3):
+                out_of_memory(lambda: two.read_sync(timeout=30))  # noqa: B023
+        assert two.read_sync(timeout=30) == value
+        assert two.read_sync(timeout=30) == "next"
+        writer.join()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,16 @@ import engines
 import pytest
 from engines import RINGS
 
-from shmchannel import Channel, ChannelCorrupted, ChannelError, CloneError, EndOfChannel, Port, WouldBlock, segment
+from shmchannel import (
+    Channel,
+    ChannelCorrupted,
+    ChannelError,
+    CloneError,
+    EndOfChannel,
+    Port,
+    WouldBlock,
+    segment,
+)
 from shmchannel.ring import HEAD, PART, READER, TAIL, WHOLE, WRITER
 
 SECOND = 1.0  # within which each call has an answer

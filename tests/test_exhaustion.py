@@ -1,14 +1,19 @@
-"""No more room, descriptors or memory: a clear error, nothing half made, nothing left; and then it goes on."""
+"""No more room, descriptors or memory: a clear error, nothing half made, nothing left; then it goes on."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from engines import needs_c
+from engines import RINGS, made_by, needs_c
+from peers import until_asleep
+
+from shmchannel import Channel, Interface, Port, WouldBlock
 
 PROGRAM = str(Path(__file__).with_name("starving.py"))
 ENGINES = [pytest.param("1", id="python"), pytest.param("", id="c", marks=needs_c)]
@@ -27,7 +32,9 @@ def run(name: str, wanted: str, *before: str) -> None:
 
 
 @pytest.mark.parametrize("wanted", ENGINES)
-@pytest.mark.parametrize("name", ["descriptors", "doorbells", "memory", "large_write", "large_read", "large_parts"])
+@pytest.mark.parametrize(
+    "name", ["descriptors", "doorbells", "memory", "large_write", "large_read", "large_parts", "large_value"]
+)
 def test_a_limit_that_is_hit_costs_nothing_but_an_error(name: str, wanted: str) -> None:
     run(name, wanted)
 
@@ -39,3 +46,73 @@ def test_a_full_dev_shm_costs_nothing_but_an_error(name: str, options: str, want
         pytest.skip("mount namespaces are not permitted here")
     script = f'mount -t tmpfs -o {options} none /dev/shm && exec "$@"'
     run(name, wanted, "unshare", "-m", "sh", "-c", script, "sh")
+
+
+class Large:
+    """An instance that needs memory, which is not there at first."""
+
+    def __init__(self, size: int) -> None:
+        self.text = "x" * size
+
+
+def interface(fails: list[object]) -> Interface:
+    def deserialize(text: str) -> Large:
+        if fails:
+            fails.pop()
+            raise MemoryError
+        return Large(len(text))
+
+    return Interface(Large, serialize=lambda one: one.text, deserialize=deserialize)
+
+
+@pytest.mark.parametrize("engine", RINGS)
+@pytest.mark.parametrize("size", [10, 3000, 20_000])
+@pytest.mark.parametrize("how", ["nowait", "sync", "many", "async"])
+def test_a_message_for_whose_value_there_is_no_memory_is_tried_again(
+    engine: str, size: int, how: str
+) -> None:
+    fails: list[object] = []
+    with made_by(engine):
+        channel = Channel(capacity=16384, interfaces=[interface(fails)])
+        one, two = channel.connect(), channel.connect()
+    with one, two:
+
+        def write() -> None:
+            until_asleep(two, "read_sleeps") if how == "sync" else None
+            for value in ("before", Large(size), "after"):
+                one.write_sync(value, timeout=30)
+
+        async def read_async() -> object:
+            return await two.read()
+
+        def read() -> object:
+            if how == "nowait":
+                while not two._is_ready():
+                    pass
+                return read_when_whole(two)
+            if how == "many":
+                return two.read_many_sync(1, timeout=30)[0]
+            return asyncio.run(read_async()) if how == "async" else two.read_sync(timeout=30)
+
+        fails[:] = [None] * 3
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert read() == "before"
+        for _ in range(3):
+            with pytest.raises(MemoryError):
+                read()
+            assert two._is_ready()
+            assert two.statistics().incoming_fill >= size
+        got = read()
+        assert isinstance(got, Large)
+        assert len(got.text) == size
+        assert read() == "after"
+        writer.join()
+
+
+def read_when_whole(port: Port) -> object:
+    while True:
+        try:
+            return port.read_nowait()
+        except WouldBlock:
+            pass

@@ -37,7 +37,6 @@ class Port(Life):
         """Not for users: see ``Channel.connect``."""
         super().__init__(channel, slot, interfaces, spin=spin)
         self._max_message_size = channel.max_message_size
-        self._decode = self._codec.decode
 
     # -- write
 
@@ -258,7 +257,7 @@ class Port(Life):
         Raises ``TimeoutError``; ``EndOfChannel`` once the other side has ended and all is read;
         ``PeerLost`` once the peer has died and all that it completed is read; ``CloneError`` for a
         message that does not decode (it is consumed, the next read goes on); ``PortClosed`` after
-        ``close_sync``; ``ChannelCorrupted``.
+        ``close_sync``; ``ChannelCorrupted``. After a ``MemoryError`` the next read tries that message again.
         """
         value = self._incoming.take_soon()
         return value if value is not NOTHING else self._decode(drive(self._taking(), timeout))
@@ -314,6 +313,15 @@ class Port(Life):
             return await self.read()
         except EndOfChannel:
             raise StopAsyncIteration from None
+
+    def _decode(self, message: bytes) -> Any:
+        """The value of a message that was taken, or given back where there is no memory for it."""
+        try:
+            return self._codec.decode(message)
+        except MemoryError:
+            if isinstance(self._incoming, Consumer):
+                self._incoming.untake(message)
+            raise
 
     def _taking(self) -> Operation[bytes]:
         """Take a message that the first try did not find."""

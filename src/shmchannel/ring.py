@@ -452,6 +452,7 @@ class Consumer(_End):
         self._parts = bytearray()  # and not a list: a hostile peer may send a million empty ones
         self._parts_size = 0
         self._deferred: Exception | None = None  # of a message after others that were taken with it
+        self._returned: list[bytes] = []  # messages that were taken, and for whose values there was no memory
 
     @property
     def position(self) -> int:
@@ -460,8 +461,8 @@ class Consumer(_End):
 
     @property
     def fill(self) -> int:
-        """Bytes in the ring that have not been taken yet."""
-        return self._control[TAIL] - self._head
+        """Bytes that have not been taken yet, or were given back."""
+        return self._control[TAIL] - self._head + sum(map(len, self._returned))
 
     @property
     def closed(self) -> bool:
@@ -478,15 +479,27 @@ class Consumer(_End):
     def ready(self) -> bool:
         """Whether a try can go on: something is there, or the producer has closed."""
         control = self._control
-        return control[TAIL] != self._head or bool(control[PRODUCER_CLOSED]) or self._deferred is not None
+        more = control[TAIL] != self._head or bool(control[PRODUCER_CLOSED])
+        return more or self._deferred is not None or bool(self._returned)
 
     def take(self) -> Any:
         """Take one message out and return its value; ``NOTHING`` when none is complete.
 
-        Raises as ``try_read`` and the codec's ``decode`` do; the message is consumed.
+        Raises as ``try_read`` and the codec's ``decode`` do; the message is consumed, unless it is
+        ``MemoryError``.
         """
         message = self.try_read()
-        return NOTHING if message is None else self._decode(message)
+        if message is None:
+            return NOTHING
+        try:
+            return self._decode(message)
+        except MemoryError:
+            self.untake(message)
+            raise
+
+    def untake(self, message: bytes) -> None:
+        """Give a message back, for the next try to take."""
+        self._returned.append(message)
 
     def take_many(self, values: list[Any], most: int) -> None:
         """Add the values of complete messages to a list, until it has ``most``.
@@ -518,6 +531,11 @@ class Consumer(_End):
         if self._deferred is not None:
             error, self._deferred = self._deferred, None
             raise error
+        if self._returned:
+            try:
+                return self._returned.pop(0)
+            except IndexError:
+                pass  # another thread was quicker
         control = self._control
         acquire, release = self._acquire, self._release
         frames = taken = 0

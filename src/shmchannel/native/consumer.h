@@ -21,6 +21,7 @@ typedef struct {
     PyObject *parts; /* bytes, of which the first parts_size are those of a message under way; or NULL */
     size_t parts_size;
     PyObject *deferred; /* an error that the next try raises; or NULL */
+    PyObject *returned; /* a list of messages for whose values there was no memory; or NULL */
     PyObject *spins;   /* a function: whether spinning can pay; NULL once it does */
     int how;           /* its last answer */
     bool spun;         /* since there was something to read */
@@ -114,9 +115,14 @@ static void consumer_consume(Consumer *self, uint64_t after)
         ring_consume(&self->end.ring, after);
 }
 
+static bool has_returned(const Consumer *self)
+{
+    return self->returned && PyList_CheckExact(self->returned) && PyList_GET_SIZE(self->returned);
+}
+
 static bool consumer_is_ready(Consumer *self)
 {
-    return self->deferred || ring_readable(&self->end.ring);
+    return self->deferred || has_returned(self) || ring_readable(&self->end.ring);
 }
 
 /* Add a frame to the message under way. What is beyond the largest message is only counted. */
@@ -146,12 +152,40 @@ static int consumer_add_part(Consumer *self, size_t length)
 /* A message that was taken: a value, or bytes. */
 typedef enum { AS_VALUE, AS_BYTES } Form;
 
+/* After a failed decoding: where it failed for want of memory, keep the message for the next try, as
+   ring.Consumer.untake. `copy`: made here of bytes that lie on the stack, which may want memory too. */
+static void untake(Consumer *self, PyObject *message, const uint8_t *copy, size_t length)
+{
+    if (!PyErr_ExceptionMatches(PyExc_MemoryError) || !self->returned)
+        return;
+    PyObject *error = raised_exception();
+    PyObject *kept = message ? Py_NewRef(message) : PyBytes_FromStringAndSize((const char *)copy, (Py_ssize_t)length);
+    if (kept)
+        PyList_Append(self->returned, kept);
+    Py_XDECREF(kept);
+    PyErr_SetObject((PyObject *)Py_TYPE(error), error); /* whatever came since */
+    Py_DECREF(error);
+}
+
+/* The first that was given back, under the lock; NULL when another thread was quicker. */
+static PyObject *take_returned(Consumer *self)
+{
+    if (!has_returned(self))
+        return NULL;
+    PyObject *message = Py_NewRef(PyList_GET_ITEM(self->returned, 0));
+    if (PyList_SetSlice(self->returned, 0, 1, NULL) < 0)
+        Py_CLEAR(message);
+    return message;
+}
+
 static PyObject *formed(Consumer *self, PyObject *bytes, Form form)
 {
     if (!bytes || form == AS_BYTES)
         return bytes;
     PyObject *value = decode(self->end.codec, (const uint8_t *)PyBytes_AS_STRING(bytes),
                              (size_t)PyBytes_GET_SIZE(bytes), NULL, NULL);
+    if (!value)
+        untake(self, bytes, NULL, 0);
     Py_DECREF(bytes);
     return value;
 }
@@ -237,8 +271,11 @@ static PyObject *consumer_take_whole(Consumer *self, const Frame *frame, Form fo
     }
     if (drop)
         return consumer_drop(self, length);
-    if (form == AS_VALUE && length <= SMALL)
-        return decode(self->end.codec, small, length, NULL, NULL);
+    if (form == AS_VALUE && length <= SMALL) {
+        if (!(result = decode(self->end.codec, small, length, NULL, NULL)))
+            untake(self, NULL, small, length);
+        return result;
+    }
     return needs_python ? formed(self, result, form) : result;
 }
 
@@ -281,6 +318,13 @@ static PyObject *consumer_try(Consumer *self, Form form)
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
         Py_DECREF(error);
         return NULL;
+    }
+    if (has_returned(self)) {
+        lock_take(&self->end.lock);
+        PyObject *returned = take_returned(self);
+        lock_give(&self->end.lock);
+        if (returned || PyErr_Occurred())
+            return formed(self, returned, form);
     }
     for (int frames = 0; frames < FRAMES && taken < BATCH; frames++) {
         Frame frame;
@@ -494,6 +538,7 @@ static int consumer_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Py_VISIT(((Consumer *)object)->spins);
     Py_VISIT(((Consumer *)object)->deferred);
+    Py_VISIT(((Consumer *)object)->returned);
     return end_traverse((End *)object, visit, arg);
 }
 
@@ -501,6 +546,7 @@ static int consumer_clear(PyObject *object)
 {
     Py_CLEAR(((Consumer *)object)->spins);
     Py_CLEAR(((Consumer *)object)->deferred);
+    Py_CLEAR(((Consumer *)object)->returned);
     return end_clear((End *)object);
 }
 
@@ -512,6 +558,7 @@ static void consumer_dealloc(PyObject *object)
     Py_CLEAR(self->parts);
     Py_CLEAR(self->spins);
     Py_CLEAR(self->deferred);
+    Py_CLEAR(self->returned);
     end_release(&self->end);
     if (self->budget.obj)
         PyBuffer_Release(&self->budget);
@@ -537,6 +584,7 @@ static PyMemberDef consumer_members[] = {
     {"_closed", T_BOOL, offsetof(Consumer, closed), 0, NULL},
     {"messages", T_ULONGLONG, offsetof(Consumer, end.messages), 0, NULL},
     {"max_message_size", T_PYSSIZET, offsetof(Consumer, end.max_message_size), 0, NULL},
+    {"_returned", T_OBJECT, offsetof(Consumer, returned), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
