@@ -12,7 +12,7 @@ import pytest
 from shmchannel import blocks, errors, ring, segment
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"^```python\n(.*?)^```$(?:(?:(?!```).)*?^```output\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
@@ -23,7 +23,7 @@ EXAMPLES = [
     pytest.param(
         code,
         output,
-        id=f"{page.name}:{page.read_text()[: found.start()].count(chr(10)) + 1}",
+        id=f"{page.relative_to(ROOT)}:{page.read_text()[: found.start()].count(chr(10)) + 1}",
         marks=[needs_interpreters] if "interpreter" in code.lower() else [],
     )
     for page in PAGES
