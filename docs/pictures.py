@@ -17,7 +17,7 @@ text { fill: #1f2a2a; font: 14px system-ui, sans-serif } .small { font-size: 11p
 .load { stroke: #37474f; fill: none; stroke-dasharray: 5 4 } .code { font: 13px ui-monospace, monospace }
 .name { font-weight: 600 } .soft { fill: #52605f }
 @media (prefers-color-scheme: dark) {
-.ground { fill: #1d2426 } .box { fill: #263033; stroke: #8fa3a3 } .free { fill: #2e3a3d; stroke: #8fa3a3 }
+.ground { fill: #22262e } .box { fill: #2c313c; stroke: #8fa3a3 } .free { fill: #363d4a; stroke: #8fa3a3 }
 .full { fill: #00796b; stroke: #8fa3a3 } .flag { fill: #8d5a00; stroke: #8fa3a3 }
 .line, .load { stroke: #cfd8d8 } .thin { stroke: #607575 } .tip { fill: #cfd8d8 }
 text { fill: #eef3f3 } .soft { fill: #b3c2c2 }
@@ -41,7 +41,9 @@ class Picture:
         )
 
     def text(self, x: int, y: int, words: str, look: str = "", anchor: str = "middle") -> None:
-        self.parts.append(f'<text class="{look}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>')
+        self.parts.append(
+            f'<text class="{look}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
+        )
 
     def line(self, *points: tuple[int, int], look: str = "line") -> None:
         path = " ".join(f"{x},{y}" for x, y in points)
