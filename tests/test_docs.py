@@ -45,8 +45,13 @@ def test_an_example_runs_as_printed(tmp_path: Path, code: str, output: str | Non
     assert output is None or done.stdout == output
 
 
-def test_the_examples_were_found() -> None:
-    assert len(EXAMPLES) >= 7
+def test_every_example_is_run() -> None:
+    """By the test above or, with a title, by the next."""
+    for page in PAGES:
+        text = page.read_text()
+        titled = text.count("```python title=") if page.name == "tutorial.md" else 0
+        assert text.count("```py") == len(BLOCK.findall(text)) + titled, page
+    assert len(EXAMPLES) >= 30
 
 
 def test_the_tutorial_followed_to_the_letter(tmp_path: Path) -> None:
