@@ -64,16 +64,28 @@ bench-plots: $(VENV)/.bench
 	done
 	$(RUN) -m shmchannel bench --workload growth --plot $(PLOTS)/growth.svg --json $(PLOTS)/growth.json $(BENCH)
 
+# The site, into build/site; docs-test looks at it in a browser, and takes Debian's chromium and chromium-driver.
+.PHONY: docs docs-serve docs-test
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs
+docs: $(VENV)-docs/.docs
+	$(MKDOCS) build --quiet --strict -f docs/mkdocs.yml
+
+docs-serve: $(VENV)-docs/.docs
+	$(MKDOCS) serve -f docs/mkdocs.yml --watch src --watch CHANGELOG.md
+
+docs-test: $(VENV)-docs/.test
+	$(VENV)-docs/bin/python -m pytest tests/test_site.py
+
 clean:
 	rm -rf .venv .venv-* build dist src/*.egg-info .coverage .coverage.* src/shmchannel/_native*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A venv by the interpreter's own means or, where it has no ensurepip (Debian), by a borrowed virtualenv.
-$(RUN):
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV) && python3 -m venv $(VENV)-maker && \
-	$(VENV)-maker/bin/pip install -q --disable-pip-version-check virtualenv && \
-	$(VENV)-maker/bin/virtualenv -q -p $(PYTHON) $(VENV) && rm -rf $(VENV)-maker; }
+$(VENV)/bin/python $(VENV)-docs/bin/python: %/bin/python:
+	$(PYTHON) -m venv $* || { rm -rf $* && python3 -m venv $*-maker && \
+	$*-maker/bin/pip install -q --disable-pip-version-check virtualenv && \
+	$*-maker/bin/virtualenv -q -p $(PYTHON) $* && rm -rf $*-maker; }
 
 # The C core is built with the package, and anew when it has changed.
 BUILT_FROM := pyproject.toml setup.py $(wildcard src/shmchannel/_native.c src/shmchannel/native/*.h)
@@ -96,4 +108,12 @@ $(VENV)/.fuzz: $(VENV)/.test | $(RUN)
 
 $(VENV)/.check: pyproject.toml | $(RUN)
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[check]'
+	touch $@
+
+$(VENV)-docs/.docs: $(BUILT_FROM) | $(VENV)-docs/bin/python
+	$(VENV)-docs/bin/python -m pip install -q --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+$(VENV)-docs/.test: $(VENV)-docs/.docs
+	$(VENV)-docs/bin/python -m pip install -q --disable-pip-version-check -e '.[docs,test]'
 	touch $@

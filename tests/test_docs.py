@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import shmchannel
 from shmchannel import blocks, errors, ring, segment
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"^```python\n(.*?)^```$(?:(?:(?!```).)*?^```output\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
 )
@@ -23,7 +26,7 @@ EXAMPLES = [
     pytest.param(
         code,
         output,
-        id=f"{page.name}:{page.read_text()[: found.start()].count(chr(10)) + 1}",
+        id=f"{page.relative_to(ROOT)}:{page.read_text()[: found.start()].count(chr(10)) + 1}",
         marks=[needs_interpreters] if "interpreter" in code.lower() else [],
     )
     for page in PAGES
@@ -42,8 +45,55 @@ def test_an_example_runs_as_printed(tmp_path: Path, code: str, output: str | Non
     assert output is None or done.stdout == output
 
 
-def test_the_examples_were_found() -> None:
-    assert len(EXAMPLES) >= 7
+def test_every_example_is_run() -> None:
+    """By the test above or, with a title, by the next."""
+    for page in PAGES:
+        text = page.read_text()
+        titled = text.count("```python title=") if page.name == "tutorial.md" else 0
+        assert text.count("```py") == len(BLOCK.findall(text)) + titled, page
+    assert len(EXAMPLES) >= 30
+
+
+def test_the_tutorial_followed_to_the_letter(tmp_path: Path) -> None:
+    """But for its installation, which is this interpreter's."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    steps = re.findall(r'^```(?:python title="([^"]+)"|console)\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+    assert "pip install" in steps[0][1]
+    typed = 0
+    for name, block in steps[1:]:
+        if name:
+            (tmp_path / name).write_text(block)
+            continue
+        for command, expected in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
+            shell = ["bash", "-c", command]
+            done = subprocess.run(
+                shell, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50, check=False
+            )
+            assert done.stderr == ""
+            assert re.fullmatch(re.escape(expected).replace(r"\.\.\.", ".+"), done.stdout), done.stdout
+            typed += 1
+    assert typed == len([name for name, _ in steps if name]) - 1  # the worker is started by the others
+
+
+def test_the_pictures_are_what_their_script_draws() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["PICTURES"]
+    files = {path.name: path.read_text() for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert files == {name: draw() for name, draw in drawn.items()}
+
+
+def test_the_reference_has_all_that_is_public() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text()
+    assert sorted(re.findall(r"^::: shmchannel\.(\w+)$", text, re.MULTILINE)) == sorted(shmchannel.__all__)
+    members = re.findall(r'^        - "?(\w+)"?$', text, re.MULTILINE)
+    assert sorted(members) == sorted(name for name in dir(shmchannel.Port) if not name.startswith("_"))
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = re.findall(r"[\w./-]+\.md\b", (ROOT / "docs" / "mkdocs.yml").read_text())
+    pages = [str(path.relative_to(ROOT / "docs")) for path in PAGES if path != ROOT / "README.md"]
+    assert sorted(listed) == sorted(pages)
 
 
 def test_links_between_pages_lead_somewhere() -> None:

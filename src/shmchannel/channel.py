@@ -64,8 +64,8 @@ class Channel:
     ) -> None:
         """Create a channel; with ``handle``, attach to that one.
 
-        ``capacity`` is in bytes per direction, rounded up to a power of two, and the creator's
-        choice. ``max_message_size`` is in bytes, for this side's writes and reads; a message may be
+        ``capacity`` is in bytes per direction (1 MiB), rounded up to a power of two, and the creator's
+        choice. ``max_message_size`` is in bytes (1 GiB), for this side's writes and reads; a message may be
         larger than the capacity. ``interfaces`` lists the classes whose instances may cross, as this
         side knows them: see ``Interface``. Raises ``TypeError`` or ``ValueError`` for an argument that cannot
         be, ``ChannelError`` when the system refuses (/dev/shm is full); when attaching

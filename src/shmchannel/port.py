@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class Port(Life):
     """One of a channel's two ends; made by ``Channel.connect``. What is written here is read there.
 
+    ``for value in port`` and ``async for`` read until the end; ``with`` and ``async with`` close it.
     Any thread may call any method, and tasks of one event loop at a time may await it meanwhile. Each
     message goes to exactly one reader, and the messages of one writer stay in order. A port belongs to
     the process that connected it.
