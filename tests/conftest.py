@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from shmchannel import blocks, segment
 
-DEADLINE = 60  # seconds for a test, unless it is marked with another
+DEADLINE = int(os.environ.get("DEADLINE", "60"))  # seconds for a test, unless it is marked with another
 
 
 # Timings decide no test.

@@ -22,7 +22,7 @@ include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
   -fsanitize=address,undefined -fno-sanitize-recover=undefined -I"$include" \
   src/shmchannel/_native.c -o "$folder/shmchannel/_native$suffix"
 # Python's own allocator hides overflows within its arenas; what it leaks at exit is its own matter.
-export PYTHONPATH=$folder PYTHONMALLOC=malloc
+export PYTHONPATH=$folder PYTHONMALLOC=malloc ENGINES=c DEADLINE=600
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1
 LD_PRELOAD="$("$cc" -print-file-name=libasan.so) $("$cc" -print-file-name=libubsan.so)"
 export LD_PRELOAD
