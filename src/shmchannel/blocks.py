@@ -21,7 +21,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from multiprocessing.util import Finalize
 from typing import Any, NamedTuple, NoReturn
 
@@ -262,24 +262,40 @@ def settle(slot: Slot, under_way: list[Block], *, lost: bool) -> None:
             _unlink(name)
 
 
-def sweep() -> list[str]:
-    """Remove the blocks of this user that nobody owns, sends or can receive; return their names."""
+def _unlink(name: str) -> None:
+    try:
+        _posixshmem.shm_unlink("/" + name)
+    except FileNotFoundError:
+        pass
+
+
+def sweep(*, remove: Callable[[str], object] = _unlink, without: Collection[str] = ()) -> list[str]:
+    """Remove the blocks of this user that nobody owns, sends or can receive; return their names.
+
+    As if the channels ``without`` had no names any more.
+    """
     swept = []
     for name, hold, _ in _each(_names() if alive.HAVE_LOCKS else []):
         if os.fstat(hold.fileno()).st_uid != os.geteuid() or not hold.try_lock(OWNER):
             continue
         record = _read(hold)  # again, under the lock
         moving = record is not None and record.channel
-        if record and moving and (not hold.try_lock(OWNER + record.moves) or _may_be_received(record)):
+        if (
+            record
+            and moving
+            and (not hold.try_lock(OWNER + record.moves) or _may_be_received(record, without))
+        ):
             continue
-        _unlink(name)
+        remove(name)
         swept.append(name)
     return swept
 
 
-def _may_be_received(record: Record) -> bool:
+def _may_be_received(record: Record, without: Collection[str]) -> bool:
     if not record.pid:
-        return os.path.exists(f"{NAMES_FOLDER}/{record.channel.decode()}")
+        return record.channel.decode() not in without and os.path.exists(
+            f"{NAMES_FOLDER}/{record.channel.decode()}"
+        )
     if record.namespace != alive.namespace():
         return True  # we cannot tell
     return alive.process_started(record.pid) == record.started
@@ -333,10 +349,3 @@ def _read(hold: Hold) -> Record | None:
 
 def _write(hold: Hold, record: Record) -> None:
     os.pwrite(hold.fileno(), _RECORD.pack(*record), 0)
-
-
-def _unlink(name: str) -> None:
-    try:
-        _posixshmem.shm_unlink("/" + name)
-    except FileNotFoundError:
-        pass

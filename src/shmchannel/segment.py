@@ -14,6 +14,7 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import alive
@@ -141,26 +142,8 @@ class Segment:
             segment = _map_finished(name, fd)
         finally:
             os.close(fd)
-        segment._check_header()
+        check_header(name, segment.words, len(segment.memory))
         return segment
-
-    def _check_header(self) -> None:
-        words, size = self.words, len(self.memory)
-        if words[VERSION_WORD] != VERSION:
-            raise ChannelCorrupted(
-                f"{self.name} has layout version {words[VERSION_WORD]}, this shmchannel speaks {VERSION}: "
-                "use one version of shmchannel on both sides"
-            )
-        capacity = self.capacity
-        power_of_two = capacity & (capacity - 1) == 0
-        if not (MINIMUM_CAPACITY <= capacity <= MAXIMUM_CAPACITY and power_of_two):
-            raise ChannelCorrupted(f"{self.name} claims a capacity of {capacity} bytes: make a new channel")
-        if size != DATA + 2 * capacity:
-            raise ChannelCorrupted(
-                f"{self.name} is {size} bytes, its header says {DATA + 2 * capacity}: make a new channel"
-            )
-        if tuple(words[ID_WORD : ID_WORD + 2].tolist()) != _id_words(self.name):
-            raise ChannelCorrupted(f"{self.name} carries another channel's id: make a new channel")
 
     # -- slots
 
@@ -294,12 +277,12 @@ def unlink(name: str) -> None:
         pass
 
 
-def sweep(*, lingering: bool = False) -> list[str]:
+def sweep(*, lingering: bool = False, remove: Callable[[str], object] = unlink) -> list[str]:
     """Remove the names that this user owns and nobody holds; return their handles.
 
     A channel made with ``linger=True`` is left, unless ``lingering``.
     """
-    return [name for name in handles() if alive.HAVE_LOCKS and _sweep_one(name, lingering)]
+    return [name for name in handles() if alive.HAVE_LOCKS and _sweep_one(name, lingering, remove)]
 
 
 def handles() -> list[str]:
@@ -310,7 +293,7 @@ def handles() -> list[str]:
         return []
 
 
-def _sweep_one(name: str, lingering: bool) -> bool:
+def _sweep_one(name: str, lingering: bool, remove: Callable[[str], object]) -> bool:
     try:
         hold = Hold(open_name, name)
     except OSError:
@@ -324,7 +307,7 @@ def _sweep_one(name: str, lingering: bool) -> bool:
         flags = int.from_bytes(os.pread(hold.fileno(), 8, FLAGS_WORD * 8), sys.byteorder)
         if flags & LINGER and not lingering:
             return False
-        unlink(name)
+        remove(name)
         return True
     finally:
         hold.close()
@@ -376,6 +359,25 @@ def allocate(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
     if hasattr(os, "posix_fallocate"):  # without it a full /dev/shm is a SIGBUS later on
         os.posix_fallocate(fd, 0, size)
+
+
+def check_header(name: str, words: memoryview, size: int) -> None:
+    """Check the header of a finished segment of that size. Raises ``ChannelCorrupted``."""
+    if words[VERSION_WORD] != VERSION:
+        raise ChannelCorrupted(
+            f"{name} has layout version {words[VERSION_WORD]}, this shmchannel speaks {VERSION}: "
+            "use one version of shmchannel on both sides"
+        )
+    capacity = words[CAPACITY_WORD]
+    power_of_two = capacity & (capacity - 1) == 0
+    if not (MINIMUM_CAPACITY <= capacity <= MAXIMUM_CAPACITY and power_of_two):
+        raise ChannelCorrupted(f"{name} claims a capacity of {capacity} bytes: make a new channel")
+    if size != DATA + 2 * capacity:
+        raise ChannelCorrupted(
+            f"{name} is {size} bytes, its header says {DATA + 2 * capacity}: make a new channel"
+        )
+    if tuple(words[ID_WORD : ID_WORD + 2].tolist()) != _id_words(name):
+        raise ChannelCorrupted(f"{name} carries another channel's id: make a new channel")
 
 
 def _map_finished(name: str, fd: int) -> Segment:

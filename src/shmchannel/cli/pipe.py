@@ -1,0 +1,101 @@
+"""A shell's end of a channel: ``create``, ``cat`` and ``tee``, with a JSON value a line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from typing import BinaryIO
+
+from ..channel import Channel
+from ..errors import ChannelError, ChannelNotFound, CloneError, EndOfChannel, InterfaceError, PeerLost
+from ..port import Port
+from .jsonlines import Jsonlines, NotJson
+
+_BATCH = 1000  # messages that are printed in one go
+
+
+def create(options: argparse.Namespace) -> int:
+    """Make a channel that lingers, and print its handle."""
+    print(Channel(capacity=options.capacity, linger=True).handle)
+    return 0
+
+
+def cat(options: argparse.Namespace) -> int:
+    """Print what comes, until the other side ends."""
+    with Channel.from_handle(options.handle).connect() as port:
+        return _print_all(port, options.count)
+
+
+def tee(options: argparse.Namespace) -> int:
+    """Write each line of the input to the channel, and copy it, or print what comes back."""
+    with Channel.from_handle(options.handle).connect() as port:
+        if not options.replies:
+            return _write_all(port, sys.stdin.buffer, sys.stdout.buffer)
+        return _exchange(port)
+
+
+def _print_all(port: Port, most: int | None = None) -> int:
+    """Print values until the end, or so many; 1 when one could not be shown."""
+    lines, status, count = Jsonlines(), 0, 0
+    while most is None or count < most:
+        try:
+            values = port.read_many_sync(_BATCH if most is None else min(_BATCH, most - count))
+        except EndOfChannel:
+            return status
+        except (CloneError, InterfaceError, ChannelNotFound) as error:  # it is consumed, and others follow
+            count += 1
+            complain(f"message {count}: {error}")
+            status = 1
+            continue
+        count += len(values)
+        sys.stdout.buffer.write(b"".join(lines.line(value).encode() + b"\n" for value in values))
+        sys.stdout.buffer.flush()
+    return status
+
+
+def _write_all(port: Port, source: BinaryIO, copy: BinaryIO | None) -> int:
+    """Write the value of each line, and copy the line once it is accepted; stop at the first that is none."""
+    lines = Jsonlines()
+    for number, line in enumerate(source, 1):
+        if not line.strip():
+            continue
+        try:
+            accepted = port.write_sync(lines.value(line))
+        except (NotJson, CloneError) as error:
+            complain(f"line {number}: {error}")
+            return 1
+        if not accepted:
+            complain(f"the other side has ended, and did not take line {number} and what follows")
+            return 1
+        if copy is not None:
+            copy.write(line if line.endswith(b"\n") else line + b"\n")
+            copy.flush()
+    return 0
+
+
+def _exchange(port: Port) -> int:
+    """Write in a thread and print in this one: neither waits for the other, whatever the other side does."""
+    written: list[int] = []
+
+    def write() -> None:
+        try:
+            with open(os.dup(sys.stdin.fileno()), "rb") as source:
+                written.append(_write_all(port, source, None))
+        except PeerLost:
+            written.append(1)  # the reader says so
+        except ChannelError:
+            return  # the port was closed: printing has failed, or is over
+        port._end_writing()  # the other side's loop ends, and may still answer
+
+    # A daemon: where the other side ends first, nobody waits for the rest of the input.
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    status = _print_all(port)
+    return max([status, *written])
+
+
+def complain(text: str) -> None:
+    """One line to the one who typed the command."""
+    print(f"shmchannel: {text}", file=sys.stderr)
