@@ -116,7 +116,7 @@ def test_reap_says_what_it_removed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "nothing to remove\n"
     handle = run("examples/handoff.py", "create").strip()
     assert main(["reap"]) == 0
-    assert capsys.readouterr().out == f"removed {handle}\n1 removed\n"
+    assert re.fullmatch(rf"removed {handle}: [^\n]+\n1 removed\n", capsys.readouterr().out)
 
 
 def test_the_command_line_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from ..blocks import SharedBuffer
 from ..channel import Channel
 from ..engine import Codec
+from ..kinds import LEAVES
 
 _MOST = 1_000_000  # values in a line: what is shared in a message is said each time, maybe without end
 _REPR = 200  # characters
@@ -57,6 +58,7 @@ _EXACT: dict[type, Form] = {
     datetime.time: Form("$time", datetime.time.isoformat, datetime.time.fromisoformat),
     pathlib.PosixPath: Form("$path", _encoded_path, pathlib.PosixPath),
 }
+_FLOAT = Form("$float", repr, float)  # a nan with bits of its own is a clone
 _DATA: dict[type, Form] = {
     bytes: Form("$bytes", _text, _bytes),
     bytearray: Form("$bytearray", _text, lambda text: bytearray(_bytes(text))),
@@ -64,9 +66,8 @@ _DATA: dict[type, Form] = {
 _ITEMS: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
 _MAKERS: dict[str, Callable[[Any], Any]] = {
     "$int": lambda text: int(text, 16),
-    "$float": float,
     "$channel": Channel.from_handle,
-    **{form.name: form.make for form in [*_EXACT.values(), *_DATA.values()]},
+    **{form.name: form.make for form in [_FLOAT, *_EXACT.values(), *_DATA.values()]},
 }
 
 
@@ -85,7 +86,10 @@ class Jsonlines:
     # -- to JSON
 
     def line(self, value: Any) -> str:
-        """One line for one value. A ``SharedBuffer`` in it is said as its bytes."""
+        """One line for one value. A ``SharedBuffer`` in it is said as its bytes.
+
+        Raises ``CloneError`` for what contains itself, and one of those or a ``Channel``.
+        """
         self._left = _MOST
         self._open.clear()
         try:
@@ -104,7 +108,7 @@ class Jsonlines:
         if kind is int:
             return value if value.bit_length() <= _PLAIN_INT else {"$int": hex(value)}
         if kind is float:
-            return value if math.isfinite(value) else {"$float": repr(value)}
+            return value if math.isfinite(value) else self._say_exactly(value, _FLOAT)
         if kind in _DATA:
             return {_DATA[kind].name: _DATA[kind].say(value)}
         if kind in (list, dict) or kind in _ITEMS:
@@ -143,11 +147,7 @@ class Jsonlines:
         return {form.name: text} if same else self._clone(value)
 
     def _clone(self, value: Any) -> dict[str, str]:
-        text = repr(value)
-        if len(text) > _REPR:
-            text = text[: _REPR - 3] + "..."
-        text = text.encode("utf-8", "backslashreplace").decode()
-        return {"$clone": _text(self._codec.encode(value)), "repr": text}
+        return {"$clone": _text(self._codec.encode(value)), "repr": _described(value)}
 
     # -- and back
 
@@ -191,6 +191,19 @@ class Jsonlines:
             known = ", ".join(sorted([*_MAKERS, *_ITEMS.values(), "$dict", "$clone"]))
             raise NotJson(f"there is no form {name}: there are {known}; another object is said as $dict")
         return _MAKERS[name](_checked(said, str))
+
+
+def _described(value: Any) -> str:
+    """A word on a clone, for people. Not of what is in it, which may be without end."""
+    error = isinstance(value, BaseException) and all(type(one) in (str, int) for one in value.args)
+    if not error and type(value) not in (float, *LEAVES):
+        return type(value).__name__
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return type(value).__name__
+    text = text if len(text) <= _REPR else text[: _REPR - 3] + "..."
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _NoForm(Exception):

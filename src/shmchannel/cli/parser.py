@@ -9,6 +9,7 @@ from typing import Any
 from .. import __version__
 from ..bench import command as bench
 from ..channel import DEFAULT_CAPACITY
+from ..ring import MAXIMUM_CAPACITY
 from . import commands as look_commands
 from . import completion, pipe, top
 
@@ -19,6 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser; ``options.run(options)`` runs what was typed."""
     parser = argparse.ArgumentParser(
         prog="shmchannel",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
         description="Channels over shared memory: look inside, talk to one from a shell, measure.",
         epilog="shmchannel COMMAND --help shows examples.",
     )
@@ -112,7 +114,7 @@ def _add_pipes(commands: Commands) -> None:
     )
     command.add_argument(
         "--capacity",
-        type=_positive,
+        type=_capacity,
         default=DEFAULT_CAPACITY,
         metavar="BYTES",
         help=f"bytes each way, rounded up to a power of two ({DEFAULT_CAPACITY})",
@@ -180,6 +182,13 @@ def _seconds(text: str) -> float:
         number = 0.0
     if not 0.05 <= number <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is no time from 0.05 to 86400 seconds")
+    return number
+
+
+def _capacity(text: str) -> int:
+    number = _positive(text)
+    if number > MAXIMUM_CAPACITY:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MAXIMUM_CAPACITY}")
     return number
 
 

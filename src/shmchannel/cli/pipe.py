@@ -49,8 +49,13 @@ def _print_all(port: Port, most: int | None = None) -> int:
             complain(f"message {count}: {error}")
             status = 1
             continue
-        count += len(values)
-        sys.stdout.buffer.write(b"".join(lines.line(value).encode() + b"\n" for value in values))
+        for value in values:
+            count += 1
+            try:
+                sys.stdout.buffer.write(lines.line(value).encode() + b"\n")
+            except CloneError as error:
+                complain(f"message {count}: {error}")
+                status = 1
         sys.stdout.buffer.flush()
     return status
 
