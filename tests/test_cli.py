@@ -246,6 +246,30 @@ def test_counters_fit_together_while_they_move() -> None:
             reader.join()
 
 
+def test_a_head_read_after_its_tail_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a snapshot that is taken while a message goes through looks like."""
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        place = look._places()[look.named(channel.handle)[0].key]
+        control = channel._segment.words[segment.RINGS[0] // 8 :]
+        reads = []
+
+        def pread(fd: int, size: int, offset: int, read: Callable[..., bytes] = os.pread) -> bytes:
+            data = read(fd, size, offset)
+            if (size, offset) == (ring.CONTROL_SIZE, segment.RINGS[0]):
+                reads.append(offset)
+                if len(reads) == 1:
+                    one.write_sync("in between")
+                    assert two.read_sync(timeout=30) == "in between"
+                    data = data[: 8 * ring.HEAD] + bytes(control[ring.HEAD : ring.HEAD + 1]) + data[72:]
+            return data
+
+        monkeypatch.setattr(os, "pread", pread)
+        found = look.look(place)
+        assert found
+        assert (found.fault, found.rings[0].messages, len(reads)) == ("", 1, 2)
+
+
 # -- what is broken, goes, or is another's
 
 
@@ -764,15 +788,21 @@ def test_a_closed_output_is_no_trace_of_calls(command: list[str]) -> None:
 def test_ctrl_c_is_status_130_and_the_port_closes(command: str) -> None:
     channel = Channel()
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with channel.connect() as port:
-        with subprocess.Popen(
-            [*SHMCHANNEL, command, channel.handle], stdin=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as program:
+        with subprocess.Popen([*SHMCHANNEL, command, channel.handle], **pipes) as program:
             signal.signal(signal.SIGINT, previous)
-            while channel.handle in os.listdir("/dev/shm"):  # until it has connected
-                time.sleep(0.001)
-            program.send_signal(signal.SIGINT)
+            assert program.stdin
+            assert program.stdout
             assert program.stderr
+            if command == "tee":
+                program.stdin.write(b"1\n")
+                program.stdin.flush()
+                assert port.read_sync(timeout=30) == 1
+            else:
+                port.write_sync(1)
+            assert program.stdout.readline() == b"1\n"
+            program.send_signal(signal.SIGINT)
             assert program.stderr.read() == b"interrupted\n"
             assert program.wait(30) == 130
         with pytest.raises(EndOfChannel):
