@@ -91,6 +91,7 @@ def converse(port: Port, store: Callable[[int], None], *, believed: bool) -> Non
             assert time.monotonic() - started < 3 * SECOND  # for a machine that stands still
 
 
+@pytest.mark.deadline(300)  # many channels, and slow under a sanitizer
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("value", VALUES)
 def test_every_byte_of_a_live_segment_overwritten_gives_an_error_or_right_values(value: str) -> None:
@@ -111,6 +112,7 @@ def test_every_byte_of_a_live_segment_overwritten_gives_an_error_or_right_values
             assert not other.is_alive(), f"the other side hangs: {place}, {byte}"
 
 
+@pytest.mark.deadline(300)  # many channels, and slow under a sanitizer
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("when", ["before the attach", "before the connect"])

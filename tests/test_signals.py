@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import names
+from engines import RINGS, made_by, needs_c
 from flavours import Peer
 from peers import echo, fill, until_asleep
 
@@ -29,11 +30,17 @@ def pair() -> Iterator[tuple[Port, Port]]:
         yield one, two
 
 
+@pytest.mark.parametrize("wanted", [pytest.param("1", id="python"), pytest.param("", id="c", marks=needs_c)])
 @pytest.mark.parametrize("storm", ["read", "write", "close", "nested", "runtime_error"])
-def test_a_handler_that_raises_anywhere_leaves_the_port_whole(storm: str) -> None:
+def test_a_handler_that_raises_anywhere_leaves_the_port_whole(storm: str, wanted: str) -> None:
     program = Path(__file__).with_name("storms.py")
     done = subprocess.run(
-        [sys.executable, str(program), storm, "1.5"], capture_output=True, text=True, timeout=59, check=False
+        [sys.executable, str(program), storm, "1.5"],
+        env=os.environ | {"SHMCHANNEL_PUREPYTHON": wanted},
+        capture_output=True,
+        text=True,
+        timeout=59,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -87,7 +94,8 @@ def test_what_a_handler_raises_comes_out_and_nothing_is_lost(
     assert one.read_sync(timeout=1) == "back"
 
 
-def test_a_storm_of_signals_loses_nothing() -> None:
+@pytest.mark.parametrize("engine", RINGS)
+def test_a_storm_of_signals_loses_nothing(engine: str) -> None:
     channel = Channel(capacity=4096)
     peer = Peer("program", echo, channel.handle)
     previous = signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
@@ -100,7 +108,9 @@ def test_a_storm_of_signals_loses_nothing() -> None:
     thread = threading.Thread(target=storm)
     thread.start()
     try:
-        with channel.connect() as port:
+        with made_by(engine):
+            port = channel.connect()
+        with port:
             for number in range(5000):
                 assert port.write_sync(number)
                 assert port.read_sync(timeout=10) == number

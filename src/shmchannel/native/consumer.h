@@ -137,7 +137,7 @@ static int consumer_add_part(Consumer *self, size_t length)
         if (!self->parts)
             return -1;
     } else if (size > (size_t)PyBytes_GET_SIZE(self->parts)) {
-        PyObject *larger = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(2 * size));
+        PyObject *larger = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
         if (!larger)
             return -1; /* what is there stays there */
         memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(self->parts), self->parts_size);

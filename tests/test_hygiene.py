@@ -1,0 +1,326 @@
+"""Manners: no warnings, no threads, no wall clock; forks at any moment; a quiet end whatever is open."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from engines import RINGS, made_by, needs_c
+
+from shmchannel import Channel
+
+SOURCE = Path(__file__).parent.parent / "src" / "shmchannel"
+ENGINES = [pytest.param("1", id="python"), pytest.param("", id="c", marks=needs_c)]
+
+
+def run(code: str, wanted: str, *options: str) -> None:
+    """Run a program, which must be quiet and end well."""
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code],
+        env=os.environ | {"SHMCHANNEL_PUREPYTHON": wanted},
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+EVERYTHING = """
+import asyncio, multiprocessing, threading
+from shmchannel import *
+
+def echo(handle):
+    with Channel.from_handle(handle).connect() as port:
+        for value in port:
+            port.write_sync(value)
+
+def values():
+    shared = [1]
+    return [None, {"a": (1, 2.5)}, {1, 2}, [shared, shared], b"x" * 100_000, ValueError("x"), 2**80]
+
+def main():
+    for start in (lambda f, h: threading.Thread(target=f, args=(h,)),
+                  lambda f, h: multiprocessing.get_context("fork").Process(target=f, args=(h,))):
+        channel = Channel(capacity=4096)
+        worker = start(echo, channel.handle)
+        worker.start()
+        with channel.connect() as port:
+            for value in values():
+                port.write_sync(value)
+                assert repr(port.read_sync(timeout=30)) == repr(value)
+            buffer = SharedBuffer(100)
+            port.write_many_sync([1, 2, 3])
+            got = []
+            while len(got) < 3:
+                got += port.read_many_sync(timeout=30)
+        worker.join()
+        buffer.close()
+
+    async def both():
+        asyncio.get_running_loop().slow_callback_duration = 60  # how busy the machine is, is no matter
+        channel = Channel(capacity=4096)
+        async with channel.connect() as one, channel.connect() as two:
+            two.on("end", lambda: None)
+            stream = two.create_read_stream()
+            for value in values():
+                writing = asyncio.create_task(one.write(value))
+                assert repr(await stream.receive()) == repr(value)
+                await writing
+            try:
+                async with asyncio.timeout(0.01):
+                    await two.read()
+            except TimeoutError:
+                pass
+    asyncio.run(both())
+
+main()
+"""
+
+
+@pytest.mark.parametrize("wanted", ENGINES)
+def test_in_dev_mode_with_warnings_as_errors_it_is_quiet(wanted: str) -> None:
+    run(EVERYTHING, wanted, "-X", "dev", "-W", "error", "-W", "ignore:.*fork:DeprecationWarning")
+
+
+@pytest.mark.parametrize("engine", RINGS)
+def test_a_port_has_no_thread_of_its_own(engine: str) -> None:
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    async def use() -> None:
+        async with channel.connect() as one, channel.connect() as two:
+            one.on("close", lambda: None)
+            one.unref()
+            reading = asyncio.create_task(two.read())
+            await asyncio.sleep(0)
+            assert await one.write(1)
+            assert await reading == 1
+            assert one.write_sync(2)
+            assert two.read_sync(timeout=30) == 2
+            assert threads() == before
+
+    before = threads()
+    with made_by(engine):
+        channel = Channel(capacity=4096)
+        asyncio.run(use())
+    assert threads() == before
+
+
+FORKS = """
+import os, random, sys, threading, time, warnings
+from shmchannel import Channel, ChannelError
+warnings.simplefilter("ignore")  # that forking with threads is a risk: it is what is tried here
+stop, failures, counts = threading.Event(), [], [0, 0, 0]
+
+def exchange(index, size):
+    channel = Channel(capacity=1 << 16)
+    with channel.connect() as one, channel.connect() as two:
+        ports.append(one)
+        def echo():
+            for value in two:
+                two.write_sync(value)
+        other = threading.Thread(target=echo)
+        other.start()
+        try:
+            while not stop.is_set():
+                value = [counts[index], b"x" * size]
+                assert one.write_sync(value, timeout=30)
+                assert one.read_sync(timeout=30) == value
+                counts[index] += 1
+        except BaseException as error:
+            failures.append(error)
+        one.close_sync()
+        other.join()
+
+ports = []
+threads = [threading.Thread(target=exchange, args=each) for each in enumerate([0, 3000, 200_000])]
+for thread in threads:
+    thread.start()
+while not all(counts):
+    time.sleep(0.001)
+chance = random.Random(1)
+for number in range(60):
+    for _ in range(chance.randrange(2000)):
+        pass
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            for port in ports:
+                try:
+                    port.write_sync("from the child")
+                except ChannelError as error:
+                    status = 0 if "is a fork of it" in str(error) else 2
+            if number % 2:
+                for port in ports:
+                    port.close_sync()
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+before = list(counts)
+until = time.monotonic() + 30
+while any(now <= then for now, then in zip(counts, before)) and not failures and time.monotonic() < until:
+    time.sleep(0.001)
+stop.set()
+for thread in threads:
+    thread.join()
+assert not failures, failures
+assert all(now > then for now, then in zip(counts, before)), (counts, before)
+"""
+
+
+@pytest.mark.parametrize("wanted", ENGINES)
+def test_a_fork_at_any_moment_leaves_the_parents_ports_as_they_are(wanted: str) -> None:
+    run(FORKS, wanted)
+
+
+# -- clocks
+
+
+def test_no_wait_looks_at_the_wall_clock() -> None:
+    wall = re.compile(
+        r"(?<!date)time\.time(?:_ns)?\(|datetime\.now|utcnow|gettimeofday|CLOCK_REALTIME|[^_.]time\(NULL"
+    )
+    found = {
+        f"{path.name}: {line.strip()}"
+        for path in [*SOURCE.glob("*.py"), *SOURCE.glob("*.c"), *SOURCE.glob("native/*.h")]
+        for line in path.read_text().splitlines()
+        if wall.search(line)
+    }
+    assert found == {
+        "segment.py: words[CREATED_WORD] = time.time_ns()",  # for people
+        "semaphores.py: until = _timespec(time.time_ns(), timeout)",  # where there is no sem_clockwait
+    }
+
+
+@pytest.mark.parametrize("engine", RINGS)
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_clock_that_jumps_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, engine: str, jump: float
+) -> None:
+    real, real_ns, jumps = time.time, time.time_ns, [0.0]
+
+    def jumped() -> float:
+        jumps[0] += jump
+        return jumps[0]
+
+    monkeypatch.setattr(time, "time", lambda: real() + jumped())
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + int(jumped() * 1e9))
+    with made_by(engine):
+        channel = Channel(capacity=4096)
+        one, two = channel.connect(), channel.connect()
+
+    async def late() -> None:
+        async with asyncio.timeout(0.1):
+            await two.read()
+
+    assert jumps[0] != 0
+    with one, two:
+        for act in (lambda: two.read_sync(timeout=0.1), lambda: asyncio.run(late())):
+            started = time.monotonic()
+            with pytest.raises(TimeoutError):
+                act()
+            assert 0.09 < time.monotonic() - started < 10
+        threading.Timer(0.1, one.write_sync, ("late",)).start()
+        assert two.read_sync(timeout=30) == "late"
+
+
+# -- the end of a program
+
+BEGIN = """
+import asyncio, os, sys, threading, time
+from shmchannel import *
+channel = Channel(capacity=4096)
+one = channel.connect()
+"""
+STATES = {
+    "alone": "pass",
+    "connected": "two = channel.connect()",
+    "with messages": "two = channel.connect(); one.write_sync(1); two.write_sync([2])",
+    "full": """
+two = channel.connect()
+try:
+    while True: one.write_nowait(0)
+except WouldBlock: pass
+""",
+    "in the middle of parts": """
+two = channel.connect()
+try: one.write_sync(b"x" * 100_000, timeout=0.05)
+except TimeoutError: pass
+outgoing = one._outgoing
+outgoing.try_write(b"x", 2)
+""",
+    "closed": "two = channel.connect(); one.close_sync()",
+    "half closed": "two = channel.connect(); one._end_writing()",
+    "ended": """
+two = channel.connect(); two.close_sync()
+try: one.read_sync()
+except EndOfChannel: pass
+""",
+    "lost": """
+pid = os.fork()
+if not pid:
+    two = Channel.from_handle(channel.handle).connect()
+    os._exit(0)
+os.waitpid(pid, 0)
+try: one.read_sync()
+except PeerLost: pass
+""",
+    "lost and not noticed": """
+pid = os.fork()
+if not pid:
+    two = Channel.from_handle(channel.handle).connect()
+    os._exit(0)
+os.waitpid(pid, 0)
+""",
+    "in a cycle": "two = channel.connect(); cycle = [one, two]; cycle.append(cycle)",
+    "with a buffer under way": """
+two = channel.connect(); buffer, kept = SharedBuffer(10), SharedBuffer(10)
+one.write_sync(buffer, transfer=[buffer])
+""",
+    "watched": "two = channel.connect(); two.fileno(); one.write_sync(1)",
+    "listened to": "two = channel.connect(); two.on('end', lambda: None); two.on('close', lambda: None)",
+    "after a loop": """
+two = channel.connect()
+async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60
+    one.write_sync(1)
+    await two.read()
+    global reading
+    reading = asyncio.ensure_future(two.read())
+    await asyncio.sleep(0)
+asyncio.run(main())
+""",
+    "with a stream": "two = channel.connect(); stream = two.create_stream()",
+    "in a daemon thread's read": """
+two = channel.connect()
+def read():
+    try: two.read_sync()
+    except ChannelError: pass
+threading.Thread(target=read, daemon=True).start()
+while not two.statistics().read_sleeps: time.sleep(0.001)
+""",
+    "unref'd, in a thread's read": """
+two = channel.connect(); two.unref()
+def read():
+    try: two.read_sync()
+    except EndOfChannel: pass
+threading.Thread(target=read).start()
+while not two.statistics().read_sleeps: time.sleep(0.001)
+""",
+}
+
+
+@pytest.mark.parametrize("wanted", ENGINES)
+@pytest.mark.parametrize("state", STATES)
+def test_a_program_ends_quietly_whatever_state_its_ports_are_in(state: str, wanted: str) -> None:
+    quiet = ["-W", "error", "-W", "ignore:.*fork:DeprecationWarning"]
+    run(BEGIN + STATES[state], wanted, "-X", "dev", *quiet)
