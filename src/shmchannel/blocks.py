@@ -149,7 +149,7 @@ class Block:
 
 
 class SharedBuffer(mmap.mmap):
-    """``size`` bytes of shared memory, at first all 0, that can be moved to the other side of a channel.
+    """``SharedBuffer(size)``: bytes of shared memory, at first all 0, that can be moved through a channel.
 
     ``port.write(value, transfer=[buffer])``, with the buffer somewhere in the value, moves it in the same
     time whatever its size: the reader owns it then, and every use here raises ``ValueError``. It offers

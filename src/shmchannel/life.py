@@ -89,7 +89,10 @@ class Life:
         return isinstance(self._incoming, Verdict)
 
     def statistics(self) -> Statistics:
-        """A snapshot of this port's counts; the last one, once the port is over."""
+        """A snapshot of this port's counts; the last one, once the port is over.
+
+        Raises ``ChannelError`` in a fork of the process that connected it.
+        """
         for _channel, _slot, outgoing, incoming in self._kept:
             return count(outgoing, incoming)
         if self._final is None:
@@ -268,7 +271,7 @@ class Life:
         self.on(event, callback)
 
     def off(self, event: Event, callback: Callback) -> None:
-        """Take a callback back; none there is no error."""
+        """Take a callback back; none there is no error. Raises ``ValueError`` for another event."""
         self._events.off(event, callback)
 
     def _fire(self, event: Event) -> None:
