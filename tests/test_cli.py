@@ -764,15 +764,21 @@ def test_a_closed_output_is_no_trace_of_calls(command: list[str]) -> None:
 def test_ctrl_c_is_status_130_and_the_port_closes(command: str) -> None:
     channel = Channel()
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with channel.connect() as port:
-        with subprocess.Popen(
-            [*SHMCHANNEL, command, channel.handle], stdin=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as program:
+        with subprocess.Popen([*SHMCHANNEL, command, channel.handle], **pipes) as program:
             signal.signal(signal.SIGINT, previous)
-            while channel.handle in os.listdir("/dev/shm"):  # until it has connected
-                time.sleep(0.001)
-            program.send_signal(signal.SIGINT)
+            assert program.stdin
+            assert program.stdout
             assert program.stderr
+            if command == "tee":
+                program.stdin.write(b"1\n")
+                program.stdin.flush()
+                assert port.read_sync(timeout=30) == 1
+            else:
+                port.write_sync(1)
+            assert program.stdout.readline() == b"1\n"
+            program.send_signal(signal.SIGINT)
             assert program.stderr.read() == b"interrupted\n"
             assert program.wait(30) == 130
         with pytest.raises(EndOfChannel):

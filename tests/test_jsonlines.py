@@ -111,7 +111,7 @@ def test_what_has_no_end_is_one_clone() -> None:
         ('{"$bytes": 1}', "$bytes: takes a string"),
         ('{"$bytes": "?"}', "$bytes: "),
         ('{"$tuple": {}}', "$tuple: takes an array"),
-        ('{"$set": [[]]}', "$set: unhashable type"),
+        ('{"$set": [[]]}', "unhashable type"),
         ('{"$dict": [[1]]}', "$dict: "),
         ('{"$dict": [1]}', "$dict: "),
         ('{"$decimal": "x"}', "$decimal: "),

@@ -223,15 +223,20 @@ def rich_table(columns: list[Column], rows: list[Row], width: int) -> Any:
 
 def rich_facts(facts: list[tuple[str, str]]) -> Any:
     """The same facts as a rich renderable."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    width = max(len(name) for name, text in facts if text)
+    parts: list[Any] = []
     for name, text in facts:
-        if text:
-            table.add_row(Text(f"  {name}", "dim"), Text(text, _STYLES.get(text.partition(",")[0], "")))
-        else:
-            table.add_row(Text(name, "bold"), "")
-    return table
+        if not text:
+            parts.append(Text(name, "bold"))
+            continue
+        line = Table.grid(padding=(0, 2))
+        line.add_column(width=width + 2)
+        line.add_column(overflow="fold")
+        style = "bold red" if name == "fault" else _STYLES.get(text, "")
+        line.add_row(Text(f"  {name}", "dim"), Text(text, style))
+        parts.append(line)
+    return Group(*parts)

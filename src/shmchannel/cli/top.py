@@ -103,7 +103,14 @@ def _screen(*, plain: bool) -> Iterator[Screen]:
 
     console = show.console()
     on_screen = sys.stdout.isatty()
-    with Live(console=console, screen=on_screen, auto_refresh=False, vertical_overflow="crop") as live:
+    with Live(
+        console=console,
+        screen=on_screen,
+        auto_refresh=False,
+        redirect_stdout=False,  # it would hide from us whether that is a terminal, and what it can show
+        redirect_stderr=False,
+        vertical_overflow="crop",
+    ) as live:
         yield _Rich(live)
 
 
