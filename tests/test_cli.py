@@ -246,6 +246,30 @@ def test_counters_fit_together_while_they_move() -> None:
             reader.join()
 
 
+def test_a_head_read_after_its_tail_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a snapshot that is taken while a message goes through looks like."""
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        place = look._places()[look.named(channel.handle)[0].key]
+        control = channel._segment.words[segment.RINGS[0] // 8 :]
+        reads = []
+
+        def pread(fd: int, size: int, offset: int, read: Callable[..., bytes] = os.pread) -> bytes:
+            data = read(fd, size, offset)
+            if (size, offset) == (ring.CONTROL_SIZE, segment.RINGS[0]):
+                reads.append(offset)
+                if len(reads) == 1:
+                    one.write_sync("in between")
+                    assert two.read_sync(timeout=30) == "in between"
+                    data = data[: 8 * ring.HEAD] + bytes(control[ring.HEAD : ring.HEAD + 1]) + data[72:]
+            return data
+
+        monkeypatch.setattr(os, "pread", pread)
+        found = look.look(place)
+        assert found
+        assert (found.fault, found.rings[0].messages, len(reads)) == ("", 1, 2)
+
+
 # -- what is broken, goes, or is another's
 
 
