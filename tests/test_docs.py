@@ -53,6 +53,29 @@ def test_an_example_runs_as_printed(tmp_path: Path, code: str, output: str | Non
     assert output is None or done.stdout == output
 
 
+@pytest.mark.parametrize(("code", "output"), SHELL_EXAMPLES)
+def test_a_shell_example_runs_as_printed(tmp_path: Path, code: str, output: str) -> None:
+    """But for ``...``, which stands for anything, and for how wide columns are."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    pattern = ".*".join(re.escape(" ".join(part.split())) for part in output.split("..."))
+    assert re.fullmatch(pattern.replace("\\ .*", ".*").replace(".*\\ ", ".*"), " ".join(done.stdout.split()))
+
+
+def test_the_shell_examples_were_found() -> None:
+    assert len(SHELL_EXAMPLES) >= 5
+
+
 def test_every_example_is_run() -> None:
     """By the test above or, with a title, by the next."""
     for page in PAGES:
