@@ -24,14 +24,16 @@ from typing import Any, NoReturn
 
 from shmchannel import blocks, segment
 
-from .board import ACTED, PASSED, PID, Board
+from .board import ACTED, PASSED, PID, READ, STARTED, Board, until
 from .scenarios import SCENARIOS
+from .storms import STORMS
 from .survivor import Survivor
 from .victim import be_victim, name_by_tag
 
 _LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
+GDB_STEPS = str(Path(__file__).with_name("gdb_steps.py"))
 DEADLINE = 60  # seconds for a case
 STOPPED = 2.0  # seconds that a victim stands still
 
@@ -82,13 +84,15 @@ def run_case(case: dict[str, Any], writing: int) -> NoReturn:
 
 
 class Case:
-    """``case`` has ``scenario``, ``action`` and ``step``; and maybe ``record``, ``interpreter``, ``gdb``."""
+    """``case`` has ``scenario``, ``action`` and ``step``; and maybe ``record``, ``interpreter``, ``after``,
+    or ``gdb``: where the victim finds a library with debugging information.
+    """
 
     def __init__(self, case: dict[str, Any], writing: int) -> None:
         """``writing`` is the pipe that the outcome goes to: none of the victim's business."""
         self.case = case
         self.writing = writing
-        self.scenario = SCENARIOS[case["scenario"]]
+        self.scenario = (SCENARIOS | STORMS)[case["scenario"]]
         self.tag = name_by_tag()
         self.folder = tempfile.TemporaryDirectory(prefix="crash-")
         self.board = Board(self.folder.name + "/board")
@@ -103,13 +107,13 @@ class Case:
         try:
             self.child = self.start()
             survivor = Survivor(self.board)
-            waker = threading.Thread(target=self.wake_up)
-            waker.start()
+            disturber = threading.Thread(target=self.disturb)
+            disturber.start()
             try:
                 self.scenario.survivor(survivor)
             finally:
                 self.let_go()
-                waker.join()
+                disturber.join()
             outcome = {"outcome": survivor.outcome, "came": survivor.came, "noticed": survivor.noticed}
             del survivor
         except BaseException as error:
@@ -124,11 +128,7 @@ class Case:
     def start(self) -> int:
         """The victim: a fork of us, or a program that gdb starts."""
         if self.case.get("gdb"):
-            command = [*self.case["gdb"], "--args", sys.executable, "-m", "crash.victim"]
-            command += [json.dumps({**self.case, "board": self.board.path, "tag": self.tag})]
-            environment = {**os.environ, "CRASH_BOARD": self.board.path, **self.case["environment"]}
-            with open(self.folder.name + "/gdb", "w") as log:
-                return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log).pid
+            return self.start_under_gdb()
         pid = os.fork()
         if pid == 0:
             status = 1
@@ -145,29 +145,46 @@ class Case:
                 os._exit(status)
         return pid
 
-    def wake_up(self) -> None:
-        """When the victim stands still: let it go on after a while."""
+    def start_under_gdb(self) -> int:
+        case = {**self.case, "board": self.board.path, "tag": self.tag}
+        command = ["gdb", "-nx", "--batch", "-x", GDB_STEPS, "--args", sys.executable, "-m", "crash.victim"]
+        environment = {**os.environ, "CRASH_BOARD": self.board.path, "CRASH_ACTION": case["action"]}
+        environment["CRASH_RECORD"] = case.get("record", "")
+        environment["CRASH_STEP"] = " ".join(map(str, case["step"] or ()))
+        environment["PYTHONPATH"] = case["gdb"]
+        with open(self.folder.name + "/gdb", "w") as log:
+            output: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.program = subprocess.Popen([*command, json.dumps(case)], env=environment, **output)
+        return self.program.pid
+
+    def disturb(self) -> None:
+        """A victim that stands still goes on after a while; one that has no step dies at any time."""
+        if self.case["action"] == "random":
+            words = self.board.words
+            until(lambda: words[STARTED] or words[READ])
+            time.sleep(self.case["after"])
+            words[ACTED] = time.monotonic_ns()
+            os.kill(self.child, signal.SIGKILL)
         if self.case["action"] != "stop" or self.case.get("gdb"):
             return
-        _, status = os.waitpid(self.child, os.WUNTRACED)
-        if os.WIFSTOPPED(status):
+        try:
+            what = os.waitid(os.P_PID, self.child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            return  # it has ended, and the survivor before it
+        if what and what.si_code == os.CLD_STOPPED:
             time.sleep(STOPPED)
             os.kill(self.child, signal.SIGCONT)
-        else:
-            self.child = 0
 
     def let_go(self) -> None:
         """Wait for the victim, which has nobody to wait for any more."""
-        if self.child:
-            until = time.monotonic() + 30
-            while self.child and os.waitpid(self.child, os.WNOHANG) == (0, 0):
-                if time.monotonic() > until:
-                    self.problems.append("the victim does not end")
-                    os.kill(self.child, signal.SIGKILL)
-                    os.waitpid(self.child, 0)
-                    break
-                time.sleep(0.001)
-            self.child = 0
+        end = time.monotonic() + 30
+        while os.waitpid(self.child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                self.problems.append("the victim does not end")
+                os.kill(self.child, signal.SIGKILL)
+            time.sleep(0.001)
+
+    program: subprocess.Popen[bytes] | None = None
 
     def hung(self, _signal: int, _frame: object) -> None:
         faulthandler.dump_traceback(all_threads=True)

@@ -7,7 +7,7 @@ import gc
 import os
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from shmchannel import (
     Channel,

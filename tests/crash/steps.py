@@ -37,20 +37,25 @@ RETURNED = Step("", "returned", 0)
 class Victim:
     """A victim's own view: ``with victim:`` are the steps that matter."""
 
-    def __init__(self, board: Board, step: Step | None, action: str, record: str = "") -> None:
+    def __init__(self, board: Board, step: Step | None, action: str, record: str, *, gdb: bool) -> None:
         """At ``step`` do ``action``; or, with a path in ``record``, write there which steps there are."""
         self.board, self.step, self.action, self.record = board, step, action, record
+        self.gdb = gdb
         self.seen: Counter[Step] = Counter()
         board.words[PID] = os.getpid()
 
     def __enter__(self) -> Self:
-        if self.record or (self.step and self.step.file.endswith(".py")):
+        if self.gdb:
+            signal.raise_signal(signal.SIGUSR1)
+        elif self.record or (self.step and self.step.file.endswith(".py")):
             sys.settrace(self._trace)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(None)
-        if self.record:
+        if self.gdb:
+            signal.raise_signal(signal.SIGUSR2)
+        elif self.record:
             with open(self.record, "w") as file:
                 for step, times in self.seen.items():
                     print(step.file, step.function, step.line, times, file=file)

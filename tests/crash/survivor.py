@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from shmchannel import Channel, EndOfChannel, PeerLost, Port, alive
-from shmchannel.ring import READER, READER_SLEEPS, WRITER
+from shmchannel.ring import READER_SLEEPS, WRITER
 
 from .board import ACTED, COMPLETED, GO, PASSED, PID, READ, STARTED, WRONG, Board, is_message, message, until
 

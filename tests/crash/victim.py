@@ -1,6 +1,6 @@
 """A victim: in a fork of a case, in an interpreter there, or as a program of its own, for gdb.
 
-    python -m crash.victim CASE
+python -m crash.victim CASE
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from shmchannel import blocks, segment
 from .board import Board
 from .scenarios import SCENARIOS
 from .steps import Step, Victim
+from .storms import STORMS
 
 
 def be_victim(case: dict[str, Any]) -> None:
@@ -36,8 +37,9 @@ def act(text: str) -> None:
     case = json.loads(text)
     name_by_tag(case["tag"])
     step = Step(*case["step"]) if case.get("step") else None
-    victim = Victim(Board(case["board"]), step, case["action"], case.get("record", ""))
-    SCENARIOS[case["scenario"]].victim(victim)
+    board, gdb = Board(case["board"]), bool(case.get("gdb"))
+    victim = Victim(board, step, case["action"], case.get("record", ""), gdb=gdb)
+    (SCENARIOS | STORMS)[case["scenario"]].victim(victim)
 
 
 def name_by_tag(tag: str = "") -> str:
