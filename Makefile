@@ -8,7 +8,7 @@ endif
 RUN := $(VENV)/bin/python
 TESTS ?= tests
 
-.PHONY: demo test style format types check coverage fuzz sanitize stress model bench bench-plots clean
+.PHONY: demo test style format types check coverage fuzz sanitize stress crash model bench bench-plots clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/count_tokens.py
@@ -45,6 +45,13 @@ sanitize: $(VENV)/.test
 # Interpreters that come and go, for a minute or two. Needs 3.13 or newer: PYTHON=python3.14 make stress
 stress: $(VENV)/.test
 	$(RUN) tests/stress.py
+
+# One side killed or stopped at each step, then so many at random; takes hours. CRASH_EVERY=16: each 16th step.
+# In C with gdb and gcc, in interpreters with 3.14: PYTHON=python3.14 make crash CRASH="--write docs/reliability.md"
+CRASH_EVERY ?= 1
+CRASH_ROUNDS ?= 2000
+crash: $(VENV)/.test
+	PYTHONPATH=tests $(RUN) -m crash --every $(CRASH_EVERY) --rounds $(CRASH_ROUNDS) $(CRASH)
 
 # The protocol of the ring, every interleaving of it: docs/model. SHORT=1: smaller rings, about a minute.
 model:

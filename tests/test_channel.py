@@ -440,6 +440,19 @@ def test_a_truncated_segment_is_refused(size: int) -> None:
         path.unlink()
 
 
+def test_an_attacher_looks_again_after_it_has_found_the_creator_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Channel()
+    words = channel._segment.words
+    words[segment.MAGIC_WORD] = 0
+
+    def finish_and_die(*_: object) -> bool:
+        words[segment.MAGIC_WORD] = segment.MAGIC
+        return False
+
+    monkeypatch.setattr(segment.alive, "is_held", finish_and_die)
+    assert Channel.from_handle(channel.handle).capacity == channel.capacity
+
+
 def test_an_attacher_waits_for_the_magic_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "PATIENCE", 0.05)
     channel = Channel(capacity=4096)

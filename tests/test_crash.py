@@ -120,6 +120,21 @@ def test_an_idle_writer_hears_of_the_death_without_filling_the_ring() -> None:
                 time.sleep(0.01)
 
 
+def test_a_write_after_one_that_has_met_the_death_meets_it_too() -> None:
+    channel = Channel()
+    peer = Peer("program", connect_and_idle, channel.handle)
+    with channel.connect() as port:
+        assert port.read_sync(timeout=30) == "here"
+        os.kill(peer.pid, signal.SIGKILL)
+        peer.join(KILLED)
+        with pytest.raises(PeerLost):
+            while port.write_sync(1):
+                pass
+        for write in (port.write_nowait, port.write_sync, lambda value: port.write_many_sync([value])):
+            with pytest.raises(PeerLost):
+                write(2)
+
+
 def test_messages_of_a_creator_killed_before_anyone_attached_are_read() -> None:
     code = (
         "import os, signal\nfrom shmchannel import Channel\nchannel = Channel()\nport = channel.connect()\n"

@@ -34,6 +34,7 @@ class Peer:
                 lost = False  # another thread has just closed our lock's descriptor
             if lost and self._slot:  # or that descriptor's number is already somebody else's
                 self.lost = True
+                self.next_look[0] = 0.0  # for good: each write looks, and finds it lost
         return not self.lost
 
     def forget(self) -> None:

@@ -169,11 +169,13 @@ class Segment:
         patience = time.monotonic() + PATIENCE
         while True:
             free = [i for i in (0, 1) if self.words[SLOTS[i] >> 3] == FREE]
-            if not free or time.monotonic() > patience:
+            if not free:
                 raise self._gone()
             for index in free:
                 if self._try_take(hold, index):
                     return index
+            if time.monotonic() > patience:  # after a try: we may have stood still meanwhile
+                raise self._gone()
             time.sleep(0.001)  # somebody holds a free slot's lock: connecting, or sweeping
 
     def _try_take(self, hold: Hold, index: int) -> bool:
@@ -389,6 +391,7 @@ def check_header(name: str, words: memoryview, size: int) -> int:
 def _map_finished(name: str, fd: int) -> Segment:
     """Map a segment once its creator has put the magic in; wait for that while the creator lives."""
     patience = time.monotonic() + PATIENCE
+    last = False
     while True:
         size = os.fstat(fd).st_size
         if size >= DATA:
@@ -402,12 +405,13 @@ def _map_finished(name: str, fd: int) -> Segment:
                 return segment
             if magic:
                 raise ChannelCorrupted(f"{name} is not a channel's: its magic is {magic:#018x}")
-        making = not alive.HAVE_LOCKS or alive.is_held(fd, CREATOR, 0, 0)
-        if not making or time.monotonic() > patience:
+        if last:
             raise ChannelCorrupted(
                 f"{name} ({size} bytes) was never finished, or was cut off: make a new channel"
             )
-        time.sleep(0.001)
+        making = not alive.HAVE_LOCKS or alive.is_held(fd, CREATOR, 0, 0)
+        last = not making or time.monotonic() > patience  # after one more look: it may be done by now
+        time.sleep(0 if last else 0.001)
 
 
 def _id_words(name: str) -> tuple[int, int]:

@@ -1,0 +1,64 @@
+"""What a victim and its survivor tell each other beside the channel: a small file that both map."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE = 40  # seconds that anything here waits for, before the case counts as hung
+
+# Words of 8 bytes.
+STARTED, COMPLETED = 0, 1  # messages that the victim began to write; those whose write returned True
+READ, WRONG = 2, 3  # messages that the victim has read; those that were not what they should be
+PID = 4  # the victim's
+ACTED = 5  # monotonic ns at which it was killed or stopped
+PASSED = 6  # it has lived through the steps that are the matter
+GO = 7  # the survivor has prepared what the victim waits for
+_HANDLE = 512  # bytes: 2 of length, then text
+
+
+class Board:
+    """Mapped by its path: in the survivor, the victim, and in an interpreter of the victim's."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(fd, 4096)
+            self._memory = mmap.mmap(fd, 4096)
+        finally:
+            os.close(fd)
+        self.words = memoryview(self._memory).cast("Q")
+
+    @property
+    def handle(self) -> str:
+        """The channel's, or nothing."""
+        length = int.from_bytes(self._memory[_HANDLE : _HANDLE + 2], "little")
+        return self._memory[_HANDLE + 2 : _HANDLE + 2 + length].decode()
+
+    @handle.setter
+    def handle(self, handle: str) -> None:
+        self._memory[_HANDLE + 2 : _HANDLE + 2 + len(handle)] = handle.encode()
+        self._memory[_HANDLE : _HANDLE + 2] = len(handle).to_bytes(2, "little")
+
+
+def until(ready: Callable[[], Any]) -> None:
+    """Look every half millisecond. Raises ``AssertionError`` when the patience is at its end."""
+    end = time.monotonic() + PATIENCE
+    while not ready():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.0005)
+
+
+def message(number: int, size: int) -> list[Any]:
+    """A message that says which one it is, and whether it is whole."""
+    body = bytes((number + i * 7) & 255 for i in range(256)) * (size // 256 + 1)
+    return [number, body[:size], zlib.crc32(body[:size])]
+
+
+def is_message(value: Any, number: int) -> bool:
+    return bool(value[0] == number and zlib.crc32(value[1]) == value[2])

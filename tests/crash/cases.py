@@ -1,0 +1,248 @@
+"""One case: a victim that dies or stands still at a step, its survivor, and what they leave.
+
+This program forks a process for each line of its input, a case in JSON, and prints the outcome of each. So a
+case costs no start of Python, and what it leaves is its own: names have a tag, the rest is its process's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from shmchannel import blocks, segment
+
+from .board import ACTED, PASSED, PID, READ, STARTED, Board, until
+from .scenarios import SCENARIOS
+from .storms import STORMS
+from .survivor import Survivor
+from .victim import be_victim, name_by_tag
+
+_LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+GDB_STEPS = str(Path(__file__).with_name("gdb_steps.py"))
+DEADLINE = 60  # seconds for a case
+STOPPED = 2.0  # seconds that a victim stands still
+
+
+def serve() -> None:
+    """Take cases from standard input, one after the other."""
+    warm_up()
+    for line in sys.stdin:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            os.set_inheritable(writing, False)
+            run_case(json.loads(line), writing)
+        os.close(writing)
+        with open(reading) as file:
+            if not select.select([file], [], [], DEADLINE + 10)[0]:  # not even its own deadline has ended it
+                os.kill(pid, signal.SIGUSR1)
+                time.sleep(1)
+                os.kill(pid, signal.SIGKILL)
+            outcome = file.read()
+        _, status = os.waitpid(pid, 0)
+        print(outcome or json.dumps({"error": f"the survivor ended with status {status}"}), flush=True)
+
+
+def warm_up() -> None:
+    """Import what the cases need, and have the collector leave it alone."""
+    import asyncio  # noqa: F401
+    import concurrent.futures.process
+    import concurrent.futures.thread  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+def run_case(case: dict[str, Any], writing: int) -> NoReturn:
+    status = 1
+    try:
+        faulthandler.register(signal.SIGUSR1)
+        outcome = Case(case, writing).run()
+        with open(writing, "w") as file:
+            json.dump(outcome, file)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+class Case:
+    """``case`` has ``scenario``, ``action`` and ``step``; and maybe ``record``, ``interpreter``, ``after``,
+    or ``gdb``: where the victim finds a library with debugging information.
+    """
+
+    def __init__(self, case: dict[str, Any], writing: int) -> None:
+        """``writing`` is the pipe that the outcome goes to: none of the victim's business."""
+        self.case = case
+        self.writing = writing
+        self.scenario = (SCENARIOS | STORMS)[case["scenario"]]
+        self.tag = name_by_tag()
+        self.folder = tempfile.TemporaryDirectory(prefix="crash-")
+        self.board = Board(self.folder.name + "/board")
+        self.child = 0
+        self.problems: list[str] = []
+
+    def run(self) -> dict[str, Any]:
+        signal.signal(signal.SIGALRM, self.hung)
+        signal.alarm(DEADLINE)
+        before = descriptors()
+        outcome: dict[str, Any] = {}
+        try:
+            self.child = self.start()
+            survivor = Survivor(self.board)
+            disturber = threading.Thread(target=self.disturb)
+            disturber.start()
+            try:
+                self.scenario.survivor(survivor)
+            finally:
+                self.let_go()
+                disturber.join()
+            outcome = {"outcome": survivor.outcome, "came": survivor.came, "noticed": survivor.noticed}
+            del survivor
+        except BaseException as error:
+            self.problems.append(f"{type(error).__name__}: {error}")
+            error.__traceback__ = None
+        outcome["reached"] = bool(self.board.words[ACTED])
+        outcome["passed"] = bool(self.board.words[PASSED])
+        self.judge(outcome)
+        outcome["swept"] = self.look_for_leftovers(before)
+        return {**outcome, "problems": self.problems}
+
+    def start(self) -> int:
+        """The victim: a fork of us, or a program that gdb starts."""
+        if self.case.get("gdb"):
+            return self.start_under_gdb()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                os.close(self.writing)
+                signal.alarm(0)
+                be_victim({**self.case, "board": self.board.path, "tag": self.tag})
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        return pid
+
+    def start_under_gdb(self) -> int:
+        case = {**self.case, "board": self.board.path, "tag": self.tag}
+        command = ["gdb", "-nx", "--batch", "-x", GDB_STEPS, "--args", sys.executable, "-m", "crash.victim"]
+        environment = {**os.environ, "CRASH_BOARD": self.board.path, "CRASH_ACTION": case["action"]}
+        environment["CRASH_RECORD"] = case.get("record", "")
+        environment["CRASH_STEP"] = " ".join(map(str, case["step"] or ()))
+        environment["PYTHONPATH"] = case["gdb"]
+        with open(self.folder.name + "/gdb", "w") as log:
+            output: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            self.program = subprocess.Popen([*command, json.dumps(case)], env=environment, **output)
+        return self.program.pid
+
+    def disturb(self) -> None:
+        """A victim that stands still goes on after a while; one that has no step dies at any time."""
+        if self.case["action"] == "random":
+            words = self.board.words
+            until(lambda: words[STARTED] or words[READ])
+            time.sleep(self.case["after"])
+            words[ACTED] = time.monotonic_ns()
+            os.kill(self.child, signal.SIGKILL)
+        if self.case["action"] != "stop" or self.case.get("gdb"):
+            return
+        try:
+            what = os.waitid(os.P_PID, self.child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            return  # it has ended, and the survivor before it
+        if what and what.si_code == os.CLD_STOPPED:
+            time.sleep(STOPPED)
+            os.kill(self.child, signal.SIGCONT)
+
+    def let_go(self) -> None:
+        """Wait for the victim, which has nobody to wait for any more."""
+        end = time.monotonic() + 30
+        while os.waitpid(self.child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                self.problems.append("the victim does not end")
+                os.kill(self.child, signal.SIGKILL)
+            time.sleep(0.001)
+
+    program: subprocess.Popen[bytes] | None = None
+
+    def hung(self, _signal: int, _frame: object) -> None:
+        faulthandler.dump_traceback(all_threads=True)
+        for pid in {self.child, self.board.words[PID]} - {0}:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        raise TimeoutError("it hangs")
+
+    def judge(self, outcome: dict[str, Any]) -> None:
+        """Whether what came out is right."""
+        if self.problems:
+            return
+        came_out = outcome["outcome"]
+        died = outcome["reached"] and self.case["action"] != "stop"
+        if not died and came_out == "PeerLost":
+            self.problems.append("the victim lives, and is said to be lost")
+        if not died and not outcome["passed"]:
+            self.problems.append("the victim has failed")
+        if died and came_out not in self.scenario.outcomes:
+            self.problems.append(f"out came {came_out!r}")
+
+    def look_for_leftovers(self, before: set[str]) -> bool:
+        """Whether it took a sweep to remove all names. What else is left is a problem."""
+        gc.collect()
+        left = names(self.tag)
+        blocks.sweep()
+        segment.sweep()
+        if left and not self.scenario.sweeps:
+            self.problems.append(f"names are left: {left}")
+        if names(self.tag):
+            self.problems.append(f"names are left after a sweep: {names(self.tag)}")
+        if descriptors() != before:
+            self.problems.append(f"descriptors are left: {descriptors() - before}")
+        if mapped := mappings():
+            self.problems.append(f"memory is left mapped: {mapped}")
+        return bool(left)
+
+
+def names(tag: str) -> list[str]:
+    return [name for name in os.listdir("/dev/shm") if tag in name]
+
+
+def descriptors() -> set[str]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{fd}: {os.readlink(f'/proc/self/fd/{fd}')}")
+        except FileNotFoundError:  # the listing's own
+            pass
+    return found
+
+
+def mappings() -> list[str]:
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in lines if "/dev/shm/" in line]
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,96 @@
+"""The other side of a victim: what it reads, when it notices, and what it must not see."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from shmchannel import Channel, EndOfChannel, PeerLost, Port, alive
+from shmchannel.ring import READER_SLEEPS, WRITER
+
+from .board import ACTED, COMPLETED, GO, PASSED, PID, READ, STARTED, WRONG, Board, is_message, message, until
+
+CAPACITY = 4096  # bytes: small, so that frames wrap and writers wait
+
+
+class Survivor:
+    """Keeps what came out in ``outcome``: the error that ended the channel, or what else became of it."""
+
+    def __init__(self, board: Board) -> None:
+        self.board = board
+        self.words = board.words
+        self.outcome = ""
+        self.came = 0  # messages of the victim
+        self.written = 0  # messages to the victim, as far as it was said to be accepted
+        self.noticed = 0.0  # seconds from the death to the outcome
+        until(lambda: self.words[PID])
+
+    def is_over(self) -> bool:
+        """Whether the victim is dead or has lived through it all."""
+        return bool(self.words[PASSED]) or self.is_dead()
+
+    def is_dead(self) -> bool:
+        return alive.process_started(self.words[PID]) == 0
+
+    def offer(self) -> Channel:
+        """Make the channel, for the victim to attach to."""
+        channel = Channel(capacity=CAPACITY)
+        self.board.handle = channel.handle
+        return channel
+
+    def go(self) -> None:
+        self.words[GO] = 1
+
+    def has_ended(self, error: Exception) -> None:
+        if not self.outcome:
+            self.noticed = time.monotonic() - self.words[ACTED] / 1e9
+            self.outcome = type(error).__name__
+
+    def read_all(self, port: Port) -> None:
+        """Read until there is no more; then writes and reads have the same answer."""
+        try:
+            while True:
+                self.take(port.read_sync(timeout=30))
+        except (PeerLost, EndOfChannel) as error:
+            self.has_ended(error)
+        self.check_over(port)
+        assert self.words[COMPLETED] <= self.came <= self.words[STARTED], (
+            f"{self.words[COMPLETED]} messages were completed, {self.came} came"
+        )
+
+    def take(self, value: Any) -> None:
+        if isinstance(value, dict):  # with a buffer that has moved
+            with value["buffer"] as buffer:
+                value = [value["number"], bytes(buffer), value["sum"]]
+        assert is_message(value, self.came), f"message {self.came} is {value!r:.60}"
+        self.came += 1
+
+    def write_all(self, port: Port, size: int, most: int = 1 << 60) -> None:
+        """Write until the victim has ended, or that many."""
+        try:
+            while self.written < most and port.write_sync(message(self.written, size), timeout=30):
+                self.written += 1
+        except (PeerLost, EndOfChannel) as error:
+            self.has_ended(error)
+
+    def check_over(self, port: Port) -> None:
+        """The end is the same whoever asks, and how often; what was read was right."""
+        for use in (lambda: port.write_nowait(0), port.read_nowait, lambda: port.read_sync(timeout=30)):
+            try:
+                assert use() is False, "a channel that is over takes a message"
+            except (PeerLost, EndOfChannel) as error:
+                assert type(error).__name__ == self.outcome, f"{self.outcome}, then {error!r}"
+        assert not self.words[WRONG], "the victim read something else than was written"
+        assert self.words[READ] <= self.written + 1
+
+
+def reader_sleeps(port: Port) -> bool:
+    """Whether the other side sleeps, to be woken by what we write."""
+    outgoing: Any = port._outgoing
+    return bool(outgoing._flags[READER_SLEEPS])
+
+
+def writer_sleeps(port: Port) -> bool:
+    """Whether the other side sleeps, to be woken by what we read."""
+    incoming: Any = port._incoming
+    return bool(incoming._control[WRITER])

@@ -1,0 +1,62 @@
+"""A part of the kill matrix; ``make crash`` runs all of it. See docs/reliability.md."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+from crash.matrix import Kind, Totals, find_steps, kinds, run_cases, run_in_c, run_matrix, run_storm
+
+KINDS = kinds()
+EVERY = {"kill": 35, "exit": 150, "stop": 100}  # so many-th step of each scenario
+
+needs_gdb = pytest.mark.skipif(
+    not shutil.which("gdb") or not shutil.which("gcc") or KINDS[0].ring != "C",
+    reason="needs gdb, gcc and the C core",
+)
+
+
+def check(totals: Totals) -> None:
+    assert not totals.failed, "\n".join(map(str, totals.failed))
+    assert totals.cases > 2 * totals.missed, "most victims did not come by their step"
+
+
+@pytest.mark.deadline(300)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_whoever_dies_or_stands_still_at_any_step_the_other_gets_what_was_completed(kind: Kind) -> None:
+    totals = Totals()
+    run_matrix(totals, kind, {action: every * (1 + kind.interpreter) for action, every in EVERY.items()})
+    check(totals)
+
+
+@needs_gdb
+@pytest.mark.deadline(300)
+def test_so_it_is_at_any_line_in_c() -> None:
+    totals = Totals()
+    run_in_c(totals, every=10, actions=["kill"], names=["write, and wake", "read, asleep"])
+    check(totals)
+
+
+@pytest.mark.deadline(300)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_so_it_is_at_any_moment(kind: Kind) -> None:
+    totals = Totals()
+    run_storm(totals, kind, 20, seed=1)
+    check(totals)
+
+
+@pytest.mark.deadline(300)
+def test_who_stood_still_while_it_connected_gets_its_port() -> None:
+    kind = KINDS[0]
+    steps = find_steps(kind, ["connect"])["connect"]
+    cases: list[dict[str, Any]] = [
+        {"scenario": "connect", "action": "stop", "step": step}
+        for step in steps
+        if step.function in ("Segment._take", "_map_finished")
+    ]
+    assert len(cases) > 8
+    done = run_cases(kind, cases, len(cases))
+    assert [case["problems"] for case in done if case["problems"]] == []
+    assert all(case["reached"] for case in done)
+    assert {case["outcome"] for case in done} == {"EndOfChannel"}
