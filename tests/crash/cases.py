@@ -123,6 +123,7 @@ class Case:
         outcome["passed"] = bool(self.board.words[PASSED])
         self.judge(outcome)
         outcome["swept"] = self.look_for_leftovers(before)
+        self.folder.cleanup()
         return {**outcome, "problems": self.problems}
 
     def start(self) -> int:
