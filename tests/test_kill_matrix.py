@@ -9,7 +9,7 @@ import pytest
 from crash.matrix import Kind, Totals, find_steps, kinds, run_cases, run_in_c, run_matrix, run_storm
 
 KINDS = kinds()
-EVERY = {"kill": 35, "exit": 150, "stop": 100}  # so many-th step of each scenario
+EVERY = {"kill": 70, "exit": 300, "stop": 200}  # so many-th step of each scenario
 
 needs_gdb = pytest.mark.skipif(
     not shutil.which("gdb") or not shutil.which("gcc") or KINDS[0].ring != "C",
