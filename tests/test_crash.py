@@ -219,10 +219,13 @@ def test_a_fork_of_the_creator_does_not_keep_the_names() -> None:
 import os, signal
 from shmchannel import Channel
 channel = Channel()
+reading, writing = os.pipe()
 child = os.fork()
 if child:
+    os.read(reading, 1)  # it runs: what it has inherited is let go
     print(channel.handle, child, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
+os.write(writing, b".")
 signal.pause()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as creator:
