@@ -157,8 +157,7 @@ static int native_exec(PyObject *module)
         IMPORT("shmchannel.clone", "Move", "restore", "timestamp", "REFUSED_WHILE_ENCODING")
             {&state->move, &state->restore, &state->timestamp, &state->refusals}) < 0 ||
         IMPORT("shmchannel.limits", "too_deep") {&state->too_deep}) < 0 ||
-        IMPORT("shmchannel.errors", "InterfaceError", "ChannelError")
-            {&state->interface_error, &state->channel_error}) < 0 ||
+        IMPORT("shmchannel.errors", "InterfaceError") {&state->interface_error}) < 0 ||
         IMPORT("shmchannel.ring", "corrupted", "too_large", "dropped", "NOTHING", "Batch")
             {&state->corrupted, &state->too_large, &state->dropped, &state->nothing, &state->batch}) < 0)
         return -1;
@@ -197,7 +196,7 @@ static int native_exec(PyObject *module)
 /* All that the state holds, for traverse and clear: the objects stand in it side by side. */
 #define FOR_EACH_OBJECT(DO)                                                                                       \
     DO(codec_type) DO(leaves) DO(parts) DO(leaves_by_code) DO(parts_by_code) DO(mutable_leaves) DO(leaf_of_int) DO(move)         \
-    DO(restore) DO(timestamp) DO(refusals) DO(too_deep) DO(interface_error) DO(channel_error) DO(corrupted)       \
+    DO(restore) DO(timestamp) DO(refusals) DO(too_deep) DO(interface_error) DO(corrupted)                         \
     DO(too_large) DO(dropped) DO(nothing) DO(batch) DO(str_is_enum) DO(str_take) DO(str_name) DO(str_encode_graph)          \
     DO(str_decode_graph) DO(str_refused) DO(str_find) DO(str_build) DO(str_accepted)
 

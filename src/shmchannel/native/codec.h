@@ -23,7 +23,7 @@ typedef struct {
     long code_of_tagged_message, code_of_graph_message;
     PyObject *move, *restore, *timestamp, *refusals; /* of clone.py */
     PyObject *too_deep;                              /* of limits.py */
-    PyObject *interface_error, *channel_error;
+    PyObject *interface_error;
     PyObject *corrupted, *too_large, *dropped, *nothing, *batch; /* of ring.py */
     PyObject *str_is_enum, *str_take, *str_name, *str_encode_graph, *str_decode_graph, *str_refused;
     PyObject *str_find, *str_build, *str_accepted;

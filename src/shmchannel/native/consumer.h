@@ -22,7 +22,7 @@ typedef struct {
     size_t parts_size;
     PyObject *deferred; /* an error that the next try raises; or NULL */
     PyObject *returned; /* a list of messages for whose values there was no memory; or NULL */
-    PyObject *spins;   /* a function: whether spinning can pay; NULL once it does */
+    PyObject *spins;   /* a function: whether spinning can pay; asked until it does */
     int how;           /* its last answer */
     bool spun;         /* since there was something to read */
     bool closed;       /* takes nothing any more */
