@@ -33,19 +33,34 @@ static bool codec_is_prepared(Codec *codec)
     return false;
 }
 
-static PyObject *codec_encode(PyObject *object, PyObject *value)
+/* `moves` is NULL, or the dict of what is moved. */
+static PyObject *codec_encoded(Codec *self, PyObject *value, PyObject *moves)
 {
-    Codec *self = (Codec *)object;
     Encoder encoder;
     size_t from;
     PyObject *payload = NULL;
     if (!codec_is_prepared(self))
         return NULL;
     encoder_begin(&encoder, self);
+    encoder.moves = moves;
     if (encode(&encoder, value, &from, &payload) == 0)
         payload = joined(&encoder.out, from);
     encoder_end(&encoder);
     return payload;
+}
+
+static PyObject *codec_encode(PyObject *object, PyObject *value)
+{
+    return codec_encoded((Codec *)object, value, NULL);
+}
+
+static PyObject *codec_encode_moving(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyDict_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "encode_moving(value, moves: dict)");
+        return NULL;
+    }
+    return codec_encoded((Codec *)object, args[0], args[1]);
 }
 
 static PyObject *codec_decode(PyObject *object, PyObject *payload)
@@ -98,6 +113,7 @@ static void codec_dealloc(PyObject *object)
 static PyMethodDef codec_methods[] = {
     {"_prepare", codec_prepare, METH_O, NULL},
     {"encode", codec_encode, METH_O, NULL},
+    {"encode_moving", (PyCFunction)(void (*)(void))codec_encode_moving, METH_FASTCALL, NULL},
     {"decode", codec_decode, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -167,6 +183,7 @@ static int native_exec(PyObject *module)
         code_of(state->parts, &PyFrozenSet_Type, &state->code_of_frozenset) < 0 ||
         code_of(state->parts, (PyTypeObject *)PyExc_Exception, &state->code_of_exception) < 0 ||
         import_code("shmchannel.kinds", "INSTANCE", &state->code_of_instance) < 0 ||
+        import_code("shmchannel.kinds", "MOVED", &state->code_of_moved) < 0 ||
         import_code("shmchannel.kinds", "TAGGED_MESSAGE", &state->code_of_tagged_message) < 0 ||
         import_code("shmchannel.kinds", "GRAPH_MESSAGE", &state->code_of_graph_message) < 0)
         return -1;

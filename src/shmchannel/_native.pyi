@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable
 from mmap import mmap
 from typing import Any
 
+from .clone import Move
 from .interfaces import Interface
 from .ring import Batch, Note
 
 class Codec:
     def _prepare(self, by_class: dict[type[Any], Interface], /) -> None: ...
     def encode(self, value: object, /) -> bytes: ...
+    def encode_moving(self, value: object, moves: dict[int, Move], /) -> bytes: ...
     def decode(self, payload: bytes, /) -> Any: ...
 
 class Producer:

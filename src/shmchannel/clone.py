@@ -31,6 +31,7 @@ from .kinds import (
     INSTANCE,
     LEAVES,
     LEAVES_BY_CODE,
+    MOVED,
     MUTABLE_LEAVES,
     PARTS,
     PARTS_BY_CODE,
@@ -44,7 +45,7 @@ from .packing import AS_DATETIME, check
 _WRAPPER = struct.Struct(">BIb")  # ext 32, the length, the code
 _EXT_32 = 0xC9
 
-_TAGS = {code: msgpack.ExtType(code, b"\0") for code in [*PARTS_BY_CODE, INSTANCE]}
+_TAGS = {code: msgpack.ExtType(code, b"\0") for code in [*PARTS_BY_CODE, INSTANCE, MOVED]}
 _UNTAGGED = frozenset(kind for kind, parts in PARTS.items() if parts.in_graph_only)
 _SHALLOW = PLAIN | (LEAVES.keys() - MUTABLE_LEAVES) | {Fraction, range}  # contain nothing that is shared
 # Whose parts the garbage collector knows, so that they can be had for all at once.
@@ -122,17 +123,27 @@ class Codec:
             return payload
         return self.encode_graph(value, {})
 
-    def encode_moving(self, value: object, moves: Mapping[int, Move]) -> bytes:
+    def encode_moving(self, value: object, moves: dict[int, Move]) -> bytes:
         """As ``encode``, with instances that are moved, by their ids. All of them must be in ``value``."""
-        return self.encode_graph(value, {}, moves=moves)
+        encoder = _Encoder(self, moves)
+        try:
+            payload: bytes = encoder.pack(value)
+        except InterfaceError:
+            raise
+        except REFUSED_WHILE_ENCODING as error:
+            return self.encode_graph(value, encoder.instances, error, moves)
+        return self._finish(value, payload, encoder, moves)
 
-    def _finish(self, value: object, payload: bytes, encoder: _Encoder) -> bytes:
+    def _finish(
+        self, value: object, payload: bytes, encoder: _Encoder, moves: dict[int, Move] | None = None
+    ) -> bytes:
         """Look over a message with tagged arrays."""
-        if not _is_too_deep(payload) and self._is_tree(value, encoder.instances):
+        all_in = not moves or moves.keys() <= encoder.instances.keys()
+        if all_in and not _is_too_deep(payload) and self._is_tree(value, encoder.instances):
             result = _wrapper(len(payload), TAGGED_MESSAGE) + payload
         else:
-            result = self.encode_graph(value, encoder.instances)
-        if len(payload) <= _SHORT:
+            result = self.encode_graph(value, encoder.instances, None, moves)
+        if len(payload) <= _SHORT and moves is None:
             encoder.clean = True
             encoder.instances = {}
             self._encoders.append(encoder)
@@ -235,7 +246,6 @@ class Codec:
         value: object,
         instances: Mapping[int, Move],
         error: Exception | None = None,
-        *,
         moves: Mapping[int, Move] | None = None,
     ) -> bytes:
         """Encode a value in which something is shared, or that gave the packer an ``error``.
@@ -282,8 +292,9 @@ def _least_size(head: int) -> int:
 class _Encoder:
     """A packer, for one message at a time, and what it has met that has no plain form."""
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, moves: Mapping[int, Move] | None = None) -> None:
         self._interfaces = codec.by_class
+        self._moves = moves or {}
         self.pack = packing.Packer(default=self._extend, strict_types=True, buf_size=2 * _SHORT).pack
         self.clean = True  # no tags
         self.instances: dict[int, Move] = {}  # that were met, by their ids
@@ -305,6 +316,10 @@ class _Encoder:
                 return [_TAGS[INSTANCE], interface.name, interface.take(value)]
             if id(value) in self.instances:
                 raise ValueError("an instance that comes twice")
+            move = self._moves.get(id(value))
+            if move:
+                self.instances[id(value)] = move
+                return [_TAGS[MOVED], interface.name, move.value]
             form = interface.take(value)
             self.instances[id(value)] = Move(value, interface, form)
             return [_TAGS[INSTANCE], interface.name, form]
@@ -363,7 +378,7 @@ class _Decoder:
         if code in PARTS_BY_CODE:
             return PARTS_BY_CODE[code].build(items)
         name, value = items
-        return self._codec.find(name).build(value)
+        return self._codec.find(name).build(value, code == MOVED)
 
 
 def _wrapper(size: int, code: int) -> bytes:

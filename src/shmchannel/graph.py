@@ -337,7 +337,7 @@ class _Reader:
             return objects[number]
         parts = yield from self._parts(entry)
         (value,) = parts
-        made = interface.build(value, moved=code == MOVED)
+        made = interface.build(value, code == MOVED)
         if number in objects:  # a shell is out
             adopt(objects[number], made, interface)
         else:

@@ -120,7 +120,7 @@ class Interface:
             raise TypeError(f"{self.name} can only be moved: list the instance in transfer=[...]")
         return self._call("serialize", self.serialize, instance)
 
-    def build(self, value: Any, *, moved: bool = False) -> Any:
+    def build(self, value: Any, moved: bool = False) -> Any:
         """Return the instance. Raises ``InterfaceError`` for what its deserialize or attach raises."""
         how, function = ("attach", self.attach) if moved else ("deserialize", self.deserialize)
         if function is None:

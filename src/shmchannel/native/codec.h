@@ -19,7 +19,7 @@ typedef struct {
     PyObject *codec_type;
     PyObject *leaves, *parts, *leaves_by_code, *parts_by_code, *mutable_leaves; /* of kinds.py */
     PyObject *leaf_of_int;
-    long code_of_tuple, code_of_set, code_of_frozenset, code_of_exception, code_of_instance;
+    long code_of_tuple, code_of_set, code_of_frozenset, code_of_exception, code_of_instance, code_of_moved;
     long code_of_tagged_message, code_of_graph_message;
     PyObject *move, *restore, *timestamp, *refusals; /* of clone.py */
     PyObject *too_deep;                              /* of limits.py */

@@ -127,6 +127,11 @@ static inline bool may_call(Decoder *decoder)
     return !decoder->in_ring;
 }
 
+static inline bool is_instance(const State *state, long code)
+{
+    return code == state->code_of_instance || code == state->code_of_moved;
+}
+
 static PyObject *take_ext(Decoder *decoder, size_t length)
 {
     State *state = decoder->codec->state;
@@ -151,7 +156,7 @@ static PyObject *take_ext(Decoder *decoder, size_t length)
     } else if (PyErr_Occurred()) {
         value = NULL;
     } else if (decoder->tagged && length == 1 && !PyBytes_AS_STRING(data)[0] &&
-               (code == state->code_of_instance || PyDict_Contains(state->parts_by_code, number) == 1)) {
+               (is_instance(state, code) || PyDict_Contains(state->parts_by_code, number) == 1)) {
         PyErr_SetString(PyExc_ValueError, "a tag that is not the first item of an array");
         value = NULL;
     } else {
@@ -189,7 +194,7 @@ static long take_tag(Decoder *decoder)
     if (code < 0 || *place)
         return -1;
     State *state = decoder->codec->state;
-    if (code != state->code_of_instance) {
+    if (!is_instance(state, code)) {
         PyObject *number = PyLong_FromLong(code);
         int found = number ? PyDict_Contains(state->parts_by_code, number) : -1;
         Py_XDECREF(number);
@@ -262,7 +267,7 @@ static PyObject *take_set(Decoder *decoder, size_t count, bool frozen)
     return set;
 }
 
-static PyObject *take_instance(Decoder *decoder, PyObject *items)
+static PyObject *take_instance(Decoder *decoder, PyObject *items, bool moved)
 {
     State *state = decoder->codec->state;
     if (PyList_GET_SIZE(items) != 2) {
@@ -273,7 +278,8 @@ static PyObject *take_instance(Decoder *decoder, PyObject *items)
                                                     PyList_GET_ITEM(items, 0));
     if (!interface)
         return NULL;
-    PyObject *value = PyObject_CallMethodOneArg(interface, state->str_build, PyList_GET_ITEM(items, 1));
+    PyObject *value = PyObject_CallMethodObjArgs(interface, state->str_build, PyList_GET_ITEM(items, 1),
+                                                 moved ? Py_True : Py_False, NULL);
     Py_DECREF(interface);
     return value;
 }
@@ -290,8 +296,8 @@ static PyObject *take_tagged(Decoder *decoder, long code, size_t count)
     PyObject *items = take_list(decoder, count), *value = NULL;
     if (!items)
         return NULL;
-    if (code == state->code_of_instance) {
-        value = take_instance(decoder, items);
+    if (is_instance(state, code)) {
+        value = take_instance(decoder, items, code == state->code_of_moved);
     } else {
         PyObject *number = PyLong_FromLong(code);
         PyObject *kind = number ? PyDict_GetItemWithError(state->parts_by_code, number) : NULL;

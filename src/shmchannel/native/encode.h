@@ -16,6 +16,8 @@ typedef struct {
     int depth;
     bool tagged;
     PyObject *instances; /* a dict, by id, of the Moves of instances that were asked for their values */
+    PyObject *moves;     /* a dict, by id, of the Moves of what is moved; NULL where nothing is */
+    Py_ssize_t moved;    /* how many of them were met */
 } Encoder;
 
 /* All of these: 0, done; -1, an exception; SHARED, something comes twice, or may. */
@@ -339,6 +341,19 @@ static int keep_form(Encoder *encoder, PyObject *instance, PyObject *interface, 
     return done;
 }
 
+/* The Move of an instance that is moved, borrowed; NULL for another, or with an exception. */
+static PyObject *move_of(Encoder *encoder, PyObject *instance)
+{
+    if (!encoder->moves)
+        return NULL;
+    PyObject *key = PyLong_FromVoidPtr(instance);
+    PyObject *move = key ? PyDict_GetItemWithError(encoder->moves, key) : NULL;
+    Py_XDECREF(key);
+    if (move)
+        encoder->moved++;
+    return move;
+}
+
 static int put_instance(Encoder *encoder, PyObject *interface, PyObject *instance)
 {
     State *state = encoder->codec->state;
@@ -352,19 +367,23 @@ static int put_instance(Encoder *encoder, PyObject *interface, PyObject *instanc
         if (new <= 0)
             return new < 0 ? -1 : SHARED;
     }
-    PyObject *form = PyObject_CallMethodOneArg(interface, state->str_take, instance);
+    PyObject *move = move_of(encoder, instance), *form;
+    if (move)
+        form = Py_NewRef(PyTuple_GET_ITEM(move, 2));
+    else
+        form = PyErr_Occurred() ? NULL : PyObject_CallMethodOneArg(interface, state->str_take, instance);
     if (!form)
         return -1;
     PyObject *name = PyObject_GetAttr(interface, state->str_name);
     int done = name ? 0 : -1;
-    if (!done && !enumerated)
+    if (!done && !enumerated && !move)
         done = keep_form(encoder, instance, interface, form);
     if (!done && ++encoder->depth > MAX_DEPTH) {
         too_deep(encoder->codec);
         done = -1;
     }
     if (!done)
-        done = put_tag(encoder, 2, state->code_of_instance);
+        done = put_tag(encoder, 2, move ? state->code_of_moved : state->code_of_instance);
     if (!done)
         done = put(encoder, name);
     if (!done)
@@ -449,6 +468,8 @@ static void encoder_begin(Encoder *encoder, Codec *codec)
     encoder->depth = 0;
     encoder->tagged = false;
     encoder->instances = NULL;
+    encoder->moves = NULL;
+    encoder->moved = 0;
 }
 
 static void encoder_end(Encoder *encoder)
@@ -465,6 +486,8 @@ static int encode(Encoder *encoder, PyObject *value, size_t *from, PyObject **pa
     State *state = encoder->codec->state;
     PyObject *error = NULL;
     int done = put(encoder, value);
+    if (!done && encoder->moves && encoder->moved != PyDict_GET_SIZE(encoder->moves))
+        done = SHARED; /* not all of them are in it: a graph says which */
     if (!done) {
         *from = WRAPPER;
         if (encoder->tagged) {
@@ -486,7 +509,8 @@ static int encode(Encoder *encoder, PyObject *value, size_t *from, PyObject **pa
     if (encoder->instances || no_instances)
         *payload = PyObject_CallMethodObjArgs((PyObject *)encoder->codec, state->str_encode_graph, value,
                                               encoder->instances ? encoder->instances : no_instances,
-                                              error ? error : Py_None, NULL);
+                                              error ? error : Py_None,
+                                              encoder->moves ? encoder->moves : Py_None, NULL);
     else
         *payload = NULL;
     Py_XDECREF(no_instances);
