@@ -226,10 +226,10 @@ def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
 
 def is_owned(buffer: SharedBuffer) -> bool:
     """Whether nobody else could take or remove it."""
-    record = blocks._read(buffer._block.hold)
+    record = blocks._read(buffer._block.hold, blocks.HEAD + len(buffer))
     with_lock = blocks.Hold(blocks.open_name, buffer._block.name)
     try:
-        return record is not None and not record.channel and not with_lock.try_lock(blocks.OWNER)
+        return record is not None and not record.handle and not with_lock.try_lock(blocks.OWNER)
     finally:
         with_lock.close()
 
@@ -275,7 +275,7 @@ def test_who_connects_while_a_buffer_is_put_under_way_is_in_its_record(
     real = blocks._write
 
     def connect_before(hold: Any, record: blocks.Record) -> None:
-        if record.channel and not two:
+        if record.handle and not two:
             two.append(channel.connect())
         real(hold, record)
 

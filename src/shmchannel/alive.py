@@ -66,14 +66,14 @@ class Hold:
             self._set_lock(fcntl.F_UNLCK, offset, length)
 
     def _set_lock(self, kind: int, offset: int, length: int) -> None:
-        fcntl.fcntl(self, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
 
     def close(self) -> None:
         """Let go of everything; may be repeated."""
         without_fork(self._file.close)
 
     def __del__(self) -> None:
-        if hasattr(self, "_file"):
+        if hasattr(self, "_file") and not self._file.closed:
             self.close()
 
 

@@ -59,11 +59,16 @@ class Record(NamedTuple):
     magic: bytes = MAGIC
     size: int = 0
     moves: int = 0
-    channel: bytes = b""  # its handle, or nothing
+    channel: bytes = b""  # its handle, padded
     slot: int = 0
     pid: int = 0  # of the port's process, or 0 where nobody has connected yet
     started: int = 0
     namespace: int = 0
+
+    @property
+    def handle(self) -> str:
+        """The channel's, or nothing."""
+        return self.channel.rstrip(b"\0").decode("latin-1")
 
 
 _RECORD = struct.Struct("<8sQQ24sQQQQ")
@@ -106,10 +111,11 @@ class Block:
         except OSError as error:
             raise refused(f"open the block {name}", error) from error
         try:
-            if not is_ours(hold.fileno()):
+            status = os.fstat(hold.fileno())
+            if not is_ours(status):
                 raise InterfaceError(f"{name} is no block of this user's")
             _lock(hold, OWNER)
-            record = _read(hold)
+            record = _read(hold, status.st_size)
             if record is None or not _is_for(record, slot, slot.index):
                 raise InterfaceError(f"the block {name} is not under way to this port")
             _write(hold, Record(size=record.size, moves=record.moves))
@@ -284,11 +290,10 @@ def sweep(*, remove: Callable[[str], object] = _unlink, without: Collection[str]
     for name, hold, _ in _each(_names() if alive.HAVE_LOCKS else []):
         if not hold.try_lock(OWNER):
             continue
-        record = _read(hold)  # again, under the lock
-        moving = record is not None and record.channel
+        record = _read(hold, os.fstat(hold.fileno()).st_size)  # again, under the lock
         if (
             record
-            and moving
+            and record.handle
             and (not hold.try_lock(OWNER + record.moves) or _may_be_received(record, without))
         ):
             continue
@@ -299,9 +304,8 @@ def sweep(*, remove: Callable[[str], object] = _unlink, without: Collection[str]
 
 def _may_be_received(record: Record, without: Collection[str]) -> bool:
     if not record.pid:
-        channel = record.channel.decode("latin-1")
-        is_one = HANDLE.fullmatch(channel) is not None and channel not in without
-        return is_one and os.path.exists(f"{NAMES_FOLDER}/{channel}")
+        is_one = HANDLE.fullmatch(record.handle) is not None and record.handle not in without
+        return is_one and os.path.exists(f"{NAMES_FOLDER}/{record.handle}")
     if record.namespace != alive.namespace():
         return True  # we cannot tell
     return alive.process_started(record.pid) == record.started
@@ -315,8 +319,9 @@ def _each(names: Iterable[str]) -> Iterator[tuple[str, Hold, Record | None]]:
         except OSError:
             continue  # gone by now, or not ours
         try:
-            if is_ours(hold.fileno()):
-                yield name, hold, _read(hold)
+            status = os.fstat(hold.fileno())
+            if is_ours(status):
+                yield name, hold, _read(hold, status.st_size)
         finally:
             hold.close()
 
@@ -333,26 +338,26 @@ def _names() -> list[str]:
 
 
 def _is_for(record: Record, slot: Slot, index: int) -> bool:
-    return record.channel == slot.segment.name.encode() and record.slot == index
+    return record.handle == slot.segment.name and record.slot == index
 
 
 def _lock(hold: Hold, byte: int) -> None:
     """Lock a byte that only a sweep may have at the moment. Raises ``ChannelError``."""
-    patience = time.monotonic() + PATIENCE
+    patience = 0.0
     while not hold.try_lock(byte):
+        patience = patience or time.monotonic() + PATIENCE
         if time.monotonic() > patience:
             raise ChannelError("somebody else holds this block")
         time.sleep(0.001)
 
 
-def _read(hold: Hold) -> Record | None:
+def _read(hold: Hold, file_size: int) -> Record | None:
     data = os.pread(hold.fileno(), _RECORD.size, 0)
     if len(data) < _RECORD.size:
         return None  # not finished
     record = Record._make(_RECORD.unpack(data))
-    whole = record.magic == MAGIC and os.fstat(hold.fileno()).st_size == HEAD + record.size
-    whole &= record.moves < _MOST_MOVES
-    return record._replace(channel=record.channel.rstrip(b"\0")) if whole else None
+    whole = record.magic == MAGIC and file_size == HEAD + record.size and record.moves < _MOST_MOVES
+    return record if whole else None
 
 
 def _write(hold: Hold, record: Record) -> None:

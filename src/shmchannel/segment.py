@@ -134,7 +134,7 @@ class Segment:
             raise ChannelNotFound(f"{name!r} is no handle: pass on what channel.handle gives, unchanged")
         fd = _open_found(name)
         try:
-            if not is_ours(fd):
+            if not is_ours(os.fstat(fd)):
                 raise ChannelNotFound(_NOT_YOURS.format(name))
             segment = _map_finished(name, fd)
         finally:
@@ -298,7 +298,7 @@ def _sweep_one(name: str, lingering: bool, remove: Callable[[str], object]) -> b
     except OSError:
         return False  # gone by now, or not ours
     try:
-        if not is_ours(hold.fileno()) or not hold.try_lock(0, RECORDS_END):
+        if not is_ours(os.fstat(hold.fileno())) or not hold.try_lock(0, RECORDS_END):
             return False
         # Looked at under the lock: before that the creator may not have put it in yet.
         flags = int.from_bytes(os.pread(hold.fileno(), 8, FLAGS_WORD * 8), sys.byteorder)
@@ -318,9 +318,8 @@ def open_name(name: str) -> int:
     return fd
 
 
-def is_ours(fd: int) -> bool:
+def is_ours(status: os.stat_result) -> bool:
     """Whether it is a file, and this user's: anybody may put something into the names' folder."""
-    status = os.fstat(fd)
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
