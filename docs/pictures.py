@@ -114,11 +114,11 @@ def wake() -> str:
     for x, name in ((reader, "reader"), (words, "shared memory"), (writer, "writer")):
         picture.text(x, 34, name, "name")
         picture.line((x, 46), (x, 450), look="thin")
-    _note(picture, reader, 56, "ring empty: spins ≤ 50 µs")
+    _note(picture, reader, 56, "ring empty: spins ≤ 150 µs")
     _store(picture, reader, words, 108, "READER_SLEEPS = 1")
     _note(picture, reader, 122, "fence", "flag")
     _load(picture, words, reader, 180, "TAIL: still empty")
-    _note(picture, reader, 194, "sleeps on items, ≤ 50 ms", "free", height=176)
+    _note(picture, reader, 194, "sleeps on items, ≤ 100 ms", "free", height=176)
     _store(picture, writer, words, 230, "frame, then TAIL")
     _note(picture, writer, 244, "fence", "flag")
     _load(picture, words, writer, 302, "READER_SLEEPS: 1")

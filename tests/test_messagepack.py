@@ -17,7 +17,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from values import alike, deep, shared_values, values
 
-from shmchannel import ChannelError, CloneError, messagepack, packing
+from shmchannel import ChannelError, CloneError, Interface, messagepack, packing
+from shmchannel.clone import Move
+from shmchannel.kinds import GRAPH_MESSAGE, TAGGED_MESSAGE
 from shmchannel.limits import MAX_DEPTH, check
 
 
@@ -85,6 +87,69 @@ def test_a_value_at_the_edges_has_one_encoding(value: Any) -> None:
     if isinstance(first, bytes):
         one, *others = by_all(decoded, first)
         assert all(alike(one, other) for other in others)
+
+
+class Parcel:
+    """It is moved, and may hold whatever can be cloned."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def detach(self) -> Any:
+        return self.value
+
+    attach: Any = classmethod(lambda cls, value: cls(value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Parcel) and self.value == other.value
+
+    __hash__ = object.__hash__
+
+
+def encoded_moving(value: Any, *moved: Parcel) -> bytes | str:
+    codec = Codec([Interface(Parcel)])
+    interface = codec.by_class[Parcel]
+    moves = {id(one): Move(one, interface, one.value) for one in moved}
+    try:
+        return codec.encode_moving(value, moves)  # type: ignore[no-any-return]
+    except CloneError as error:
+        return str(error)
+
+
+def decoded_with_parcels(payload: bytes) -> Any:
+    return Codec([Interface(Parcel)]).decode(payload)
+
+
+ONE, OTHER, TEXT = Parcel(1), Parcel({"x": (2,)}), ["text"]
+
+
+@pytest.mark.parametrize(
+    ("value", "moved", "wrapper"),
+    [
+        (ONE, [ONE], TAGGED_MESSAGE),
+        ({"a": [ONE, (OTHER, None)]}, [ONE, OTHER], TAGGED_MESSAGE),
+        ([ONE, ONE], [ONE], GRAPH_MESSAGE),
+        ([TEXT, TEXT, OTHER], [OTHER], GRAPH_MESSAGE),
+        ({"a": ONE}, [ONE, OTHER], "$: transfer lists"),
+        ([ONE, OTHER], [ONE], "$[1]: shmchannel."),
+    ],
+    ids=[
+        "alone",
+        "two",
+        "one that comes twice",
+        "among what is shared",
+        "one is missing",
+        "one is not moved",
+    ],
+)
+def test_what_is_moved_has_one_encoding(value: Any, moved: list[Parcel], wrapper: int | str) -> None:
+    first, *others = by_all(encoded_moving, value, *moved)
+    assert all(other == first for other in others)
+    if isinstance(first, str):
+        assert first.startswith(str(wrapper).replace("shmchannel.", f"{__name__}."))
+        return
+    assert first[5] == wrapper
+    assert by_all(decoded_with_parcels, first) == [value] * len(engines.HERE)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 4, 8, 16, 17, 255, 256, 65536])

@@ -226,7 +226,7 @@ def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
 
 def is_owned(buffer: SharedBuffer) -> bool:
     """Whether nobody else could take or remove it."""
-    record = blocks._read(buffer._block.hold, blocks.HEAD + len(buffer))
+    record = blocks._read(buffer._block.hold)
     with_lock = blocks.Hold(blocks.open_name, buffer._block.name)
     try:
         return record is not None and not record.handle and not with_lock.try_lock(blocks.OWNER)

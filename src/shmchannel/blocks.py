@@ -290,7 +290,7 @@ def sweep(*, remove: Callable[[str], object] = _unlink, without: Collection[str]
     for name, hold, _ in _each(_names() if alive.HAVE_LOCKS else []):
         if not hold.try_lock(OWNER):
             continue
-        record = _read(hold, os.fstat(hold.fileno()).st_size)  # again, under the lock
+        record = _read(hold)  # again, under the lock
         if (
             record
             and record.handle
@@ -351,11 +351,14 @@ def _lock(hold: Hold, byte: int) -> None:
         time.sleep(0.001)
 
 
-def _read(hold: Hold, file_size: int) -> Record | None:
+def _read(hold: Hold, file_size: int | None = None) -> Record | None:
+    """The record of a block that is finished. The file's size need not be asked for where it is known."""
     data = os.pread(hold.fileno(), _RECORD.size, 0)
     if len(data) < _RECORD.size:
         return None  # not finished
     record = Record._make(_RECORD.unpack(data))
+    if file_size is None:
+        file_size = os.fstat(hold.fileno()).st_size
     whole = record.magic == MAGIC and file_size == HEAD + record.size and record.moves < _MOST_MOVES
     return record if whole else None
 

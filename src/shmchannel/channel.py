@@ -118,7 +118,7 @@ class Channel:
         """Take one of the channel's two ports. What is written before the peer connects waits for it.
 
         ``spin=False``: a wait of this port sleeps at once, and never looks out for a quick peer first
-        (at most 50 µs, where that has lately paid).
+        (at most 150 µs, in an event loop 50, where that has lately paid).
 
         Raises ``ChannelFull`` for a third, ``ChannelNotFound`` when the names have gone meanwhile,
         and ``ChannelError`` when the system refuses.

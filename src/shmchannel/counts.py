@@ -26,9 +26,9 @@ class Statistics:
     capacity: int
     """Bytes that each of the two rings holds."""
     write_sleeps: int
-    """How often a write slept for room, at most 50 ms at a time."""
+    """How often a write slept for room, at most 100 ms at a time."""
     read_sleeps: int
-    """How often a read slept for a message, at most 50 ms at a time."""
+    """How often a read slept for a message, at most 100 ms at a time."""
 
 
 def count(outgoing: Producer, incoming: Consumer) -> Statistics:

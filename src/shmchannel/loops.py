@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 from .doorbell import Doorbell
 from .errors import ChannelError
 from .signals import locked
-from .waiting import TURN, Operation, Sleeper, Wait, fence, operation_result
+from .waiting import SPIN_IN_LOOP, TURN, Operation, Sleeper, Wait, fence, operation_result
 
 T = TypeVar("T")
 
@@ -169,6 +169,8 @@ class LoopSide:
     def __init__(self, doorbell: Doorbell, reader: Sleeper, writer: Sleeper) -> None:
         self._doorbell = doorbell
         self._sleepers = reader, writer
+        for sleeper in self._sleepers:
+            sleeper.limit_spin(SPIN_IN_LOOP)
         self._descriptor = -1  # that the loop watches
         self._loop: asyncio.AbstractEventLoop | None = None
         self.reading = self.writing = Lane(reader)  # until a loop is joined

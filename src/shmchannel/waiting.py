@@ -20,12 +20,15 @@ T = TypeVar("T")
 
 # A sleep looks around this often (seconds): the bound on noticing a dead peer, a signal that came
 # just before the sleep, or a wake-up that died with the process that owed it.
-SLICE = 0.05
+SLICE = 0.1
 
-# Waking a sleeper costs about 30 µs, and a quick peer answers in less: worth this much looking (ns).
-SPIN = 50_000
-# A wait that lasted less than this (ns) earns the next one a full spin; a longer one halves it.
-SHORT_WAIT = 150_000
+# A sleep costs 30 µs of the waker's time, and on a virtual machine the sleeper is back after 100 µs with
+# cold caches; a quick peer answers in less. Worth this much looking (ns):
+SPIN = 150_000
+SPIN_IN_LOOP = 50_000  # in an event loop, where it holds up the other tasks
+# A wait that lasted less than this (ns), as one does that such a spin has just missed and a sleep has ended,
+# earns the next one a full spin; a longer one halves it.
+SHORT_WAIT = 300_000
 
 # Whether spinning can pay: not on one CPU, nor before there is a peer; for a peer behind the same GIL only
 # where the spin lets go of it.
@@ -151,6 +154,11 @@ class Sleeper:
                 return False
             os.sched_yield()  # the peer may stand in line for this CPU: spinning would keep it from answering
         return True
+
+    def limit_spin(self, most: int) -> None:
+        """Have no spin take more than so many nanoseconds from now on."""
+        self.budget[1] = most
+        self.budget[0] = min(self.budget)
 
     def settle(self, started: int) -> None:
         """Learn from a wait that ends now and began at ``started`` (``perf_counter_ns``)."""

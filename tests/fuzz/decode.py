@@ -33,6 +33,9 @@ def corpus(folder: str) -> None:
     seeds = [eval(example, names) for _, example, _ in test_clone.ROWS if example]
     payloads = [engines.encode(value) for value in [*seeds, *test_clone.cycles()]]
     payloads += [test_hostile.codec.encode(value) for value in test_hostile.EXAMPLES]
+    payloads += [
+        payload.replace(b"\xd4\x78\0", b"\xd4\x79\0") for payload in payloads
+    ]  # as if they were moved
     for number, payload in enumerate(payloads):
         (Path(folder) / str(number)).write_bytes(payload)
 
