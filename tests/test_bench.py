@@ -55,7 +55,7 @@ def measured(file: Path, *arguments: str) -> list[dict[str, Any]]:
 def test_every_workload_reports_every_installed_peer_of_a_place(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = measured(tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth")
+    results = measured(tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth,batch")
     assert [(one["workload"], one["peer"], one["at"]) for one in results] == [
         (workload.name, peer, point)
         for workload in catalogue.WORKLOADS.values()

@@ -51,7 +51,7 @@ HEADER = 8  # bytes, of a frame; its low 3 bits are the kind
 WHOLE, PART, LAST, ABORT = 1, 2, 3, 4
 _PARTS = (PART, LAST, ABORT)
 
-BATCH = 1 << 15  # bytes: no part is larger, and a try that has taken so much ends: 0.3 ms at most
+BATCH = 1 << 18  # bytes: no part is larger, and a try that has taken so much ends: 0.3 ms at most
 
 MINIMUM_CAPACITY = 64  # bytes: four parts, each of 8 bytes and its header
 MAXIMUM_CAPACITY = 1 << 32  # bytes: 4 GiB each way, in memory that is set aside at once

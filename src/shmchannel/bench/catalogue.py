@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from . import growth, moves, taskloads, workloads
+from . import batches, growth, moves, taskloads, workloads
 from .peers import INTERPRETER, PEERS
 from .workloads import Workload
 
 COMPARISONS = [*workloads.WORKLOADS[:3], *moves.WORKLOADS, *taskloads.WORKLOADS, *workloads.WORKLOADS[3:]]
-WORKLOADS = {workload.name: workload for workload in [*COMPARISONS, *growth.WORKLOADS]}
+WORKLOADS = {workload.name: workload for workload in [*COMPARISONS, *growth.WORKLOADS, *batches.WORKLOADS]}
 GROUPS = {
     "all": [workload.name for workload in COMPARISONS],
     "growth": [workload.name for workload in growth.WORKLOADS],
+    "batch": [workload.name for workload in batches.WORKLOADS],
 }
 
 

@@ -22,7 +22,8 @@ def add_arguments(command: argparse.ArgumentParser, positive: Callable[[str], in
         type=_listed("workload", [*WORKLOADS, *GROUPS]),
         default=["all"],
         metavar="NAME,...",
-        help=f"of {', '.join(GROUPS['all'])} (all), and of growth: {', '.join(GROUPS['growth'])}",
+        help=f"of {', '.join(GROUPS['all'])} (all), of growth: {', '.join(GROUPS['growth'])}, "
+        f"and of batch: {', '.join(GROUPS['batch'])}",
     )
     command.add_argument(
         "--peers",

@@ -51,10 +51,12 @@ def measure(value: Any) -> dict[str, float]:
             steps["encode"] = _ns(codec.encode, value)
             steps["put a frame in"] = _ns(outgoing.try_write, payload)
             steps["take a frame out"] = _ns(incoming.try_read)
+            one._peer.look()  # or a put would leave that to its caller
             steps["put (both)"] = _ns(outgoing.put, value)
             steps["take (both)"] = _ns(incoming.take)
             steps["write_sync"] = _ns(one.write_sync, value)
             steps["read_sync"] = _ns(two.read_sync)
+            one._peer.look()
             many = [value] * MANY
             steps["write_many_sync"] = _ns(one.write_many_sync, many, times=1) / MANY
             steps["read_many_sync"] = _ns(two.read_many_sync, MANY, times=1) / MANY

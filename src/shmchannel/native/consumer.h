@@ -8,7 +8,7 @@
 #include "ends.h"
 
 enum { SMALL = 4096 };          /* bytes up to which a message is copied out before it is decoded */
-enum { BATCH = 1 << 15 };       /* bytes of parts after which a try ends, as ring.BATCH; */
+enum { BATCH = 1 << 18 };       /* bytes of parts after which a try ends, as ring.BATCH; */
 enum { FRAMES = 8 };            /* so does one with so many frames */
 enum { UNYIELDING = 1500 };        /* ns of a spin, in which a quick peer on another CPU has answered */
 enum { PATIENCE_FOR_GIL = 20000 }; /* ns */
@@ -133,11 +133,11 @@ static int consumer_add_part(Consumer *self, size_t length)
     if (size > most) {
         Py_CLEAR(self->parts);
     } else if (!self->parts) {
-        self->parts = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
+        self->parts = new_bytes(room);
         if (!self->parts)
             return -1;
     } else if (size > (size_t)PyBytes_GET_SIZE(self->parts)) {
-        PyObject *larger = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room);
+        PyObject *larger = new_bytes(room);
         if (!larger)
             return -1; /* what is there stays there */
         memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(self->parts), self->parts_size);
@@ -244,7 +244,7 @@ static PyObject *consumer_take_whole(Consumer *self, const Frame *frame, Form fo
     } else if (!drop) {
         if (form == AS_VALUE)
             result = decode_in_ring(self, length, &needs_python);
-        if (needs_python && (result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length)))
+        if (needs_python && (result = new_bytes(length)))
             copy_out(self, PyBytes_AS_STRING(result), length);
         if (!result && PyErr_ExceptionMatches(PyExc_MemoryError)) { /* it stays where it is */
             lock_give(&self->end.lock);

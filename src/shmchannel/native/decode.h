@@ -13,6 +13,7 @@
 
 #include "codec.h"
 #include "lock.h"
+#include "pages.h"
 
 typedef struct {
     Codec *codec;
@@ -106,7 +107,7 @@ static PyObject *take_bytes(Decoder *decoder, size_t length)
     decoder->place += length;
     if (length < WITHOUT_GIL)
         return PyBytes_FromStringAndSize((const char *)from, (Py_ssize_t)length);
-    PyObject *value = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    PyObject *value = new_bytes(length);
     if (!value)
         return NULL;
     if (decoder->in_ring)

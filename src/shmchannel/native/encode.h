@@ -8,6 +8,7 @@
 
 #include "codec.h"
 #include "output.h"
+#include "pages.h"
 
 typedef struct {
     Codec *codec;
@@ -529,7 +530,7 @@ static PyObject *joined(const Output *out, size_t from)
     Piece *pieces = output_pieces(out, from, &count);
     if (!pieces)
         return NULL;
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(output_size(out) + WRAPPER - from));
+    PyObject *bytes = new_bytes(output_size(out) + WRAPPER - from);
     if (bytes) {
         char *place = PyBytes_AS_STRING(bytes);
         for (size_t i = 0; i < count; i++) {
