@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from shmchannel import clone, engine, messagepack, packing, ring
+from shmchannel import clone, consumer, engine, messagepack, packing, producer
 from shmchannel.interfaces import Interface
 
-_IN_PYTHON = clone.Codec, ring.Producer, ring.Consumer
+_IN_PYTHON = clone.Codec, producer.Producer, consumer.Consumer
 _IN_C = engine.Codec, engine.Producer, engine.Consumer
 
 needs_c = pytest.mark.skipif(

@@ -15,19 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shmchannel import ChannelCorrupted, CloneError, engine, ring
+from shmchannel import ChannelCorrupted, CloneError, consumer, engine, producer, ring
+from shmchannel.consumer import NOTHING, Consumer
 from shmchannel.interfaces import Interface
+from shmchannel.producer import Producer
 from shmchannel.ring import (
     ABORT,
     CONTROL_SIZE,
     HEADER,
     LAST,
-    NOTHING,
     PART,
     WHOLE,
-    Consumer,
     Place,
-    Producer,
     frame_size,
 )
 from shmchannel.waiting import NO_SPIN
@@ -51,6 +50,15 @@ class FakeSleeper:
 
     def stop(self) -> None:
         self.stopped = True
+
+
+ENDS = producer, consumer
+
+
+def patch_ends(patch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    """Replace what the code of both ends finds under a name."""
+    for module in ENDS:
+        patch.setattr(module, name, value, raising=False)
 
 
 over_both = pytest.mark.parametrize("name", engines.RINGS)
@@ -177,14 +185,16 @@ if engine.native:
 class RingOnWeakMemory(RingAgainstDeque):
     """The same with the fences that weaker machines need (whose order this machine cannot show)."""
 
-    before = ring.WEAK_MEMORY
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
 
     @initialize()
     def weaken(self) -> None:
-        ring.WEAK_MEMORY = True
+        patch_ends(self.patch, "WEAK_MEMORY", True)
 
     def teardown(self) -> None:
-        ring.WEAK_MEMORY = self.before
+        self.patch.undo()
 
 
 TestRingOnWeakMemory = RingOnWeakMemory.TestCase
@@ -212,14 +222,14 @@ def test_a_write_in_the_middle_of_a_write(
     monkeypatch: pytest.MonkeyPatch, where: str, nth: int, start: int
 ) -> None:
     # A finalizer may run where a slice is made (3.11); a signal handler in a fence, which is a call.
-    monkeypatch.setattr(ring, "WEAK_MEMORY", where == "fence")
+    patch_ends(monkeypatch, "WEAK_MEMORY", where == "fence")
     producer, consumer, place = make(256, start)
     while producer.try_write(b"x" * 100):  # so that the next has to look for room, and to fence then
         pass
     while consumer.try_read():
         pass
     within = b"from within" * 6
-    monkeypatch.setattr(ring, where, Once(lambda: producer.try_write(within), nth), raising=False)
+    patch_ends(monkeypatch, where, Once(lambda: producer.try_write(within), nth))
     assert producer.try_write(b"interrupted" * 6)
     got = [consumer.try_read(), consumer.try_read(), consumer.try_read()]
     assert got in ([within, b"interrupted" * 6, None], [b"interrupted" * 6, None, None])
@@ -230,9 +240,9 @@ def test_a_write_in_the_middle_of_a_write(
 def test_a_close_in_the_middle_of_a_write_comes_before_it(
     monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(ring, "WEAK_MEMORY", where == "fence")
+    patch_ends(monkeypatch, "WEAK_MEMORY", where == "fence")
     producer, consumer, _ = make(256)
-    monkeypatch.setattr(ring, where, Once(producer.close), raising=False)
+    patch_ends(monkeypatch, where, Once(producer.close))
     assert producer.try_write(b"interrupted") is False
     assert consumer.closed
     assert consumer.try_read() is None
@@ -241,14 +251,14 @@ def test_a_close_in_the_middle_of_a_write_comes_before_it(
 @pytest.mark.parametrize("nth", [1, 2])
 @pytest.mark.parametrize("kind", [WHOLE, LAST])
 def test_a_read_in_the_middle_of_a_read(monkeypatch: pytest.MonkeyPatch, kind: int, nth: int) -> None:
-    monkeypatch.setattr(ring, "WEAK_MEMORY", True)
+    patch_ends(monkeypatch, "WEAK_MEMORY", True)
     producer, consumer, _ = make(256)
     for message in (b"one", b"two", b"three"):
         if kind == LAST:
             producer.try_write(b"part of ", PART)
         producer.try_write(message, kind)
     got: list[bytes | None] = []
-    monkeypatch.setattr(ring, "fence", Once(lambda: got.append(consumer.try_read()), nth))
+    patch_ends(monkeypatch, "fence", Once(lambda: got.append(consumer.try_read()), nth))
     got += [consumer.try_read() for _ in range(3)]
     before = b"part of " if kind == LAST else b""
     assert got == [before + b"one", before + b"two", before + b"three", None]
@@ -258,14 +268,14 @@ def test_a_read_in_the_middle_of_a_read(monkeypatch: pytest.MonkeyPatch, kind: i
 def test_an_abort_in_the_middle_of_a_write_and_a_write_in_the_middle_of_an_abort(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ring, "WEAK_MEMORY", True)
+    patch_ends(monkeypatch, "WEAK_MEMORY", True)
     producer, consumer, _ = make(256)
     for interrupted, within in [
         (lambda: producer.try_write(b"whole"), producer.abort),
         (producer.abort, lambda: producer.try_write(b"whole")),
     ]:
         assert producer.try_write(b"part", PART)
-        monkeypatch.setattr(ring, "fence", Once(within))
+        patch_ends(monkeypatch, "fence", Once(within))
         interrupted()
         assert not producer.parting
         assert consumer.try_read() == b"whole"
@@ -276,7 +286,7 @@ def test_an_abort_in_the_middle_of_a_write_and_a_write_in_the_middle_of_an_abort
 def test_a_frame_that_was_taken_and_overwritten_meanwhile_is_not_corruption(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ring, "WEAK_MEMORY", True)
+    patch_ends(monkeypatch, "WEAK_MEMORY", True)
     producer, consumer, place = make(64)
     got: list[bytes | None] = []
 
@@ -286,7 +296,7 @@ def test_a_frame_that_was_taken_and_overwritten_meanwhile_is_not_corruption(
 
     producer.try_write(b"one")
     producer.try_write(b"two")
-    monkeypatch.setattr(ring, "fence", Once(take_and_overwrite))
+    patch_ends(monkeypatch, "fence", Once(take_and_overwrite))
     got.append(consumer.try_read())
     assert got == [b"one", b"two"]
 
@@ -321,8 +331,8 @@ def test_what_a_closing_reader_takes_was_not_refused(monkeypatch: pytest.MonkeyP
             published.set()
             assert closed.wait(10)
 
-    monkeypatch.setattr(ring, "WEAK_MEMORY", True)
-    monkeypatch.setattr(ring, "fence", fence)
+    patch_ends(monkeypatch, "WEAK_MEMORY", True)
+    patch_ends(monkeypatch, "fence", fence)
     writer = threading.Thread(target=lambda: answers.append(producer.try_write(b"x")))
     writer.start()
     assert published.wait(10)

@@ -1,4 +1,4 @@
-/* The ring and the codec in C: the same behaviour as ring.py and clone.py, which are the reference.
+/* The ring and the codec in C: the same behaviour as producer.py, consumer.py and clone.py, the reference.
 
    engine.py puts these under the classes there: Producer and Consumer (native/producer.h, native/consumer.h,
    over native/ring.h, which knows no Python), and Codec (native/encode.h, native/decode.h). Waiting, life
@@ -174,8 +174,9 @@ static int native_exec(PyObject *module)
             {&state->move, &state->restore, &state->timestamp, &state->refusals}) < 0 ||
         IMPORT("shmchannel.limits", "too_deep") {&state->too_deep}) < 0 ||
         IMPORT("shmchannel.errors", "InterfaceError") {&state->interface_error}) < 0 ||
-        IMPORT("shmchannel.ring", "corrupted", "too_large", "dropped", "NOTHING", "Batch")
-            {&state->corrupted, &state->too_large, &state->dropped, &state->nothing, &state->batch}) < 0)
+        IMPORT("shmchannel.ring", "corrupted") {&state->corrupted}) < 0 ||
+        IMPORT("shmchannel.producer", "too_large", "Batch") {&state->too_large, &state->batch}) < 0 ||
+        IMPORT("shmchannel.consumer", "dropped", "NOTHING") {&state->dropped, &state->nothing}) < 0)
         return -1;
 #undef IMPORT
     if (code_of(state->parts, &PyTuple_Type, &state->code_of_tuple) < 0 ||

@@ -1,4 +1,4 @@
-"""What _native.c has: the quick paths of clone.py and ring.py, for engine.py to put over their classes."""
+"""What _native.c has: quick paths for engine.py to put over the codec's and the ring's classes."""
 
 from array import array
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from typing import Any
 
 from .clone import Move
 from .interfaces import Interface
-from .ring import Batch, Note
+from .producer import Batch, Note
 
 class Codec:
     def _prepare(self, by_class: dict[type[Any], Interface], /) -> None: ...

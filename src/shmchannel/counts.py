@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .ring import Consumer, Producer
+from .consumer import Consumer
+from .producer import Producer
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from . import clone, ring
+from . import clone, consumer, producer, ring
 from .interfaces import Interface
 from .waiting import Semaphore, Sleeper, Wait
 
@@ -26,7 +26,7 @@ else:
 """Whether the ring and the codec in C are in use."""
 
 if TYPE_CHECKING or not native:
-    Codec, Producer, Consumer = clone.Codec, ring.Producer, ring.Consumer
+    Codec, Producer, Consumer = clone.Codec, producer.Producer, consumer.Consumer
 else:
 
     class Codec(_native.Codec, clone.Codec):
@@ -36,7 +36,7 @@ else:
             clone.Codec.__init__(self, interfaces)
             self._prepare(self.by_class)
 
-    class Producer(_native.Producer, ring.Producer):
+    class Producer(_native.Producer, producer.Producer):
         """``put``, ``try_write`` and ``abort`` are C."""
 
         def __init__(
@@ -49,11 +49,11 @@ else:
             max_message_size: int,
             next_look: array[float],
         ) -> None:
-            ring.Producer.__init__(self, place, sleeper, other, bell, codec, max_message_size, next_look)
+            producer.Producer.__init__(self, place, sleeper, other, bell, codec, max_message_size, next_look)
             where = place.memory, place.control, place.data, place.capacity
             self._prepare(*where, codec, other.post, bell, next_look)
 
-    class Consumer(_native.Consumer, ring.Consumer):
+    class Consumer(_native.Consumer, consumer.Consumer):
         """``take``, ``take_soon``, ``try_read``, ``ready`` and the spinning, without the GIL, are C."""
 
         def __init__(
@@ -65,7 +65,7 @@ else:
             codec: ring.Values,
             max_message_size: int,
         ) -> None:
-            ring.Consumer.__init__(self, place, sleeper, other, bell, codec, max_message_size)
+            consumer.Consumer.__init__(self, place, sleeper, other, bell, codec, max_message_size)
             where = place.memory, place.control, place.data, place.capacity
             self._prepare(*where, codec, other.post, bell, sleeper.spins, sleeper.budget, place.beside)
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 from . import blocks, engine, exits, verdicts
 from .blocks import Block
+from .consumer import Consumer
 from .counts import Statistics, count
 from .doorbell import Doorbell
 from .errors import ChannelError, PortClosed
 from .events import Callback, Event, Events
 from .interfaces import Interface
 from .peer import Peer
-from .ring import READER, WRITER, Consumer, Producer
+from .producer import Producer
+from .ring import READER, WRITER
 from .segment import Slot
 from .transfer import buffer_interface
 from .verdicts import Verdict

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from .errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-from .ring import WHOLE, Batch, Note
+from .producer import Batch, Note
+from .ring import WHOLE
 
 
 class Verdict:

@@ -1,4 +1,4 @@
-"""What batches are worth: the rate by ``write_many_sync`` and ``read_many_sync``, and by their single forms."""
+"""What batches are worth: the rate by ``write_many_sync`` and ``read_many_sync``, and singly."""
 
 from __future__ import annotations
 

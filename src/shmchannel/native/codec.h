@@ -24,7 +24,7 @@ typedef struct {
     PyObject *move, *restore, *timestamp, *refusals; /* of clone.py */
     PyObject *too_deep;                              /* of limits.py */
     PyObject *interface_error;
-    PyObject *corrupted, *too_large, *dropped, *nothing, *batch; /* of ring.py */
+    PyObject *corrupted, *too_large, *dropped, *nothing, *batch; /* of ring.py, producer.py, consumer.py */
     PyObject *str_is_enum, *str_take, *str_name, *str_encode_graph, *str_decode_graph, *str_refused;
     PyObject *str_find, *str_build, *str_accepted;
     int collector_held, collects; /* see consumer.h */

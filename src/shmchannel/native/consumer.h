@@ -1,4 +1,4 @@
-/* The reading end, as ring.Consumer has it: try_read, take, take_soon, ready, spin. */
+/* The reading end, as consumer.py has it: try_read, take, take_soon, ready, spin. */
 
 #ifndef SHMCHANNEL_CONSUMER_H
 #define SHMCHANNEL_CONSUMER_H
@@ -153,7 +153,7 @@ static int consumer_add_part(Consumer *self, size_t length)
 typedef enum { AS_VALUE, AS_BYTES } Form;
 
 /* After a failed decoding: where it failed for want of memory, keep the message for the next try, as
-   ring.Consumer.untake. `copy`: made here of bytes that lie on the stack, which may want memory too. */
+   Consumer.untake. `copy`: made here of bytes that lie on the stack, which may want memory too. */
 static void untake(Consumer *self, PyObject *message, const uint8_t *copy, size_t length)
 {
     if (!PyErr_ExceptionMatches(PyExc_MemoryError) || !self->returned)

@@ -18,7 +18,7 @@ typedef struct {
     PyObject *wake;  /* posts the semaphore that the other side sleeps on */
     PyObject *bell;  /* rings its doorbell */
     uint64_t messages;
-    Py_ssize_t max_message_size; /* bytes; set by ring.py */
+    Py_ssize_t max_message_size; /* bytes; set by End in ring.py */
 } End;
 
 static size_t most_of(const End *end)
@@ -93,7 +93,7 @@ static Codec *as_codec(PyObject *end, PyObject *codec)
     return NULL;
 }
 
-/* Raise what a function of ring.py makes of a number or a text. */
+/* Raise what a function in Python makes of a number or a text. */
 static PyObject *raise_made(PyObject *make, PyObject *argument, size_t most)
 {
     PyObject *limit = PyLong_FromSize_t(most), *error = NULL;

@@ -1,4 +1,4 @@
-/* The writing end, as ring.Producer has it: try_write, abort, put, _shut. */
+/* The writing end, as producer.py has it: try_write, abort, put, _shut. */
 
 #ifndef SHMCHANNEL_PRODUCER_H
 #define SHMCHANNEL_PRODUCER_H
@@ -178,7 +178,7 @@ static PyObject *producer_put(PyObject *object, PyObject *value)
 
 /* -- many at once */
 
-/* Frames that were made, and the batches that are done: a list of ring.Batch. */
+/* Frames that were made, and the batches that are done: a list of producer.Batch. */
 typedef struct {
     uint8_t *bytes;
     size_t used, room;

@@ -1,6 +1,6 @@
 /* One direction of a channel: ring.py's ring of frames in C11, without a word of Python.
 
-   ring.py is the reference; docs/layout.md has every byte. The same steps in the same order, each with the
+   producer.py and consumer.py are the reference; docs/layout.md has every byte. The same steps in the same order, each with the
    name that the model gives it (docs/model/ring.pml). Nothing here waits or allocates. Whoever calls holds
    the lock of the end. */
 
