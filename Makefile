@@ -83,6 +83,11 @@ docs-serve: $(VENV)-docs/.docs
 docs-test: $(VENV)-docs/.test
 	$(VENV)-docs/bin/python -m pytest tests/test_site.py
 
+# An sdist and a wheel, into dist: what is in them, and how they install and run where nothing else is. Needs git.
+.PHONY: dist-check
+dist-check: $(VENV)/.dist
+	$(RUN) tests/dist_check.py
+
 clean:
 	rm -rf .venv .venv-* build dist src/*.egg-info .coverage .coverage.* src/shmchannel/_native*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -111,6 +116,10 @@ $(VENV)/.bench: $(BUILT_FROM) | $(RUN)
 
 $(VENV)/.fuzz: $(VENV)/.test | $(RUN)
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[fuzz]'
+	touch $@
+
+$(VENV)/.dist: pyproject.toml | $(RUN)
+	$(RUN) -m pip install -q --disable-pip-version-check -e '.[dist]'
 	touch $@
 
 $(VENV)/.check: pyproject.toml | $(RUN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import runpy
@@ -15,6 +16,7 @@ import shmchannel
 from shmchannel import blocks, errors, ring, segment
 
 ROOT = Path(__file__).parent.parent
+BESIDE = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"^```python\n(.*?)^```$(?:(?:(?!```).)*?^```output\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
@@ -128,9 +130,35 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in [*PAGES, *BESIDE]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def imported_on_loading(module: Path) -> set[str]:
+    """The modules of the package that a module imports at its top level."""
+    statements = ast.parse(module.read_text()).body
+    found = {
+        name
+        for one in [
+            *statements,
+            *(inner for each in statements if isinstance(each, ast.Try) for inner in each.body),
+        ]
+        if isinstance(one, ast.ImportFrom) and one.level == 1
+        for name in ([one.module] if one.module else [each.name for each in one.names])
+    }
+    return found - {"_native"}
+
+
+def test_the_map_has_every_module_after_what_it_imports() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    listed = re.findall(r"^\| `(\w+)\.py` \|", text, re.MULTILINE)
+    package = ROOT / "src" / "shmchannel"
+    assert sorted(listed) == sorted(path.stem for path in package.glob("*.py") if path.stem[:2] != "__")
+    for number, name in enumerate(listed):
+        assert imported_on_loading(package / f"{name}.py") <= set(listed[:number]), name
+    headers = re.findall(r"`(\w+\.h)`", text)
+    assert sorted(headers) == sorted(path.name for path in (package / "native").iterdir())
 
 
 def table(heading: str) -> list[list[str]]:
