@@ -66,8 +66,11 @@ class Worker:
             "MALLOC_ARENA_MAX": "1",
         }
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        command = [sys.executable, "-m", "soak.host", director.tag, *filter(None, [director.options.fault])]
-        self.process = subprocess.Popen(command, env=environment, **pipes)
+        command = [sys.executable, "-W", "error", "-m", "soak.host", director.tag]
+        command += filter(None, [director.options.fault])
+        # On stderr: warnings, and what could not be raised.
+        self.said = open(f"{director.folder.name}/{index}", "w+")  # noqa: SIM115  (closed in close)
+        self.process = subprocess.Popen(command, env=environment, stderr=self.said, **pipes)
         self.reader = threading.Thread(target=self.read)
         self.reader.start()
 
@@ -83,8 +86,8 @@ class Worker:
         except BrokenPipeError:
             pass  # it is dead, which its reader says
 
-    def close(self) -> int:
-        """Returns its status: it ends when it gets no more orders."""
+    def close(self) -> tuple[int, str]:
+        """Its status, and what it has said. It ends when it gets no more orders."""
         try:
             self.process.stdin.close()
         except BrokenPipeError:
@@ -92,7 +95,9 @@ class Worker:
         status = self.process.wait(ENDING)
         self.reader.join()
         self.process.stdout.close()
-        return status
+        self.said.seek(0)
+        with self.said:
+            return status, self.said.read()
 
 
 class Live:
@@ -238,9 +243,9 @@ class Director:
         self.totals["kills"] += 1
 
     def is_gone(self, worker: Worker) -> None:
-        status = worker.close()
-        if status != -signal.SIGKILL or worker.index < self.options.hosts:
-            self.failures.append(f"process {worker.index} ended with status {status}")
+        status, said = worker.close()
+        if said or status != -signal.SIGKILL or worker.index < self.options.hosts:
+            self.failures.append(f"process {worker.index} ended with status {status}: {said}")
             return
         self.workers[worker.index] = Worker(self, worker.index)
         for number in sorted(worker.live):
@@ -268,7 +273,8 @@ class Director:
     def hangs(self) -> None:
         self.failures += [f"{live}: hangs: {self.accounts(live)}" for live in self.live.values()]
         for worker in self.workers:
-            worker.process.send_signal(signal.SIGUSR1)  # it prints where its threads are
+            worker.process.send_signal(signal.SIGUSR1)  # it says where its threads are
+        time.sleep(1)
 
     def accounts(self, live: Live) -> str:
         return " and ".join(str(self.board.end(live.place, side).tolist()) for side in (0, 1))
@@ -304,9 +310,9 @@ class Director:
         for worker in self.workers:
             if self.failures and self.live:
                 worker.process.kill()  # its ends would wait for ever
-            status = worker.close()
-            if status and not self.failures:
-                self.failures.append(f"process {worker.index} ended with status {status}")
+            status, said = worker.close()
+            if said or (status and not self.failures):
+                self.failures.append(f"process {worker.index} ended with status {status}: {said}")
         names = self.names()
         if names:
             self.failures.append(f"names are left in /dev/shm: {names}")

@@ -34,7 +34,8 @@ class Host:
     def __init__(self, tag: str) -> None:
         self.tag = tag
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, name="loop").start()
+        self.looping = threading.Thread(target=self.loop.run_forever)
+        self.looping.start()
         self.idle: SimpleQueue[tuple[Any, int]] = SimpleQueue()
         self.threads: list[threading.Thread] = []
 
@@ -75,6 +76,8 @@ class Host:
     def close(self) -> None:
         self.close_interpreters()
         self.loop.call_soon_threadsafe(self.loop.stop)
+        self.looping.join()
+        self.loop.close()
 
 
 def main(tag: str) -> None:
