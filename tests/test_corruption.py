@@ -113,6 +113,29 @@ def test_every_byte_of_a_live_segment_overwritten_gives_an_error_or_right_values
 
 
 @pytest.mark.deadline(300)  # many channels, and slow under a sanitizer
+@engines.needs_c
+@pytest.mark.parametrize("value", [0, 64, 12345, 2**63, 2**64 - 1])
+def test_every_word_overwritten_while_the_other_engine_is_on_the_other_side(value: int, engine: str) -> None:
+    theirs = "python" if engine == "c" else "c"
+    chance = random.Random(value)
+    for word in range(CONTROL_END // 8):
+        channel, when = Channel(capacity=4096), chance.randrange(MESSAGES)
+        with mapped(channel) as memory, channel.connect() as port:
+            with engines.made_by(theirs):
+                other = threading.Thread(target=echo, args=(channel.connect(),))
+            other.start()
+
+            def store(number: int, memory: mmap.mmap = memory, at: int = word * 8, when: int = when) -> None:
+                if number == when:
+                    memory[at : at + 8] = struct.pack("Q", value)
+
+            converse(port, store, believed=word * 8 in COUNTERS)
+            port.close_sync()
+            other.join(3 * SECOND)
+            assert not other.is_alive(), f"the other side hangs: word {word}"
+
+
+@pytest.mark.deadline(300)  # many channels, and slow under a sanitizer
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("when", ["before the attach", "before the connect"])
