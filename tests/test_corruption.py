@@ -57,6 +57,11 @@ def mapped(channel: Channel) -> Iterator[mmap.mmap]:
         yield memory
 
 
+def fill(memory: mmap.mmap) -> None:
+    """Where no frame is yet, put what no frame may be: who is led there by a counter must see that."""
+    memory[segment.DATA :] = b"\xff" * (len(memory) - segment.DATA)
+
+
 def stores(value: str) -> Iterator[tuple[int, int]]:
     chance = random.Random(7)
     for place in range(CONTROL_END):
@@ -99,6 +104,7 @@ def test_every_byte_of_a_live_segment_overwritten_gives_an_error_or_right_values
     for place, byte in stores(value):
         channel, when = Channel(capacity=4096), chance.randrange(MESSAGES)
         with mapped(channel) as memory, channel.connect() as port:
+            fill(memory)
             other = threading.Thread(target=echo, args=(channel.connect(),))
             other.start()
 
@@ -121,6 +127,7 @@ def test_every_word_overwritten_while_the_other_engine_is_on_the_other_side(valu
     for word in range(CONTROL_END // 8):
         channel, when = Channel(capacity=4096), chance.randrange(MESSAGES)
         with mapped(channel) as memory, channel.connect() as port:
+            fill(memory)
             with engines.made_by(theirs):
                 other = threading.Thread(target=echo, args=(channel.connect(),))
             other.start()
@@ -143,6 +150,7 @@ def test_every_byte_overwritten_before_somebody_comes(value: str, when: str) -> 
     for place, byte in stores(value):
         channel = Channel(capacity=4096)
         with mapped(channel) as memory, channel.connect() as port:
+            fill(memory)
             if when == "before the attach":
                 memory[place] = byte
             try:
