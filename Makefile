@@ -8,7 +8,7 @@ endif
 RUN := $(VENV)/bin/python
 TESTS ?= tests
 
-.PHONY: demo test style format types check coverage fuzz sanitize stress crash model bench bench-plots clean
+.PHONY: demo test style format types check coverage fuzz sanitize stress crash soak model bench bench-plots clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/count_tokens.py
@@ -52,6 +52,12 @@ CRASH_EVERY ?= 1
 CRASH_ROUNDS ?= 2000
 crash: $(VENV)/.test
 	PYTHONPATH=tests $(RUN) -m crash --every $(CRASH_EVERY) --rounds $(CRASH_ROUNDS) $(CRASH)
+
+# Hundreds of channels at once, and processes that are killed; with interpreters: PYTHON=python3.14 make soak
+# SOAK="--seed N" draws the same channels again.
+MINUTES ?= 10
+soak: $(VENV)/.test
+	PYTHONPATH=tests $(RUN) -m soak --minutes $(MINUTES) $(SOAK)
 
 # The protocol of the ring, every interleaving of it: docs/model. SHORT=1: smaller rings, about a minute.
 model:

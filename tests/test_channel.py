@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,34 @@ def test_a_sweep_sees_that_a_channel_lingers_though_its_creator_says_so_late(
     assert segment.sweep(lingering=True) == [handle]
 
 
+def test_a_sweep_keeps_nobody_from_a_channel_that_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Channel(linger=True)
+    handle = channel.handle
+    del channel
+    gc.collect()
+    looks, goes_on = threading.Event(), threading.Event()
+    real = os.pread
+
+    def slow(*args: int) -> bytes:
+        """The sweep stands still where it looks: its process is out of turn."""
+        if threading.current_thread() is sweeper:
+            looks.set()
+            assert goes_on.wait(30)
+        return real(*args)
+
+    monkeypatch.setattr(os, "pread", slow)
+    sweeper = threading.Thread(target=segment.sweep)
+    sweeper.start()
+    try:
+        assert looks.wait(30)
+        with connect(handle) as port:
+            assert port.write_sync("there it is")
+    finally:
+        goes_on.set()
+        sweeper.join()
+    assert segment.sweep(lingering=True) == [handle]
+
+
 @pytest.mark.parametrize("linger", [False, True])
 def test_names_that_a_second_connector_died_before_removing_go_with_the_creators_channel(
     linger: bool,
@@ -252,6 +281,7 @@ Channel.from_handle(sys.argv[1]).connect()
 def test_warnings_that_are_errors_leave_nothing() -> None:
     code = """
 import sys
+import threading
 from shmchannel import Channel
 sys.unraisablehook = lambda unraisable: print(unraisable.exc_value)
 channel = Channel()

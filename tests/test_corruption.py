@@ -57,6 +57,11 @@ def mapped(channel: Channel) -> Iterator[mmap.mmap]:
         yield memory
 
 
+def fill(memory: mmap.mmap) -> None:
+    """Where no frame is yet, put what no frame may be: who is led there by a counter must see that."""
+    memory[segment.DATA :] = b"\xff" * (len(memory) - segment.DATA)
+
+
 def stores(value: str) -> Iterator[tuple[int, int]]:
     chance = random.Random(7)
     for place in range(CONTROL_END):
@@ -99,6 +104,7 @@ def test_every_byte_of_a_live_segment_overwritten_gives_an_error_or_right_values
     for place, byte in stores(value):
         channel, when = Channel(capacity=4096), chance.randrange(MESSAGES)
         with mapped(channel) as memory, channel.connect() as port:
+            fill(memory)
             other = threading.Thread(target=echo, args=(channel.connect(),))
             other.start()
 
@@ -113,6 +119,30 @@ def test_every_byte_of_a_live_segment_overwritten_gives_an_error_or_right_values
 
 
 @pytest.mark.deadline(300)  # many channels, and slow under a sanitizer
+@engines.needs_c
+@pytest.mark.parametrize("value", [0, 64, 12345, 2**63, 2**64 - 1])
+def test_every_word_overwritten_while_the_other_engine_is_on_the_other_side(value: int, engine: str) -> None:
+    theirs = "python" if engine == "c" else "c"
+    chance = random.Random(value)
+    for word in range(CONTROL_END // 8):
+        channel, when = Channel(capacity=4096), chance.randrange(MESSAGES)
+        with mapped(channel) as memory, channel.connect() as port:
+            fill(memory)
+            with engines.made_by(theirs):
+                other = threading.Thread(target=echo, args=(channel.connect(),))
+            other.start()
+
+            def store(number: int, memory: mmap.mmap = memory, at: int = word * 8, when: int = when) -> None:
+                if number == when:
+                    memory[at : at + 8] = struct.pack("Q", value)
+
+            converse(port, store, believed=word * 8 in COUNTERS)
+            port.close_sync()
+            other.join(3 * SECOND)
+            assert not other.is_alive(), f"the other side hangs: word {word}"
+
+
+@pytest.mark.deadline(300)  # many channels, and slow under a sanitizer
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("when", ["before the attach", "before the connect"])
@@ -120,6 +150,7 @@ def test_every_byte_overwritten_before_somebody_comes(value: str, when: str) -> 
     for place, byte in stores(value):
         channel = Channel(capacity=4096)
         with mapped(channel) as memory, channel.connect() as port:
+            fill(memory)
             if when == "before the attach":
                 memory[place] = byte
             try:

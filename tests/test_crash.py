@@ -16,7 +16,7 @@ from conftest import names
 from flavours import PROCESSES, Peer
 from peers import connect, connect_and_idle, read_for_ever, write_for_ever
 
-from shmchannel import Channel, ChannelError, PeerLost, Port, alive, segment
+from shmchannel import Channel, ChannelError, PeerLost, alive, segment
 
 KILLED = -signal.SIGKILL
 
@@ -283,35 +283,3 @@ def test_start_times_tell_processes_apart() -> None:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert alive.process_started(child.pid) == 0  # a zombie is dead
     assert alive.process_started(child.pid) == 0
-
-
-# -- something else stores into the segment
-
-
-def control_words() -> list[int]:
-    rings = [(base >> 3) + word for base in segment.RINGS for word in (0, 1, 2, 8, 16, 24)]
-    slots = [(base >> 3) + word for base in segment.SLOTS for word in range(4)]
-    return rings + slots + [segment.CAPACITY_WORD, segment.MAGIC_WORD]
-
-
-@pytest.mark.parametrize("value", [0, 1, 12345, 2**63, 2**64 - 1])
-def test_a_stray_store_into_a_control_word_never_hangs_or_crashes(value: int) -> None:
-    for index in control_words():
-        channel = Channel(capacity=4096)
-        with channel.connect() as one, channel.connect() as two:
-            for step in range(12):
-                if step == 7:
-                    segment_of(one)[index] = value
-                for port in (one, two):
-                    try:
-                        port.write_sync(step, timeout=0.01)
-                        got = port.read_sync(timeout=0.01 if step < 8 else 0)
-                        assert 0 <= got <= step
-                    except (ChannelError, TimeoutError):
-                        pass
-
-
-def segment_of(port: Port) -> memoryview:
-    outgoing: Any = port._outgoing
-    words: memoryview = outgoing._words
-    return words

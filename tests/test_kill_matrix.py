@@ -9,10 +9,11 @@ import pytest
 from crash.matrix import Kind, Totals, find_steps, kinds, run_cases, run_in_c, run_matrix, run_storm
 
 KINDS = kinds()
+IN_C = [kind for kind in KINDS if kind.ring == "C"]
 EVERY = {"kill": 70, "exit": 300, "stop": 200}  # so many-th step of each scenario
 
 needs_gdb = pytest.mark.skipif(
-    not shutil.which("gdb") or not shutil.which("gcc") or KINDS[0].ring != "C",
+    not shutil.which("gdb") or not shutil.which("gcc") or not IN_C,
     reason="needs gdb, gcc and the C core",
 )
 
@@ -32,9 +33,11 @@ def test_whoever_dies_or_stands_still_at_any_step_the_other_gets_what_was_comple
 
 @needs_gdb
 @pytest.mark.deadline(300)
-def test_so_it_is_at_any_line_in_c() -> None:
+@pytest.mark.parametrize("kind", IN_C, ids=str)
+def test_so_it_is_at_any_line_in_c(kind: Kind) -> None:
     totals = Totals()
-    run_in_c(totals, every=10, actions=["kill"], names=["write, and wake", "read, asleep"])
+    names = ["write, and wake", "read, asleep", "transfer", "receive a transfer"]
+    run_in_c(totals, kind, every=20, actions=["kill"], names=names)
     check(totals)
 
 

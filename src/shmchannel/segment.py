@@ -298,16 +298,23 @@ def _sweep_one(name: str, lingering: bool, remove: Callable[[str], object]) -> b
     except OSError:
         return False  # gone by now, or not ours
     try:
-        if not is_ours(os.fstat(hold.fileno())) or not hold.try_lock(0, RECORDS_END):
+        if not is_ours(os.fstat(hold.fileno())):
             return False
-        # Looked at under the lock: before that the creator may not have put it in yet.
-        flags = int.from_bytes(os.pread(hold.fileno(), 8, FLAGS_WORD * 8), sys.byteorder)
-        if flags & LINGER and not lingering:
+        # Without the lock first: to hold that of what stays would keep away who is about to connect.
+        if (_lingers(hold) and not lingering) or not hold.try_lock(0, RECORDS_END):
+            return False
+        # And under the lock: before that the creator may not have put it in yet.
+        if _lingers(hold) and not lingering:
             return False
         remove(name)
         return True
     finally:
         hold.close()
+
+
+def _lingers(hold: Hold) -> bool:
+    flags = int.from_bytes(os.pread(hold.fileno(), 8, FLAGS_WORD * 8), sys.byteorder)
+    return bool(flags & LINGER)
 
 
 # -- files

@@ -52,9 +52,10 @@ def run(options: argparse.Namespace) -> list[str]:
     for kind in kinds():
         run_matrix(totals, kind, dict.fromkeys(actions, options.every), names)
         say(str(kind))
-    if kinds()[0].ring == "C" and shutil.which("gdb") and {*names} & {*IN_C}:
-        run_in_c(totals, every=options.every, actions=actions, names=names)
-        say("in C, under gdb")
+    for kind in kinds():
+        if kind.ring == "C" and shutil.which("gdb") and {*names} & {*IN_C}:
+            run_in_c(totals, kind, every=options.every, actions=actions, names=names)
+            say(f"in C, under gdb: {kind}")
     share = options.rounds // len(kinds())
     for number, kind in enumerate(kinds()):
         run_storm(totals, kind, share + (number < options.rounds % len(kinds())), number)

@@ -231,16 +231,22 @@ def debug_build(folder: str) -> str:
     return os.pathsep.join([folder, str(TESTS), sysconfig.get_path("platlib"), sysconfig.get_path("purelib")])
 
 
-IN_C = tuple(name for name in SCENARIOS if name.startswith(("write", "read")) or name == "close, and wake")
+# Those that come by lines of native/ which others of them do not.
+_BEGINNINGS = ("write", "read", "transfer", "receive", "close, and wake", "await")
+IN_C = tuple(name for name in SCENARIOS if name.startswith(_BEGINNINGS))
 
 
 def run_in_c(
-    totals: Totals, *, every: int = 1, actions: Iterable[str] = ACTIONS, names: Iterable[str] = IN_C
+    totals: Totals,
+    kind: Kind,
+    *,
+    every: int = 1,
+    actions: Iterable[str] = ACTIONS,
+    names: Iterable[str] = IN_C,
 ) -> None:
     """The lines of native/ that a scenario runs, under gdb; those of Python are in ``run_matrix``."""
-    kind = Kind("C", False)
     with tempfile.TemporaryDirectory() as folder:
-        more = {"gdb": debug_build(folder)}
+        more = {"gdb": debug_build(folder), "interpreter": kind.interpreter}
         steps = find_steps(kind, names, more)
         for action in {*actions} - {"exit"}:
             cases = [

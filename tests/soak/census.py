@@ -1,0 +1,46 @@
+"""What a process has, when all its channels are over."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+_LIBC = ctypes.CDLL(None)
+ALLOWANCE = 16_000  # KiB that an allocator may keep, beside a tenth
+
+
+class Census(NamedTuple):
+    resident: int  # KiB
+    descriptors: int
+    mappings: int  # of shared memory
+    threads: int
+
+
+def census() -> Census:
+    """Of this process. What the allocator holds in reserve is given back first, it comes and goes."""
+    gc.collect()
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
+    status = Path("/proc/self/status").read_text()
+    return Census(
+        int(status.split("VmRSS:")[1].split()[0]),
+        len(os.listdir("/proc/self/fd")),
+        Path("/proc/self/maps").read_text().count("/dev/shm/"),
+        threading.active_count(),
+    )
+
+
+def grown(before: Census, after: Census) -> list[str]:
+    """In words, what there is more of."""
+    found = [
+        f"{name}: {old}, later {new}"
+        for name, old, new in zip(Census._fields[1:], before[1:], after[1:], strict=True)
+        if new > old
+    ]
+    if after.resident > before.resident * 1.1 + ALLOWANCE:
+        found.append(f"resident memory: {before.resident} KiB, later {after.resident} KiB")
+    return found

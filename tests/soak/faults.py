@@ -1,0 +1,50 @@
+"""Faults that a test puts into the processes of a soak, to see that it notices: of ends that are threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from shmchannel import Port
+
+_read = Port.read_sync
+_before: dict[Port, Any] = {}  # what a port has read last; it is kept open by that
+
+
+def lose(port: Port) -> Any:
+    value = _read(port)
+    return _read(port) if value[2] == 1 else value
+
+
+def alter(port: Port) -> Any:
+    value = _read(port)
+    if value[4]:
+        value[4] = value[4][:-1] + bytes([value[4][-1] ^ 16])
+    return value
+
+
+def duplicate(port: Port) -> Any:
+    before = _before.pop(port, None)
+    if before is None:
+        before = _before[port] = _read(port)
+    return before
+
+
+def leave(port: Port) -> Any:
+    os.dup(0)
+    return _read(port)
+
+
+FAULTS: dict[str, Callable[[Port], Any]] = {
+    "lost": lose,
+    "altered": alter,
+    "duplicated": duplicate,
+    "descriptors": leave,
+}
+
+
+def put_in(name: str) -> None:
+    """From now on, in this process."""
+    fault = FAULTS[name]
+    Port.read_sync = lambda port, timeout=None: fault(port)  # type: ignore[method-assign] # noqa: ARG005

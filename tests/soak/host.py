@@ -1,0 +1,103 @@
+"""A process that holds ends: in threads, in an event loop, in interpreters. Orders come by standard input.
+
+python -m soak.host TAG [FAULT]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import faulthandler
+import gc
+import json
+import signal
+import sys
+import threading
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from crash.victim import name_by_tag
+from flavours import new_interpreter
+
+from . import faults
+from .census import census
+from .end import LoopEnd, report, run
+
+_LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+USES = 20  # ends that an interpreter has, before a new one takes its place
+
+
+class Host:
+    """Who runs the soak sees to it that there are no more ends in interpreters than these are."""
+
+    def __init__(self, tag: str) -> None:
+        self.tag = tag
+        self.loop = asyncio.new_event_loop()
+        self.looping = threading.Thread(target=self.loop.run_forever)
+        self.looping.start()
+        self.idle: SimpleQueue[tuple[Any, int]] = SimpleQueue()
+        self.threads: list[threading.Thread] = []
+
+    def start(self, plan: dict[str, Any]) -> None:
+        if plan["kind"] == "loop":
+            asyncio.run_coroutine_threadsafe(LoopEnd(plan).run(), self.loop)
+            return
+        target = self.run_in_interpreter if plan["kind"] == "interpreter" else run
+        self.threads = [thread for thread in self.threads if thread.is_alive()]
+        self.threads.append(threading.Thread(target=target, args=(plan,)))
+        self.threads[-1].start()
+
+    def run_in_interpreter(self, plan: dict[str, Any]) -> None:
+        try:
+            made, uses = self.idle.get_nowait()
+        except Empty:
+            made, uses = new_interpreter(), 0
+            made.exec(f"from crash.victim import name_by_tag; name_by_tag({self.tag!r})")
+        try:
+            made.exec(f"from soak import end; end.run({plan!r})")
+        except Exception as error:
+            report(
+                channel=plan["channel"], side=plan["side"], over=[f"{type(error).__name__}: {error}"[:1500]]
+            )
+        if uses + 1 < USES:
+            self.idle.put((made, uses + 1))
+        else:
+            made.close()
+
+    def close_interpreters(self) -> None:
+        """When all ends are over."""
+        for thread in self.threads:
+            thread.join()
+        self.threads.clear()
+        while not self.idle.empty():
+            self.idle.get()[0].close()
+
+    def close(self) -> None:
+        self.close_interpreters()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.looping.join()
+        self.loop.close()
+
+
+def main(tag: str) -> None:
+    # Nobody is there to read what it has to say, nor to end it.
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    faulthandler.register(signal.SIGUSR1)
+    name_by_tag(tag)
+    gc.freeze()
+    host = Host(tag)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if order.get("census"):
+            host.close_interpreters()
+            report(census=census())
+        else:
+            host.start(order)
+    host.close()
+
+
+if __name__ == "__main__":
+    for name in sys.argv[2:]:
+        faults.put_in(name)
+    main(sys.argv[1])
