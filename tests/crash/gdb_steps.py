@@ -12,7 +12,7 @@ from collections import Counter
 
 import gdb
 
-FILES = ("ring.h", "ends.h", "lock.h", "producer.h", "consumer.h")
+FILES = ("ring.h", "ends.h", "lock.h", "producer.h", "spin.h", "taking.h", "consumer.h")
 ACTED = 5  # a word of the board, as in board.py
 STOPPED = 2.0  # seconds
 

@@ -27,7 +27,7 @@ typedef struct {
     PyObject *corrupted, *too_large, *dropped, *nothing, *batch; /* of ring.py, producer.py, consumer.py */
     PyObject *str_is_enum, *str_take, *str_name, *str_encode_graph, *str_decode_graph, *str_refused;
     PyObject *str_find, *str_build, *str_accepted;
-    int collector_held, collects; /* see consumer.h */
+    int collector_held, collects; /* see taking.h */
 } State;
 
 /* Keys of dicts come again and again: those that were decoded lately, by their bytes. (Not on builds
