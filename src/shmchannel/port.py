@@ -110,8 +110,14 @@ class Port(Life):
         that. Raises what ``write_sync`` does, but only when none was accepted; a value that cannot be
         cloned is found before any is written.
         """
+        batches = self._outgoing.batches(values)
+        start = 0
         accepted = [0]
-        operation = self._putting_many(self._outgoing.batches(values), accepted)
+        if len(batches) == 1 and batches[0].large is None:
+            start, accepted[0] = self._put_frames(batches[0].frames, 0)
+            if start == len(batches[0].frames):
+                return accepted[0]
+        operation = self._putting_many(batches, accepted, start)
         try:
             drive(operation, timeout)
         except (TimeoutError, ChannelError):
@@ -138,12 +144,12 @@ class Port(Life):
             self._outgoing.try_write(payload or b"")
         return 0
 
-    def _putting_many(self, batches: list[Batch], accepted: list[int]) -> Operation[None]:
+    def _putting_many(self, batches: list[Batch], accepted: list[int], start: int = 0) -> Operation[None]:
+        """Write batches, the first from byte ``start`` on, and count the messages that were accepted."""
         if any(large is not None for _, large in batches) and not isinstance(self._outgoing, Verdict):
             # For all of it: what is in parts must not come in between another message's parts.
             yield self._outgoing.wait(0)._replace(ready=lambda: True, exclusive=True)
         for frames, large in batches:
-            start = 0
             while start < len(frames):
                 start, count = self._put_frames(frames, start)
                 accepted[0] += count
@@ -156,6 +162,7 @@ class Port(Life):
                 if not (yield from self._putting(large)):
                     return
                 accepted[0] += 1
+            start = 0
 
     def _put_frames(self, frames: bytes, start: int) -> tuple[int, int]:
         if monotonic() >= self._peer.next_look[0]:

@@ -65,11 +65,13 @@ static PyObject *consumer_take_many(PyObject *object, PyObject *const *args, Py_
     if (PyErr_Occurred() || !end_is_prepared(&self->end))
         return NULL;
     self->in_batch++;
+    hold_collector(self->end.codec->state); /* it would look through the batch again and again, and find no garbage */
     int done = 0;
     while (!done && PyList_GET_SIZE(values) < most && (value = consumer_try(self, AS_VALUE))) {
         done = PyList_Append(values, value);
         Py_DECREF(value);
     }
+    release_collector(self->end.codec->state);
     self->in_batch--;
     error = raised_exception();
     lock_take(&self->end.lock);

@@ -156,11 +156,10 @@ static PyObject *consumer_drop(Consumer *self, size_t size)
     return raise_made(self->end.codec->state->dropped, PyLong_FromSize_t(size), most_of(&self->end));
 }
 
-/* Up to 3.11 the collector runs in the midst of allocations, and would run finalizers, which might come back
-   to us. Several threads may hold it, each in a copy without the GIL. */
+/* Keep the garbage collector from running. Several threads may, each in a copy without the GIL. */
 static void hold_collector(State *state)
 {
-#if PY_VERSION_HEX < 0x030C0000
+#ifndef Py_GIL_DISABLED
     if (state->collector_held++ == 0)
         state->collects = PyGC_Disable();
 #else
@@ -170,7 +169,7 @@ static void hold_collector(State *state)
 
 static void release_collector(State *state)
 {
-#if PY_VERSION_HEX < 0x030C0000
+#ifndef Py_GIL_DISABLED
     if (--state->collector_held == 0 && state->collects)
         PyGC_Enable();
 #else
@@ -186,9 +185,14 @@ static PyObject *decode_in_ring(Consumer *self, size_t length, bool *needs_pytho
     *needs_python = length > before;
     if (*needs_python)
         return NULL;
+#if PY_VERSION_HEX < 0x030C0000
+    /* It would run in the midst of allocations, and with it finalizers, which might come back to us. */
     hold_collector(self->end.codec->state);
+#endif
     PyObject *value = decode(self->end.codec, place, length, &self->end.lock, needs_python);
+#if PY_VERSION_HEX < 0x030C0000
     release_collector(self->end.codec->state);
+#endif
     return value;
 }
 
