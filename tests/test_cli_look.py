@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,21 @@ def test_segments_that_vanish_or_shrink_under_a_look_harm_nothing(capsys: pytest
     finally:
         ended.set()
         thread.join()
+
+
+def test_a_descriptor_that_has_become_anothers_is_not_taken_for_a_damaged_channel() -> None:
+    one, other = Channel(capacity=4096), Channel(capacity=4096)
+    fd, another = (os.open(f"/dev/shm/{each.handle}", os.O_RDONLY) for each in (one, other))
+    try:
+        place = replace(look._places()[look.named(one.handle)[0].key], path=f"/proc/self/fd/{fd}")
+        found = look.look(place)
+        assert found
+        assert found.fault == ""
+        os.dup2(another, fd)  # what closing it and opening the other between two steps of a look comes to
+        assert look.look(place) is None
+    finally:
+        os.close(fd)
+        os.close(another)
 
 
 def test_what_is_no_file_is_not_opened(listed: Callable[..., Any]) -> None:
