@@ -90,9 +90,10 @@ docs-test: $(VENV)-docs/.test
 	$(VENV)-docs/bin/python -m pytest tests/test_site.py
 
 # An sdist and a wheel, into dist: what is in them, and how they install and run where nothing else is. Needs git.
+# SHORT=1: of the two only the wheel is installed, a quarter of a minute.
 .PHONY: dist-check
 dist-check: $(VENV)/.dist
-	$(RUN) tests/dist_check.py
+	$(RUN) tests/dist_check.py $(if $(SHORT),--short)
 
 clean:
 	rm -rf .venv .venv-* build dist src/*.egg-info .coverage .coverage.* src/shmchannel/_native*.so

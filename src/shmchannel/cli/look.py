@@ -34,6 +34,8 @@ class Place:
     handle: str
     path: str
     holders: set[int] = field(default_factory=set)
+    key: tuple[int, int] | None = None
+    """Its device and inode, where they are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +149,12 @@ def _places() -> dict[tuple[int, int], Place]:
         path = os.path.join(segment.NAMES_FOLDER, handle)
         key = _key(path, follow=False)
         if key:
-            places[key] = Place(handle, path)
+            places[key] = Place(handle, path, key=key)
     for pid in processes.pids():
         for handle, path in processes.open_segments(pid):
             key = _key(path)
             if key:
-                places.setdefault(key, Place(handle, path)).holders.add(pid)
+                places.setdefault(key, Place(handle, path, key=key)).holders.add(pid)
     return places
 
 
@@ -185,8 +187,10 @@ def look(place: Place) -> Look | None:
             "size": found.st_size,
             "named": found.st_nlink > 0,
         }
+        if place.key not in (None, known["key"]):
+            return None  # it has gone since it was found, and its descriptor's number is another file's
         if not place.holders and not found.st_nlink:
-            return None  # it has gone since it was found
+            return None
         return _read(fd, place, known)
     except OSError:
         return None

@@ -1,0 +1,395 @@
+"""``ls`` and ``inspect``: a look from outside sees what is so, believes nothing, and leaves no trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peers
+import pytest
+from commands import killed, run
+from flavours import Peer
+
+from shmchannel import Channel, PortClosed, SharedBuffer, engine, ring, segment
+from shmchannel.cli import look, main, words
+
+
+@pytest.fixture
+def listed(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run ``ls --json``, or another command, and return what it says of one channel."""
+
+    def record(handle: str, *command: str) -> Any:
+        capsys.readouterr()
+        assert main([*(command or ("ls",)), "--json"]) == 0
+        found = [one for one in json.loads(capsys.readouterr().out) if one["handle"] == handle]
+        assert len(found) < 2
+        return found[0] if found else None
+
+    return record
+
+
+# -- ls, inspect: what they see
+
+
+def test_a_channel_without_names_is_seen_with_its_two_processes(listed: Callable[..., Any]) -> None:
+    channel = Channel(capacity=8192)
+    with channel.connect() as port, killed(Peer("program", peers.connect_and_idle, channel.handle)) as peer:
+        assert port.read_sync(timeout=30) == "here"
+        port.write_sync(b"x" * 1000)
+        one = listed(channel.handle)
+        assert not os.path.exists(f"/dev/shm/{channel.handle}")
+        assert (one["named"], one["capacity"], one["fault"]) == (False, 8192, None)
+        assert one["holders"] == sorted([os.getpid(), peer.pid])
+        assert 0 <= one["age"] < 60
+        assert [each["pid"] for each in one["ports"]] == [os.getpid(), peer.pid]
+        assert [each["state"] for each in one["ports"]] == ["connected", "connected"]
+        assert one["ports"][1]["program"] == "peers.py"
+        ours, theirs = one["rings"]
+        statistics = port.statistics()
+        assert (ours["messages"], theirs["messages"]) == (1, 1)
+        assert ours["fill"] == statistics.outgoing_fill == ours["bytes_written"]
+        assert ours["next"] == {"kind": "WHOLE", "length": 1003, "fault": None}
+        assert (theirs["fill"], theirs["next"]) == (0, None)
+        assert listed(channel.handle, "inspect", str(peer.pid)) == one | {
+            "age": pytest.approx(one["age"], abs=30)
+        }
+
+
+def test_who_died_is_lost_and_who_closed_is_closed(listed: Callable[..., Any]) -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        assert [one["state"] for one in listed(channel.handle)["ports"]] == ["connected", "free"]
+        with killed(Peer("program", peers.connect_and_idle, channel.handle)):
+            assert port.read_sync(timeout=30) == "here"
+        one = listed(channel.handle)["ports"][1]
+        assert (one["state"], one["program"], one["here"]) == ("lost", None, False)
+        port.close_sync()
+        assert [one["state"] for one in listed(channel.handle)["ports"]] == ["closed", "lost"]
+
+
+def test_a_wait_and_a_subinterpreter_are_shown(listed: Callable[..., Any]) -> None:
+    channel = Channel()
+    with channel.connect() as port:
+
+        def read() -> None:
+            with pytest.raises(PortClosed):
+                port.read_sync()
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        peers.until_asleep(port, "read_sleeps")
+        waits = set()
+        while "sleeps" not in waits:  # between its slices it does not
+            waits.add(listed(channel.handle)["rings"][1]["reader_waits"])
+        port.close_sync()
+        thread.join()
+    assert words.pid(look.Port("connected", 7, 7, 3)) == "7/3"
+    assert words.pid(look.Port("connected", 7, None)) == "(7)"
+
+
+def test_what_lingers_and_what_is_abandoned(listed: Callable[..., Any]) -> None:
+    channel = Channel()
+    one = listed(channel.handle)
+    assert (one["named"], one["wanted"], one["lingers"], one["abandoned"]) == (True, True, False, False)
+    handle = run("create", "--capacity", "5000").stdout.strip()
+    one = listed(handle)
+    assert (one["named"], one["wanted"], one["lingers"], one["abandoned"]) == (True, False, True, True)
+    assert one["capacity"] == 8192
+    assert segment.sweep(lingering=True) == [handle]
+    assert listed(handle) is None
+
+
+def test_a_fork_that_has_it_mapped_is_a_holder_and_no_port_of_its_own(listed: Callable[..., Any]) -> None:
+    channel = Channel()
+    with channel.connect(), channel.connect(), killed(Peer("fork", idle, channel.handle)) as peer:
+        one = listed(channel.handle)
+        assert peer.pid in one["holders"]
+        assert {port["pid"] for port in one["ports"]} == {os.getpid()}
+
+
+def idle(_handle: str) -> None:
+    time.sleep(60)
+
+
+def test_a_port_in_another_pid_namespace_is_seen_as_what_it_is_called_here(
+    listed: Callable[..., Any],
+) -> None:
+    prefix = ["unshare", "--pid", "--fork", "--kill-child"]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("no pid namespaces here")
+    channel = Channel()
+    with channel.connect() as port:
+        command = [*prefix, sys.executable, peers.__file__, "connect_and_idle", channel.handle, "[]"]
+        with subprocess.Popen(command) as program:
+            assert port.read_sync(timeout=30) == "here"
+            children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+            one = listed(channel.handle)["ports"][1]
+            program.kill()
+        assert [str(one["pid"])] == children
+        assert (one["state"], one["program"], one["here"]) == ("connected", "peers.py", True)
+
+
+def test_a_look_stores_nothing_locks_nothing_and_keeps_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    channel = Channel(capacity=4096)
+    with channel.connect() as port:
+        port.write_sync(["left", "where", "it", "is"])
+        before = bytes(channel._segment.memory)
+        for command in (["ls"], ["inspect", channel.handle, "--peek"], ["top", "--count", "1"]):
+            assert main(command) == 0
+            assert channel.handle in capsys.readouterr().out
+        assert main(["reap", "--dry-run"]) == 0
+        assert bytes(channel._segment.memory) == before
+        with channel.connect() as other:
+            assert other.read_sync(timeout=30) == ["left", "where", "it", "is"]
+
+
+def test_peek_says_what_comes_next_and_leaves_it(listed: Callable[..., Any]) -> None:
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        for number in range(40):  # round and round, so that one wraps
+            one.write_sync([number, b"x" * 300])
+            found = listed(channel.handle, "inspect", channel.handle, "--peek")["rings"][0]
+            assert found["peek"] == [number, {"$bytes": "eHh4" * 100}]
+            assert two.read_sync(timeout=30)[0] == number
+        assert "peek" not in listed(channel.handle, "inspect", channel.handle)["rings"][0]
+        with pytest.raises(TimeoutError):
+            one.write_sync(b"x" * 5000, timeout=0.1)  # in parts, and taken back
+        found = listed(channel.handle, "inspect", channel.handle, "--peek")["rings"][0]
+        assert found["next"]["kind"] == "PART"
+        assert found["peek"] == {"$unseen": "no whole message"}
+
+
+def test_peek_attaches_to_nothing_that_a_message_names(listed: Callable[..., Any]) -> None:
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        buffer = SharedBuffer(8)
+        one.write_sync([buffer], transfer=[buffer])
+        found = listed(channel.handle, "inspect", channel.handle, "--peek")["rings"][0]
+        assert "an instance of" in found["peek"]["$unseen"]
+        assert len(two.read_sync(timeout=30)[0]) == 8
+
+
+def test_counters_fit_together_while_they_move() -> None:
+    channel = Channel(capacity=4096)
+    with channel.connect() as port, killed(Peer("program", peers.write_for_ever, channel.handle)):
+        port.read_sync(timeout=30)
+        ended = threading.Event()
+
+        def read() -> None:
+            while not ended.is_set():
+                port.read_sync(timeout=30)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            place = look._places()[look.named(channel.handle)[0].key]
+            for _ in range(300):
+                one = look.look(place)
+                assert one
+                assert one.fault == ""
+                assert one.rings[1].fill <= 4096
+                assert one.rings[1].next is None or one.rings[1].next.fault == ""
+        finally:
+            ended.set()
+            reader.join()
+
+
+def test_a_head_read_after_its_tail_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a snapshot that is taken while a message goes through looks like."""
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        place = look._places()[look.named(channel.handle)[0].key]
+        control = channel._segment.words[segment.RINGS[0] // 8 :]
+        reads = []
+
+        def pread(fd: int, size: int, offset: int, read: Callable[..., bytes] = os.pread) -> bytes:
+            data = read(fd, size, offset)
+            if (size, offset) == (ring.CONTROL_SIZE, segment.RINGS[0]):
+                reads.append(offset)
+                if len(reads) == 1:
+                    one.write_sync("in between")
+                    assert two.read_sync(timeout=30) == "in between"
+                    data = data[: 8 * ring.HEAD] + bytes(control[ring.HEAD : ring.HEAD + 1]) + data[72:]
+            return data
+
+        monkeypatch.setattr(os, "pread", pread)
+        found = look.look(place)
+        assert found
+        assert (found.fault, found.rings[0].messages, len(reads)) == ("", 1, 2)
+
+
+def test_a_message_is_not_decoded_by_a_look_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(_codec: object, _payload: bytes) -> None:
+        raise AssertionError("a value was looked at")
+
+    channel = Channel()
+    with channel.connect() as port:
+        port.write_sync("a secret")
+        monkeypatch.setattr(engine.Codec, "decode", decode)
+        assert main(["inspect", channel.handle]) == 0
+        assert main(["ls", "--json"]) == 0
+        with pytest.raises(AssertionError):
+            main(["inspect", channel.handle, "--peek"])
+        monkeypatch.undo()
+        with channel.connect() as other:
+            assert other.read_sync(timeout=30) == "a secret"
+
+
+# -- what is broken, goes, or is another's
+
+
+def word(index: int, value: int) -> Callable[[Channel], None]:
+    def store(channel: Channel) -> None:
+        channel._segment.words[index] = value
+
+    return store
+
+
+RING = segment.RINGS[0] // 8
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        (word(segment.MAGIC_WORD, 7), "its magic is 0x0000000000000007"),
+        (word(segment.MAGIC_WORD, 0), "is being made"),
+        (word(segment.VERSION_WORD, 9), "has layout version 9"),
+        (word(segment.CAPACITY_WORD, 5000), "claims a capacity of 5000 bytes"),
+        (word(segment.CAPACITY_WORD, 1 << 63), "claims a capacity of"),
+        (word(segment.CAPACITY_WORD, 8192), "is 12288 bytes, its header says 20480"),
+        (word(segment.ID_WORD, 1), "carries another channel's id"),
+        (word(RING + ring.TAIL, 4), "ring 0: holds what no peer writes: tail 0x4 and head 0x0"),
+        (word(RING + ring.TAIL, 1 << 40), "ring 0: holds what no peer writes"),
+        (word(RING + ring.HEAD, 8), "ring 0: holds what no peer writes"),
+    ],
+)
+def test_what_cannot_be_true_is_said(
+    damage: Callable[[Channel], None],
+    fault: str,
+    listed: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    channel = Channel(capacity=4096)
+    before = bytes(channel._segment.memory)
+    damage(channel)
+    try:
+        assert fault in listed(channel.handle)["fault"]
+        for command in (
+            ["ls", "--plain"],
+            ["inspect", channel.handle],
+            ["top", "--count", "2", "--interval", "0.05"],
+        ):
+            assert main(command) == 0
+            assert fault in capsys.readouterr().out
+    finally:
+        channel._segment.memory[:] = before
+
+
+def test_a_frame_and_a_slot_that_cannot_be_are_said(listed: Callable[..., Any]) -> None:
+    channel = Channel(capacity=4096)
+    with channel.connect() as port:
+        port.write_sync("good")
+        data = segment.DATA // 8
+        for header in (0, 7, 1 << 40 | ring.WHOLE):
+            before, channel._segment.words[data] = channel._segment.words[data], header
+            found = listed(channel.handle, "inspect", channel.handle, "--peek")["rings"][0]
+            assert "what no peer writes" in found["next"]["fault"]
+            assert found["peek"] == {"$unseen": "no whole message"}
+            channel._segment.words[data] = before
+        slot = segment.SLOTS[1] // 8
+        channel._segment.words[slot] = 9
+        assert listed(channel.handle)["ports"][1]["state"] == "?"
+        channel._segment.words[slot] = segment.FREE
+        with channel.connect() as other:
+            assert other.read_sync(timeout=30) == "good"
+
+
+def test_a_time_that_cannot_be_has_no_age(
+    listed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    channel = Channel(capacity=4096)
+    for created in (0, (1 << 64) - 1):
+        channel._segment.words[segment.CREATED_WORD] = created
+        assert listed(channel.handle)["age"] is None
+        assert main(["inspect", channel.handle]) == 0
+        assert "at a time that cannot be" in capsys.readouterr().out
+
+
+def test_segments_that_vanish_or_shrink_under_a_look_harm_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = threading.Event()
+    name = "/dev/shm/shmch-" + "v" * 16
+    whole = Channel(capacity=4096)
+    content = bytes(whole._segment.memory)
+
+    def disturb() -> None:
+        while not ended.is_set():
+            with open(name, "wb") as file:
+                for size in (len(content), 4096, 300, 0):
+                    file.truncate(size)
+                    os.pwrite(file.fileno(), content[:size], 0)
+            os.unlink(name)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        for _ in range(30):
+            assert main(["ls", "--json"]) == 0
+            json.loads(capsys.readouterr().out)
+            place = look.Place("shmch-" + "v" * 16, name, {os.getpid()})
+            for _ in range(30):
+                look.look(place)
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_descriptor_that_has_become_anothers_is_not_taken_for_a_damaged_channel() -> None:
+    one, other = Channel(capacity=4096), Channel(capacity=4096)
+    fd, another = (os.open(f"/dev/shm/{each.handle}", os.O_RDONLY) for each in (one, other))
+    try:
+        place = replace(look._places()[look.named(one.handle)[0].key], path=f"/proc/self/fd/{fd}")
+        found = look.look(place)
+        assert found
+        assert found.fault == ""
+        os.dup2(another, fd)  # what closing it and opening the other between two steps of a look comes to
+        assert look.look(place) is None
+    finally:
+        os.close(fd)
+        os.close(another)
+
+
+def test_what_is_no_file_is_not_opened(listed: Callable[..., Any]) -> None:
+    handle = "shmch-" + "f" * 16
+    os.mkfifo(f"/dev/shm/{handle}")
+    try:
+        assert listed(handle) is None
+    finally:
+        os.unlink(f"/dev/shm/{handle}")
+
+
+def test_another_users_channels_are_not_shown(
+    listed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a file another user's")
+    channel = Channel()
+    os.chown(f"/dev/shm/{channel.handle}", 65534, -1)
+    try:
+        assert listed(channel.handle) is None
+        assert main(["inspect", channel.handle]) == 1
+        assert "belongs to another user" in capsys.readouterr().err
+    finally:
+        os.chown(f"/dev/shm/{channel.handle}", 0, -1)
+    assert listed(channel.handle)
