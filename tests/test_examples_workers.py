@@ -10,9 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from shmchannel import Channel
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,6 +30,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            stdin=subprocess.PIPE,
             start_new_session=True,
         )
     finally:
@@ -55,6 +60,31 @@ def test_logs_of_four_processes_come_in_the_order_of_their_making(records: int) 
         assert [row[2:] for row in told] == [["INFO", f"record {number}"] for number in range(wanted)]
     times = [float(row[0]) for row in rows]
     assert times == sorted(times)
+
+
+def test_a_record_waits_until_every_living_worker_has_shown_a_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import log_fan_in
+
+    with start("-c", "input()") as program, ExitStack() as stack:
+        stack.callback(program.kill)
+        sources, writers = [], []
+        for _ in range(2):
+            channel = Channel()
+            writers.append(stack.enter_context(channel.connect()))
+            process = SimpleNamespace(sentinel=os.pidfd_open(program.pid))
+            stack.callback(os.close, process.sentinel)
+            port = stack.enter_context(channel.connect())
+            sources.append(log_fan_in.Source(process, port))
+        writers[0].write_sync({"created": 2.0})
+        sources[0].drain(False)  # has come, while the other's older one is still on its way
+        writers[1].write_sync({"created": 1.0})
+        writers[1].close_sync()
+        writers[0].write_sync({"created": 3.0})
+        writers[0].close_sync()
+        assert [record.created for record in log_fan_in.merged(sources)] == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.deadline(120)
@@ -87,6 +117,17 @@ def test_every_job_has_one_result_whenever_workers_are_killed() -> None:
         hashlib.pbkdf2_hmac("sha256", f"text {n}".encode(), b"salt", 20_000).hex() for n in range(jobs)
     )
     assert sorted(results) == sorted((str(number), digest) for number, digest in enumerate(digests))
+
+
+def test_images_through_stages_are_as_those_of_one_process() -> None:
+    pytest.importorskip("numpy")
+    with start("examples/image_pipeline.py", "--images", "12") as program:
+        text, errors = program.communicate(timeout=50)
+    assert (program.returncode, errors) == (0, "")
+    by_stages, alone = re.fullmatch(
+        r"12 images by two stages: (\w{64})\n12 images in one process: (\w{64})\n", text
+    ).groups()  # type: ignore[union-attr]
+    assert by_stages == alone
 
 
 @pytest.mark.parametrize("later", [0.05, 0.6])  # seconds: as they start, and when they work
