@@ -34,6 +34,9 @@ def test_the_page_of_examples_has_each_with_its_first_line() -> None:
     page = (ROOT / "docs" / "examples.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     programs = sorted((ROOT / "examples").glob("*.py"))
+    assert rows.pop().replace("\\|", "|") == "| `sh examples/pipeline.sh` | {} |".format(
+        (ROOT / "examples" / "pipeline.sh").read_text().splitlines()[1].removeprefix("# ")
+    )
     for row, program in zip(rows, programs, strict=True):
         docstring = ast.get_docstring(ast.parse(program.read_text()))
         assert docstring

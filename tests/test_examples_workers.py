@@ -130,6 +130,14 @@ def test_images_through_stages_are_as_those_of_one_process() -> None:
     assert by_stages == alone
 
 
+def test_a_filter_in_a_shell_stands_between_two_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHON", sys.executable)
+    done = subprocess.run(
+        ["sh", "examples/pipeline.sh"], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 readings, sum 9\n", "")
+
+
 @pytest.mark.parametrize("later", [0.05, 0.6])  # seconds: as they start, and when they work
 @pytest.mark.parametrize(
     "example", [("log_fan_in.py", "--records", "100000"), ("supervisor.py", "--jobs", "9999")]
