@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import pty
@@ -27,6 +28,22 @@ def run(*arguments: str, status: int = 0) -> str:
     )
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr
+
+
+def test_the_page_of_examples_has_each_with_its_first_line() -> None:
+    page = (ROOT / "docs" / "examples.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    programs = sorted((ROOT / "examples").glob("*.py"))
+    assert rows.pop().replace("\\|", "|") == "| `sh examples/pipeline.sh` | {} |".format(
+        (ROOT / "examples" / "pipeline.sh").read_text().splitlines()[1].removeprefix("# ")
+    )
+    for row, program in zip(rows, programs, strict=True):
+        docstring = ast.get_docstring(ast.parse(program.read_text()))
+        assert docstring
+        command, summary = re.fullmatch(r"\| `(.+)` \| (.+) \|", row).groups()  # type: ignore[union-attr]
+        assert command.startswith(f"python examples/{program.name}")
+        assert command.replace("\\|", "|") in docstring
+        assert summary == docstring.splitlines()[0]
 
 
 def test_count_tokens_counts_the_same_in_a_process_and_in_a_thread() -> None:

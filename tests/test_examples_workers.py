@@ -1,0 +1,154 @@
+"""The examples whose workers are killed: what has been written arrives, and what was asked for is done."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from shmchannel import Channel
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+    try:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.parametrize("records", [5, 400])
+def test_logs_of_four_processes_come_in_the_order_of_their_making(records: int) -> None:
+    with start("examples/log_fan_in.py", "--records", str(records)) as program:
+        text, errors = program.communicate(timeout=50)
+    assert (program.returncode, errors) == (0, "")
+    rows = [line.split(" ", 3) for line in text.splitlines()]
+    by_worker = {
+        f"worker-{number}": [row for row in rows if row[1] == f"worker-{number}"] for number in range(4)
+    }
+    *killed, last = by_worker["worker-3"]
+    assert last[2] == "ERROR"
+    assert last[3].startswith("PeerLost: ")
+    for name, count in [
+        ("worker-0", records),
+        ("worker-1", records),
+        ("worker-2", records),
+        ("worker-3", None),
+    ]:
+        told = killed if count is None else by_worker[name]
+        wanted = records // 2 + 1 if count is None else count
+        assert [row[2:] for row in told] == [["INFO", f"record {number}"] for number in range(wanted)]
+    times = [float(row[0]) for row in rows]
+    assert times == sorted(times)
+
+
+def test_a_record_waits_until_every_living_worker_has_shown_a_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import log_fan_in
+
+    with start("-c", "input()") as program, ExitStack() as stack:
+        stack.callback(program.kill)
+        sources, writers = [], []
+        for _ in range(2):
+            channel = Channel()
+            writers.append(stack.enter_context(channel.connect()))
+            process = SimpleNamespace(sentinel=os.pidfd_open(program.pid))
+            stack.callback(os.close, process.sentinel)
+            port = stack.enter_context(channel.connect())
+            sources.append(log_fan_in.Source(process, port))
+        writers[0].write_sync({"created": 2.0})
+        sources[0].drain(False)  # has come, while the other's older one is still on its way
+        writers[1].write_sync({"created": 1.0})
+        writers[1].close_sync()
+        writers[0].write_sync({"created": 3.0})
+        writers[0].close_sync()
+        assert [record.created for record in log_fan_in.merged(sources)] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.deadline(120)
+def test_every_job_has_one_result_whenever_workers_are_killed() -> None:
+    jobs = 120
+    seen = [0, 0, 0, 1, 2, 5, 9]  # results of a worker before it is killed; fewer in vain than PATIENCE
+    random.shuffle(seen)
+    results: list[tuple[str, str]] = []
+    workers = []
+    with start("examples/supervisor.py", "--jobs", str(jobs)) as program:
+        assert program.stdout
+        assert program.stderr
+        left = None
+        for line in program.stdout:
+            if found := re.match(r"worker (\d+) for", line):
+                workers.append(int(found[1]))
+                left = seen.pop() if seen else None
+            elif found := re.match(r"job (\d+): (\w+)$", line):
+                results.append((found[1], found[2]))
+                left = None if left is None else left - 1
+            if left == 0:
+                time.sleep(random.random() / 4)  # as it starts, connects, reads, works or writes
+                os.kill(workers[-1], signal.SIGKILL)
+                left = None
+        assert line == f"{jobs} results for {jobs} jobs\n"
+        assert program.stderr.read() == ""
+        assert program.wait(10) == 0
+    assert len(set(workers)) == 8
+    digests = (
+        hashlib.pbkdf2_hmac("sha256", f"text {n}".encode(), b"salt", 20_000).hex() for n in range(jobs)
+    )
+    assert sorted(results) == sorted((str(number), digest) for number, digest in enumerate(digests))
+
+
+def test_images_through_stages_are_as_those_of_one_process() -> None:
+    pytest.importorskip("numpy")
+    with start("examples/image_pipeline.py", "--images", "12") as program:
+        text, errors = program.communicate(timeout=50)
+    assert (program.returncode, errors) == (0, "")
+    by_stages, alone = re.fullmatch(
+        r"12 images by two stages: (\w{64})\n12 images in one process: (\w{64})\n", text
+    ).groups()  # type: ignore[union-attr]
+    assert by_stages == alone
+
+
+def test_a_filter_in_a_shell_stands_between_two_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHON", sys.executable)
+    done = subprocess.run(
+        ["sh", "examples/pipeline.sh"], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 readings, sum 9\n", "")
+
+
+@pytest.mark.parametrize("later", [0.05, 0.6])  # seconds: as they start, and when they work
+@pytest.mark.parametrize(
+    "example", [("log_fan_in.py", "--records", "100000"), ("supervisor.py", "--jobs", "9999")]
+)
+def test_ctrl_c_ends_an_example_with_workers_quietly(example: tuple[str, ...], later: float) -> None:
+    name, *arguments = example
+    with start(f"examples/{name}", *arguments) as program:
+        assert program.stdout
+        assert program.stderr
+        program.stdout.readline()  # it has started its workers
+        time.sleep(later)
+        os.killpg(program.pid, signal.SIGINT)
+        _, errors = program.communicate(timeout=30)
+        assert (program.returncode, errors) == (130, "")
