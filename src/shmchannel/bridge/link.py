@@ -241,7 +241,10 @@ class Dialer:
     def send(self, packet: bytes) -> bool:
         """Send to the other side. What that is not there for, a new connection sends again."""
         for inlet in self._inlets[:1]:
-            inlet.socket.send(packet, zmq.NOBLOCK)
+            try:
+                inlet.socket.send(packet, zmq.NOBLOCK)
+            except zmq.Again:  # a peer of another kind has just been given up: the monitor will say so
+                return False
             inlet.look()
             return True
         return False

@@ -349,20 +349,27 @@ class Relay:
     # -- from the link to the port
 
     async def _carry_in(self) -> None:
-        while not self._in_over:
-            if self._in:
-                frames = self._in.first()
-                over = await self._deliver(frames)
-                self._in.done()
-                self._acknowledge(len(frames))
-                self._in_over |= over
-            elif self._failed:
-                self._lost = self._in_over = True
-            else:
-                self._arrived.clear()
-                await self._arrived.wait()
+        try:
+            while not self._in_over:
+                await self._carry_packet()
+        except ChannelError as error:
+            self.fail(error)
+            self._lost = self._in_over = True
         self._say_state()
         self._look_if_done()
+
+    async def _carry_packet(self) -> None:
+        if self._in:
+            frames = self._in.first()
+            over = await self._deliver(frames)
+            self._in.done()
+            self._acknowledge(len(frames))
+            self._in_over |= over
+        elif self._failed:
+            self._lost = self._in_over = True
+        else:
+            self._arrived.clear()
+            await self._arrived.wait()
 
     async def _deliver(self, frames: bytes) -> bool:
         """Put a packet's messages into the port; whether it was the last."""
