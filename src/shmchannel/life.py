@@ -192,6 +192,28 @@ class Life:
             self._fire("close")
             self._sides.clear()
 
+    def _abandon(self) -> None:
+        """End this port as a kill of its process would: the peer reads what is there, then gets ``PeerLost``.
+
+        For a bridge, whose peer is on another machine. Called where nothing is written or read any more.
+        """
+        sides = self._sides[:1]
+        for _channel, slot, outgoing, incoming in self._kept:
+            self._final = self._final or count(outgoing, incoming)
+            self._outgoing = self._incoming = self._verdict(verdicts.closed)
+            self._slots.clear()
+            self._settle(slot)
+            self._peer.forget()
+            slot.abandon()
+            _taken.discard(slot)
+            exits.over(self)
+            for side in sides:
+                side.stop()
+            if not sides:
+                self._doorbell.close()
+        self._kept.clear()
+        self._sides.clear()
+
     def _settle(self, slot: Slot) -> None:
         """Remove the blocks that nobody can receive any more, and those of a peer that has died."""
         lost = not self._peer.look()

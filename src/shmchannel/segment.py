@@ -244,6 +244,13 @@ class Slot:
         self.segment.words[SLOTS[self.index] >> 3] = CLOSED
         self.hold.close()
 
+    def abandon(self) -> None:
+        """Give it up without a word, as a process does that is killed: the peer finds it lost."""
+        self.segment.words[(SLOTS[self.index] >> 3) + STARTED] = (
+            0  # where there are no locks that is the sign
+        )
+        self.hold.close()
+
 
 # -- names
 

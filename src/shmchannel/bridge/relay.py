@@ -1,0 +1,415 @@
+"""What a bridge does between its port and its link: it carries messages, ends and losses, each of them once.
+
+It runs in one event loop. Sessions tell a reconnection from a restart: each bridge has a random number
+for its life, and goes on with no other than the one that it met first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import Any
+
+from ..errors import ChannelCorrupted, ChannelError, EndOfChannel, PeerLost
+from ..ring import LAST, PART, WHOLE
+from . import wire
+from .link import Dialer, Listener
+from .messages import Messages, check_portable
+from .stream import Inbox, Outbox
+from .wire import DONE, NOBODY, STOPPED, Ack, Data, Hello, Refused
+
+TICK = 0.1  # seconds between looks at what tells nobody: a port that reads no more, a connection that is gone
+DELAY = 0.01  # seconds that an acknowledgement may wait for others; a quarter of the window does not
+GRACE = 1.0  # seconds in which the other side learns that all is done
+AGAIN = 0.5  # seconds until one who was refused asks again
+
+RESTARTED = "the bridge at the other end has been restarted, and knows nothing of this one"
+
+
+class Relay:
+    """One bridge's work, from its start to its end. It is the ``link.Owner``."""
+
+    def __init__(self, messages: Messages, *, timeout: float | None, window: int) -> None:
+        self.error: Exception | None = None  # what ended it, unless that was the end of both directions
+        self._messages = messages
+        self._timeout = timeout
+        self._session, self._peer = os.urandom(16), NOBODY
+        self._out, self._in = Outbox(), Inbox(window)
+        self._flags = self._peer_flags = 0
+        self._large = bytearray()  # the parts that have come of a message
+        self._in_over = False  # nothing more will be delivered
+        self._lost = False  # and the port's peer is to know that it was not an end
+        self._failed = False  # the link is given up
+        self._up = False
+        self._connection = 0  # the latest
+        self._down_since = monotonic()
+        self._why = "nobody answers"
+        self._room, self._arrived, self._over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._unsaid = 0  # bytes delivered and not acknowledged
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    # -- from start to end
+
+    async def run(self, make: Callable[[Relay], Listener | Dialer], ready: Callable[[str], object]) -> None:
+        """Until both directions are over, or ``abort``; ``error`` says if something went wrong.
+
+        ``ready`` is told the address. Raises ``ChannelError`` where the link cannot be made.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: self._broken(context.get("exception")))
+        self._link: Listener | Dialer | None = None
+        self._link = link = make(self)
+        self._greet()
+        ready(link.address)
+        self._reader = loop.create_task(self._guarded(self._carry_out()))
+        tasks = [loop.create_task(self._guarded(part)) for part in (self._carry_in(), self._look_around())]
+        await self._over.wait()
+        tasks.append(self._reader)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+        if self._lost or self.error is not None or not self._flags & DONE:
+            self._messages.abandon()
+        else:
+            self._messages.close()
+        link.close()
+        link.terminate()
+
+    async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
+        try:
+            await part
+        except ChannelError as error:
+            self.fail(error)
+        except Exception as error:
+            self._broken(error)
+
+    def _broken(self, error: BaseException | None) -> None:
+        """A mistake of ours, or no memory: nothing can be relied on any more."""
+        if not isinstance(error, Exception):
+            error = ChannelError("the bridge broke")
+        self.error = self.error or error
+        self.abort(f"its bridge broke: {error!r}")
+
+    def fail(self, error: ChannelError) -> None:
+        """Give the other side up: what has come from it is still delivered, then the port is lost too."""
+        if self._failed or self._flags & DONE:
+            return
+        self._failed = True
+        self.error = self.error or error
+        self._farewell(str(error))
+        self._stop_reading()
+        self._arrived.set()
+
+    def abort(self, reason: str) -> None:
+        """End now: what is under way is given up, and a port that has not ended is lost."""
+        if not (self._failed or self._flags & DONE):
+            self._farewell(reason)
+        self._over.set()
+
+    def _farewell(self, reason: str) -> None:
+        if self._link is not None:
+            if self._peer != NOBODY:
+                self._send(Refused(reason))
+            self._link.close()
+
+    def _look_if_done(self) -> None:
+        out_over = self._failed or self._peer_flags & STOPPED or (self._out.closed and self._out.empty)
+        if not (out_over and self._in_over) or self._flags & DONE:
+            return
+        self._flags |= DONE
+        if not self._up or self._failed or self._peer_flags & DONE:
+            self._say_state()
+            self._over.set()
+        else:
+            self._say_state()
+            asyncio.get_running_loop().call_later(GRACE, self._over.set)
+
+    async def _look_around(self) -> None:
+        for tick in range(1 << 62):
+            await asyncio.sleep(TICK)
+            if self._messages.refused:
+                self._stop_writing()
+            link = self._link
+            if isinstance(link, Listener) and self._up and tick % 5 == 0 and not link.send(self._state()):
+                self.disconnected("its connection is gone")
+            expected = self._peer != NOBODY or isinstance(link, Dialer)
+            down = monotonic() - self._down_since
+            if self._timeout is not None and expected and not self._up and down > self._timeout:
+                where = link.address if link else ""
+                self.fail(
+                    PeerLost(f"no bridge was to be reached by {where} for {self._timeout} s: {self._why}")
+                )
+
+    # -- what comes
+
+    def connecting(self) -> None:
+        """A new connection is on its way (the dialing side)."""
+        self._connection += 1
+        if self._link is not None:
+            self._greet()
+
+    def disconnected(self, why: str) -> None:
+        """There is no connection any more; a new one begins with a HELLO."""
+        if self._up:
+            self._up = False
+            self._down_since = monotonic()
+        self._why = why
+        if self._flags & DONE:
+            self._over.set()  # it has gone because it knows, or will not come to learn it
+
+    def received(self, route: bytes, data: bytes) -> None:
+        """A packet, of whatever connection. What is wrong in our peer's ends the bridge."""
+        link = self._link
+        if self._failed or link is None:
+            return
+        known = self._up and route == link.route
+        try:
+            packet = wire.unpack(data)
+            if isinstance(packet, Hello):
+                self._greeted(link, route, packet)
+            elif isinstance(packet, Refused):
+                self._refused(link, route, packet.reason)
+            elif known:
+                self._take(packet)
+        except ChannelCorrupted as error:
+            if known:
+                self.fail(error)
+
+    def _greeted(self, link: Listener | Dialer, route: bytes, hello: Hello) -> None:
+        listens = isinstance(link, Listener)
+        if hello.max_message_size != self._messages.max_message_size:
+            answer = (
+                f"max_message_size is {hello.max_message_size} bytes at one end and "
+                f"{self._messages.max_message_size} at the other: make both Channels with the same"
+            )
+        elif self._peer not in (NOBODY, hello.session):
+            answer = self._met_another(link)
+        elif hello.peer != self._session and not (listens and hello.peer == NOBODY):
+            answer = RESTARTED
+        elif hello.connection >= self._connection:
+            self._join(link, route, hello)
+            return
+        else:  # it comes late, by a connection that is over
+            return
+        link.answer(route, wire.pack(Refused(answer)))
+
+    def _join(self, link: Listener | Dialer, route: bytes, hello: Hello) -> None:
+        """Go on with our peer by this connection, from where it says that it is."""
+        self._peer, self._connection = hello.session, hello.connection
+        link.route = route
+        self._up = True
+        self._out.window = hello.window
+        if isinstance(link, Listener):
+            self._greet()
+        self._take(Ack(hello.next, hello.flags))
+        for packet in self._out.unacknowledged():
+            link.send(packet)
+
+    def _met_another(self, link: Listener | Dialer) -> str:
+        """It is a third one; or our peer was restarted, and is not the one that we know."""
+        if isinstance(link, Listener) and link.send(self._state()):
+            return "the bridge at the other end has its peer already: a port has one"
+        asyncio.get_running_loop().call_soon(self.fail, PeerLost(RESTARTED))  # when that has been answered
+        return "the bridge at the other end belonged to one that is gone, and ends now"
+
+    def _refused(self, link: Listener | Dialer, route: bytes, reason: str) -> None:
+        if self._peer != NOBODY:
+            if route == link.route:
+                self.fail(PeerLost(f"the other end of the bridge says: {reason}"))
+        elif isinstance(link, Dialer):
+            self._why = reason
+            asyncio.get_running_loop().call_later(AGAIN, self._greet_again)
+
+    def _greet_again(self) -> None:
+        if self._peer == NOBODY and not self._failed:
+            self._greet()
+
+    def _take(self, packet: Data | Ack) -> None:
+        if isinstance(packet, Ack):
+            self._out.acknowledge(packet.next)
+            self._peer_flags |= packet.flags
+            if packet.flags & STOPPED:
+                self._stop_reading()
+            if packet.flags & DONE and self._flags & DONE:
+                self._over.set()
+            self._room.set()
+            self._look_if_done()
+        elif not self._in_over and self._in.add(packet):
+            self._arrived.set()
+
+    # -- what goes
+
+    def _send(self, packet: wire.Packet) -> None:
+        if self._link is not None and not self._link.send(wire.pack(packet)) and self._up:
+            self.disconnected("its connection is gone")
+
+    def _greet(self) -> None:
+        """Say who we are, whom we know, and where to go on."""
+        if isinstance(self._link, Dialer) or self._up:
+            limit = self._messages.max_message_size
+            expects = self._in.delivered, self._in.window, limit, self._flags
+            self._send(Hello(self._session, self._peer, self._connection, *expects))
+
+    def _state(self) -> bytes:
+        self._unsaid = 0
+        return wire.pack(Ack(self._in.delivered, self._flags))
+
+    def _say_state(self) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        if self._up and self._link is not None:
+            self._link.send(self._state())
+
+    def _acknowledge(self, size: int) -> None:
+        """So many bytes more are in the port."""
+        self._unsaid += size
+        if self._unsaid >= self._in.window // 4 or self._in.delivered % (wire.MOST_PACKETS // 4) == 0:
+            self._say_state()
+        elif self._ack_timer is None:
+            self._ack_timer = asyncio.get_running_loop().call_later(DELAY, self._say_state)
+
+    # -- from the port to the link
+
+    async def _carry_out(self) -> None:
+        kind, reason = wire.LOST, b""
+        try:
+            while True:
+                await self._carry_batch()
+        except EndOfChannel:
+            kind = wire.END
+        except PeerLost:
+            pass
+        except ChannelError as error:  # a message that cannot be carried; those before it are
+            self.error = self.error or error
+            self._messages.refuse()
+            reason = str(error).encode()[:1000]
+        if kind == wire.LOST or self._messages.refused:
+            self._stop_writing()  # first: the other side is not to take it for the end of one direction
+        self._out.closed = True
+        self._put(wire.frame(kind, reason))
+
+    async def _carry_batch(self) -> None:
+        """One message, and what else is there by now: many small ones cost little more than one."""
+        await self._have_room()
+        payload: bytes | None = await self._messages.read()
+        batch: list[bytes] = []
+        size = 0
+        try:
+            while payload is not None:
+                check_portable(payload)
+                if len(payload) > wire.PIECE:
+                    self._put_all(batch)
+                    await self._carry_large(payload)
+                    return
+                batch.append(wire.frame(WHOLE, payload))
+                size += len(batch[-1])
+                payload = self._messages.read_nowait() if size < wire.PIECE else None
+        finally:
+            self._put_all(batch)
+
+    async def _carry_large(self, payload: bytes) -> None:
+        view = memoryview(payload)
+        for start in range(0, len(view), wire.PIECE):
+            await self._have_room()
+            kind = PART if start + wire.PIECE < len(view) else LAST
+            self._put(wire.frame(kind, view[start : start + wire.PIECE]))
+
+    def _put_all(self, batch: list[bytes]) -> None:
+        if batch:
+            self._put(b"".join(batch))
+            batch.clear()
+
+    def _put(self, frames: bytes) -> None:
+        packet = self._out.add(frames)
+        if self._up and self._link is not None:
+            self._link.send(packet)
+
+    async def _have_room(self) -> None:
+        while not self._out.has_room:
+            self._room.clear()
+            await self._room.wait()
+
+    def _stop_reading(self) -> None:
+        """What is written here goes nowhere any more: let the port's peer know."""
+        if self._reader is not None:
+            self._reader.cancel()
+        self._messages.refuse()
+        self._out.closed = True
+        self._out.discard()
+        if self._in_over and not (self._lost or self._failed):
+            self._messages.close()
+        self._look_if_done()
+
+    # -- from the link to the port
+
+    async def _carry_in(self) -> None:
+        try:
+            while not self._in_over:
+                await self._carry_packet()
+        except ChannelError as error:
+            self.fail(error)
+            self._lost = self._in_over = True
+        self._say_state()
+        self._look_if_done()
+
+    async def _carry_packet(self) -> None:
+        if self._in:
+            frames = self._in.first()
+            over = await self._deliver(frames)
+            self._in.done()
+            self._acknowledge(len(frames))
+            self._in_over |= over
+        elif self._failed:
+            self._lost = self._in_over = True
+        else:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def _deliver(self, frames: bytes) -> bool:
+        """Put a packet's messages into the port; whether it was the last."""
+        found = wire.split(frames)
+        kind = found[0].kind
+        if kind in (WHOLE, PART, LAST):
+            if kind == WHOLE:
+                write = self._messages.write(frames, found)
+            else:
+                self._large += found[0].payload(frames)
+                if len(self._large) > self._messages.max_message_size:
+                    raise ChannelCorrupted(
+                        "the other side sent a message that is larger than max_message_size"
+                    )
+                if kind == PART:
+                    return False
+                message, self._large = bytes(self._large), bytearray()
+                write = self._messages.write_large(message)
+            try:
+                accepted = await write
+            except (PeerLost, EndOfChannel):
+                accepted = False
+            if not accepted:
+                self._stop_writing()
+        elif kind == wire.LOST:
+            self._lost = True
+            reason = found[0].payload(frames).decode(errors="replace")
+            if reason:
+                self.error = self.error or PeerLost(f"the other end of the bridge says: {reason}")
+        elif self._peer_flags & STOPPED:
+            self._messages.close()
+        else:
+            self._messages.end_writing()
+        return kind in (wire.END, wire.LOST)
+
+    def _stop_writing(self) -> None:
+        """The port's peer reads no more: what comes for it is not wanted."""
+        if not self._flags & STOPPED:
+            self._flags |= STOPPED
+            self._in_over = True
+            self._arrived.set()
+            self._say_state()
+            self._look_if_done()
