@@ -3,8 +3,9 @@
     python starving.py {full,inodes,descriptors,doorbells,memory,large_write,large_read,large_parts,
         large_value}
 
-Of `full` and `inodes` /dev/shm is a small one of their own. What is asserted: an error that says what to do,
-nothing half made, nothing left, and that it works again when there is more.
+Of `full` and `inodes` /dev/shm is a small one of their own. With LIBC=1 the semaphores are made by libc
+alone, as in an interpreter. What is asserted: an error that says what to do, nothing half made, nothing left,
+and that it works again when there is more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from shmchannel import Channel, ChannelError, Port, SharedBuffer
+if os.environ.get("LIBC"):
+    sys.modules["posix_ipc"] = None  # type: ignore[assignment]
+
+from shmchannel import Channel, ChannelError, Port, SharedBuffer, semaphores
 
 FILL = Path("/dev/shm/fill")
 MIB = 1 << 20
@@ -315,5 +319,6 @@ if __name__ == "__main__":
     threading.stack_size(MIB)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     started = time.monotonic()
+    assert bool(semaphores.posix_ipc) != bool(os.environ.get("LIBC"))
     globals()[sys.argv[1]]()
     assert time.monotonic() - started < 50

@@ -58,8 +58,8 @@ def mapped(channel: Channel) -> Iterator[mmap.mmap]:
 
 
 def fill(memory: mmap.mmap) -> None:
-    """Where no frame is yet, put what no frame may be: who is led there by a counter must see that."""
-    memory[segment.DATA :] = b"\xff" * (len(memory) - segment.DATA)
+    """Where no frame is yet, put frames that are larger than all of it: a counter may lead there."""
+    memory[segment.DATA :] = struct.pack("Q", 1 << 20 << 3 | WHOLE) * ((len(memory) - segment.DATA) >> 3)
 
 
 def stores(value: str) -> Iterator[tuple[int, int]]:

@@ -19,10 +19,10 @@ PROGRAM = str(Path(__file__).with_name("starving.py"))
 ENGINES = [pytest.param("1", id="python"), pytest.param("", id="c", marks=needs_c)]
 
 
-def run(name: str, wanted: str, *before: str) -> None:
+def run(name: str, wanted: str, *before: str, libc: str = "") -> None:
     done = subprocess.run(
         [*before, sys.executable, PROGRAM, name],
-        env=os.environ | {"SHMCHANNEL_PUREPYTHON": wanted},
+        env=os.environ | {"SHMCHANNEL_PUREPYTHON": wanted, "LIBC": libc},
         capture_output=True,
         text=True,
         timeout=55,
@@ -39,13 +39,25 @@ def test_a_limit_that_is_hit_costs_nothing_but_an_error(name: str, wanted: str) 
     run(name, wanted)
 
 
+SMALL = [("full", "size=1m"), ("inodes", "size=1m,nr_inodes=20")]  # what of, and how it is mounted
+
+
 @pytest.mark.parametrize("wanted", ENGINES)
-@pytest.mark.parametrize(("name", "options"), [("full", "size=1m"), ("inodes", "size=1m,nr_inodes=20")])
+@pytest.mark.parametrize(("name", "options"), SMALL)
 def test_a_full_dev_shm_costs_nothing_but_an_error(name: str, options: str, wanted: str) -> None:
+    run(name, wanted, *with_shm(options))
+
+
+@pytest.mark.parametrize(("name", "options"), [*SMALL, ("descriptors", "size=64m")])
+def test_so_it_is_where_libc_makes_the_semaphores(name: str, options: str) -> None:
+    run(name, "", *with_shm(options), libc="1")
+
+
+def with_shm(options: str) -> list[str]:
+    """A command that another runs in, with a /dev/shm of its own."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("mount namespaces are not permitted here")
-    script = f'mount -t tmpfs -o {options} none /dev/shm && exec "$@"'
-    run(name, wanted, "unshare", "-m", "sh", "-c", script, "sh")
+    return ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o {options} none /dev/shm && exec "$@"', "sh"]
 
 
 class Large:

@@ -16,7 +16,17 @@ import pytest
 from flavours import Peer
 from peers import connect_and_idle, echo
 
-from shmchannel import Channel, ChannelError, PeerLost, Port, PortClosed, WouldBlock, multiplex, wait
+from shmchannel import (
+    Channel,
+    ChannelError,
+    PeerLost,
+    Port,
+    PortClosed,
+    WouldBlock,
+    doorbell,
+    multiplex,
+    wait,
+)
 
 
 @pytest.fixture
@@ -168,3 +178,43 @@ def test_ctrl_c_comes_out_of_a_wait(pair: tuple[Port, Port]) -> None:
 def test_a_timeout_that_cannot_be_is_refused(pair: tuple[Port, Port]) -> None:
     with pytest.raises(ValueError, match="timeout must not be negative"):
         wait([pair[0]], timeout=-1)
+
+
+def test_two_threads_that_ring_first_make_one_socket(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    two.fileno()  # so that there is a bell
+    made, real, both = [], doorbell._socket, threading.Barrier(2)
+
+    def together() -> socket.socket:
+        mine = real()
+        made.append(mine)
+        both.wait(10)
+        return mine
+
+    monkeypatch.setattr(doorbell, "_socket", together)
+    other = threading.Thread(target=one._doorbell.ring_theirs)
+    other.start()
+    one._doorbell.ring_theirs()
+    other.join()
+    assert sorted(each.fileno() >= 0 for each in made) == [False, True]
+    one.close_sync()
+    assert [each.fileno() for each in made] == [-1, -1]
+
+
+def test_who_rings_while_the_port_is_closed_leaves_no_socket(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    two.fileno()
+    made, real = [], doorbell._socket
+
+    def late() -> socket.socket:
+        made.append(real())
+        one._doorbell.close()
+        return made[-1]
+
+    monkeypatch.setattr(doorbell, "_socket", late)
+    one._doorbell.ring_theirs()
+    assert [each.fileno() for each in made] == [-1]

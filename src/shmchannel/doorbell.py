@@ -29,7 +29,7 @@ class Doorbell:
         self._theirs = theirs
         self._bell: socket.socket | None = None
         self._path: str | bytes = b""
-        self._sender: socket.socket | None = None
+        self._senders: dict[int, socket.socket] = {}  # under 0 the one, once it is needed
         self._closed = False
         # Of binding and closing, which may come from two threads, and of what comes with that in a loop.
         self.lock = threading.RLock()
@@ -78,14 +78,24 @@ class Doorbell:
 
     def _send(self, address: str | bytes) -> None:
         try:
-            sender = self._sender
+            sender = self._senders.get(0)
             if sender is None:
                 if self._closed:
                     return
-                sender = self._sender = _socket()
+                sender = self._make_sender()
             sender.sendto(b"!", address)
         except OSError:
-            pass  # nobody there any more, or it is full of rings
+            pass  # nobody there any more, or it is full of rings; or closed meanwhile
+
+    def _make_sender(self) -> socket.socket:
+        """The one, whichever of two threads that ring, or of a thread and its signal handler, is first."""
+        made = _socket()
+        sender = self._senders.setdefault(0, made)
+        if sender is not made:
+            made.close()
+        if self._closed:  # meanwhile, and ``_drop`` may have found none
+            sender.close()
+        return sender
 
     def close(self) -> None:
         """Take it down, and let go of the shared memory; may be repeated."""
@@ -107,7 +117,7 @@ class Doorbell:
 
     def _drop(self) -> None:
         self._ours = self._theirs = memoryview(b"")
-        for one in (self._bell, self._sender):
+        for one in (self._bell, self._senders.get(0)):
             if one is not None:
                 one.close()
 

@@ -130,6 +130,7 @@ class Director:
         self.free = list(range(options.channels))
         self.live: dict[int, Live] = {}
         self.failures: list[str] = []
+        self.gone: list[Worker] = []  # that nobody has taken the place of
         self.next_number = self.next_kill = 0.0
         self.totals = dict.fromkeys(
             ["channels", "mixed", "written", "came", "bytes", "kills", "lost", *KINDS], 0
@@ -246,6 +247,7 @@ class Director:
         status, said = worker.close()
         if said or status != -signal.SIGKILL or worker.index < self.options.hosts:
             self.failures.append(f"process {worker.index} ended with status {status}: {said}")
+            self.gone.append(worker)
             return
         self.workers[worker.index] = Worker(self, worker.index)
         for number in sorted(worker.live):
@@ -307,7 +309,7 @@ class Director:
             self.failures += [f"{name}: there is more of {what}" for what in grown(one, after[name])]
 
     def close(self) -> None:
-        for worker in self.workers:
+        for worker in [worker for worker in self.workers if worker not in self.gone]:
             if self.failures and self.live:
                 worker.process.kill()  # its ends would wait for ever
             status, said = worker.close()
