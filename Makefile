@@ -109,6 +109,12 @@ $(VENV)/bin/python $(VENV)-docs/bin/python: %/bin/python:
 # The C core is built with the package, and anew when it has changed.
 BUILT_FROM := pyproject.toml setup.py $(wildcard src/shmchannel/_native.c src/shmchannel/native/*.h)
 
+# What others need, for when several are to run at the same time.
+.PHONY: venv venv-check venv-fuzz
+venv: $(VENV)/.test
+venv-check: $(VENV)/.check
+venv-fuzz: $(VENV)/.fuzz
+
 $(VENV)/.demo: $(BUILT_FROM) | $(RUN)
 	$(RUN) -m pip install -q --disable-pip-version-check -e '.[cli]'
 	touch $@

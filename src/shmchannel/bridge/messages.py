@@ -9,10 +9,12 @@ from typing import Any
 
 import msgpack
 
+from ..consumer import Consumer
 from ..errors import CloneError
 from ..kinds import GRAPH_MESSAGE, INSTANCE, MOVED, TAGGED_MESSAGE
 from ..port import Port
-from ..ring import WHOLE, Batch, Consumer, Producer
+from ..producer import Batch, Producer
+from ..ring import WHOLE
 from . import wire
 
 _EXT_32 = 0xC9
