@@ -10,10 +10,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { LARGE = 1 << 21 }; /* bytes: the huge pages of x86 and, mostly, of arm64 */
+enum { LARGE = 1 << 22 }; /* bytes, as in numpy: at least one huge page of 2 MiB lies in it */
 
 /* Ask for huge pages, before it is written to: the first store to each page of 4 KiB costs more than the copy of
-   the page. (numpy does so too. Where the system will not, nothing is different.) */
+   the page. (Where the system will not, nothing is different.) */
 static inline void want_large_pages(const void *memory, size_t size)
 {
 #ifdef MADV_HUGEPAGE
