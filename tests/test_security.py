@@ -23,7 +23,16 @@ import pytest
 from conftest import names
 from engines import RINGS, made_by
 
-from shmchannel import Channel, ChannelError, ChannelNotFound, InterfaceError, SharedBuffer, blocks, segment
+from shmchannel import (
+    Channel,
+    ChannelError,
+    ChannelNotFound,
+    InterfaceError,
+    SharedBuffer,
+    blocks,
+    segment,
+    semaphores,
+)
 
 ROOT = Path(__file__).parent.parent
 SHM = Path("/dev/shm")
@@ -79,8 +88,14 @@ def test_the_page_names_the_tests_and_the_tests_are_there() -> None:
 # -- other users
 
 
+@pytest.mark.parametrize(
+    "made_by", [semaphores.NamedSemaphore, semaphores.LibcSemaphore]
+)  # as in an interpreter
 @pytest.mark.parametrize("mask", [0, 0o022, 0o277, 0o777])
-def test_the_mode_is_0600_whatever_the_umask(mask: int) -> None:
+def test_the_mode_is_0600_whatever_the_umask(
+    monkeypatch: pytest.MonkeyPatch, mask: int, made_by: type[semaphores.LibcSemaphore]
+) -> None:
+    monkeypatch.setattr(segment, "NamedSemaphore", made_by)
     Channel()  # what it imports, nobody else may
 
     def make() -> None:

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from shmchannel import blocks, segment
 
-from .board import ACTED, PASSED, PID, READ, STARTED, Board, until
+from .board import ACTED, PASSED, PATIENCE, PID, READ, STARTED, Board, until
 from .scenarios import SCENARIOS
 from .storms import STORMS
 from .survivor import Survivor
@@ -34,7 +34,7 @@ _LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
 GDB_STEPS = str(Path(__file__).with_name("gdb_steps.py"))
-DEADLINE = 60  # seconds for a case
+DEADLINE = 120  # seconds for a case
 STOPPED = 2.0  # seconds that a victim stands still
 
 
@@ -178,7 +178,7 @@ class Case:
 
     def let_go(self) -> None:
         """Wait for the victim, which has nobody to wait for any more."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while os.waitpid(self.child, os.WNOHANG) == (0, 0):
             if time.monotonic() > end:
                 self.problems.append("the victim does not end")

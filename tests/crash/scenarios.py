@@ -22,7 +22,7 @@ from shmchannel import (
     segment,
 )
 
-from .board import GO, PASSED, STARTED, message, until
+from .board import GO, PASSED, PATIENCE, STARTED, message, until
 from .steps import Victim
 from .survivor import CAPACITY, Survivor, reader_sleeps, writer_sleeps
 
@@ -155,7 +155,7 @@ def write_many(victim: Victim) -> None:
         with victim:
             number = victim.begin(12)
             values = [message(number + i, 500) for i in range(12)]
-            victim.wrote(port.write_many_sync(values, timeout=30) == 12, 12)
+            victim.wrote(port.write_many_sync(values, timeout=PATIENCE) == 12, 12)
         victim.write(port)
 
 
@@ -173,7 +173,7 @@ def move_one(victim: Victim, port: Port) -> None:
         number = victim.begin()
         buffer[:] = message(number, 5000)[1]
         value = {"number": number, "buffer": buffer, "sum": zlib.crc32(buffer)}
-        victim.wrote(port.write_sync(value, transfer=[buffer], timeout=30))
+        victim.wrote(port.write_sync(value, transfer=[buffer], timeout=PATIENCE))
 
 
 @scenario("close", reads_after, MAYBE_CLOSED)
@@ -231,9 +231,9 @@ def writes_late(survivor: Survivor) -> None:
 def read(victim: Victim) -> None:
     with attach(victim) as port:
         go(victim)
-        victim.took(port.read_sync(timeout=30))
+        victim.took(port.read_sync(timeout=PATIENCE))
         with victim:
-            victim.took(port.read_sync(timeout=30))
+            victim.took(port.read_sync(timeout=PATIENCE))
 
 
 @scenario("read, asleep", writes_late)
@@ -241,7 +241,7 @@ def read_asleep(victim: Victim) -> None:
     with attach(victim) as port:
         go(victim)
         with victim:
-            victim.took(port.read_sync(timeout=30))
+            victim.took(port.read_sync(timeout=PATIENCE))
 
 
 @scenario("read, wake the writer", writes_for_ever(1500))
@@ -252,7 +252,7 @@ def read_and_wake(victim: Victim) -> None:
         until(lambda: writer_sleeps(port))
         with victim:
             for _ in range(3):
-                victim.took(port.read_sync(timeout=30))
+                victim.took(port.read_sync(timeout=PATIENCE))
 
 
 @scenario("read in parts", writes_for_ever(12_000))
@@ -261,7 +261,7 @@ def read_in_parts(victim: Victim) -> None:
         go(victim)
         until(lambda: writer_sleeps(port))
         with victim:
-            victim.took(port.read_sync(timeout=30))
+            victim.took(port.read_sync(timeout=PATIENCE))
 
 
 @scenario("read many", writes(100, 10))
@@ -269,7 +269,7 @@ def read_many(victim: Victim) -> None:
     with attach(victim) as port:
         go(victim)
         with victim:
-            for value in port.read_many_sync(8, timeout=30):
+            for value in port.read_many_sync(8, timeout=PATIENCE):
                 victim.took(value)
 
 
@@ -278,7 +278,7 @@ def moves(survivor: Survivor) -> None:
         with SharedBuffer(5000) as buffer:
             buffer[:] = message(0, 5000)[1]
             value = {"number": 0, "buffer": buffer, "sum": zlib.crc32(buffer)}
-            survivor.written += port.write_sync(value, transfer=[buffer], timeout=30)
+            survivor.written += port.write_sync(value, transfer=[buffer], timeout=PATIENCE)
         survivor.go()
         survivor.read_all(port)
 
@@ -288,7 +288,7 @@ def receive(victim: Victim) -> None:
     with attach(victim) as port:
         go(victim)
         with victim:
-            value = port.read_sync(timeout=30)
+            value = port.read_sync(timeout=PATIENCE)
             with value["buffer"] as buffer:
                 victim.took([value["number"], bytes(buffer), value["sum"]])
 
@@ -298,7 +298,7 @@ def ends(survivor: Survivor) -> None:
     with survivor.offer().connect() as port:
         survivor.write_all(port, 100, 1)
         until(lambda: port.statistics().incoming_fill)
-        survivor.take(port.read_sync(timeout=30))
+        survivor.take(port.read_sync(timeout=PATIENCE))
     survivor.go()
     until(survivor.is_over)
     survivor.outcome = "closed before"
@@ -309,10 +309,10 @@ def meet_the_end(victim: Victim) -> None:
     with attach(victim) as port:
         victim.write(port)
         go(victim)
-        victim.took(port.read_sync(timeout=30))
+        victim.took(port.read_sync(timeout=PATIENCE))
         with victim:
             try:
-                port.read_sync(timeout=30)
+                port.read_sync(timeout=PATIENCE)
             except EndOfChannel:
                 pass
 
@@ -372,7 +372,7 @@ def wait_or_make_up(survivor: Survivor, port: Port) -> None:
         try:
             with Channel.from_handle(survivor.board.handle).connect() as other:
                 for number in range(survivor.written):
-                    assert other.read_sync(timeout=30)[0] == number
+                    assert other.read_sync(timeout=PATIENCE)[0] == number
             survivor.outcome = "port left free"
             return
         except ChannelError:
@@ -385,7 +385,7 @@ def connect(victim: Victim) -> None:
     go(victim)
     with victim:
         port = attach_now(victim)
-    victim.took(port.read_sync(timeout=30))
+    victim.took(port.read_sync(timeout=PATIENCE))
     port.close_sync()
 
 
@@ -394,7 +394,7 @@ def connect_first(victim: Victim) -> None:
     go(victim)
     with victim:
         port = attach_now(victim)
-    victim.took(port.read_sync(timeout=30))
+    victim.took(port.read_sync(timeout=PATIENCE))
     port.close_sync()
 
 

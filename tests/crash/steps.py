@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import shmchannel
 
-from .board import ACTED, COMPLETED, PASSED, PID, READ, STARTED, WRONG, Board, is_message, message
+from .board import ACTED, COMPLETED, PASSED, PATIENCE, PID, READ, STARTED, WRONG, Board, is_message, message
 
 PACKAGE = os.path.dirname(shmchannel.__file__) + "/"
 ACTIONS = ("kill", "exit", "stop")
@@ -91,7 +91,7 @@ class Victim:
 
     def write(self, port: Any, size: int = 100, **how: Any) -> None:
         number = self.begin()
-        self.wrote(port.write_sync(message(number, size), timeout=30, **how))
+        self.wrote(port.write_sync(message(number, size), timeout=PATIENCE, **how))
 
     def begin(self, count: int = 1) -> int:
         number = self.board.words[STARTED]

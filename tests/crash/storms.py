@@ -8,7 +8,7 @@ from typing import Any
 
 from shmchannel import EndOfChannel, PeerLost, Port
 
-from .board import READ, STARTED, message
+from .board import PATIENCE, READ, STARTED, message
 from .scenarios import LOST, Scenario, attach, move_one
 from .steps import Victim
 from .survivor import Survivor
@@ -99,7 +99,7 @@ def writes(survivor: Survivor) -> None:
 
 def write_on(survivor: Survivor, port: Port) -> None:
     try:
-        while port.write_sync(message(survivor.written, size_of(survivor.written)), timeout=30):
+        while port.write_sync(message(survivor.written, size_of(survivor.written)), timeout=PATIENCE):
             survivor.written += 1
     except (PeerLost, EndOfChannel) as error:
         survivor.has_ended(error)
@@ -111,9 +111,9 @@ def asks(survivor: Survivor) -> None:
     with survivor.offer().connect() as port:
         try:
             while True:
-                assert port.write_sync(message(survivor.written, size_of(survivor.written)), timeout=30)
+                assert port.write_sync(message(survivor.written, size_of(survivor.written)), timeout=PATIENCE)
                 survivor.written += 1
-                survivor.take(port.read_sync(timeout=30))
+                survivor.take(port.read_sync(timeout=PATIENCE))
         except (PeerLost, EndOfChannel) as error:
             survivor.has_ended(error)
         survivor.read_all(port)

@@ -8,7 +8,21 @@ from typing import Any
 from shmchannel import Channel, EndOfChannel, PeerLost, Port, alive
 from shmchannel.ring import READER_SLEEPS, WRITER
 
-from .board import ACTED, COMPLETED, GO, PASSED, PID, READ, STARTED, WRONG, Board, is_message, message, until
+from .board import (
+    ACTED,
+    COMPLETED,
+    GO,
+    PASSED,
+    PATIENCE,
+    PID,
+    READ,
+    STARTED,
+    WRONG,
+    Board,
+    is_message,
+    message,
+    until,
+)
 
 CAPACITY = 4096  # bytes: small, so that frames wrap and writers wait
 
@@ -50,7 +64,7 @@ class Survivor:
         """Read until there is no more; then writes and reads have the same answer."""
         try:
             while True:
-                self.take(port.read_sync(timeout=30))
+                self.take(port.read_sync(timeout=PATIENCE))
         except (PeerLost, EndOfChannel) as error:
             self.has_ended(error)
         self.check_over(port)
@@ -68,14 +82,14 @@ class Survivor:
     def write_all(self, port: Port, size: int, most: int = 1 << 60) -> None:
         """Write until the victim has ended, or that many."""
         try:
-            while self.written < most and port.write_sync(message(self.written, size), timeout=30):
+            while self.written < most and port.write_sync(message(self.written, size), timeout=PATIENCE):
                 self.written += 1
         except (PeerLost, EndOfChannel) as error:
             self.has_ended(error)
 
     def check_over(self, port: Port) -> None:
         """The end is the same whoever asks, and how often; what was read was right."""
-        for use in (lambda: port.write_nowait(0), port.read_nowait, lambda: port.read_sync(timeout=30)):
+        for use in (lambda: port.write_nowait(0), port.read_nowait, lambda: port.read_sync(timeout=PATIENCE)):
             try:
                 assert use() is False, "a channel that is over takes a message"
             except (PeerLost, EndOfChannel) as error:
