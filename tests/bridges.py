@@ -48,12 +48,12 @@ def bridged(
 
 
 class Cutter:
-    """A proxy on loopback that resets its connections when told to, in the middle of whatever goes through."""
+    """A proxy on loopback that resets its connections when told to, whatever goes through."""
 
     def __init__(self, target: str) -> None:
         self._target = int(target.rpartition(":")[2])
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "tcp://127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self._wake, self._woken = socket.socketpair()
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._lock = threading.Lock()
@@ -145,7 +145,7 @@ def cutting() -> Iterator[tuple[Any, list[Cutter]]]:
 # -- programs on two machines: python bridges.py NAME ARGUMENTS
 
 
-def answer(address: str, count: int) -> None:
+def answer(address: str, _count: int) -> None:
     """Listen, and send back what comes, which must be the numbers in their order."""
     channel = Channel()
     with (

@@ -250,8 +250,8 @@ class Port(Life):
     def read_nowait(self) -> Any:
         """Return the next value if there is one now.
 
-        Raises ``WouldBlock``, and whatever ``read_sync`` does; ``PeerLost`` a tenth of a second after the death
-        at the latest.
+        Raises ``WouldBlock``, and whatever ``read_sync`` does: ``PeerLost`` a tenth of a second after the
+        death at the latest.
         """
         incoming = self._incoming
         value = incoming.take()

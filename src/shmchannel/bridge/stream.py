@@ -46,7 +46,7 @@ class Outbox:
         return packet
 
     def acknowledge(self, next_one: int) -> None:
-        """All before ``next_one`` are in the port there. Raises ``ChannelCorrupted`` for what was never sent."""
+        """All before ``next_one`` have arrived. Raises ``ChannelCorrupted`` for more than was sent."""
         if next_one > self.next:
             raise ChannelCorrupted(f"the other side acknowledges {next_one} packets of {self.next}")
         while self.first < next_one:
