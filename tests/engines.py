@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shmchannel import clone, consumer, engine, messagepack, packing, producer
+from shmchannel import Channel, Port, clone, consumer, engine, messagepack, packing, producer
 from shmchannel.interfaces import Interface
 
 _IN_PYTHON = clone.Codec, producer.Producer, consumer.Consumer
@@ -43,6 +43,12 @@ def made_by(name: str) -> Iterator[None]:
             patch.setattr(packing, "Packer", messagepack.Packer)
             patch.setattr(packing, "unpackb", messagepack.unpackb)
         yield
+
+
+def connected(channel: Channel, name: str) -> Port:
+    """A port of that engine."""
+    with made_by(name):
+        return channel.connect()
 
 
 @contextmanager

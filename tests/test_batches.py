@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -23,12 +24,11 @@ from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed, ring
 )
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Port, Port]]:
     channel = Channel(capacity=4096)
-    ports = []
-    for name in request.param:
-        with engines.made_by(name):
-            ports.append(channel.connect())
-    with ports[0], ports[1]:
-        yield ports[0], ports[1]
+    with (
+        engines.connected(channel, request.param[0]) as one,
+        engines.connected(channel, request.param[1]) as two,
+    ):
+        yield one, two
 
 
 def test_all_come_in_their_order(pair: tuple[Port, Port]) -> None:
@@ -52,6 +52,31 @@ def test_no_more_than_max_are_taken(pair: tuple[Port, Port]) -> None:
     for wrong, error in ((0, ValueError), (-1, ValueError), ("1", TypeError), (True, TypeError)):
         with pytest.raises(error, match="max"):
             two.read_many_sync(max=wrong)  # type: ignore[arg-type]
+
+
+@engines.needs_c
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_does_not_look_through_a_batch_that_is_being_read(enabled: bool) -> None:
+    # It would find no garbage, and the older the batch the more there is to look through.
+    channel = Channel()
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+        one.write_many_sync([[[number]] for number in range(5000)])
+        runs: list[str] = []
+
+        def note(phase: str, _info: object) -> None:
+            runs.append(phase)
+
+        try:
+            if not enabled:
+                gc.disable()
+            gc.callbacks.append(note)
+            values = two.read_many_sync(5000)
+            gc.callbacks.remove(note)
+            assert gc.isenabled() is enabled
+        finally:
+            gc.enable()
+        assert len(values) == 5000
+        assert not runs
 
 
 def test_a_batch_is_published_at_once(pair: tuple[Port, Port]) -> None:

@@ -32,16 +32,14 @@ pytestmark = needs_c
 PAIRS = [("c", "python"), ("python", "c"), ("c", "compiled"), ("c", "c")]
 
 
-def connected(channel: Channel, name: str) -> Port:
-    with engines.made_by(name):
-        return channel.connect()
-
-
 @pytest.fixture(params=PAIRS, ids="-".join)
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Port, Port]]:
     """Two ports of one channel with a small ring, each of its engine."""
     channel = Channel(capacity=4096)
-    with connected(channel, request.param[0]) as one, connected(channel, request.param[1]) as two:
+    with (
+        engines.connected(channel, request.param[0]) as one,
+        engines.connected(channel, request.param[1]) as two,
+    ):
         yield one, two
 
 
@@ -95,7 +93,7 @@ def test_a_peer_of_the_other_engine_elsewhere(
 ) -> None:
     monkeypatch.setenv("SHMCHANNEL_PUREPYTHON", theirs)  # for who begins to import from here on
     channel = Channel(capacity=4096)
-    with connected(channel, "python" if theirs == "" else "c") as port:
+    with engines.connected(channel, "python" if theirs == "" else "c") as port:
         peer = Peer(flavour, peers.echo, channel.handle)
         for value in (None, {"xs": (1, 2.5)}, b"x" * 3000, "y" * 30_000, {1, 2}, [[1]] * 2):
             assert port.write_sync(value, timeout=30)
@@ -149,7 +147,7 @@ def test_a_port_that_is_used_in_the_middle_of_encoding_and_decoding() -> None:
     got: list[Any] = []
     two: list[Port] = []
     channel = Channel(interfaces=[nosy(lambda: got.append(two[0].read_nowait()))])
-    with connected(channel, "c") as one, connected(channel, "c") as other:
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as other:
         two.append(other)
         # It is written before the message around it, which is encoded first and published then.
         assert one.write_sync([1, Nosy(lambda: one.write_sync("from within")), "x" * 5000])
@@ -163,7 +161,7 @@ def test_a_port_that_is_used_in_the_middle_of_encoding_and_decoding() -> None:
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "in the ring"])
 def test_a_message_that_does_not_decode_is_consumed(size: int) -> None:
     channel = Channel()
-    with connected(channel, "c") as one, connected(channel, "c") as two:
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
         outgoing: Any = one._outgoing
         for broken in (
             b"\xc6\0\0\0\1" * size,
@@ -183,7 +181,7 @@ def test_a_message_that_does_not_decode_is_consumed(size: int) -> None:
 def test_large_messages_that_do_not_decode_go_to_one_reader_each() -> None:
     # What is wrong is said in Python, in which threads take turns: each message is out of the ring by then.
     channel = Channel(capacity=1 << 20)
-    with connected(channel, "c") as one, connected(channel, "c") as two:
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
         outgoing: Any = one._outgoing
         refused: list[int] = []
 
@@ -212,7 +210,7 @@ def test_large_messages_that_do_not_decode_go_to_one_reader_each() -> None:
 def test_a_finalizer_that_reads_this_very_port_does_not_come_in_between() -> None:
     # Up to 3.11 the collector runs where containers are allocated: in the midst of decoding.
     channel = Channel()
-    with connected(channel, "c") as one, connected(channel, "c") as two:
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
         got: list[Any] = []
 
         class Reads:
@@ -245,7 +243,7 @@ def test_a_finalizer_that_reads_this_very_port_does_not_come_in_between() -> Non
 @pytest.mark.parametrize("act", ["write", "read"])
 def test_others_run_while_a_large_message_is_copied(act: str) -> None:
     channel = Channel(capacity=1 << 28)
-    with connected(channel, "c") as one, connected(channel, "c") as two:
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
         value = bytes(1 << 26)
         if act == "read":
             one.write_sync(value)
@@ -275,7 +273,7 @@ def test_others_run_while_a_large_message_is_copied(act: str) -> None:
 def test_a_close_while_another_thread_copies() -> None:
     for _ in range(20):
         channel = Channel(capacity=1 << 26)
-        one, two = connected(channel, "c"), connected(channel, "c")
+        one, two = engines.connected(channel, "c"), engines.connected(channel, "c")
         accepted: list[bool] = []
 
         def write(port: Port = one, accepted: list[bool] = accepted) -> None:
@@ -356,7 +354,7 @@ def test_ports_that_come_and_go_leave_nothing() -> None:
     def turn(times: int) -> None:
         for _ in range(times):
             channel = Channel(capacity=1 << 16)
-            with connected(channel, "c") as one, connected(channel, "c") as two:
+            with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
                 for value in LEAVES_NOTHING[:3]:
                     one.write_sync(value)
                     two.read_sync()
