@@ -83,8 +83,9 @@ class _Inlet:
         self.look()
 
     def close(self, linger: int = 0) -> None:
-        self._loop.remove_reader(self._descriptor)
-        self.socket.close(linger)
+        if not self.socket.closed:  # else the number may be another's by now
+            self._loop.remove_reader(self._descriptor)
+            self.socket.close(linger)
 
 
 def _new_socket(context: zmq.Context[Any], kind: int, address: str) -> zmq.Socket[bytes]:

@@ -10,11 +10,11 @@ from typing import Any
 import msgpack
 
 from ..consumer import Consumer
-from ..errors import CloneError
+from ..errors import ChannelCorrupted, CloneError
 from ..kinds import GRAPH_MESSAGE, INSTANCE, MOVED, TAGGED_MESSAGE
 from ..port import Port
 from ..producer import Batch, Producer
-from ..ring import WHOLE
+from ..ring import PART, WHOLE
 from . import wire
 
 _EXT_32 = 0xC9
@@ -33,6 +33,7 @@ class Messages:
         self.port = port
         self.max_message_size = port._max_message_size
         self._producer = port._outgoing
+        self._parts = bytearray()  # that have come of a large message
 
     async def read(self) -> bytes:
         """The next message. Raises as ``Port.read`` does at an end; a cancelled one has taken nothing."""
@@ -42,7 +43,18 @@ class Messages:
         return self.port._incoming.try_read()
 
     async def write(self, frames: bytes, found: list[wire.Frame]) -> bool:
-        """Write whole messages; False once the peer reads no more. Raises as ``Port.write`` does."""
+        """Write whole messages, or one in parts when its last is there; False once the peer reads no more.
+
+        Raises as ``Port.write`` does, and ``ChannelCorrupted`` for more parts than a message may have.
+        """
+        if found[0].kind != WHOLE:
+            self._parts += found[0].payload(frames)
+            if len(self._parts) > self.max_message_size:
+                raise ChannelCorrupted("the other side sent a message larger than max_message_size")
+            if found[0].kind == PART:
+                return True
+            frames, self._parts = wire.frame(WHOLE, self._parts), bytearray()
+            found = wire.split(frames)
         outgoing = self.port._outgoing
         if not isinstance(outgoing, Producer):
             return outgoing.try_write(b"")
@@ -57,11 +69,6 @@ class Messages:
                 for one in found
             ]
         return await self._put(batches, len(found))
-
-    async def write_large(self, payload: bytes) -> bool:
-        """As ``write``, for one message that came in parts."""
-        frames = wire.frame(WHOLE, payload)
-        return await self.write(frames, wire.split(frames))
 
     async def _put(self, batches: list[Batch], count: int) -> bool:
         accepted = [0]

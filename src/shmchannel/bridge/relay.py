@@ -38,7 +38,6 @@ class Relay:
         self._session, self._peer = os.urandom(16), NOBODY
         self._out, self._in = Outbox(), Inbox(window)
         self._flags = self._peer_flags = 0
-        self._large = bytearray()  # the parts that have come of a message
         self._in_over = False  # nothing more will be delivered
         self._lost = False  # and the port's peer is to know that it was not an end
         self._failed = False  # the link is given up
@@ -65,9 +64,9 @@ class Relay:
         self._greet()
         ready(link.address)
         self._reader = loop.create_task(self._guarded(self._carry_out()))
-        tasks = [loop.create_task(self._guarded(part)) for part in (self._carry_in(), self._look_around())]
+        others = self._carry_in(), self._look_around()
+        tasks = [self._reader, *(loop.create_task(self._guarded(part)) for part in others)]
         await self._over.wait()
-        tasks.append(self._reader)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -90,9 +89,9 @@ class Relay:
 
     def _broken(self, error: BaseException | None) -> None:
         """A mistake of ours, or no memory: nothing can be relied on any more."""
-        if not isinstance(error, Exception):
-            error = ChannelError("the bridge broke")
-        self.error = self.error or error
+        self.error = self.error or (
+            error if isinstance(error, Exception) else ChannelError("the bridge broke")
+        )
         self.abort(f"its bridge broke: {error!r}")
 
     def fail(self, error: ChannelError) -> None:
@@ -122,11 +121,10 @@ class Relay:
         if not (out_over and self._in_over) or self._flags & DONE:
             return
         self._flags |= DONE
+        self._say_state()
         if not self._up or self._failed or self._peer_flags & DONE:
-            self._say_state()
             self._over.set()
         else:
-            self._say_state()
             asyncio.get_running_loop().call_later(GRACE, self._over.set)
 
     async def _look_around(self) -> None:
@@ -314,11 +312,9 @@ class Relay:
             self._put_all(batch)
 
     async def _carry_large(self, payload: bytes) -> None:
-        view = memoryview(payload)
-        for start in range(0, len(view), wire.PIECE):
+        for kind, piece in wire.pieces(payload):
             await self._have_room()
-            kind = PART if start + wire.PIECE < len(view) else LAST
-            self._put(wire.frame(kind, view[start : start + wire.PIECE]))
+            self._put(wire.frame(kind, piece))
 
     def _put_all(self, batch: list[bytes]) -> None:
         if batch:
@@ -376,20 +372,8 @@ class Relay:
         found = wire.split(frames)
         kind = found[0].kind
         if kind in (WHOLE, PART, LAST):
-            if kind == WHOLE:
-                write = self._messages.write(frames, found)
-            else:
-                self._large += found[0].payload(frames)
-                if len(self._large) > self._messages.max_message_size:
-                    raise ChannelCorrupted(
-                        "the other side sent a message that is larger than max_message_size"
-                    )
-                if kind == PART:
-                    return False
-                message, self._large = bytes(self._large), bytearray()
-                write = self._messages.write_large(message)
             try:
-                accepted = await write
+                accepted = await self._messages.write(frames, found)
             except (PeerLost, EndOfChannel):
                 accepted = False
             if not accepted:

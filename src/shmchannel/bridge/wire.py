@@ -7,6 +7,7 @@ Whatever comes is checked here before it is used; who may send is the link's mat
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import ChannelCorrupted
@@ -90,10 +91,17 @@ def unpack(packet: bytes) -> Packet:
     raise ChannelCorrupted(f"the other side sent {len(packet)} bytes that no bridge sends")
 
 
-def frame(kind: int, payload: bytes | memoryview) -> bytes:
+def frame(kind: int, payload: bytes | bytearray | memoryview) -> bytes:
     """One frame, as in a ring."""
     size = len(payload)
     return b"".join((_FRAME.pack(size << 3 | kind), payload, bytes(-size & 7)))
+
+
+def pieces(payload: bytes) -> Iterator[tuple[int, memoryview]]:
+    """A large message as the kinds and payloads of its frames."""
+    view = memoryview(payload)
+    for start in range(0, len(view), PIECE):
+        yield PART if start + PIECE < len(view) else LAST, view[start : start + PIECE]
 
 
 class Frame(NamedTuple):
