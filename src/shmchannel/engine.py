@@ -7,13 +7,12 @@ replaced; the two write the same bytes, and a port of either speaks with a port 
 from __future__ import annotations
 
 import os
-from array import array
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from . import clone, consumer, producer, ring
 from .interfaces import Interface
-from .waiting import Semaphore, Sleeper, Wait
+from .waiting import Wait
 
 try:
     if os.environ.get("SHMCHANNEL_PUREPYTHON"):
@@ -39,35 +38,19 @@ else:
     class Producer(_native.Producer, producer.Producer):
         """``put``, ``try_write`` and ``abort`` are C."""
 
-        def __init__(
-            self,
-            place: ring.Place,
-            sleeper: Sleeper,
-            other: Semaphore,
-            bell: Callable[[], None],
-            codec: ring.Values,
-            max_message_size: int,
-            next_look: array[float],
-        ) -> None:
-            producer.Producer.__init__(self, place, sleeper, other, bell, codec, max_message_size, next_look)
+        def __init__(self, place: ring.Place, *others: Any) -> None:
+            producer.Producer.__init__(self, place, *others)
             where = place.memory, place.control, place.data, place.capacity
-            self._prepare(*where, codec, other.post, bell, next_look)
+            self._prepare(*where, self.codec, self._wake, self._ring, self._next_look)
 
     class Consumer(_native.Consumer, consumer.Consumer):
         """``take``, ``take_soon``, ``try_read``, ``ready`` and the spinning, without the GIL, are C."""
 
-        def __init__(
-            self,
-            place: ring.Place,
-            sleeper: Sleeper,
-            other: Semaphore,
-            bell: Callable[[], None],
-            codec: ring.Values,
-            max_message_size: int,
-        ) -> None:
-            consumer.Consumer.__init__(self, place, sleeper, other, bell, codec, max_message_size)
+        def __init__(self, place: ring.Place, *others: Any) -> None:
+            consumer.Consumer.__init__(self, place, *others)
             where = place.memory, place.control, place.data, place.capacity
-            self._prepare(*where, codec, other.post, bell, sleeper.spins, sleeper.budget, place.beside)
+            spin = self.sleeper.spins, self.sleeper.budget
+            self._prepare(*where, self.codec, self._wake, self._ring, *spin, place.beside)
 
         def wait(self) -> Wait:
             return Wait(self.sleeper, self.ready, spin=self.spin)
