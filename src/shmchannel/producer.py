@@ -81,7 +81,7 @@ class Producer(End):
         self._next_look = next_look
         # Larger messages travel in parts, small enough that one is read while the next is written.
         self.largest_whole = place.capacity // 2 - HEADER
-        self.part_size = min(place.capacity // 4, BATCH) - HEADER
+        self.part_size = min(max(place.capacity // 8, 2 * HEADER), BATCH) - HEADER
         # The last 8 bytes are only ever taken by an ABORT, so that giving up needs no room.
         self._limit = place.capacity - HEADER
         self._tail = 0
