@@ -10,18 +10,23 @@ import argparse
 import asyncio
 import hashlib
 import multiprocessing
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 
-from shmchannel import Channel, Port
+from shmchannel import Channel, PeerLost, Port
 
 
 def derive_keys(handle: str, rounds: int) -> None:
     """The expensive stage: plain blocking code."""
-    with Channel.from_handle(handle).connect() as port:
-        for number, text in port:
-            key = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", rounds)
-            port.write_sync((number, key))
+    try:
+        with Channel.from_handle(handle).connect() as port:
+            for number, text in port:
+                key = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", rounds)
+                port.write_sync((number, key))
+    except PeerLost:
+        pass  # the pipeline was killed
 
 
 async def texts(count: int) -> AsyncIterator[tuple[int, str]]:
@@ -79,10 +84,20 @@ def main() -> None:
     channel = Channel()
     context = multiprocessing.get_context("spawn")
     stage = context.Process(target=derive_keys, args=(channel.handle, options.rounds))
-    stage.start()
-    asyncio.run(run(channel, options.texts))
-    stage.join()
+    # A terminal's Ctrl-C goes to both processes: the stage ignores it from its birth, and ends when we close.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stage.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        asyncio.run(run(channel, options.texts))
+    finally:
+        stage.join()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -11,7 +11,9 @@ import asyncio
 import itertools
 import multiprocessing
 import random
+import signal
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -128,10 +130,20 @@ def main() -> None:
     options = parser.parse_args()
     channel = Channel()
     server = multiprocessing.get_context("spawn").Process(target=server_process, args=(channel.handle,))
-    server.start()
-    asyncio.run(run(channel, options.requests, options.in_flight))
-    server.join()
+    # A terminal's Ctrl-C goes to both processes: the server ignores it from its birth, and ends when we close.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        server.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        asyncio.run(run(channel, options.requests, options.in_flight))
+    finally:
+        server.join()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -8,12 +8,14 @@ memory itself, and the consumer, who owns it then, sends it back to be drawn int
 
 import argparse
 import multiprocessing
+import signal
+import sys
 import time
 from collections.abc import Iterator
 
 import numpy
 
-from shmchannel import Channel, Port, SharedBuffer
+from shmchannel import Channel, EndOfChannel, PeerLost, Port, SharedBuffer
 from shmchannel.numpy import ndarray_interface
 
 SHAPE = (1080, 1920, 3)  # bytes: height, width, colours
@@ -30,17 +32,21 @@ def is_drawn(frame: numpy.ndarray, number: int) -> bool:
 
 
 def produce(handle: str, how: str, count: int) -> None:
-    with Channel.from_handle(handle, interfaces=[ndarray_interface]).connect() as port:
-        port.read_sync()  # the consumer is ready
-        send = {"copied": send_copies, "transferred": send_buffers}[how]
-        send(port, count)
+    send = {"copied": send_copies, "transferred": send_buffers}[how]
+    try:
+        with Channel.from_handle(handle, interfaces=[ndarray_interface]).connect() as port:
+            port.read_sync()  # the consumer is ready
+            send(port, count)
+    except (EndOfChannel, PeerLost):
+        pass  # the consumer was cut off
 
 
 def send_copies(port: Port, count: int) -> None:
     frame = numpy.zeros(SHAPE, numpy.uint8)
     for number in range(count):
         draw(frame, number)
-        port.write_sync(frame)
+        if not port.write_sync(frame):
+            break  # the consumer was cut off
 
 
 def send_buffers(port: Port, count: int) -> None:
@@ -49,7 +55,8 @@ def send_buffers(port: Port, count: int) -> None:
         frame = numpy.frombuffer(buffer, numpy.uint8).reshape(SHAPE)
         draw(frame, number)
         del frame  # nothing may look at a buffer that is moved
-        port.write_sync(buffer, transfer=[buffer])
+        if not port.write_sync(buffer, transfer=[buffer]):
+            break
 
 
 def frames(port: Port, how: str, count: int) -> Iterator[numpy.ndarray]:
@@ -68,7 +75,12 @@ def consume(how: str, count: int) -> float:
     channel = Channel(capacity=1 << 25, interfaces=[ndarray_interface])
     spawn = multiprocessing.get_context("spawn")
     producer = spawn.Process(target=produce, args=(channel.handle, how, count))
-    producer.start()
+    # A terminal's Ctrl-C goes to both processes: the producer ignores it from its birth, and ends when we close.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        producer.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     with channel.connect() as port:
         port.write_sync("ready")
         arriving = frames(port, how, count)
@@ -94,4 +106,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
