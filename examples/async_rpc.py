@@ -90,17 +90,20 @@ async def serve(handle: str) -> None:
 
 
 def server_process(handle: str) -> None:
-    asyncio.run(serve(handle))
+    try:
+        asyncio.run(serve(handle))
+    except* PeerLost:
+        pass  # the client was killed
 
 
 async def run(channel: Channel, requests: int, in_flight: int) -> None:
     async with channel.connect() as port:
         client = Client(port)
-        limit = asyncio.Semaphore(in_flight)
+        numbers = iter(range(requests))  # each caller takes the next one: so many are in flight
         latencies = []
 
-        async def request(number: int) -> None:
-            async with limit:
+        async def caller() -> None:
+            for number in numbers:
                 begin = time.perf_counter()
                 if await client.call("square", number) != number * number:
                     raise AssertionError("a reply reached the wrong caller")
@@ -108,8 +111,8 @@ async def run(channel: Channel, requests: int, in_flight: int) -> None:
 
         begin = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            for number in range(requests):
-                group.create_task(request(number))
+            for _ in range(in_flight):
+                group.create_task(caller())
         seconds = time.perf_counter() - begin
         try:
             await client.call("reciprocal", 0)
@@ -130,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     channel = Channel()
     server = multiprocessing.get_context("spawn").Process(target=server_process, args=(channel.handle,))
-    # A terminal's Ctrl-C goes to both processes: the server ignores it from its birth, and ends when we close.
+    # A terminal's Ctrl-C goes to both processes: the server ignores it, and ends when we close.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         server.start()

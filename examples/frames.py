@@ -75,7 +75,7 @@ def consume(how: str, count: int) -> float:
     channel = Channel(capacity=1 << 25, interfaces=[ndarray_interface])
     spawn = multiprocessing.get_context("spawn")
     producer = spawn.Process(target=produce, args=(channel.handle, how, count))
-    # A terminal's Ctrl-C goes to both processes: the producer ignores it from its birth, and ends when we close.
+    # A terminal's Ctrl-C goes to both processes: the producer ignores it, and ends when we close.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         producer.start()

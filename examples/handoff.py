@@ -42,6 +42,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         options.run(options.argument)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ChannelError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -34,20 +34,26 @@ class ChannelHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             fields = {name: getattr(record, name) for name in ("name", "levelno", "levelname", "created")}
-            self.port.write_sync({**fields, "msg": self.format(record)})  # a traceback is in the text
+            if not self.port.write_sync({**fields, "msg": self.format(record)}):  # a traceback is in the text
+                raise EndOfChannel("the reader has ended")
+        except (PeerLost, EndOfChannel):
+            raise  # nobody reads what this worker logs
         except Exception:
             self.handleError(record)
 
 
 def work(handle: str, number: int, records: int) -> None:
-    with Channel.from_handle(handle).connect() as port:
-        logger = logging.getLogger(f"worker-{number}")
-        logger.setLevel(logging.INFO)
-        logger.addHandler(ChannelHandler(port))
-        for count in range(records):
-            logger.info("record %d", count)
-            if number == WORKERS - 1 and count == records // 2:
-                os.kill(os.getpid(), signal.SIGKILL)
+    logger = logging.getLogger(f"worker-{number}")
+    logger.setLevel(logging.INFO)
+    try:
+        with Channel.from_handle(handle).connect() as port:
+            logger.addHandler(ChannelHandler(port))
+            for count in range(records):
+                logger.info("record %d", count)
+                if number == WORKERS - 1 and count == records // 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+    except (PeerLost, EndOfChannel):
+        pass  # the reader was killed, or cut off
 
 
 class Source:

@@ -54,7 +54,7 @@ class Server:
 
 @contextmanager
 def serving(number: int = signal.SIGINT, status: int = 130) -> Iterator[Server]:
-    """A server; at the end it and its worker get that signal (only it, when it is SIGKILL), and end quietly."""
+    """A server; at the end it and its worker get that signal (SIGKILL: it alone), and end quietly."""
     with start("examples/web_server.py", "--port", "0") as program:
         assert program.stdout
         try:

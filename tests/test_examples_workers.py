@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import pytest
 
@@ -21,13 +23,13 @@ from shmchannel import Channel
 ROOT = Path(__file__).parent.parent
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
     try:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             stdin=subprocess.PIPE,
@@ -138,17 +140,75 @@ def test_a_filter_in_a_shell_stands_between_two_programs(monkeypatch: pytest.Mon
     assert (done.returncode, done.stdout, done.stderr) == (0, "3 readings, sum 9\n", "")
 
 
-@pytest.mark.parametrize("later", [0.05, 0.6])  # seconds: as they start, and when they work
-@pytest.mark.parametrize(
-    "example", [("log_fan_in.py", "--records", "100000"), ("supervisor.py", "--jobs", "9999")]
-)
-def test_ctrl_c_ends_an_example_with_workers_quietly(example: tuple[str, ...], later: float) -> None:
+# Each with more to do than it could in the time of a test.
+LONG = [
+    ("async_pipeline.py", "--texts", "1000000"),
+    ("async_rpc.py", "--requests", "100000"),
+    ("count_tokens.py", "--worker", "process"),
+    ("frames.py", "--frames", "10000000"),
+    ("image_pipeline.py", "--images", "1000000"),
+    ("log_fan_in.py", "--records", "1000000"),
+    ("supervisor.py", "--jobs", "1000000"),
+    ("web_server.py", "--port", "0"),
+]
+each_long_example = pytest.mark.parametrize("example", LONG, ids=[name for name, *_ in LONG])
+
+
+@contextmanager
+def under_way(example: tuple[str, ...]) -> Iterator[subprocess.Popen[str]]:
+    """An example that has started its workers; at the end, nothing of it may be left."""
+    for module in {"count_tokens.py": ["rich"], "frames.py": ["numpy"], "image_pipeline.py": ["numpy"]}.get(
+        example[0], ["starlette", "uvicorn"] if example[0] == "web_server.py" else []
+    ):
+        pytest.importorskip(module)
     name, *arguments = example
-    with start(f"examples/{name}", *arguments) as program:
-        assert program.stdout
-        assert program.stderr
-        program.stdout.readline()  # it has started its workers
+    with open(os.devnull, "w") as nowhere, start(f"examples/{name}", *arguments, stdout=nowhere) as program:
+        proc = Path(f"/proc/{program.pid}")
+        while True:  # while it starts a worker it ignores SIGINT; one child is multiprocessing's tracker
+            assert program.poll() is None
+            children = (proc / f"task/{program.pid}/children").read_text().split()
+            ignored = re.search(r"SigIgn:\s*(\w+)", (proc / "status").read_text())
+            assert ignored
+            if len(children) > 1 and not int(ignored[1], 16) & 1 << signal.SIGINT - 1:
+                break
+            time.sleep(0.005)
+        yield program
+    while True:  # the pipe of its standard error has ended, and so have nearly all who had it
+        try:
+            os.killpg(program.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("later", [0, 0.7])  # seconds: as its workers start, and when they work
+@each_long_example
+def test_ctrl_c_ends_an_example_with_workers_quietly(example: tuple[str, ...], later: float) -> None:
+    with under_way(example) as program:
         time.sleep(later)
+        os.killpg(program.pid, signal.SIGINT)
+        _, errors = program.communicate(timeout=50)
+        assert (program.returncode, errors) == (130, "")
+
+
+@pytest.mark.parametrize("later", [0, 0.7])
+@each_long_example
+def test_workers_of_an_example_that_is_killed_end_by_themselves_quietly(
+    example: tuple[str, ...], later: float
+) -> None:
+    with under_way(example) as program:
+        time.sleep(later)
+        program.kill()
+        _, errors = program.communicate(timeout=50)
+        assert errors == ""
+
+
+def test_ctrl_c_while_it_waits_for_another_shell_ends_the_handoff_quietly() -> None:
+    channel = Channel()
+    with channel.connect(), start("examples/handoff.py", "attach", channel.handle) as program:
+        while channel.handle not in Path(f"/proc/{program.pid}/maps").read_text():
+            assert program.poll() is None
+            time.sleep(0.005)
         os.killpg(program.pid, signal.SIGINT)
         _, errors = program.communicate(timeout=30)
         assert (program.returncode, errors) == (130, "")
