@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 
-from shmchannel import Channel, PeerLost, Port
+from shmchannel import Channel, ChannelNotFound, PeerLost, Port
 
 
 def derive_keys(handle: str, rounds: int) -> None:
@@ -26,8 +26,8 @@ def derive_keys(handle: str, rounds: int) -> None:
                 key = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", rounds)
                 if not port.write_sync((number, key)):
                     break  # nobody wants the rest, which may be thousands
-    except PeerLost:
-        pass  # the pipeline was killed
+    except (ChannelNotFound, PeerLost):
+        pass  # the pipeline was cut off before we came, or killed
 
 
 async def texts(count: int) -> AsyncIterator[tuple[int, str]]:

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any
 
-from shmchannel import Channel, PeerLost, Port
+from shmchannel import Channel, ChannelNotFound, PeerLost, Port
 
 
 class Failed(Exception):
@@ -92,8 +92,8 @@ async def serve(handle: str) -> None:
 def server_process(handle: str) -> None:
     try:
         asyncio.run(serve(handle))
-    except* PeerLost:
-        pass  # the client was killed
+    except* (ChannelNotFound, PeerLost):
+        pass  # the client was cut off before we came, or killed
 
 
 async def run(channel: Channel, requests: int, in_flight: int) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shmchannel import Channel, PeerLost, Port, PortClosed
+from shmchannel import Channel, ChannelNotFound, PeerLost, Port, PortClosed
 
 try:
     from rich.console import Console
@@ -37,7 +37,7 @@ def worker(handle: str) -> None:
         with Channel.from_handle(handle).connect() as port:
             for path, source in port:
                 port.write_sync((path, count_tokens(source)))
-    except PeerLost:
+    except (ChannelNotFound, PeerLost):
         pass  # the parent was killed
 
 

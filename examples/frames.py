@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy
 
-from shmchannel import Channel, EndOfChannel, PeerLost, Port, SharedBuffer
+from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, SharedBuffer
 from shmchannel.numpy import ndarray_interface
 
 SHAPE = (1080, 1920, 3)  # bytes: height, width, colours
@@ -37,7 +37,7 @@ def produce(handle: str, how: str, count: int) -> None:
         with Channel.from_handle(handle, interfaces=[ndarray_interface]).connect() as port:
             port.read_sync()  # the consumer is ready
             send(port, count)
-    except (EndOfChannel, PeerLost):
+    except (ChannelNotFound, EndOfChannel, PeerLost):
         pass  # the consumer was cut off
 
 

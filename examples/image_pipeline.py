@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy
 
-from shmchannel import Channel, PeerLost, Port, SharedBuffer
+from shmchannel import Channel, ChannelNotFound, PeerLost, Port, SharedBuffer
 
 SHAPE = (480, 640)
 UNDER_WAY = 4  # pictures in the pipeline at a time
@@ -54,8 +54,8 @@ def stage(change: Callable[[Image], None], source: str, sink: str) -> None:
             for buffer in incoming:
                 change(seen(buffer))  # no view of it is left when it moves on
                 outgoing.write_sync(buffer, transfer=[buffer])
-    except PeerLost:
-        pass  # a neighbour was killed, and our end tells the next
+    except (ChannelNotFound, PeerLost):
+        pass  # a neighbour was cut off or killed, and our end tells the next
 
 
 def pipeline(first: Port, last: Port, count: int) -> Iterator[SharedBuffer]:

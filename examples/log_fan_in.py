@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 
-from shmchannel import Channel, EndOfChannel, PeerLost, Port, wait
+from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, wait
 
 WORKERS = 4
 
@@ -52,7 +52,7 @@ def work(handle: str, number: int, records: int) -> None:
                 logger.info("record %d", count)
                 if number == WORKERS - 1 and count == records // 2:
                     os.kill(os.getpid(), signal.SIGKILL)
-    except (PeerLost, EndOfChannel):
+    except (ChannelNotFound, PeerLost, EndOfChannel):
         pass  # the reader was killed, or cut off
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.process import BaseProcess
 
-from shmchannel import Channel, EndOfChannel, PeerLost, Port, WouldBlock, wait
+from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, WouldBlock, wait
 
 IN_FLIGHT = 4  # jobs that a worker has at a time: no more are run twice when it dies
 PATIENCE = 5  # workers that may die in a row without one result, as by a job that kills each
@@ -31,8 +31,8 @@ def work(handle: str) -> None:
             for number, text in port:
                 digest = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", 20_000)
                 port.write_sync((number, digest.hex()))
-    except PeerLost:
-        pass  # the supervisor was killed
+    except (ChannelNotFound, PeerLost):
+        pass  # the supervisor was cut off before we came, or killed
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shmchannel import Channel, PeerLost, PortClosed, WouldBlock
+from shmchannel import Channel, ChannelNotFound, PeerLost, PortClosed, WouldBlock
 
 MOST_ROUNDS = 10_000_000
 
@@ -43,7 +43,7 @@ def work(handle: str) -> None:
         port.write_sync((number, digest.hex()))
 
     with (
-        suppress(PeerLost),  # the server was killed
+        suppress(ChannelNotFound, PeerLost),  # the server was cut off before we came, or killed
         Channel.from_handle(handle).connect() as port,
         ThreadPoolExecutor() as pool,
     ):
