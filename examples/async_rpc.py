@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any
 
-from shmchannel import Channel, ChannelNotFound, PeerLost, Port
+from shmchannel import Channel, ChannelNotFound, PeerLost, Port, PortClosed
 
 
 class Failed(Exception):
@@ -56,7 +56,7 @@ class Client:
                         future.set_result(result)
                     else:
                         future.set_exception(Failed(result))
-        except PeerLost as lost:
+        except (PeerLost, PortClosed) as lost:
             reason = lost
         for future in self.waiting.values():
             if not future.done():
