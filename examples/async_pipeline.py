@@ -60,11 +60,11 @@ async def tick(interval: float) -> None:
 ticks = 0
 
 
-async def run(channel: Channel, count: int) -> None:
+async def run(port: Port, count: int) -> None:
     ticking = asyncio.create_task(tick(0.001))
     digest = hashlib.sha256()
     begin = time.perf_counter()
-    async with channel.connect() as port:
+    async with port:
         expected = 0
         async for number, key in through(port, texts(count)):
             if number != expected:
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10_000)
     options = parser.parse_args()
     channel = Channel()
+    port = channel.connect()
     context = multiprocessing.get_context("spawn")
     stage = context.Process(target=derive_keys, args=(channel.handle, options.rounds))
     # A terminal's Ctrl-C goes to both processes: the stage ignores it from its birth, and ends when we close.
@@ -92,8 +93,9 @@ def main() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     try:
-        asyncio.run(run(channel, options.texts))
+        asyncio.run(run(port, options.texts))
     finally:
+        port.close_sync()  # where Ctrl-C came before the loop ran
         stage.join()
 
 

@@ -84,7 +84,8 @@ def run(kind: str, library: Path, files: list[Path], console: Console) -> None:
     channel = Channel()
     totals: Counter[str] = Counter()
     failed: dict[str, str] = {}
-    with started(kind, channel.handle), channel.connect() as port:
+    port = channel.connect()  # before there is a worker, who would wait for us as we do for its end
+    with started(kind, channel.handle), port:
         begin = time.perf_counter()
         feeder = threading.Thread(target=feed, args=(port, library, files))
         feeder.start()

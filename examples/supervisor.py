@@ -39,6 +39,7 @@ def work(handle: str) -> None:
 def worker() -> Iterator[tuple[BaseProcess, Port]]:
     """A new worker and the way to it. At the end the port is closed, and by that the worker ends."""
     channel = Channel()
+    port = channel.connect()  # before there is a worker, who would wait for us as we do for its end
     process = multiprocessing.get_context("spawn").Process(target=work, args=(channel.handle,))
     # A terminal's Ctrl-C goes to both processes: the worker ignores it from its birth, and ends with us.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -47,7 +48,7 @@ def worker() -> Iterator[tuple[BaseProcess, Port]]:
     finally:
         signal.signal(signal.SIGINT, before)
     try:
-        with channel.connect() as port:
+        with port:
             yield process, port
     finally:
         process.join()

@@ -191,13 +191,9 @@ def test_ctrl_c_ends_an_example_with_workers_quietly(example: tuple[str, ...], l
         assert (program.returncode, errors) == (130, "")
 
 
-@pytest.mark.parametrize("later", [0, 0.7])
 @each_long_example
-def test_workers_of_an_example_that_is_killed_end_by_themselves_quietly(
-    example: tuple[str, ...], later: float
-) -> None:
+def test_workers_of_an_example_that_is_killed_end_by_themselves_quietly(example: tuple[str, ...]) -> None:
     with under_way(example) as program:
-        time.sleep(later)
         program.kill()
         _, errors = program.communicate(timeout=50)
         assert errors == ""
