@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import multiprocessing
 import statistics
 import time
@@ -19,10 +20,11 @@ import zmq
 
 from ..bridge import CLEAR, Bridge
 from ..channel import Channel
+from ..port import Port
 
 MESSAGE = {"id": 12345, "name": "a name", "data": bytes(64)}
 ROUNDS = 5
-LONG = 600  # seconds, in which even the slowest is done
+LONG = 600  # seconds, in which even the slowest is done; else it ends with TimeoutError
 
 
 class End(NamedTuple):
@@ -38,11 +40,18 @@ class Setup(NamedTuple):
     address: str = ""
 
 
+def _end(port: Port) -> End:
+    return End(
+        functools.partial(port.write_sync, timeout=LONG),
+        functools.partial(port.read_sync, timeout=LONG),
+    )
+
+
 @contextlib.contextmanager
 def _channel(setup: Setup) -> Iterator[tuple[End, str]]:
     channel = Channel.from_handle(setup.address) if setup.address else Channel()
     with channel.connect() as port:
-        yield End(port.write_sync, port.read_sync), channel.handle
+        yield _end(port), channel.handle
 
 
 @contextlib.contextmanager
@@ -56,13 +65,15 @@ def _bridge(setup: Setup) -> Iterator[tuple[End, str]]:
         )
     bridge = Bridge(channel.connect(), setup.address or "tcp://127.0.0.1:*", **options)
     with bridge, channel.connect() as port:
-        yield End(port.write_sync, port.read_sync), bridge.address
+        yield _end(port), bridge.address
 
 
 @contextlib.contextmanager
 def _socket(setup: Setup) -> Iterator[tuple[End, str]]:
     ours, theirs = setup.keys if setup.address else reversed(setup.keys)
     with zmq.Context() as context, context.socket(zmq.PAIR) as pair:
+        pair.set(zmq.SNDTIMEO, LONG * 1000)
+        pair.set(zmq.RCVTIMEO, LONG * 1000)
         if setup.encrypted:
             pair.set(zmq.CURVE_PUBLICKEY, ours[0])
             pair.set(zmq.CURVE_SECRETKEY, ours[1])

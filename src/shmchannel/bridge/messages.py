@@ -47,10 +47,12 @@ class Messages:
 
         Raises as ``Port.write`` does, and ``ChannelCorrupted`` for more parts than a message may have.
         """
-        if found[0].kind != WHOLE:
+        if len(self._parts) + max(one.length for one in found) > self.max_message_size:
+            raise ChannelCorrupted("the other side sent a message larger than max_message_size")
+        if found[0].kind == WHOLE:
+            self.check_whole()
+        else:
             self._parts += found[0].payload(frames)
-            if len(self._parts) > self.max_message_size:
-                raise ChannelCorrupted("the other side sent a message larger than max_message_size")
             if found[0].kind == PART:
                 return True
             frames, self._parts = wire.frame(WHOLE, self._parts), bytearray()
@@ -69,6 +71,11 @@ class Messages:
                 for one in found
             ]
         return await self._put(batches, len(found))
+
+    def check_whole(self) -> None:
+        """Raise ``ChannelCorrupted`` in the middle of a large message."""
+        if self._parts:
+            raise ChannelCorrupted("the other side sent a large message without its last part")
 
     async def _put(self, batches: list[Batch], count: int) -> bool:
         accepted = [0]

@@ -175,7 +175,7 @@ class Relay:
             elif known:
                 self._take(packet)
         except ChannelCorrupted as error:
-            if known:
+            if known or (self._up and route == link.route):  # a HELLO may have made it our peer just now
                 self.fail(error)
 
     def _greeted(self, link: Listener | Dialer, route: bytes, hello: Hello) -> None:
@@ -383,10 +383,12 @@ class Relay:
             reason = found[0].payload(frames).decode(errors="replace")
             if reason:
                 self.error = self.error or PeerLost(f"the other end of the bridge says: {reason}")
-        elif self._peer_flags & STOPPED:
-            self._messages.close()
         else:
-            self._messages.end_writing()
+            self._messages.check_whole()
+            if self._peer_flags & STOPPED:
+                self._messages.close()
+            else:
+                self._messages.end_writing()
         return kind in (wire.END, wire.LOST)
 
     def _stop_writing(self) -> None:
