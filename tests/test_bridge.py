@@ -592,7 +592,7 @@ def test_a_hello_of_a_connection_that_is_over_comes_too_late() -> None:
 
 
 class FalseSocket:
-    """With a descriptor that goes as soon as it is closed; ZeroMQ's goes a little later, in another thread."""
+    """With a descriptor that goes as soon as it is closed; ZeroMQ's goes later, in another thread."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -615,7 +615,7 @@ def test_a_socket_that_is_closed_twice_leaves_its_number_to_others() -> None:
     async def close_twice() -> bytes:
         loop = asyncio.get_running_loop()
         socket: Any = FalseSocket()
-        inlet = Inlet(socket, lambda parts: None)
+        inlet = Inlet(socket, print)
         inlet.close()
         reading, writing = os.pipe()
         assert reading == socket.descriptor  # the number is another's now

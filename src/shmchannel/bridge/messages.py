@@ -50,7 +50,7 @@ class Messages:
         if len(self._parts) + max(one.length for one in found) > self.max_message_size:
             raise ChannelCorrupted("the other side sent a message larger than max_message_size")
         if found[0].kind == WHOLE:
-            self.check_whole()
+            self._check_whole()
         else:
             self._parts += found[0].payload(frames)
             if found[0].kind == PART:
@@ -72,7 +72,7 @@ class Messages:
             ]
         return await self._put(batches, len(found))
 
-    def check_whole(self) -> None:
+    def _check_whole(self) -> None:
         """Raise ``ChannelCorrupted`` in the middle of a large message."""
         if self._parts:
             raise ChannelCorrupted("the other side sent a large message without its last part")
@@ -94,9 +94,16 @@ class Messages:
         if isinstance(self.port._incoming, Consumer):
             self.port._incoming.close()
 
-    def end_writing(self) -> None:
-        """Let the peer know that nothing more will come, and go on reading."""
-        self.port._end_writing()
+    def end_writing(self, *, reading_too: bool) -> None:
+        """Let the peer know that nothing more will come, and maybe that nothing more is read.
+
+        Raises ``ChannelCorrupted`` in the middle of a large message.
+        """
+        self._check_whole()
+        if reading_too:
+            self.port.close_sync()
+        else:
+            self.port._end_writing()
 
     def close(self) -> None:
         self.port.close_sync()

@@ -384,11 +384,7 @@ class Relay:
             if reason:
                 self.error = self.error or PeerLost(f"the other end of the bridge says: {reason}")
         else:
-            self._messages.check_whole()
-            if self._peer_flags & STOPPED:
-                self._messages.close()
-            else:
-                self._messages.end_writing()
+            self._messages.end_writing(reading_too=bool(self._peer_flags & STOPPED))
         return kind in (wire.END, wire.LOST)
 
     def _stop_writing(self) -> None:
