@@ -295,9 +295,7 @@ def test_a_wait_that_is_short_earns_spinning_and_a_long_one_loses_it(
             sleeper.wait(Wait(sleeper, lambda: False), Deadline(0.005))
         assert sleeper.budget[0] == expected
         assert words[0] == 0
-    monkeypatch.setattr(
-        waiting, "SHORT_WAIT", 10**12
-    )  # it is, whatever else the machine does
+    monkeypatch.setattr(waiting, "SHORT_WAIT", 10**12)  # it is, whatever else the machine does
     polls = iter([False, False, True])
     sleeper.wait(Wait(sleeper, lambda: next(polls)), Deadline(None))
     sleeper.stop()
