@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import mmap
@@ -301,3 +302,17 @@ def test_a_wait_that_is_short_earns_spinning_and_a_long_one_loses_it(
     sleeper.stop()
     sleeper.wait(Wait(sleeper, lambda: False), Deadline(None))
     assert sleeper.budget[0] == waiting.SPIN
+
+
+def test_in_an_event_loop_a_port_spins_for_less() -> None:
+    async def main() -> None:
+        channel = Channel()
+        async with channel.connect() as one, channel.connect() as two:
+            await one.write("x")
+            assert await two.read() == "x"
+            sleeper: Any = two._incoming.sleeper  # type: ignore[union-attr]
+            assert max(sleeper.budget) <= waiting.SPIN_IN_LOOP < waiting.SPIN
+            sleeper.settle(time.perf_counter_ns() + 10**9)  # a wait that was as short as can be
+            assert sleeper.budget[0] == waiting.SPIN_IN_LOOP
+
+    asyncio.run(main())

@@ -246,9 +246,7 @@ class Slot:
 
     def abandon(self) -> None:
         """Give it up without a word, as a process does that is killed: the peer finds it lost."""
-        self.segment.words[(SLOTS[self.index] >> 3) + STARTED] = (
-            0  # where there are no locks that is the sign
-        )
+        self.segment.words[(SLOTS[self.index] >> 3) + STARTED] = 0  # the sign where there are no locks
         self.hold.close()
 
 
