@@ -39,11 +39,14 @@ class FakeSemaphore:
     def post(self) -> None:
         self.wakes.append(1)
 
+    for_c = 0, 0
+
 
 class FakeSleeper:
     def __init__(self) -> None:
         self.stopped = False
         self.budget = array("q", [0, 0])
+        self.semaphore = FakeSemaphore([])
 
     def spins(self) -> int:
         return NO_SPIN

@@ -12,14 +12,15 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from flavours import FLAVOURS, Peer
 from peers import echo
 
-from shmchannel import Channel, semaphores, waiting
+from shmchannel import Channel, Port, semaphores, waiting
+from shmchannel.ring import READER_SLEEPS
 from shmchannel.semaphores import LibcSemaphore
 from shmchannel.waiting import Deadline, Wait, fence
 
@@ -274,9 +275,78 @@ def test_a_sleeper_announces_then_fences_then_looks_again_and_only_then_sleeps(
     recorder: Any = Recorder("sleep")
     sleeper = waiting.Sleeper(flag, recorder, alive=lambda: True, spins=lambda: waiting.NO_SPIN)
     monkeypatch.setattr(waiting, "fence", Recorder("fence"))
-    sleeper._sleep(Recorder("look"), 7, Deadline(None))
+    sleeper._sleep(Wait(sleeper, Recorder("look"), 7), Deadline(None))
     assert steps == ["fence, announced 7", "look, announced 7", "sleep, announced 7"]
     assert flag[0] == 0
+
+
+Asleep = tuple[Port, Callable[[float], None], Callable[[], int]]
+
+
+@pytest.fixture
+def asleep() -> Iterator[Asleep]:
+    """A port's sleep in C, and what it announces."""
+    channel = Channel()
+    with channel.connect() as peer, channel.connect() as port:
+        incoming: Any = port._incoming
+        if not hasattr(incoming, "sleep"):
+            pytest.skip("no sleep in C here")
+        yield peer, incoming.sleep, lambda: incoming._flags[READER_SLEEPS]
+
+
+def test_a_sleep_in_c_is_announced_ends_by_a_write_and_is_withdrawn(asleep: Asleep) -> None:
+    peer, sleep, announced = asleep
+    sleeper = threading.Thread(target=sleep, args=(1000,))
+    sleeper.start()
+    while not announced():
+        os.sched_yield()
+    assert peer.write_sync(1)
+    sleeper.join()
+    assert not announced()
+    sleep(1000)  # looks again, and finds it
+
+
+def test_a_sleep_in_c_lasts_as_long_as_it_is_told(asleep: Asleep) -> None:
+    _, sleep, announced = asleep
+    started = time.monotonic()
+    sleep(0.05)
+    assert time.monotonic() - started >= 0.05
+    assert not announced()
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="no time"):
+            sleep(wrong)
+    with pytest.raises(TypeError):
+        sleep("soon")  # type: ignore[arg-type]
+
+
+def test_a_sleep_in_c_raises_what_a_signal_handler_does(asleep: Asleep) -> None:
+    _, sleep, announced = asleep
+    seen = []
+
+    def interrupt(*_: object) -> None:
+        seen.append(announced())
+        if len(seen) == 1:
+            raise InterruptedError("by a handler")
+
+    main = threading.get_ident()
+
+    def interrupt_once_asleep() -> None:
+        while not announced():
+            os.sched_yield()
+        while not seen:  # it may be on its way into the sleep: one of them meets it there
+            signal.pthread_kill(main, signal.SIGUSR1)
+            time.sleep(0.01)
+
+    previous = signal.signal(signal.SIGUSR1, interrupt)
+    killer = threading.Thread(target=interrupt_once_asleep)
+    try:
+        with pytest.raises(InterruptedError, match="by a handler"):
+            killer.start()
+            sleep(1000)
+    finally:
+        killer.join()
+        signal.signal(signal.SIGUSR1, previous)
+    assert seen[0] == 0, "the handler ran with the announcement still out"
 
 
 def test_a_wait_that_is_short_earns_spinning_and_a_long_one_loses_it(

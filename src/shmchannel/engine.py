@@ -44,13 +44,17 @@ else:
             self._prepare(*where, self.codec, self._wake, self._ring, self._next_look)
 
     class Consumer(_native.Consumer, consumer.Consumer):
-        """``take``, ``take_soon``, ``try_read``, ``ready`` and the spinning, without the GIL, are C."""
+        """``take``, ``take_soon``, ``try_read``, ``ready``, the spinning and the sleeping are C."""
 
         def __init__(self, place: ring.Place, *others: Any) -> None:
             consumer.Consumer.__init__(self, place, *others)
             where = place.memory, place.control, place.data, place.capacity
             spin = self.sleeper.spins, self.sleeper.budget
-            self._prepare(*where, self.codec, self._wake, self._ring, *spin, place.beside)
+            semaphore, timed_wait = self.sleeper.semaphore.for_c
+            self._sleeps_in_c = bool(timed_wait)
+            others = *spin, place.beside, semaphore, timed_wait
+            self._prepare(*where, self.codec, self._wake, self._ring, *others)
 
         def wait(self) -> Wait:
-            return Wait(self.sleeper, self.ready, spin=self.spin)
+            sleep = self.sleep if self._sleeps_in_c else None
+            return Wait(self.sleeper, self.ready, spin=self.spin, sleep=sleep)

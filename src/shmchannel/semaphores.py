@@ -115,6 +115,12 @@ class LibcSemaphore:
         """
         return _wait(self._address, timeout)
 
+    @property
+    def for_c(self) -> tuple[int, int]:
+        """The address of the semaphore, and that of ``sem_clockwait``: 0 where libc has none."""
+        wait = getattr(_LIBC, "sem_clockwait", None)
+        return self._address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0 if wait else 0
+
     def unlink(self) -> None:
         """Remove the name; the semaphore lives on for who has it open. No error if it is gone."""
         self.unlink_name(self.name)

@@ -81,6 +81,8 @@ class Deadline:
 class Semaphore(Protocol):
     def post(self) -> None: ...
     def wait(self, timeout: float) -> bool: ...
+    @property
+    def for_c(self) -> tuple[int, int]: ...
 
 
 class TaskTurn(Protocol):
@@ -111,7 +113,7 @@ class Sleeper:
     ) -> None:
         """``alive`` looks whether the peer is; ``spins`` tells whether spinning can pay at all."""
         self.flags = flags
-        self._semaphore = semaphore
+        self.semaphore = semaphore
         self.budget = array("q", [SPIN, SPIN])  # ns that a spin may take: now, and at most
         self.alive = alive
         self.spins = spins
@@ -124,7 +126,7 @@ class Sleeper:
     def stop(self) -> None:
         """Release whoever waits here, now and later; never waits itself."""
         self.stopped = True
-        self._semaphore.post()
+        self.semaphore.post()
 
     def wait(self, wait: Wait, deadline: Deadline) -> None:
         """Return when ``wait.ready()`` holds, the port is closed, or the peer is dead. Holds ``turn``.
@@ -136,7 +138,7 @@ class Sleeper:
             return
         try:
             while not (wait.ready() or self.stopped):
-                self._sleep(wait.ready, wait.need, deadline)
+                self._sleep(wait, deadline)
                 if not self.alive():  # step: look_if_alive
                     return
         finally:
@@ -185,16 +187,20 @@ class Sleeper:
         while (task := self.task) and not (self.stopped or task.is_ours() or task.is_over()):
             time.sleep(min(TURN, deadline.remaining()))
 
-    def _sleep(self, ready: Callable[[], bool], need: int, deadline: Deadline) -> None:
+    def _sleep(self, wait: Wait, deadline: Deadline) -> None:
+        timeout = min(SLICE, deadline.remaining())
+        if wait.sleep is not None:
+            self.sleeps += 1
+            wait.sleep(timeout)
+            return
         flags = self.flags
         try:
-            flags[0] = need  # step: announce. Pairs with the look at the flag after a publication
+            flags[0] = wait.need  # step: announce. Pairs with the look at the flag after a publication
             fence()  # step: fence_after_announce. Nothing below is read before the announcement is out
-            if ready() or self.stopped:  # step: look_again
+            if wait.ready() or self.stopped:  # step: look_again
                 return
-            timeout = min(SLICE, deadline.remaining())
             self.sleeps += 1
-            self._semaphore.wait(timeout)  # step: sleep
+            self.semaphore.wait(timeout)  # step: sleep
         finally:
             flags[0] = 0  # step: withdraw
 
@@ -209,6 +215,8 @@ class Wait(NamedTuple):
     """Whether it is the first wait of an operation that no other of its kind may come between."""
     spin: Callable[[], bool] | None = None
     """Looks, in C and without the GIL, for as long as the sleeper's budget says; then so says ``ready``."""
+    sleep: Callable[[float], None] | None = None
+    """Announces, looks again, sleeps for so many seconds at most and withdraws, in C."""
 
 
 # It is sent, after its first wait, whether it runs in a signal handler that has interrupted another

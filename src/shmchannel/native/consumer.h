@@ -1,4 +1,4 @@
-/* The reading end, as consumer.py has it: try_read, take, take_many, take_soon, ready, spin, _shut. */
+/* The reading end, as consumer.py has it: try_read, take, take_many, take_soon, ready, spin, sleep, _shut. */
 
 #ifndef SHMCHANNEL_CONSUMER_H
 #define SHMCHANNEL_CONSUMER_H
@@ -9,9 +9,9 @@ static PyObject *consumer_prepare(PyObject *object, PyObject *args)
 {
     Consumer *self = (Consumer *)object;
     PyObject *memory, *codec, *wake, *bell, *spins, *budget;
-    Py_ssize_t control, data, capacity, other;
-    if (!PyArg_ParseTuple(args, "OnnnOOOOOn", &memory, &control, &data, &capacity, &codec, &wake, &bell, &spins,
-                          &budget, &other))
+    Py_ssize_t control, data, capacity, other, semaphore, timed_wait;
+    if (!PyArg_ParseTuple(args, "OnnnOOOOOnnn", &memory, &control, &data, &capacity, &codec, &wake, &bell, &spins,
+                          &budget, &other, &semaphore, &timed_wait))
         return NULL;
     if (!as_codec(object, codec) || PyObject_GetBuffer(budget, &self->spin.budget, PyBUF_WRITABLE) < 0)
         return NULL;
@@ -30,6 +30,8 @@ static PyObject *consumer_prepare(PyObject *object, PyObject *args)
     Ring peers = {.control = (Word *)((char *)self->end.memory.buf + other)};
     self->spin.peer_spins = &peers.control[SPINS];
     self->spin.peer_sleeps = reader_flag(&peers, READER_SLEEPS);
+    self->semaphore = (sem_t *)semaphore;
+    self->timed_wait = semaphore ? (TimedWait *)timed_wait : NULL;
     Py_RETURN_NONE;
 }
 
@@ -140,6 +142,38 @@ static PyObject *consumer_spin(PyObject *object, PyObject *unused)
     return PyBool_FromLong(found);
 }
 
+/* As Sleeper._sleep, without the GIL: until there is something, a wake-up, a signal or so many seconds are over.
+   Where it has been stopped there is a post. */
+static PyObject *consumer_sleep(PyObject *object, PyObject *timeout)
+{
+    Consumer *self = (Consumer *)object;
+    double seconds = PyFloat_AsDouble(timeout);
+    if (PyErr_Occurred() || !end_is_prepared(&self->end))
+        return NULL;
+    if (!self->timed_wait || !(seconds >= 0 && seconds < 1e6)) {
+        PyErr_SetString(PyExc_ValueError, "no sem_clockwait here, or no time");
+        return NULL;
+    }
+    int64_t until = nanoseconds() + (int64_t)(seconds * 1e9);
+    struct timespec at = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
+    _Atomic uint8_t *flag = reader_flag(&self->end.ring, READER_SLEEPS);
+    bool ready;
+    int error = 0;
+    atomic_store(flag, 1);                     /* step: announce */
+    atomic_thread_fence(memory_order_seq_cst); /* step: fence_after_announce */
+    ready = consumer_is_ready(self);           /* step: look_again */
+    Py_BEGIN_ALLOW_THREADS
+    if (!ready && self->timed_wait(self->semaphore, CLOCK_MONOTONIC, &at) < 0) /* step: sleep */
+        error = errno;
+    atomic_store(flag, 0); /* step: withdraw */
+    Py_END_ALLOW_THREADS
+    if (error && error != EINTR && error != ETIMEDOUT) { /* a signal's handler runs when we have returned */
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *consumer_ready(PyObject *object, PyObject *unused)
 {
     (void)unused;
@@ -186,6 +220,7 @@ static PyMethodDef consumer_methods[] = {
     {"take_many", (PyCFunction)(void (*)(void))consumer_take_many, METH_FASTCALL, NULL},
     {"take_soon", consumer_take_soon, METH_NOARGS, NULL},
     {"spin", consumer_spin, METH_NOARGS, NULL},
+    {"sleep", consumer_sleep, METH_O, NULL},
     {"ready", consumer_ready, METH_NOARGS, NULL},
     {"_shut", consumer_shut, METH_O, NULL},
     {NULL, NULL, 0, NULL},

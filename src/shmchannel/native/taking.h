@@ -3,11 +3,15 @@
 #ifndef SHMCHANNEL_TAKING_H
 #define SHMCHANNEL_TAKING_H
 
+#include <semaphore.h>
+
 #include "spin.h"
 
 enum { SMALL = 4096 };    /* bytes up to which a message is copied out before it is decoded */
 enum { BATCH = 1 << 18 }; /* bytes of parts after which a try ends, as ring.BATCH; */
 enum { FRAMES = 8 };      /* so does one with so many frames */
+
+typedef int TimedWait(sem_t *, clockid_t, const struct timespec *);
 
 typedef struct {
     End end;
@@ -19,6 +23,8 @@ typedef struct {
     bool spun;         /* since there was something to read */
     bool closed;       /* takes nothing any more */
     int in_batch;      /* calls of take_many, which give room back when they end */
+    sem_t *semaphore;  /* that it sleeps on, which the Sleeper keeps open */
+    TimedWait *timed_wait; /* libc's sem_clockwait; or NULL */
 } Consumer;
 
 /* Having made room: wake the writer for whom it is enough. */
