@@ -13,6 +13,7 @@ import json
 import signal
 import sys
 import threading
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -38,10 +39,12 @@ class Host:
         self.looping.start()
         self.idle: SimpleQueue[tuple[Any, int]] = SimpleQueue()
         self.threads: list[threading.Thread] = []
+        self.tasks: list[Future[None]] = []
 
     def start(self, plan: dict[str, Any]) -> None:
         if plan["kind"] == "loop":
-            asyncio.run_coroutine_threadsafe(LoopEnd(plan).run(), self.loop)
+            self.tasks = [task for task in self.tasks if not task.done()]
+            self.tasks.append(asyncio.run_coroutine_threadsafe(LoopEnd(plan).run(), self.loop))
             return
         target = self.run_in_interpreter if plan["kind"] == "interpreter" else run
         self.threads = [thread for thread in self.threads if thread.is_alive()]
@@ -65,16 +68,22 @@ class Host:
         else:
             made.close()
 
-    def close_interpreters(self) -> None:
-        """When all ends are over."""
+    def settle(self) -> None:
+        """When all ends have said that they are over: let go of all that they had."""
         for thread in self.threads:
             thread.join()
         self.threads.clear()
+        for task in self.tasks:
+            task.result()
+        self.tasks.clear()
+        asyncio.run_coroutine_threadsafe(
+            asyncio.sleep(0), self.loop
+        ).result()  # what a task leaves for its loop
         while not self.idle.empty():
             self.idle.get()[0].close()
 
     def close(self) -> None:
-        self.close_interpreters()
+        self.settle()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.looping.join()
         self.loop.close()
@@ -90,7 +99,7 @@ def main(tag: str) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order.get("census"):
-            host.close_interpreters()
+            host.settle()
             report(census=census())
         else:
             host.start(order)
