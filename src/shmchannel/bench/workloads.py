@@ -127,7 +127,7 @@ def _parcel(task: Task) -> Parcel:
     size, count, room = BULK, max(8, task.messages // 100), LARGE_ROOM
     if task.workload == "sizes":
         size = task.at
-        count = max(4, min(task.messages, task.messages * 4 * KIB // size))
+        count = max(8, min(task.messages, task.messages * 4 * KIB // size))
         if not peer_named(task.peer).in_parts:
             room = max(room, 2 * size)  # twice the message, or it could not be sent at all
     value = noise(size)
@@ -135,10 +135,15 @@ def _parcel(task: Task) -> Parcel:
 
 
 def _pour(task: Task) -> tuple[float, Parcel]:
-    """Send one way; the seconds until the other side says that it has everything."""
+    """Send one way; the seconds until the other side says that it has everything.
+
+    One comes first and is not counted: large messages take memory that neither side has had before.
+    """
     value, last, count, room = parcel = _parcel(task)
     with near_end(task, _drain, Room(room, parcel.size, task.folder)) as end:
         send = end.send
+        send(value)
+        check(end.receive() == "the first", "altered a message")
         begin = time.perf_counter()
         for _ in range(count - 1):
             send(value)
@@ -153,7 +158,8 @@ def _drain(task: Task, state: Any) -> None:
     value, last, count, _ = _parcel(task)
     with far_end(task, state) as end:
         receive = end.receive
-        received = value
+        received = receive()
+        end.send("the first" if received == value else "not the same")
         for _ in range(count - 1):
             received = receive()
         right = receive() == last and received == value

@@ -92,6 +92,26 @@ static bool consumer_is_ready(Consumer *self)
     return self->deferred || has_returned(self) || ring_readable(&self->end.ring);
 }
 
+/* How many bytes a message has whose first frame is next, if it begins as one string, array of bytes or
+   extension of MessagePack; else 0. A hint: who lies costs us addresses, and no memory. */
+static size_t claimed_size(const Consumer *self, size_t length)
+{
+    uint8_t head[5];
+    if (length < sizeof head)
+        return 0;
+    ring_copy_out(&self->end.ring, self->end.ring.head + HEADER, head, sizeof head);
+    size_t size = (size_t)head[1] << 24 | (size_t)head[2] << 16 | (size_t)head[3] << 8 | head[4];
+    switch (head[0]) {
+    case 0xc6: /* bin 32 */
+    case 0xdb: /* str 32 */
+        return size + 5;
+    case 0xc9: /* ext 32 */
+        return size + 6;
+    default:
+        return 0;
+    }
+}
+
 /* Add a frame to the message under way. What is beyond the largest message is only counted. */
 static int consumer_add_part(Consumer *self, size_t length)
 {
@@ -100,6 +120,9 @@ static int consumer_add_part(Consumer *self, size_t length)
     if (size > most) {
         Py_CLEAR(self->parts);
     } else if (!self->parts) {
+        size_t claimed = claimed_size(self, length);
+        if (claimed > size && claimed <= most)
+            room = claimed; /* it need not grow, which would copy what is there */
         self->parts = new_bytes(room);
         if (!self->parts)
             return -1;
