@@ -143,7 +143,8 @@ def _pour(task: Task) -> tuple[float, Parcel]:
     with near_end(task, _drain, Room(room, parcel.size, task.folder)) as end:
         send = end.send
         send(value)
-        check(end.receive() == "the first", "altered a message")
+        answer = end.receive()
+        check(answer == "the first", f"altered, lost or doubled a message: {answer}")
         begin = time.perf_counter()
         for _ in range(count - 1):
             send(value)
