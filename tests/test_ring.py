@@ -29,7 +29,7 @@ from shmchannel.ring import (
     Place,
     frame_size,
 )
-from shmchannel.waiting import NO_SPIN
+from shmchannel.waiting import NO_LOCK, NO_SPIN
 
 
 class FakeSemaphore:
@@ -47,6 +47,7 @@ class FakeSleeper:
         self.stopped = False
         self.budget = array("q", [0, 0])
         self.semaphore = FakeSemaphore([])
+        self.peers_lock = NO_LOCK
 
     def spins(self) -> int:
         return NO_SPIN

@@ -280,7 +280,7 @@ def test_a_sleeper_announces_then_fences_then_looks_again_and_only_then_sleeps(
     assert flag[0] == 0
 
 
-Asleep = tuple[Port, Callable[[float], None], Callable[[], int]]
+Asleep = tuple[Port, Callable[[float, float], None], Callable[[], int]]
 
 
 @pytest.fixture
@@ -296,27 +296,69 @@ def asleep() -> Iterator[Asleep]:
 
 def test_a_sleep_in_c_is_announced_ends_by_a_write_and_is_withdrawn(asleep: Asleep) -> None:
     peer, sleep, announced = asleep
-    sleeper = threading.Thread(target=sleep, args=(1000,))
+    sleeper = threading.Thread(target=sleep, args=(1000, 1000))
     sleeper.start()
     while not announced():
         os.sched_yield()
     assert peer.write_sync(1)
     sleeper.join()
     assert not announced()
-    sleep(1000)  # looks again, and finds it
+    sleep(1000, 1000)  # looks again, and finds it
 
 
 def test_a_sleep_in_c_lasts_as_long_as_it_is_told(asleep: Asleep) -> None:
     _, sleep, announced = asleep
     started = time.monotonic()
-    sleep(0.05)
+    sleep(0.05, 0.02)
     assert time.monotonic() - started >= 0.05
     assert not announced()
     for wrong in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="no time"):
-            sleep(wrong)
+            sleep(wrong, 1)
     with pytest.raises(TypeError):
-        sleep("soon")  # type: ignore[arg-type]
+        sleep("soon", 1)  # type: ignore[arg-type]
+
+
+def test_a_sleep_in_c_ends_with_the_slice_in_which_the_peer_has_died() -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        peer = Peer("fork", port_that_is_left_open, channel.handle)
+        assert port.read_sync() == "here"
+        peer.join()
+        incoming: Any = port._incoming
+        if not hasattr(incoming, "sleep"):
+            pytest.skip("no sleep in C here")
+        incoming.sleep(1000, 0.01)
+        assert not port._peer.look()
+
+
+def test_a_sleep_in_c_runs_the_handler_of_a_signal_that_another_thread_got(asleep: Asleep) -> None:
+    _, sleep, announced = asleep
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedError("by a handler")
+
+    def get_it() -> None:
+        while not announced():
+            os.sched_yield()
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # which does not interrupt the sleep
+
+    previous = signal.signal(signal.SIGUSR1, interrupt)
+    getter = threading.Thread(target=get_it)
+    try:
+        with pytest.raises(InterruptedError, match="by a handler"):
+            getter.start()
+            sleep(1000, 0.01)
+    finally:
+        getter.join()
+        signal.signal(signal.SIGUSR1, previous)
+    assert not announced()
+
+
+def port_that_is_left_open(handle: str) -> None:
+    port = Channel.from_handle(handle).connect()
+    port.write_sync("here")
+    os._exit(0)
 
 
 def test_a_sleep_in_c_raises_what_a_signal_handler_does(asleep: Asleep) -> None:
@@ -342,7 +384,7 @@ def test_a_sleep_in_c_raises_what_a_signal_handler_does(asleep: Asleep) -> None:
     try:
         with pytest.raises(InterruptedError, match="by a handler"):
             killer.start()
-            sleep(1000)
+            sleep(1000, 1000)
     finally:
         killer.join()
         signal.signal(signal.SIGUSR1, previous)

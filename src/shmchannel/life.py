@@ -79,7 +79,9 @@ class Life:
         theirs = 1 - slot.index
         place, peer = slot.segment.ring(theirs), self._peer
         flags = place.words[(place.control >> 3) + READER :][:1].cast("B")
-        sleeper = Sleeper(flags, slot.items[theirs], alive=peer.look, spins=peer.spins)
+        sleeper = Sleeper(
+            flags, slot.items[theirs], alive=peer.look, spins=peer.spins, peers_lock=slot.peers_lock
+        )
         other, ring = slot.space[theirs], self._doorbell.ring_theirs
         return engine.Consumer(place, sleeper, other, ring, self._codec, max_message_size)
 

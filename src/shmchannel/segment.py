@@ -23,7 +23,7 @@ from .alive import Hold
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
 from .ring import MAXIMUM_CAPACITY, MINIMUM_CAPACITY, MOVES, Place
 from .semaphores import LibcSemaphore, NamedSemaphore
-from .waiting import fence
+from .waiting import NO_LOCK, fence
 
 MAGIC = int.from_bytes(b"shmchnl\0", "little")
 VERSION = 1
@@ -226,6 +226,11 @@ class Slot:
             for index in (self.index, 1 - self.index)
         )
         return ours, theirs
+
+    @property
+    def peers_lock(self) -> tuple[int, int]:
+        """A descriptor of the file, and its byte that the peer holds locked while it lives."""
+        return (self.hold.fileno(), SLOTS[1 - self.index]) if alive.HAVE_LOCKS else NO_LOCK
 
     def peer_is_lost(self) -> bool:
         """Whether nothing can come from the other slot any more: its holder died without closing, or

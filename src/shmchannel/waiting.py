@@ -21,6 +21,7 @@ T = TypeVar("T")
 # A sleep looks around this often (seconds): the bound on noticing a dead peer, a signal that came
 # just before the sleep, or a wake-up that died with the process that owed it.
 SLICE = 0.1
+SLICES = 10  # of a sleep in C, which looks around by itself while the peer evidently lives
 
 # A sleep costs 30 µs of the waker's time, and on a virtual machine the sleeper is back after 100 µs with
 # cold caches; a quick peer answers in less. Worth this much looking (ns):
@@ -33,6 +34,8 @@ SHORT_WAIT = 300_000
 # Whether spinning can pay: not on one CPU, nor before there is a peer; for a peer behind the same GIL only
 # where the spin lets go of it.
 NO_SPIN, SPIN_APART, SPIN_BESIDE = range(3)
+
+NO_LOCK = (-1, 0)
 
 TURN = 0.002  # seconds between a thread's looks at a turn that a task has, and the other way round
 
@@ -110,13 +113,18 @@ class Sleeper:
         *,
         alive: Callable[[], bool],
         spins: Callable[[], int],
+        peers_lock: tuple[int, int] = NO_LOCK,
     ) -> None:
-        """``alive`` looks whether the peer is; ``spins`` tells whether spinning can pay at all."""
+        """``alive`` looks whether the peer is; ``spins`` tells whether spinning can pay at all.
+
+        ``peers_lock`` is a descriptor and the byte of its file that the peer holds locked while it lives.
+        """
         self.flags = flags
         self.semaphore = semaphore
         self.budget = array("q", [SPIN, SPIN])  # ns that a spin may take: now, and at most
         self.alive = alive
         self.spins = spins
+        self.peers_lock = peers_lock
         # Held by the operation that waits; the others queue on it.
         self.turn = threading.RLock()
         self.task: TaskTurn | None = None  # that has the turn instead: its thread may end before it does
@@ -188,10 +196,10 @@ class Sleeper:
             time.sleep(min(TURN, deadline.remaining()))
 
     def _sleep(self, wait: Wait, deadline: Deadline) -> None:
-        timeout = min(SLICE, deadline.remaining())
+        left = deadline.remaining()
         if wait.sleep is not None:
             self.sleeps += 1
-            wait.sleep(timeout)
+            wait.sleep(min(SLICES * SLICE, left), SLICE)
             return
         flags = self.flags
         try:
@@ -200,7 +208,7 @@ class Sleeper:
             if wait.ready() or self.stopped:  # step: look_again
                 return
             self.sleeps += 1
-            self.semaphore.wait(timeout)  # step: sleep
+            self.semaphore.wait(min(SLICE, left))  # step: sleep
         finally:
             flags[0] = 0  # step: withdraw
 
@@ -215,8 +223,8 @@ class Wait(NamedTuple):
     """Whether it is the first wait of an operation that no other of its kind may come between."""
     spin: Callable[[], bool] | None = None
     """Looks, in C and without the GIL, for as long as the sleeper's budget says; then so says ``ready``."""
-    sleep: Callable[[float], None] | None = None
-    """Announces, looks again, sleeps for so many seconds at most and withdraws, in C."""
+    sleep: Callable[[float, float], None] | None = None
+    """Announces, looks again, sleeps and withdraws, in C: for so many seconds, in slices of so many."""
 
 
 # It is sent, after its first wait, whether it runs in a signal handler that has interrupted another

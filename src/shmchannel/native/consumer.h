@@ -9,9 +9,9 @@ static PyObject *consumer_prepare(PyObject *object, PyObject *args)
 {
     Consumer *self = (Consumer *)object;
     PyObject *memory, *codec, *wake, *bell, *spins, *budget;
-    Py_ssize_t control, data, capacity, other, semaphore, timed_wait;
-    if (!PyArg_ParseTuple(args, "OnnnOOOOOnnn", &memory, &control, &data, &capacity, &codec, &wake, &bell, &spins,
-                          &budget, &other, &semaphore, &timed_wait))
+    Py_ssize_t control, data, capacity, other, semaphore, timed_wait, peers_byte;
+    if (!PyArg_ParseTuple(args, "OnnnOOOOOnnnin", &memory, &control, &data, &capacity, &codec, &wake, &bell, &spins,
+                          &budget, &other, &semaphore, &timed_wait, &self->peers_file, &peers_byte))
         return NULL;
     if (!as_codec(object, codec) || PyObject_GetBuffer(budget, &self->spin.budget, PyBUF_WRITABLE) < 0)
         return NULL;
@@ -30,6 +30,7 @@ static PyObject *consumer_prepare(PyObject *object, PyObject *args)
     Ring peers = {.control = (Word *)((char *)self->end.memory.buf + other)};
     self->spin.peer_spins = &peers.control[SPINS];
     self->spin.peer_sleeps = reader_flag(&peers, READER_SLEEPS);
+    self->peers_byte = (off_t)peers_byte;
     self->semaphore = (sem_t *)semaphore;
     self->timed_wait = semaphore ? (TimedWait *)timed_wait : NULL;
     Py_RETURN_NONE;
@@ -142,35 +143,59 @@ static PyObject *consumer_spin(PyObject *object, PyObject *unused)
     return PyBool_FromLong(found);
 }
 
-/* As Sleeper._sleep, without the GIL: until there is something, a wake-up, a signal or so many seconds are over.
-   Where it has been stopped there is a post. */
-static PyObject *consumer_sleep(PyObject *object, PyObject *timeout)
+/* Whether the peer evidently lives. If not so, Python looks closer. */
+static bool peer_lives(const Consumer *self)
+{
+#ifdef F_OFD_GETLK
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = self->peers_byte, .l_len = 1};
+    return self->peers_file >= 0 && fcntl(self->peers_file, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+#else
+    return false;
+#endif
+}
+
+/* As Sleeper._sleep, without the GIL: until there is something, or a wake-up, or a signal, or time is over; or for
+   one slice, unless the peer evidently lives. Where it has been stopped there is a post. */
+static int sleep_in_slices(Consumer *self, int64_t until, int64_t slice)
+{
+    _Atomic uint8_t *flag = reader_flag(&self->end.ring, READER_SLEEPS);
+    bool ready, again = true;
+    int error = 0;
+    while (again) {
+        int64_t now = nanoseconds(), next = until - now < slice ? until : now + slice;
+        struct timespec at = {.tv_sec = next / 1000000000, .tv_nsec = next % 1000000000};
+        error = 0;
+        atomic_store(flag, 1);                     /* step: announce */
+        atomic_thread_fence(memory_order_seq_cst); /* step: fence_after_announce */
+        ready = consumer_is_ready(self);           /* step: look_again */
+        Py_BEGIN_ALLOW_THREADS
+        if (!ready && self->timed_wait(self->semaphore, CLOCK_MONOTONIC, &at) < 0) /* step: sleep */
+            error = errno;
+        atomic_store(flag, 0); /* step: withdraw */
+        again = error == ETIMEDOUT && next < until && peer_lives(self); /* step: look_if_alive */
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0) /* one may have come just before the sleep */
+            return -1;
+    }
+    if (!error || error == EINTR || error == ETIMEDOUT)
+        return 0;
+    errno = error;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
+static PyObject *consumer_sleep(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     Consumer *self = (Consumer *)object;
-    double seconds = PyFloat_AsDouble(timeout);
+    double seconds = count == 2 ? PyFloat_AsDouble(args[0]) : -1, slice = count == 2 ? PyFloat_AsDouble(args[1]) : -1;
     if (PyErr_Occurred() || !end_is_prepared(&self->end))
         return NULL;
-    if (!self->timed_wait || !(seconds >= 0 && seconds < 1e6)) {
+    if (!self->timed_wait || !(seconds >= 0 && seconds < 1e6) || !(slice > 0 && slice < 1e6)) {
         PyErr_SetString(PyExc_ValueError, "no sem_clockwait here, or no time");
         return NULL;
     }
-    int64_t until = nanoseconds() + (int64_t)(seconds * 1e9);
-    struct timespec at = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
-    _Atomic uint8_t *flag = reader_flag(&self->end.ring, READER_SLEEPS);
-    bool ready;
-    int error = 0;
-    atomic_store(flag, 1);                     /* step: announce */
-    atomic_thread_fence(memory_order_seq_cst); /* step: fence_after_announce */
-    ready = consumer_is_ready(self);           /* step: look_again */
-    Py_BEGIN_ALLOW_THREADS
-    if (!ready && self->timed_wait(self->semaphore, CLOCK_MONOTONIC, &at) < 0) /* step: sleep */
-        error = errno;
-    atomic_store(flag, 0); /* step: withdraw */
-    Py_END_ALLOW_THREADS
-    if (error && error != EINTR && error != ETIMEDOUT) { /* a signal's handler runs when we have returned */
-        errno = error;
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
+    if (sleep_in_slices(self, nanoseconds() + (int64_t)(seconds * 1e9), (int64_t)(slice * 1e9)) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -220,7 +245,7 @@ static PyMethodDef consumer_methods[] = {
     {"take_many", (PyCFunction)(void (*)(void))consumer_take_many, METH_FASTCALL, NULL},
     {"take_soon", consumer_take_soon, METH_NOARGS, NULL},
     {"spin", consumer_spin, METH_NOARGS, NULL},
-    {"sleep", consumer_sleep, METH_O, NULL},
+    {"sleep", (PyCFunction)(void (*)(void))consumer_sleep, METH_FASTCALL, NULL},
     {"ready", consumer_ready, METH_NOARGS, NULL},
     {"_shut", consumer_shut, METH_O, NULL},
     {NULL, NULL, 0, NULL},

@@ -3,6 +3,7 @@
 #ifndef SHMCHANNEL_TAKING_H
 #define SHMCHANNEL_TAKING_H
 
+#include <fcntl.h>
 #include <semaphore.h>
 
 #include "spin.h"
@@ -25,6 +26,8 @@ typedef struct {
     int in_batch;      /* calls of take_many, which give room back when they end */
     sem_t *semaphore;  /* that it sleeps on, which the Sleeper keeps open */
     TimedWait *timed_wait; /* libc's sem_clockwait; or NULL */
+    int peers_file;    /* a descriptor, or -1; */
+    off_t peers_byte;  /* of that file, which the peer holds locked while it lives */
 } Consumer;
 
 /* Having made room: wake the writer for whom it is enough. */
