@@ -7,6 +7,7 @@ import mmap
 import threading
 from array import array
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import engines
@@ -566,6 +567,29 @@ def test_parts_beyond_the_limit_are_dropped_and_the_next_message_is_read(name: s
     for kind in (PART, LAST):
         assert producer.try_write(b"yes", kind)
     assert consumer.try_read() == b"yesyes"
+
+
+HEADS = [b"\xc6", b"\xdb", b"\xc9"]  # of 32 bits: bin, str, ext
+
+
+@over_both
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("claimed", [0, 9, 16, 1000, 1 << 30, (1 << 32) - 1])
+def test_what_the_first_part_says_of_the_size_is_a_hint(name: str, head: bytes, claimed: int) -> None:
+    producer, consumer, _ = make(256, name=name)
+    consumer.max_message_size = 1 << 30
+    parts = [head + claimed.to_bytes(4, "big") + b"abc", *(bytes([n]) * 24 for n in range(9))]
+    before = resident()
+    for part in parts:
+        assert producer.try_write(part, PART)
+        assert consumer.try_read() is None
+    assert producer.try_write(b"end", LAST)
+    assert consumer.try_read() == b"".join(parts) + b"end"
+    assert resident() - before < 64_000  # KiB
+
+
+def resident() -> int:
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
 
 
 @over_both
