@@ -19,7 +19,7 @@ import pytest
 from flavours import FLAVOURS, Peer
 from peers import echo
 
-from shmchannel import Channel, Port, semaphores, waiting
+from shmchannel import Channel, Port, engine, semaphores, waiting
 from shmchannel.ring import READER_SLEEPS
 from shmchannel.semaphores import LibcSemaphore
 from shmchannel.waiting import Deadline, Wait, fence
@@ -280,6 +280,7 @@ def test_a_sleeper_announces_then_fences_then_looks_again_and_only_then_sleeps(
     assert flag[0] == 0
 
 
+needs_sleep_in_c = pytest.mark.skipif(not hasattr(engine.Consumer, "sleep"), reason="no sleep in C here")
 Asleep = tuple[Port, Callable[[float, float], None], Callable[[], int]]
 
 
@@ -289,11 +290,10 @@ def asleep() -> Iterator[Asleep]:
     channel = Channel()
     with channel.connect() as peer, channel.connect() as port:
         incoming: Any = port._incoming
-        if not hasattr(incoming, "sleep"):
-            pytest.skip("no sleep in C here")
         yield peer, incoming.sleep, lambda: incoming._flags[READER_SLEEPS]
 
 
+@needs_sleep_in_c
 def test_a_sleep_in_c_is_announced_ends_by_a_write_and_is_withdrawn(asleep: Asleep) -> None:
     peer, sleep, announced = asleep
     sleeper = threading.Thread(target=sleep, args=(1000, 1000))
@@ -306,6 +306,7 @@ def test_a_sleep_in_c_is_announced_ends_by_a_write_and_is_withdrawn(asleep: Asle
     sleep(1000, 1000)  # looks again, and finds it
 
 
+@needs_sleep_in_c
 def test_a_sleep_in_c_lasts_as_long_as_it_is_told(asleep: Asleep) -> None:
     _, sleep, announced = asleep
     started = time.monotonic()
@@ -319,6 +320,7 @@ def test_a_sleep_in_c_lasts_as_long_as_it_is_told(asleep: Asleep) -> None:
         sleep("soon", 1)  # type: ignore[arg-type]
 
 
+@needs_sleep_in_c
 def test_a_sleep_in_c_ends_with_the_slice_in_which_the_peer_has_died() -> None:
     channel = Channel()
     with channel.connect() as port:
@@ -326,12 +328,11 @@ def test_a_sleep_in_c_ends_with_the_slice_in_which_the_peer_has_died() -> None:
         assert port.read_sync() == "here"
         peer.join()
         incoming: Any = port._incoming
-        if not hasattr(incoming, "sleep"):
-            pytest.skip("no sleep in C here")
         incoming.sleep(1000, 0.01)
         assert not port._peer.look()
 
 
+@needs_sleep_in_c
 def test_a_sleep_in_c_runs_the_handler_of_a_signal_that_another_thread_got(asleep: Asleep) -> None:
     _, sleep, announced = asleep
 
@@ -361,6 +362,7 @@ def port_that_is_left_open(handle: str) -> None:
     os._exit(0)
 
 
+@needs_sleep_in_c
 def test_a_sleep_in_c_raises_what_a_signal_handler_does(asleep: Asleep) -> None:
     _, sleep, announced = asleep
     seen = []
