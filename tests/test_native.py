@@ -24,7 +24,7 @@ from flavours import FLAVOURS, Peer
 from values import alike
 
 import shmchannel
-from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine, ring
+from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine, ring, waiting
 from shmchannel.interfaces import Interface
 
 pytestmark = needs_c
@@ -369,3 +369,18 @@ def test_ports_that_come_and_go_leave_nothing() -> None:
     gc.collect()
     assert sys.getallocatedblocks() - blocks < 300
     assert resident() - memory < 4 << 20
+
+
+def test_the_constants_in_c_are_those_in_python() -> None:
+    sources = sorted((Path(__file__).parent.parent / "src/shmchannel/native").glob("*.h"))
+    if not sources:
+        pytest.skip("no sources in C here")
+    in_c: dict[str, int] = {}
+    for source in sources:
+        for enum in re.findall(r"enum \{([^}]*)\}", source.read_text()):
+            for name, value in re.findall(r"(\w+) = ([\d <]+)", enum):
+                in_c[name] = eval(value)
+    shared = {name for name in in_c if hasattr(ring, name)} | {"NO_SPIN", "SPIN_APART", "SPIN_BESIDE"}
+    assert {"TAIL", "HEAD", "READER", "WRITER", "CONTROL_SIZE", "HEADER", "WHOLE", "ABORT", "BATCH"} <= shared
+    for name in shared:
+        assert in_c[name] == getattr(ring if hasattr(ring, name) else waiting, name), name
