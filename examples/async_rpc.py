@@ -96,8 +96,8 @@ def server_process(handle: str) -> None:
         pass  # the client was cut off before we came, or killed
 
 
-async def run(channel: Channel, requests: int, in_flight: int) -> None:
-    async with channel.connect() as port:
+async def run(port: Port, requests: int, in_flight: int) -> None:
+    async with port:
         client = Client(port)
         numbers = iter(range(requests))  # each caller takes the next one: so many are in flight
         latencies = []
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=1_000)
     options = parser.parse_args()
     channel = Channel()
+    port = channel.connect()  # first: a server that came and found nobody would wait for us, Ctrl-C or not
     server = multiprocessing.get_context("spawn").Process(target=server_process, args=(channel.handle,))
     # A terminal's Ctrl-C goes to both processes: the server ignores it, and ends when we close.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -140,8 +141,9 @@ def main() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     try:
-        asyncio.run(run(channel, options.requests, options.in_flight))
+        asyncio.run(run(port, options.requests, options.in_flight))
     finally:
+        port.close_sync()
         server.join()
 
 
