@@ -127,6 +127,10 @@ static int consumer_add_part(Consumer *self, size_t length)
         if (claimed > size && claimed <= most)
             room = claimed; /* it need not grow, which would copy what is there */
         self->parts = new_bytes(room);
+        if (!self->parts && room == claimed) { /* which may be a lie */
+            PyErr_Clear();
+            self->parts = new_bytes(size);
+        }
         if (!self->parts)
             return -1;
     } else if (size > (size_t)PyBytes_GET_SIZE(self->parts)) {
