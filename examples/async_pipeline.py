@@ -61,6 +61,7 @@ ticks = 0
 
 
 async def run(port: Port, count: int) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from here on it ends this task
     ticking = asyncio.create_task(tick(0.001))
     digest = hashlib.sha256()
     begin = time.perf_counter()
@@ -91,11 +92,14 @@ def main() -> None:
     try:
         stage.start()
     finally:
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGINT}
+        )  # one that comes before the loop runs waits for it
         signal.signal(signal.SIGINT, before)
     try:
         asyncio.run(run(port, options.texts))
     finally:
-        port.close_sync()  # where Ctrl-C came before the loop ran
+        port.close_sync()  # where the loop never ran
         stage.join()
 
 

@@ -97,6 +97,7 @@ def server_process(handle: str) -> None:
 
 
 async def run(port: Port, requests: int, in_flight: int) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from here on it ends this task
     async with port:
         client = Client(port)
         numbers = iter(range(requests))  # each caller takes the next one: so many are in flight
@@ -132,18 +133,21 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=1_000)
     options = parser.parse_args()
     channel = Channel()
-    port = channel.connect()  # first: a server that came and found nobody would wait for us, Ctrl-C or not
+    port = channel.connect()  # before there is a server, who would wait for us as we do for its end
     server = multiprocessing.get_context("spawn").Process(target=server_process, args=(channel.handle,))
     # A terminal's Ctrl-C goes to both processes: the server ignores it, and ends when we close.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         server.start()
     finally:
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGINT}
+        )  # one that comes before the loop runs waits for it
         signal.signal(signal.SIGINT, before)
     try:
         asyncio.run(run(port, options.requests, options.in_flight))
     finally:
-        port.close_sync()
+        port.close_sync()  # where the loop never ran
         server.join()
 
 

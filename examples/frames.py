@@ -79,9 +79,10 @@ def consume(how: str, count: int) -> float:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         producer.start()
+        port = channel.connect()
     finally:
         signal.signal(signal.SIGINT, before)
-    with channel.connect() as port:
+    with port:
         port.write_sync("ready")
         arriving = frames(port, how, count)
         assert is_drawn(next(arriving), 0)

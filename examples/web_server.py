@@ -71,9 +71,10 @@ class Worker:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # so the worker ignores it from its birth
         try:
             self.process.start()
+            self.port = channel.connect()
         finally:
             signal.signal(signal.SIGINT, before)
-        self.port, self.numbers, self.answered = channel.connect(), itertools.count(), 0
+        self.numbers, self.answered = itertools.count(), 0
         self.waiting: dict[int, asyncio.Future[str]] = {}
         return self
 

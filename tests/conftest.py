@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from shmchannel import blocks, segment
 
 DEADLINE = int(os.environ.get("DEADLINE", "60"))  # seconds for a test, unless it is marked with another
-
+GRACE = 30  # seconds more, for a test that does not fail even then
+_stderr = 2  # what pytest does not capture
 
 # Timings decide no test.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -68,6 +69,10 @@ def children() -> set[int]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    global _stderr
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        _stderr = os.dup(2)
     config.addinivalue_line("markers", "deadline(seconds): the time a test may take")
     # Started by multiprocessing's first spawn and kept: part of what is there before a test.
     resource_tracker.ensure_running()
@@ -117,7 +122,10 @@ def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
 
     previous = signal.signal(signal.SIGALRM, fail)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    # Where no handler runs any more, as while the main thread is in a subinterpreter, that is the end of all.
+    faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=_stderr)
     yield
+    faulthandler.cancel_dump_traceback_later()
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, previous)
 

@@ -191,6 +191,32 @@ def test_ctrl_c_ends_an_example_with_workers_quietly(example: tuple[str, ...], l
         assert (program.returncode, errors) == (130, "")
 
 
+@pytest.mark.parametrize("module", ["async_pipeline", "async_rpc"])
+def test_an_example_whose_loop_never_runs_ends_quietly(module: str) -> None:
+    program = f"""
+import asyncio, sys
+sys.path.insert(0, "examples")
+import {module}
+
+def run(coroutine):
+    coroutine.close()
+    raise KeyboardInterrupt
+
+asyncio.run = run
+try:
+    {module}.main()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    with start("-c", program) as process:
+        try:
+            output = process.communicate(timeout=50)
+            assert (process.returncode, *output) == (130, "", "")
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 @each_long_example
 def test_workers_of_an_example_that_is_killed_end_by_themselves_quietly(example: tuple[str, ...]) -> None:
     with under_way(example) as program:

@@ -30,7 +30,7 @@ MISSING = [
 ]
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: see make docs-test"),
-    pytest.mark.deadline(300),
+    pytest.mark.deadline(600),
 ]
 PATIENCE = 30  # seconds for the browser to show something
 WIDE, NARROW = (1300, 1000), (390, 850)

@@ -13,6 +13,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -284,7 +285,7 @@ needs_sleep_in_c = pytest.mark.skipif(
     not (hasattr(engine.Consumer, "sleep") and hasattr(semaphores._LIBC, "sem_clockwait")),
     reason="no sleep in C here",
 )
-Asleep = tuple[Port, Callable[[float, float], None], Callable[[], int]]
+Asleep = tuple[Port, Callable[[float, float], bool], Callable[[], int]]
 
 
 @pytest.fixture
@@ -335,6 +336,25 @@ def test_a_sleep_in_c_ends_with_the_slice_in_which_the_peer_has_died() -> None:
         assert not port._peer.look()
 
 
+def port_that_is_left_open(handle: str) -> None:
+    port = Channel.from_handle(handle).connect()
+    port.write_sync("here")
+    os._exit(0)
+
+
+@contextmanager
+def handled(handler: Callable[..., None], sender: Callable[[], None]) -> Iterator[None]:
+    """SIGUSR1, by ``handler``, while a thread runs ``sender``."""
+    previous = signal.signal(signal.SIGUSR1, handler)
+    thread = threading.Thread(target=sender)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, previous)
+
+
 @needs_sleep_in_c
 def test_a_sleep_in_c_runs_the_handler_of_a_signal_that_another_thread_got(asleep: Asleep) -> None:
     _, sleep, announced = asleep
@@ -347,35 +367,21 @@ def test_a_sleep_in_c_runs_the_handler_of_a_signal_that_another_thread_got(aslee
             os.sched_yield()
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # which does not interrupt the sleep
 
-    previous = signal.signal(signal.SIGUSR1, interrupt)
-    getter = threading.Thread(target=get_it)
-    try:
-        with pytest.raises(InterruptedError, match="by a handler"):
-            getter.start()
-            sleep(1000, 0.01)
-    finally:
-        getter.join()
-        signal.signal(signal.SIGUSR1, previous)
+    with pytest.raises(InterruptedError, match="by a handler"), handled(interrupt, get_it):
+        sleep(1000, 0.01)
     assert not announced()
-
-
-def port_that_is_left_open(handle: str) -> None:
-    port = Channel.from_handle(handle).connect()
-    port.write_sync("here")
-    os._exit(0)
 
 
 @needs_sleep_in_c
 def test_a_sleep_in_c_raises_what_a_signal_handler_does(asleep: Asleep) -> None:
     _, sleep, announced = asleep
     seen = []
+    main = threading.get_ident()
 
     def interrupt(*_: object) -> None:
         seen.append(announced())
         if len(seen) == 1:
             raise InterruptedError("by a handler")
-
-    main = threading.get_ident()
 
     def interrupt_once_asleep() -> None:
         while not announced():
@@ -384,16 +390,58 @@ def test_a_sleep_in_c_raises_what_a_signal_handler_does(asleep: Asleep) -> None:
             signal.pthread_kill(main, signal.SIGUSR1)
             time.sleep(0.01)
 
-    previous = signal.signal(signal.SIGUSR1, interrupt)
-    killer = threading.Thread(target=interrupt_once_asleep)
-    try:
-        with pytest.raises(InterruptedError, match="by a handler"):
-            killer.start()
-            sleep(1000, 1000)
-    finally:
-        killer.join()
-        signal.signal(signal.SIGUSR1, previous)
+    with pytest.raises(InterruptedError, match="by a handler"), handled(interrupt, interrupt_once_asleep):
+        sleep(1000, 1000)
     assert seen[0] == 0, "the handler ran with the announcement still out"
+
+
+@needs_sleep_in_c
+def test_a_sleep_in_c_of_an_end_that_is_closed_is_none_whoever_took_the_wake_up(asleep: Asleep) -> None:
+    _, sleep, announced = asleep
+    incoming: Any = sleep.__self__  # type: ignore[attr-defined]
+    incoming.close()
+    while incoming.sleeper.semaphore.wait(0):
+        pass
+    assert not sleep(1000, 1000)
+    assert not announced()
+
+
+@needs_sleep_in_c
+def test_a_sleep_in_c_says_whether_it_slept(asleep: Asleep) -> None:
+    peer, sleep, _ = asleep
+    assert sleep(0.01, 0.01)
+    assert peer.write_sync(1)
+    assert not sleep(0.01, 0.01)
+
+
+@pytest.mark.parametrize("slept", [True, False])
+def test_a_sleep_in_c_counts_while_it_lasts_and_after_it_if_it_was_one(slept: bool) -> None:
+    seen = []
+
+    def sleep(_timeout: float, _slice: float) -> bool:
+        seen.append(sleeper.sleeps)
+        return slept
+
+    semaphore: Any = None
+    sleeper = waiting.Sleeper(
+        memoryview(bytearray(2)), semaphore, alive=lambda: True, spins=lambda: waiting.NO_SPIN
+    )
+    sleeper._sleep(Wait(sleeper, lambda: False, sleep=sleep), Deadline(None))
+    assert seen == [1]
+    assert sleeper.sleeps == slept
+
+
+def test_without_a_wait_for_c_a_reader_sleeps_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LibcSemaphore, "for_c", (0, 0))
+    channel = Channel()
+    with channel.connect(spin=False) as port, channel.connect() as peer:
+        incoming: Any = port._incoming
+        assert incoming.wait().sleep is None
+        writer = threading.Timer(0.05, peer.write_sync, [1])
+        writer.start()
+        assert port.read_sync() == 1
+        writer.join()
+        assert port.statistics().read_sleeps
 
 
 def test_a_wait_that_is_short_earns_spinning_and_a_long_one_loses_it(

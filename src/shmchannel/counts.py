@@ -29,7 +29,7 @@ class Statistics:
     write_sleeps: int
     """How often a write slept for room, at most 100 ms at a time."""
     read_sleeps: int
-    """How often a read slept for a message, at most 100 ms at a time."""
+    """How often a read slept for a message: at most 100 ms at a time, or 1 s with the C core."""
 
 
 def count(outgoing: Producer, incoming: Consumer) -> Statistics:

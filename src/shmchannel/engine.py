@@ -52,8 +52,8 @@ else:
             spin = self.sleeper.spins, self.sleeper.budget
             semaphore, timed_wait = self.sleeper.semaphore.for_c
             self._sleeps_in_c = bool(timed_wait)
-            others = *spin, place.beside, semaphore, timed_wait, *self.sleeper.peers_lock
-            self._prepare(*where, self.codec, self._wake, self._ring, *others)
+            sleep = semaphore, timed_wait, *self.sleeper.peers_lock
+            self._prepare(*where, self.codec, self._wake, self._ring, *spin, place.beside, *sleep)
 
         def wait(self) -> Wait:
             sleep = self.sleep if self._sleeps_in_c else None

@@ -117,9 +117,14 @@ class LibcSemaphore:
 
     @property
     def for_c(self) -> tuple[int, int]:
-        """The address of the semaphore, and that of ``sem_clockwait``: 0 where libc has none."""
+        """The addresses of the semaphore and of ``sem_clockwait``, for C to call.
+
+        Zeros where libc has none, or may have another ``timespec`` than C (32 bits).
+        """
         wait = getattr(_LIBC, "sem_clockwait", None)
-        return self._address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0 if wait else 0
+        if wait is None or ctypes.sizeof(ctypes.c_long) < 8:
+            return 0, 0
+        return self._address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0
 
     def unlink(self) -> None:
         """Remove the name; the semaphore lives on for who has it open. No error if it is gone."""

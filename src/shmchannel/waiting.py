@@ -21,7 +21,9 @@ T = TypeVar("T")
 # A sleep looks around this often (seconds): the bound on noticing a dead peer, a signal that came
 # just before the sleep, or a wake-up that died with the process that owed it.
 SLICE = 0.1
-SLICES = 10  # of a sleep in C, which looks around by itself while the peer evidently lives
+# So many of a sleep in C: it sees to all that by itself, and is back in Python for what only the interpreter
+# does there, such as an exception that another thread has set.
+SLICES = 10
 
 # A sleep costs 30 µs of the waker's time, and on a virtual machine the sleeper is back after 100 µs with
 # cold caches; a quick peer answers in less. Worth this much looking (ns):
@@ -35,7 +37,7 @@ SHORT_WAIT = 300_000
 # where the spin lets go of it.
 NO_SPIN, SPIN_APART, SPIN_BESIDE = range(3)
 
-NO_LOCK = (-1, 0)
+NO_LOCK = (-1, 0)  # for a Sleeper whose peer holds none
 
 TURN = 0.002  # seconds between a thread's looks at a turn that a task has, and the other way round
 
@@ -198,8 +200,9 @@ class Sleeper:
     def _sleep(self, wait: Wait, deadline: Deadline) -> None:
         left = deadline.remaining()
         if wait.sleep is not None:
-            self.sleeps += 1
-            wait.sleep(min(SLICES * SLICE, left), SLICE)
+            self.sleeps += 1  # first: so one that sleeps shows
+            if not wait.sleep(min(SLICES * SLICE, left), SLICE):
+                self.sleeps -= 1
             return
         flags = self.flags
         try:
@@ -223,8 +226,11 @@ class Wait(NamedTuple):
     """Whether it is the first wait of an operation that no other of its kind may come between."""
     spin: Callable[[], bool] | None = None
     """Looks, in C and without the GIL, for as long as the sleeper's budget says; then so says ``ready``."""
-    sleep: Callable[[float, float], None] | None = None
-    """Announces, looks again, sleeps and withdraws, in C: for so many seconds, in slices of so many."""
+    sleep: Callable[[float, float], bool] | None = None
+    """Announces, looks again, sleeps and withdraws, in C: for so many seconds, in slices of so many.
+
+    Returns whether it slept.
+    """
 
 
 # It is sent, after its first wait, whether it runs in a signal handler that has interrupted another

@@ -76,9 +76,8 @@ class Host:
         for task in self.tasks:
             task.result()
         self.tasks.clear()
-        asyncio.run_coroutine_threadsafe(
-            asyncio.sleep(0), self.loop
-        ).result()  # what a task leaves for its loop
+        # One turn more: what a task leaves to its loop.
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result()
         while not self.idle.empty():
             self.idle.get()[0].close()
 

@@ -143,7 +143,8 @@ static PyObject *consumer_spin(PyObject *object, PyObject *unused)
     return PyBool_FromLong(found);
 }
 
-/* Whether the peer evidently lives. If not so, Python looks closer. */
+/* Whether the peer evidently lives. If not so, Python looks closer; as it does where another thread has just closed
+   the file. */
 static bool peer_lives(const Consumer *self)
 {
 #ifdef F_OFD_GETLK
@@ -154,12 +155,12 @@ static bool peer_lives(const Consumer *self)
 #endif
 }
 
-/* As Sleeper._sleep, without the GIL: until there is something, or a wake-up, or a signal, or time is over; or for
-   one slice, unless the peer evidently lives. Where it has been stopped there is a post. */
+/* As Sleeper._sleep, without the GIL: until there is something, or a wake-up, or a signal, or time is over. A peer
+   that dies wakes nobody: so not beyond a slice, unless it evidently lives. 1: it slept; 0; -1: an exception. */
 static int sleep_in_slices(Consumer *self, int64_t until, int64_t slice)
 {
     _Atomic uint8_t *flag = reader_flag(&self->end.ring, READER_SLEEPS);
-    bool ready, again = true;
+    bool ready, slept = false, again = true;
     int error = 0;
     while (again) {
         int64_t now = nanoseconds(), next = until - now < slice ? until : now + slice;
@@ -167,7 +168,8 @@ static int sleep_in_slices(Consumer *self, int64_t until, int64_t slice)
         error = 0;
         atomic_store(flag, 1);                     /* step: announce */
         atomic_thread_fence(memory_order_seq_cst); /* step: fence_after_announce */
-        ready = consumer_is_ready(self);           /* step: look_again */
+        ready = consumer_is_ready(self) || self->closed; /* step: look_again */
+        slept = slept || !ready;
         Py_BEGIN_ALLOW_THREADS
         if (!ready && self->timed_wait(self->semaphore, CLOCK_MONOTONIC, &at) < 0) /* step: sleep */
             error = errno;
@@ -178,7 +180,7 @@ static int sleep_in_slices(Consumer *self, int64_t until, int64_t slice)
             return -1;
     }
     if (!error || error == EINTR || error == ETIMEDOUT)
-        return 0;
+        return slept;
     errno = error;
     PyErr_SetFromErrno(PyExc_OSError);
     return -1;
@@ -187,16 +189,19 @@ static int sleep_in_slices(Consumer *self, int64_t until, int64_t slice)
 static PyObject *consumer_sleep(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     Consumer *self = (Consumer *)object;
-    double seconds = count == 2 ? PyFloat_AsDouble(args[0]) : -1, slice = count == 2 ? PyFloat_AsDouble(args[1]) : -1;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "sleep(timeout, slice), in seconds");
+        return NULL;
+    }
+    double seconds = PyFloat_AsDouble(args[0]), slice = PyErr_Occurred() ? -1 : PyFloat_AsDouble(args[1]);
     if (PyErr_Occurred() || !end_is_prepared(&self->end))
         return NULL;
     if (!self->timed_wait || !(seconds >= 0 && seconds < 1e6) || !(slice > 0 && slice < 1e6)) {
         PyErr_SetString(PyExc_ValueError, "no sem_clockwait here, or no time");
         return NULL;
     }
-    if (sleep_in_slices(self, nanoseconds() + (int64_t)(seconds * 1e9), (int64_t)(slice * 1e9)) < 0)
-        return NULL;
-    Py_RETURN_NONE;
+    int slept = sleep_in_slices(self, nanoseconds() + (int64_t)(seconds * 1e9), (int64_t)(slice * 1e9));
+    return slept < 0 ? NULL : PyBool_FromLong(slept);
 }
 
 static PyObject *consumer_ready(PyObject *object, PyObject *unused)

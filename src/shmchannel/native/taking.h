@@ -96,7 +96,7 @@ static bool consumer_is_ready(Consumer *self)
 }
 
 /* How many bytes a message has whose first frame is next, if it begins as one string, array of bytes or
-   extension of MessagePack; else 0. A hint: who lies costs us addresses, and no memory. */
+   extension of MessagePack; else 0. A hint: who lies costs us addresses, and hardly any memory. */
 static size_t claimed_size(const Consumer *self, size_t length)
 {
     uint8_t head[5];
