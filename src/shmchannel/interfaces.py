@@ -129,7 +129,7 @@ class Interface:
 
     def give_up(self, instance: Any) -> Any:
         """Return what the instance held."""
-        return self._call("detach", cast(Callable[[Any], Any], self.detach), instance)
+        return self._call("detach", cast("Callable[[Any], Any]", self.detach), instance)
 
     def check_movable(self, instance: Any) -> None:
         """Raises ``TypeError`` for what cannot be moved, ``ValueError`` for what was already."""
