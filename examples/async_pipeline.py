@@ -74,14 +74,22 @@ async def run(port: Port, count: int) -> None:
             digest.update(key)
     seconds = time.perf_counter() - begin
     ticking.cancel()
+    if expected < count:
+        raise SystemExit(f"the stage ended after {expected:,} of {count:,} texts")
     print(f"{expected:,} keys in {seconds:.2f} s, all together {digest.hexdigest()[:16]}")
     print(f"the event loop ticked {ticks:,} times meanwhile, every {seconds / max(ticks, 1) * 1e3:.1f} ms")
+
+
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=10_000)
+    parser.add_argument("--rounds", type=positive, default=10_000)
     options = parser.parse_args()
     channel = Channel()
     port = channel.connect()

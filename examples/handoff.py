@@ -17,11 +17,11 @@ from shmchannel import Channel, ChannelError
 
 def create(texts: list[str]) -> None:
     channel = Channel(linger=True)
+    print(channel.handle)
     with channel.connect() as port:
         for number, text in enumerate(texts, start=1):
             # Nobody reads yet: a full ring is an error here, not something to wait for.
             port.write_nowait({"job": number, "text": text})
-    print(channel.handle)
 
 
 def attach(handle: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from commands import ESCAPE
 
 from shmchannel import __version__, segment
 from shmchannel.bench import catalogue, places, plot, report, turn
@@ -393,7 +394,10 @@ def test_rich_shows_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     pytest.importorskip("rich")
     monkeypatch.setenv("COLUMNS", "40")  # no terminal: nothing is cut to this
     report.show(some_results())
-    text = capsys.readouterr().out
+    assert "─" not in capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    report.show(some_results())
+    text = ESCAPE.sub("", capsys.readouterr().out)
     assert "─" in text
     assert [line.split() for line in text.splitlines() if line.strip() and "─" not in line] == [
         line.split() for line in PLAIN.splitlines() if line
@@ -493,6 +497,7 @@ def test_the_command_draws_what_it_measured(tmp_path: Path, monkeypatch: pytest.
         (["--idle", "-1"], "'-1' is not a positive number of seconds"),
         (["--deadline", "inf"], "'inf' is not a positive number of seconds"),
         (["--deadline", "soon"], "'soon' is not a positive number of seconds"),
+        (["--json", "/nowhere/it.json"], "cannot write to /nowhere/it.json"),
         (["--plot", "it.jpeg"], "'it.jpeg' does not end with .svg, .png, .pdf"),
     ],
 )

@@ -76,7 +76,9 @@ def test_a_closed_output_is_no_trace_of_calls(command: list[str]) -> None:
     [
         (["cat", "nonsense"], 1, "is no handle"),
         (["cat", "shmch-AAAAAAAAAAAAAAAA"], 1, "there is no channel"),
-        (["inspect", "nonsense"], 1, "there is no channel nonsense"),
+        (["inspect", "nonsense"], 1, "'nonsense' is no handle"),
+        (["inspect", ".."], 1, "'..' is no handle"),
+        (["inspect", "shmch-AAAAAAAAAAAAAAAA"], 1, "there is no channel shmch-AAAAAAAAAAAAAAAA"),
         (["inspect", "2147483647"], 1, "has no channel of this user open"),
         (["create", "--capacity", "99999999999"], 2, "is more than 4294967296"),
         (["cat"], 2, "HANDLE"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import peers
@@ -15,7 +16,7 @@ from commands import SHMCHANNEL, killed, run, shell
 from flavours import Peer
 from values import alike
 
-from shmchannel import Channel, EndOfChannel
+from shmchannel import Channel, EndOfChannel, Port, PortClosed
 
 # -- a shell's end
 
@@ -144,6 +145,38 @@ def test_a_closed_output_ends_cat_quietly_and_its_port_properly() -> None:
         writer.join(30)
         assert not writer.is_alive()
     assert (done.stdout, done.stderr) == ('"y"\n141\n', "")
+
+
+@pytest.mark.parametrize("options", ["", "--replies"])
+@pytest.mark.parametrize(
+    ("source", "complaint"), [("<&-", "stdin is closed"), ("</proc/self/mem", "Input/output error")]
+)
+def test_tee_without_an_input_says_so_and_ends(options: str, source: str, complaint: str) -> None:
+    channel = Channel()
+
+    def answer(port: Port) -> None:
+        with suppress(PortClosed), port:
+            list(port)  # where it came to be connected, this ends with the other end
+
+    with channel.connect() as port:
+        answering = threading.Thread(target=answer, args=(port,))
+        answering.start()
+        done = shell(f'shmchannel tee {options} "$1" {source}', channel.handle, status=1)
+    answering.join(30)
+    assert not answering.is_alive()
+    assert done.stderr.startswith("shmchannel: ")
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_channel_whose_handle_could_not_be_printed_does_not_linger() -> None:
+    done = shell("shmchannel create >/dev/full", status=1)
+    assert done.stderr == "shmchannel: No space left on device\n"
+
+
+def test_complaints_never_go_to_the_output() -> None:
+    done = shell("shmchannel inspect nonsense 2>&-", status=1)
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("command", ["cat", "tee"])

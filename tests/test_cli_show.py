@@ -45,6 +45,10 @@ def test_plain_and_rich_show_the_same_in_80_columns(
     cut = [re.sub(r"\S*…", "a-program-with-quite-a-long-name.py", line).split() for line in lines]
     assert cut == [line.split() for line in plain.splitlines()]
     assert re.search(r"100 %", plain)
+    monkeypatch.setenv("COLUMNS", "40")  # the terminal wraps it then: nothing that one copies is cut
+    assert main(["ls"]) == 0
+    assert channel.handle in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["ls", "--plain"]) == 0
     assert capsys.readouterr().out == plain
     assert main(["inspect", channel.handle]) == 0

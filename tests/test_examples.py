@@ -109,6 +109,14 @@ def test_handoff_from_one_shell_to_another() -> None:
     assert len(segment.sweep(lingering=True)) == 1  # the one that it could not fill
 
 
+def test_async_rpc_can_be_asked_once() -> None:
+    assert "1 requests" in run("examples/async_rpc.py", "--requests", "1")
+
+
+def test_async_pipeline_says_that_its_stage_has_failed() -> None:
+    run("examples/async_pipeline.py", "--rounds", "0", status=2)
+
+
 def test_async_rpc_answers_every_request_and_shows_latencies() -> None:
     text = run("examples/async_rpc.py", "--requests", "2000", "--in-flight", "1000")
     assert "one that fails: ZeroDivisionError: division by zero" in text

@@ -337,6 +337,13 @@ def test_what_cannot_be_listed_is_refused_at_once() -> None:
     ]:
         with pytest.raises(error, match=message):
             Channel(interfaces=bad)  # type: ignore[arg-type]
+    for options, message in [
+        ({"name": b"x"}, "name is a str"),
+        ({"name": ""}, "name is a str"),
+        ({"serialize": 5, "deserialize": Point}, "serialize is a function, not 5"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            Interface(Point, **options)
 
 
 def test_the_protocols_tell_what_a_class_offers() -> None:

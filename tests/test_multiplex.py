@@ -175,6 +175,13 @@ def test_ctrl_c_comes_out_of_a_wait(pair: tuple[Port, Port]) -> None:
     assert wait([pair[0]], timeout=1) == [pair[0]]
 
 
+def test_a_port_in_no_list_is_refused_and_not_read(pair: tuple[Port, Port]) -> None:
+    pair[0].write_sync("kept")
+    with pytest.raises(TypeError, match=r"wait\(\[port\]\)"):
+        wait(pair[1], timeout=0)
+    assert pair[1].read_nowait() == "kept"
+
+
 def test_a_timeout_that_cannot_be_is_refused(pair: tuple[Port, Port]) -> None:
     with pytest.raises(ValueError, match="timeout must not be negative"):
         wait([pair[0]], timeout=-1)

@@ -492,8 +492,9 @@ def test_a_fork_does_not_free_nor_move_its_parents_buffers(pair: tuple[Port, Por
 
 
 def test_a_shared_buffer_says_what_it_cannot() -> None:
-    with pytest.raises(ValueError, match="at least 1 byte"):
-        SharedBuffer(0)
+    for size in (0, 1 << 70):
+        with pytest.raises(ValueError, match="from 1 to"):
+            SharedBuffer(size)
     for size in ("1", True, None):
         with pytest.raises(TypeError, match="number of bytes"):
             SharedBuffer(size)  # type: ignore[arg-type]
@@ -505,6 +506,13 @@ def test_a_shared_buffer_says_what_it_cannot() -> None:
         channel = Channel()
         with channel.connect() as port, pytest.raises(TypeError, match=r"transfer=\[buffer\]"):
             port.write_sync(buffer, transfer=buffer)
+        with (
+            channel.connect() as port,
+            pytest.raises(CloneError, match=r"transfer lists .* not in this value"),
+        ):
+            port.write_sync("without it", transfer=[buffer])
+        with memoryview(buffer), Channel().connect() as port, pytest.raises(BufferError, match="views of it"):
+            port.write_sync(buffer, transfer=[buffer])
     with pytest.raises(ChannelError, match=r"cannot make a block of .* free or enlarge /dev/shm"):
         SharedBuffer(1 << 60)
     assert not names()

@@ -50,6 +50,7 @@ from .segment import (
 NAME = re.compile(HANDLE.pattern + "b")
 MAGIC = b"shmblck\1"
 HEAD = mmap.ALLOCATIONGRANULARITY  # bytes before the data: a mapping begins at a multiple of it
+LARGEST = 1 << 62  # bytes: more no file has
 OWNER = 0  # the byte that its owner locks; the sender of move n locks byte n
 
 
@@ -173,8 +174,8 @@ class SharedBuffer(mmap.mmap):
     def __new__(cls, size: int) -> SharedBuffer:
         if isinstance(size, bool) or not isinstance(size, int):
             raise TypeError(f"size must be an int, a number of bytes, not {size!r}")
-        if size < 1:
-            raise ValueError(f"size must be at least 1 byte, not {size}")
+        if not 1 <= size <= LARGEST:
+            raise ValueError(f"size must be from 1 to {LARGEST} bytes, not {size}")
         return cls._map(Block.create(size))
 
     @classmethod
@@ -225,6 +226,10 @@ class SharedBuffer(mmap.mmap):
             raise ValueError("cannot transfer a SharedBuffer in a fork of the process that owns it") from None
         try:
             super().resize(len(self))  # to the size that it has: refused while there are views of it
+        except BufferError:
+            raise BufferError(
+                "cannot transfer a SharedBuffer while there are views of it: let go of them first"
+            ) from None
         except SystemError:
             pass  # this system cannot resize: then the close has to find out
 

@@ -98,6 +98,7 @@ class _Writer:
             parts = [self._part(part, _to(node, place)) for place, part in enumerate(node.parts)]
             entries.append([node.code, *parts])
         if not entries:
+            self.check_moved()
             raise ValueError("it has no form")  # a scalar that the packer could not pack either
         bounds.check_written(entries)
         packed: bytes = packing.Packer(default=_extend, strict_types=True).pack(entries)

@@ -80,6 +80,11 @@ class Interface:
             "attach": attach,
             "detached": detached,
         }
+        if not (name is None or (isinstance(name, str) and name)):
+            raise TypeError(f"an interface's name is a str that both sides list it under, not {name!r}")
+        for what, function in self._given.items():
+            if what != "name" and not (function is None or callable(function)):
+                raise TypeError(f"{what} is a function, not {function!r}")
         self.cls: type[Any] = cls
         # The main module of a process that multiprocessing has spawned is the parent's main module.
         module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__

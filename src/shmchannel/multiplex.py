@@ -16,8 +16,11 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
 
     An object is a ``Port``, a socket, or whatever has a ``fileno()`` or is one. A port is ready when a
     read would not wait: there is a message, the other side has ended or died, or the port is over.
-    Returns ``[]`` when the time is up.
+    Returns ``[]`` when the time is up. Raises ``TypeError`` for a port that is in no list, or what cannot be
+    waited for.
     """
+    if isinstance(objects, Port):  # it is iterable too, and would be read
+        raise TypeError("wait takes a list: write wait([port])")
     wanted = list(objects)
     ports = [one for one in wanted if isinstance(one, Port)]
     deadline = Deadline(timeout)

@@ -20,7 +20,7 @@ from .ring import LAST, PART, WHOLE
 from .segment import Slot
 from .transfer import Transfer
 from .verdicts import Verdict
-from .waiting import Operation, drive
+from .waiting import Operation, check_timeout, drive
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -74,6 +74,8 @@ class Port(Life):
         a transfer of what cannot be moved, is detached already, or is listed twice. A write that raises
         has written nothing and moved nothing.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         if transfer:
             with self._transfer(transfer) as moving:
                 return drive(self._putting(self._checked(moving.encode(value)), moving), timeout)
@@ -110,6 +112,8 @@ class Port(Life):
         that. Raises what ``write_sync`` does, but only when none was accepted; a value that cannot be
         cloned is found before any is written.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         batches = self._outgoing.batches(values)
         start = 0
         accepted = [0]
@@ -270,6 +274,8 @@ class Port(Life):
         message that does not decode (it is consumed, the next read goes on); ``PortClosed`` after
         ``close_sync``; ``ChannelCorrupted``. After a ``MemoryError`` the next read tries that message again.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         value = self._incoming.take_soon()
         return value if value is not NOTHING else self._decode(drive(self._taking(), timeout))
 
@@ -293,6 +299,8 @@ class Port(Life):
 
         Raises what ``read_sync`` does, for the first; what is wrong with a later message its own read says.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         values: list[Any] = []
         self._incoming.take_many(values, _checked_max(max))
         if not values:

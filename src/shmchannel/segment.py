@@ -438,6 +438,5 @@ def _id_words(name: str) -> tuple[int, int]:
 def refused(what: str, error: OSError) -> ChannelError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     return ChannelError(
-        f"cannot {what}: {reason}; free or enlarge /dev/shm, raise the limit that was hit, "
-        "or ask for less capacity"
+        f"cannot {what}: {reason}; free or enlarge /dev/shm, raise the limit that was hit, or ask for less"
     )

@@ -59,6 +59,14 @@ def fence() -> None:
     lock.release()
 
 
+def check_timeout(timeout: object) -> None:
+    """Raises ``TypeError``, ``ValueError`` for what is no time, whether or not there will be a wait."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
+    if math.isnan(timeout) or timeout < 0:
+        raise ValueError(f"timeout must not be negative, not {timeout!r}")
+
+
 class Deadline:
     """A point in monotonic time, computed once for all steps of an operation."""
 
@@ -66,10 +74,7 @@ class Deadline:
 
     def __init__(self, timeout: float | None) -> None:
         if timeout is not None:
-            if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-                raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
-            if math.isnan(timeout) or timeout < 0:
-                raise ValueError(f"timeout must not be negative, not {timeout!r}")
+            check_timeout(timeout)
         self._timeout = timeout
         self._at = None if timeout is None or math.isinf(timeout) else time.monotonic() + timeout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -193,13 +194,14 @@ def show_header(run: Run) -> None:
 
 
 def show(results: list[Result]) -> None:
-    """Print tables, by rich where that is installed."""
-    try:
-        from rich.console import Console
-    except ImportError:
+    """Print tables: on a terminal by rich, where that is installed."""
+    wanted = sys.stdout.isatty() or os.environ.get("FORCE_COLOR")
+    if not wanted or importlib.util.find_spec("rich") is None:
         for table in tables(results):
             _print_plain(table)
         return
+    from rich.console import Console
+
     # Not cut to a terminal's width where there is none.
     console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
     for table in tables(results):

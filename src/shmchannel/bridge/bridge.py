@@ -70,6 +70,8 @@ class Bridge:
         """
         if not isinstance(port, Port):
             raise TypeError(f"a bridge relays a Port, not {port!r}")
+        if not isinstance(address, str):
+            raise TypeError(f"an address is a str such as 'tcp://127.0.0.1:5555', not {address!r}")
         if (clients is None) == (server is None):
             raise TypeError("give clients=[...] to listen, or server=... to connect")
         pair = _checked_keys(keys, clear=CLEAR in (clients, server))

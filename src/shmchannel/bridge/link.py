@@ -122,6 +122,9 @@ class Listener:
         except zmq.ZMQError as error:
             self.terminate()
             raise ChannelError(f"cannot listen at {address}: {error.strerror}") from error
+        except BaseException:
+            self.terminate()  # else the context would wait for its socket, at exit
+            raise
         self._inlet = _Inlet(socket, self._take)
 
     def _admit(self, socket: zmq.Socket[bytes], keys: Keys) -> None:
@@ -189,6 +192,10 @@ class Dialer:
             self._drop()
             self._context.destroy(0)
             raise ChannelError(f"cannot connect to {address}: {error.strerror}") from error
+        except BaseException:
+            self._drop()
+            self._context.destroy(0)
+            raise
 
     def _connect(self) -> None:
         socket = _new_socket(self._context, zmq.DEALER, self.address)

@@ -28,7 +28,7 @@ def ls(options: argparse.Namespace) -> int:
         return 0
     rows = [row for one in sorted(found, key=lambda one: bool(one.fault)) for row in show.list_rows(one)]
     if show.uses_rich(plain=options.plain):
-        console = show.console()
+        console = show.console(show.least_width(show.LIST, rows))
         console.print(show.rich_table(show.LIST, rows, console.width))
     else:
         print(show.plain_table(show.LIST, rows), end="")

@@ -138,6 +138,8 @@ def named(handle: str) -> list[Look]:
     looks = [one for one in channels() if one.handle == handle]
     if looks:
         return looks
+    if not segment.HANDLE.fullmatch(handle):
+        raise ChannelNotFound(f"{handle!r} is no handle and no process's pid")
     if os.path.exists(os.path.join(segment.NAMES_FOLDER, handle)):
         raise ChannelNotFound(f"{handle} belongs to another user")
     raise ChannelNotFound(f"there is no channel {handle}: nobody has it open, and it has no name")

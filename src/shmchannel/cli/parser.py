@@ -67,7 +67,7 @@ def _add_looks(commands: Commands) -> None:
         "top",
         "watch the channels",
         "Show what goes through each channel a second, again and again. q quits.",
-        "shmchannel top\nshmchannel top --interval 0.5\nshmchannel top --count 2 | tail -n +4",
+        "shmchannel top\nshmchannel top --interval 0.5\nshmchannel top --interval 60 --count 60 >channels",
     )
     command.add_argument(
         "--interval", type=_seconds, default=1.0, metavar="SECONDS", help="time between two rounds (1)"

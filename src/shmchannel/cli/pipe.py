@@ -18,7 +18,13 @@ _BATCH = 1000  # messages that are printed in one go
 
 def create(options: argparse.Namespace) -> int:
     """Make a channel that lingers, and print its handle."""
-    print(Channel(capacity=options.capacity, linger=True).handle)
+    channel = Channel(capacity=options.capacity, linger=True)
+    try:
+        print(channel.handle, flush=True)
+    except OSError:
+        for port in (channel.connect(), channel.connect()):  # of which nobody knows: it must not linger
+            port.close_sync()
+        raise
     return 0
 
 
@@ -30,6 +36,9 @@ def cat(options: argparse.Namespace) -> int:
 
 def tee(options: argparse.Namespace) -> int:
     """Write each line of the input to the channel, and copy it, or print what comes back."""
+    if sys.stdin is None:
+        complain("stdin is closed: tee writes the lines that come there")
+        return 1
     with Channel.from_handle(options.handle).connect() as port:
         if not options.replies:
             return _write_all(port, sys.stdin.buffer, sys.stdout.buffer)
@@ -92,6 +101,9 @@ def _exchange(port: Port) -> int:
             written.append(1)  # the reader says so
         except ChannelError:
             return  # the port was closed: printing has failed, or is over
+        except OSError as error:
+            complain(f"stdin: {error.strerror or error}")
+            written.append(1)
         port._end_writing()  # the other side's loop ends, and may still answer
 
     # A daemon: where the other side ends first, nobody waits for the rest of the input.
@@ -103,4 +115,5 @@ def _exchange(port: Port) -> int:
 
 def complain(text: str) -> None:
     """One line to the one who typed the command."""
-    print(f"shmchannel: {text}", file=sys.stderr)
+    if sys.stderr is not None:  # closed: print would take stdout
+        print(f"shmchannel: {text}", file=sys.stderr)

@@ -190,11 +190,20 @@ def plain_facts(facts: list[tuple[str, str]]) -> str:
 # -- rich
 
 
-def console() -> Any:
-    """The rich Console to print to."""
+def console(least: int = 0) -> Any:
+    """The rich Console to print to. A narrower terminal wraps lines of up to ``least`` characters."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False)
+    made = Console(highlight=False, markup=False, emoji=False)
+    made.width = max(made.width, least)
+    return made
+
+
+def least_width(columns: list[Column], rows: list[Row]) -> int:
+    """Characters of a line in which nothing but the programs' names is cut."""
+    widths = _widths(columns, rows)
+    names = [column.heading for column in columns].index("program")
+    return sum(widths) - widths[names] + _LEAST + _GAP * (len(widths) - 1)
 
 
 def rich_table(columns: list[Column], rows: list[Row], width: int) -> Any:
