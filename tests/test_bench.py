@@ -498,6 +498,7 @@ def test_the_command_draws_what_it_measured(tmp_path: Path, monkeypatch: pytest.
         (["--deadline", "inf"], "'inf' is not a positive number of seconds"),
         (["--deadline", "soon"], "'soon' is not a positive number of seconds"),
         (["--json", "/nowhere/it.json"], "cannot write to /nowhere/it.json"),
+        (["--json", "."], "cannot write to ."),
         (["--plot", "it.jpeg"], "'it.jpeg' does not end with .svg, .png, .pdf"),
     ],
 )

@@ -345,8 +345,8 @@ def test_nothing_is_in_the_clear_unless_that_is_said() -> None:
     for options in ({"clients": CLEAR}, {"server": CLEAR}):
         with pytest.raises(TypeError, match="an address is a str"):
             Bridge(port, None, **options)  # type: ignore[arg-type]
-        with pytest.raises((ChannelError, TypeError, ValueError)):
-            Bridge(port, "tcp://127.0.0.1:\0", **options)  # type: ignore[arg-type]
+        with pytest.raises(UnicodeEncodeError):  # found by zmq, and what was made until then goes
+            Bridge(port, "tcp://127.0.0.1:\udc80", **options)  # type: ignore[arg-type]
     for options in ({"keys": DIALER, "clients": CLEAR}, {"keys": DIALER, "server": CLEAR}):
         with pytest.raises(ValueError, match="CLEAR"):
             Bridge(port, address, **options)  # type: ignore[arg-type]

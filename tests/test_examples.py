@@ -114,7 +114,8 @@ def test_async_rpc_can_be_asked_once() -> None:
 
 
 def test_async_pipeline_says_that_its_stage_has_failed() -> None:
-    run("examples/async_pipeline.py", "--rounds", "0", status=2)
+    errors = run("examples/async_pipeline.py", "--rounds", str(1 << 70), status=1)
+    assert errors.endswith("the stage ended after 0 of 500 texts\n")
 
 
 def test_async_rpc_answers_every_request_and_shows_latencies() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from . import places, plot, report, turn
 from .catalogue import GROUPS, WORKLOADS, find, not_installed, peer_names
@@ -38,7 +36,7 @@ def add_arguments(command: argparse.ArgumentParser, positive: Callable[[str], in
     command.add_argument("--echoes", type=positive, default=10_000, help="round trips (10000)")
     command.add_argument("--idle", type=_seconds, default=2.0, help="seconds that an idle one is watched (2)")
     command.add_argument("--deadline", type=_seconds, default=120.0, help="seconds for a turn (120)")
-    command.add_argument("--json", type=_file, metavar="FILE", help="write all figures")
+    command.add_argument("--json", type=report.writable, metavar="FILE", help="write all figures")
     command.add_argument(
         "--plot", type=plot.path, metavar="FILE", help="draw them: .svg, .png or .pdf, by matplotlib"
     )
@@ -63,14 +61,6 @@ def _seconds(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
     return number
-
-
-def _file(text: str) -> Path:
-    """Refused before anything is measured, if it could not be written."""
-    path = Path(text)
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"cannot write to {text}")
-    return path
 
 
 def run(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from .catalogue import find
 from .peers import OURS
 from .places import PLACES
-from .report import SCALES, Result, amount, grouped
+from .report import SCALES, Result, amount, grouped, writable
 
 FORMATS = (".svg", ".png", ".pdf")
 OUR_COLOUR, THEIR_COLOUR = "#c2410c", "#9ca3af"
@@ -28,7 +28,7 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text!r} does not end with {', '.join(FORMATS)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise argparse.ArgumentTypeError("drawing takes matplotlib: pip install 'shmchannel[bench]'")
-    return Path(text)
+    return writable(text)
 
 
 def draw(results: list[Result], file: Path) -> None:

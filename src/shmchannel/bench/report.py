@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import platform
 import statistics
 import sys
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
@@ -178,6 +180,14 @@ def _ratio(result: Result, more_is_better: bool) -> str:
         return ""
     times = result.ours_is_better if more_is_better else 1 / result.ours_is_better
     return f"{times:.2f} x" if more_is_better or times >= 1 else f"1/{1 / times:.1f}"
+
+
+def writable(text: str) -> Path:
+    """The file of an option: refused before anything is measured, if it could not be written."""
+    file = Path(text)
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write to {text}")
+    return file
 
 
 def show_header(run: Run) -> None:

@@ -119,11 +119,10 @@ class Listener:
                 self._admit(socket, keys)
             socket.bind(address)
             self.address = socket.get_string(zmq.LAST_ENDPOINT)
-        except zmq.ZMQError as error:
-            self.terminate()
-            raise ChannelError(f"cannot listen at {address}: {error.strerror}") from error
-        except BaseException:
+        except BaseException as error:
             self.terminate()  # else the context would wait for its socket, at exit
+            if isinstance(error, zmq.ZMQError):
+                raise ChannelError(f"cannot listen at {address}: {error.strerror}") from error
             raise
         self._inlet = _Inlet(socket, self._take)
 
@@ -188,13 +187,11 @@ class Dialer:
         self._again: asyncio.TimerHandle | None = None
         try:
             self._connect()
-        except zmq.ZMQError as error:
+        except BaseException as error:
             self._drop()
             self._context.destroy(0)
-            raise ChannelError(f"cannot connect to {address}: {error.strerror}") from error
-        except BaseException:
-            self._drop()
-            self._context.destroy(0)
+            if isinstance(error, zmq.ZMQError):
+                raise ChannelError(f"cannot connect to {address}: {error.strerror}") from error
             raise
 
     def _connect(self) -> None:

@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 1 when it failed, which a line on stderr explains; 2 for wrong arguments; 130 on Ctrl-C; 141, without a
     word, when nobody reads the output any more.
     """
+    if sys.stderr is None:  # closed: print would write to stdout instead
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (until the end)
     if sys.stdout is None:
         complain("stdout is closed")
         return 1

@@ -115,5 +115,4 @@ def _exchange(port: Port) -> int:
 
 def complain(text: str) -> None:
     """One line to the one who typed the command."""
-    if sys.stderr is not None:  # closed: print would take stdout
-        print(f"shmchannel: {text}", file=sys.stderr)
+    print(f"shmchannel: {text}", file=sys.stderr)
