@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +43,7 @@ import bridges  # noqa: E402
 from bridges import DIALER, LISTENER, bridged, cutting  # noqa: E402
 
 from shmchannel.bridge import CLEAR, Bridge, wire  # noqa: E402
+from shmchannel.bridge.link import Listener  # noqa: E402
 from shmchannel.bridge.link import _Inlet as Inlet  # noqa: E402
 from shmchannel.bridge.messages import check_portable  # noqa: E402
 from shmchannel.bridge.stream import Inbox, Outbox  # noqa: E402
@@ -636,6 +639,29 @@ def test_a_socket_that_is_closed_twice_leaves_its_number_to_others() -> None:
             os.close(writing)
 
     assert asyncio.run(close_twice()) == b"x"
+
+
+def test_what_has_come_is_taken_also_after_a_send_that_fails() -> None:
+    """Such a send may notice what has come, and then the descriptor tells nothing any more."""
+
+    async def take() -> bytes:
+        arrived = asyncio.get_running_loop().create_future()
+        owner: Any = SimpleNamespace(received=lambda _route, packet: arrived.set_result(packet))
+        link = Listener(owner, "inproc://here", None, frozenset())
+        await asyncio.sleep(0)  # its first look
+        descriptor = link._inlet.socket.get(zmq.FD)
+        try:
+            with link._context.socket(zmq.DEALER) as dealer:
+                dealer.connect(link.address)
+                dealer.send(b"a packet")
+                while select.select([descriptor], [], [], 0)[0]:
+                    assert not link.answer(b"no such route", b"")
+                return await asyncio.wait_for(arrived, SECONDS)
+        finally:
+            link.close()
+            link.terminate()
+
+    assert asyncio.run(take()) == b"a packet"
 
 
 def test_a_peer_that_ignores_the_window_ends_it() -> None:

@@ -52,7 +52,7 @@ class Owner(Protocol):
 
 class _Inlet:
     """A socket in the running loop. Its descriptor tells of changes only: so it is emptied each time, and
-    looked at again after each send, which may have noticed the change.
+    looked at again after each send, which may have noticed the change, also where it fails.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], take: Callable[[list[bytes]], None]) -> None:
@@ -67,6 +67,20 @@ class _Inlet:
     def look(self) -> None:
         if self._soon is None and not self.socket.closed:
             self._soon = self._loop.call_soon(self._empty)
+
+    def send(self, *parts: bytes) -> bool:
+        """Send a message; False where nobody is there for it, or not any more."""
+        if self.socket.closed:
+            return False
+        try:
+            self.socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                raise
+            return False
+        finally:
+            self.look()
+        return True
 
     def _empty(self) -> None:
         if self._soon is not None:
@@ -151,14 +165,7 @@ class Listener:
         return bool(self.route) and self.answer(self.route, packet)
 
     def answer(self, route: bytes, packet: bytes) -> bool:
-        if self._inlet.socket.closed:
-            return False
-        try:
-            self._inlet.socket.send_multipart([route, packet], zmq.NOBLOCK)
-        except zmq.ZMQError:  # there is no such route any more
-            return False
-        self._inlet.look()
-        return True
+        return self._inlet.send(route, packet)
 
     def close(self) -> None:
         """Nothing comes or goes any more, but for what is on its way out."""
@@ -244,15 +251,11 @@ class Dialer:
         self._owner.received(self.route, parts[0] if len(parts) == 1 else b"")
 
     def send(self, packet: bytes) -> bool:
-        """Send to the other side. What that is not there for, a new connection sends again."""
-        for inlet in self._inlets[:1]:
-            try:
-                inlet.socket.send(packet, zmq.NOBLOCK)
-            except zmq.Again:  # a peer of another kind has just been given up: the monitor will say so
-                return False
-            inlet.look()
-            return True
-        return False
+        """Send to the other side. What that is not there for, a new connection sends again.
+
+        False between two connections, or as a peer of another kind is given up: the monitor will say so.
+        """
+        return any(inlet.send(packet) for inlet in self._inlets[:1])
 
     def answer(self, _route: bytes, packet: bytes) -> bool:
         return self.send(packet)
