@@ -28,6 +28,7 @@ from shmchannel import (
     ChannelNotFound,
     EndOfChannel,
     PeerLost,
+    files,
     segment,
 )
 from shmchannel import channel as channel_module
@@ -49,7 +50,7 @@ def run(code: str, *args: str, **options: Any) -> subprocess.CompletedProcess[st
 
 def test_the_handle_is_the_name_of_a_shared_memory_segment() -> None:
     channel = Channel()
-    assert segment.HANDLE.fullmatch(channel.handle)
+    assert files.HANDLE.fullmatch(channel.handle)
     assert len(channel.handle) == 22
     standard = "track" in shared_memory.SharedMemory.__init__.__code__.co_varnames
     if standard:  # up to 3.12 SharedMemory would register it with the resource tracker
@@ -520,7 +521,7 @@ def test_capacity_is_the_creators_choice() -> None:
 def test_a_slot_that_stays_half_taken_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "PATIENCE", 0.05)
     channel = Channel()
-    hold = segment.Hold(segment.open_name, channel.handle)
+    hold = segment.Hold(files.open_name, channel.handle)
     assert hold.try_lock(0, segment.RECORDS_END) is False  # the creator's byte is taken
     assert hold.try_lock(segment.SLOTS[0], 128)
     with pytest.raises(ChannelNotFound):
@@ -570,7 +571,7 @@ def test_whatever_the_system_refuses_nothing_is_left(monkeypatch: pytest.MonkeyP
         raise error(errno.ENOSPC, "no")
 
     where: Any = {
-        "shm_open": (segment._posixshmem, "shm_open"),
+        "shm_open": (files._posixshmem, "shm_open"),
         "semaphore": (segment.NamedSemaphore, "_open"),
         "mmap": (segment.mmap, "mmap"),
     }.get(refused, (os, refused))
@@ -597,20 +598,20 @@ def test_a_sweep_that_takes_a_segment_in_the_making_makes_the_creator_take_anoth
     monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     opened: list[str] = []
-    real = segment.open_name
+    real = files.open_name
 
-    def open_beside_a_sweep(name: str) -> int:
-        if opened:
-            return real(name)
+    def open_beside_a_sweep(name: str, mode: str = "r+") -> Any:
+        if opened or mode != "r+":
+            return real(name, mode)
         opened.append(name)
         if when == "before the creator opens it":
             assert segment.sweep() == [name]
             return real(name)
-        fd = real(name)
+        file = real(name)
         assert segment.sweep() == [name]
-        return fd
+        return file
 
-    monkeypatch.setattr(segment, "open_name", open_beside_a_sweep)
+    monkeypatch.setattr(files, "open_name", open_beside_a_sweep)
     channel = Channel()
     assert opened
     assert channel.handle not in opened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import os
 import re
 import secrets
@@ -176,15 +177,13 @@ def test_a_name_that_is_there_already_is_not_used(
         path.symlink_to(other)
         other.write_bytes(b"theirs") if kind == "link" else None
     before = path.lstat()
-    channel = segment.Segment.create(4096, linger=False)  # without a sweep
-    try:
+    with segment.Segment.create(4096, linger=False) as (made, _hold):  # without a sweep
+        segment.unlink(made.name)
         assert not tokens
-        assert channel[0].name != HANDLE
+        assert made.name != HANDLE
         assert path.lstat() == before
         assert kind == "dangling link" or path.read_bytes() == b"theirs"
         assert kind != "dangling link" or not other.exists()
-    finally:
-        segment.unlink(channel[0].name)
 
 
 @pytest.mark.parametrize("which", range(4))
@@ -197,9 +196,9 @@ def test_a_semaphore_that_somebody_made_first_is_not_used(
     (asks, hears), (made, says) = os.pipe(), os.pipe()
     theirs: list[Path] = []
 
-    def allocate(fd: int, size: int) -> None:
-        real(fd, size)
-        name = segment.semaphore_names(Path(os.readlink(f"/proc/self/fd/{fd}")).name)[which]
+    def allocate(file: io.FileIO, size: int) -> None:
+        real(file, size)
+        name = segment.semaphore_names(str(file.name)[1:])[which]
         os.write(hears, f"sem.{name[1:]}".encode())
         os.read(made, 1)
 

@@ -32,6 +32,7 @@ from shmchannel import (
     Transferable,
     WouldBlock,
     blocks,
+    files,
     transfer,
 )
 
@@ -227,7 +228,7 @@ def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
 def is_owned(buffer: SharedBuffer) -> bool:
     """Whether nobody else could take or remove it."""
     record = blocks._read(buffer._block.hold)
-    with_lock = blocks.Hold(blocks.open_name, buffer._block.name)
+    with_lock = files.Hold(files.open_name, buffer._block.name)
     try:
         return record is not None and not record.handle and not with_lock.try_lock(blocks.OWNER)
     finally:
@@ -441,7 +442,7 @@ def test_a_sweep_removes_what_is_under_way_to_the_dead_and_leaves_what_it_cannot
         name = buffer._block.name
         one.write_sync(buffer, transfer=[buffer])
         one.close_sync()
-        hold = blocks.Hold(blocks.open_name, name)
+        hold = files.Hold(files.open_name, name)
         record = blocks._read(hold)
         assert record
         assert record.pid == os.getpid()
@@ -593,7 +594,7 @@ SENDING = (
 )
 RECEIVING = (
     *("blocks._lock", "blocks._lock.after", "blocks._write", "blocks._write.after", "SharedBuffer._map"),
-    *("SharedBuffer._map.after", "blocks._unlink", "blocks.settle"),
+    *("SharedBuffer._map.after", "blocks.remove_file", "blocks.settle"),
 )
 
 

@@ -36,13 +36,13 @@ _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence
 class Hold:
     """A descriptor of its own on the segment's file, and the bytes locked through it."""
 
-    def __init__(self, open_file: Callable[[str], int], name: str) -> None:
-        """``open_file(name)`` returns the descriptor; what it raises comes out."""
-        without_fork(lambda: self._open(open_file(name)))
+    def __init__(self, open_file: Callable[[str], io.FileIO], name: str) -> None:
+        """``open_file(name)`` opens it; what it raises comes out."""
+        without_fork(lambda: self._open(open_file, name))
 
-    def _open(self, fd: int) -> None:
+    def _open(self, open_file: Callable[[str], io.FileIO], name: str) -> None:
         # An object of C code: it closes once, wherever a signal handler comes in between.
-        self._file = io.FileIO(fd, "r+")
+        self._file = open_file(name)
         _holds.add(self)
 
     def fileno(self) -> int:

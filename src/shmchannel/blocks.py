@@ -15,7 +15,6 @@ Nobody changes a record, nor removes a name, without a lock on it.
 
 from __future__ import annotations
 
-import _posixshmem
 import mmap
 import os
 import re
@@ -28,24 +27,20 @@ from typing import Any, NamedTuple, NoReturn
 from . import alive
 from .alive import Hold
 from .errors import ChannelError, InterfaceError
-from .ring import CONSUMER_CLOSED, MOVES, READER
-from .segment import (
-    FREE,
+from .files import (
     HANDLE,
     NAMES_FOLDER,
-    NAMESPACE,
-    PATIENCE,
-    PID,
-    RINGS,
-    STARTED,
-    STATE,
-    Slot,
     allocate,
+    disown,
     is_ours,
     new_file,
     open_name,
+    own,
     refused,
+    remove_file,
 )
+from .ring import CONSUMER_CLOSED, MOVES, READER
+from .segment import FREE, NAMESPACE, PATIENCE, PID, RINGS, STARTED, STATE, Slot
 
 NAME = re.compile(HANDLE.pattern + "b")
 MAGIC = b"shmblck\1"
@@ -82,49 +77,6 @@ class Block:
     def __init__(self, name: str, size: int, hold: Hold, moves: int = 0) -> None:
         self.name, self.size, self.hold, self.moves = name, size, hold, moves
 
-    @classmethod
-    def create(cls, size: int) -> Block:
-        """Make a block of ``size`` bytes, all 0. Raises ``ChannelError`` when the system refuses."""
-        try:
-            name, fd, hold = new_file("b", OWNER)
-            try:
-                allocate(fd, HEAD + size)
-                _write(hold, Record(size=size))
-            except BaseException:
-                _unlink(name)
-                hold.close()
-                raise
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise refused(f"make a block of {size} bytes", error) from error
-        return cls(name, size, hold)
-
-    @classmethod
-    def receive(cls, name: str, slot: Slot) -> Block:
-        """Own the block of that name, which is under way to us. Raises ``InterfaceError``."""
-        if not (isinstance(name, str) and NAME.fullmatch(name)):
-            raise InterfaceError(f"{name!r} is no block's name")
-        try:
-            hold = Hold(open_name, name)
-        except FileNotFoundError as error:
-            raise InterfaceError(f"the block {name} is not there any more") from error
-        except OSError as error:
-            raise refused(f"open the block {name}", error) from error
-        try:
-            status = os.fstat(hold.fileno())
-            if not is_ours(status):
-                raise InterfaceError(f"{name} is no block of this user's")
-            _lock(hold, OWNER)
-            record = _read(hold, status.st_size)
-            if record is None or not _is_for(record, slot, slot.index):
-                raise InterfaceError(f"the block {name} is not under way to this port")
-            _write(hold, Record(size=record.size, moves=record.moves))
-            return cls(name, record.size, hold, record.moves)
-        except BaseException:
-            hold.close()
-            raise
-
     def offer(self, slot: Slot) -> None:
         """Put it under way to the other side's port; nothing is lost while it is."""
         self.moves += 1
@@ -151,7 +103,7 @@ class Block:
 
     def release(self) -> None:
         """Give it up for good; may be repeated."""
-        _unlink(self.name)
+        remove_file(self.name)
         self.hold.close()
 
 
@@ -176,17 +128,20 @@ class SharedBuffer(mmap.mmap):
             raise TypeError(f"size must be an int, a number of bytes, not {size!r}")
         if not 1 <= size <= LARGEST:
             raise ValueError(f"size must be from 1 to {LARGEST} bytes, not {size}")
-        return cls._map(Block.create(size))
+        try:
+            with new_file("b", OWNER, remove_file) as (name, file, hold):
+                allocate(file, HEAD + size)
+                _write(hold, Record(size=size))
+                return cls._map(Block(name, size, hold))
+        except OSError as error:
+            raise refused(f"make a block of {size} bytes", error) from error
 
     @classmethod
     def _map(cls, block: Block) -> SharedBuffer:
         try:
             self = super().__new__(cls, block.hold.fileno(), block.size, offset=HEAD)
-        except BaseException as error:
-            block.release()
-            if isinstance(error, OSError):
-                raise refused(f"map a block of {block.size} bytes", error) from error
-            raise
+        except OSError as error:
+            raise refused(f"map a block of {block.size} bytes", error) from error
         self._block = block
         # Finalize and not weakref.finalize: a fork must not free its parent's.
         self._free = Finalize(self, block.release, exitpriority=-1)
@@ -235,6 +190,7 @@ class SharedBuffer(mmap.mmap):
 
     def _leave(self) -> Block:
         """It has been moved: let go of the memory, and return what keeps the block meanwhile."""
+        disown(self._block.name)
         self._free.cancel()
         try:
             super().close()
@@ -243,11 +199,39 @@ class SharedBuffer(mmap.mmap):
         return self._block
 
 
-def receive(value: Any, slot: Slot | None) -> SharedBuffer:
-    """Return the buffer of a message. Raises ``InterfaceError``, ``ChannelError``."""
+def receive(name: Any, slot: Slot | None) -> SharedBuffer:
+    """Return the buffer of a message, whose block is under way to us.
+
+    Raises ``InterfaceError``, ``ChannelError``.
+    """
     if slot is None:
         raise InterfaceError("a SharedBuffer came, and this port was closed meanwhile")
-    return SharedBuffer._map(Block.receive(value, slot))
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise InterfaceError(f"{name!r} is no block's name")
+    try:
+        hold = Hold(open_name, name)
+    except FileNotFoundError as error:
+        raise InterfaceError(f"the block {name} is not there any more") from error
+    except OSError as error:
+        raise refused(f"open the block {name}", error) from error
+    received = False
+    try:
+        status = os.fstat(hold.fileno())
+        if not is_ours(status):
+            raise InterfaceError(f"{name} is no block of this user's")
+        _lock(hold, OWNER)
+        record = _read(hold, status.st_size)
+        if record is None or not _is_for(record, slot, slot.index):
+            raise InterfaceError(f"the block {name} is not under way to this port")
+        received = True  # the message is out of the ring: if we do not take it now, nobody will
+        own(name, remove_file)
+        _write(hold, Record(size=record.size, moves=record.moves))
+        return SharedBuffer._map(Block(name, record.size, hold, record.moves))
+    except BaseException:
+        if received:
+            remove_file(name)
+        hold.close()
+        raise
 
 
 # -- what is under way
@@ -276,17 +260,10 @@ def settle(slot: Slot, under_way: list[Block], *, lost: bool) -> None:
         if not (record and any(_is_for(record, slot, index) for index in ended)):
             continue
         if hold.try_lock(OWNER) and hold.try_lock(OWNER + record.moves):
-            _unlink(name)
+            remove_file(name)
 
 
-def _unlink(name: str) -> None:
-    try:
-        _posixshmem.shm_unlink("/" + name)
-    except FileNotFoundError:
-        pass
-
-
-def sweep(*, remove: Callable[[str], object] = _unlink, without: Collection[str] = ()) -> list[str]:
+def sweep(*, remove: Callable[[str], object] = remove_file, without: Collection[str] = ()) -> list[str]:
     """Remove the blocks of this user that nobody owns, sends or can receive; return their names.
 
     As if the channels ``without`` had no names any more.

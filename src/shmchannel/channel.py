@@ -10,6 +10,7 @@ from typing import Any
 
 from . import blocks
 from .alive import Hold
+from .files import disown
 from .interfaces import Interface, listed, several
 from .port import Port
 from .ring import MAXIMUM_CAPACITY, MOVES
@@ -82,10 +83,10 @@ class Channel:
         capacity = _checked("capacity", capacity, 1, MAXIMUM_CAPACITY)
         _sweep_in_turn()
         capacity = max(SMALLEST_CAPACITY, 1 << (capacity - 1).bit_length())
-        self._segment, hold = Segment.create(capacity, linger=bool(linger))
-        # Finalize with a negative priority runs after multiprocessing has joined this process's
-        # children, who may be about to attach; weakref.finalize would run before.
-        Finalize(self, _drop, args=(self._segment, hold), exitpriority=-1)
+        with Segment.create(capacity, linger=bool(linger)) as (self._segment, hold):
+            # Finalize with a negative priority runs after multiprocessing has joined this process's
+            # children, who may be about to attach; weakref.finalize would run before.
+            Finalize(self, _drop, args=(self._segment, hold), exitpriority=-1)
 
     @classmethod
     def from_handle(
@@ -162,6 +163,7 @@ def _drop(segment: Segment, hold: Hold) -> None:
     unread = 0
     if FREE in [segment.words[slot >> 3] for slot in SLOTS]:
         if segment.lingers:
+            disown(segment.name)
             hold.close()
             return
         unread = sum(segment.words[ring >> 3] for ring in RINGS)

@@ -7,20 +7,19 @@ every attach with the resource tracker (up to 3.12) and removes the name when an
 
 from __future__ import annotations
 
-import _posixshmem
+import io
 import mmap
 import os
-import re
-import secrets
-import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from . import alive
 from .alive import Hold
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
+from .files import HANDLE, NAMES_FOLDER, allocate, is_ours, new_file, open_name, refused, remove_file
 from .ring import MAXIMUM_CAPACITY, MINIMUM_CAPACITY, MOVES, Place
 from .semaphores import LibcSemaphore, NamedSemaphore
 from .waiting import NO_LOCK, fence
@@ -39,18 +38,16 @@ RECORDS_END = 256  # bytes
 RINGS = (256, 512)  # bytes: control words of ring i, which slot i writes
 DATA = 4096  # bytes: data of ring 0; that of ring 1 follows
 
-HANDLE = re.compile(r"shmch-[A-Za-z0-9_-]{16}")
 PATIENCE = 1.0  # seconds an attacher waits for a creator, or for another attacher, that is half done
-NAMES_FOLDER = "/dev/shm"  # Linux lists the names here; elsewhere nothing can be swept
 
 
 class Segment:
     """A mapped segment. It is unmapped when nothing points into it any more."""
 
-    def __init__(self, name: str, fd: int) -> None:
-        """Map a whole file; the descriptor stays the caller's."""
+    def __init__(self, name: str, file: io.FileIO) -> None:
+        """Map a whole file, which stays the caller's to close."""
         self.name = name
-        self.memory = mmap.mmap(fd, os.fstat(fd).st_size)
+        self.memory = mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size)
         self.words = memoryview(self.memory).cast("Q")
         self.capacity = 0  # bytes per direction: as it was when it was checked, whatever stands there later
 
@@ -89,37 +86,33 @@ class Segment:
     # -- creating and attaching
 
     @classmethod
-    def create(cls, capacity: int, *, linger: bool) -> tuple[Segment, Hold]:
-        """Make a segment and its semaphores, and the creator's hold on them.
+    @contextmanager
+    def create(cls, capacity: int, *, linger: bool) -> Iterator[tuple[Segment, Hold]]:
+        """A new segment with its semaphores, and the creator's hold on them: gone where the ``with`` raises.
 
-        Raises ``ChannelError`` when the system refuses; nothing is left behind then.
+        Raises ``ChannelError`` when the system refuses.
         """
         try:
-            name, fd, hold = new_file("", CREATOR)
+            with new_file("", CREATOR, unlink) as (name, file, hold):
+                allocate(file, DATA + 2 * capacity)
+                segment = cls(name, file)
+                segment.capacity = capacity
+                for semaphore in semaphore_names(name):
+                    NamedSemaphore(semaphore, create=True)
+                segment._finish(linger)
+                yield segment, hold
         except OSError as error:
             raise refused(f"make a channel of 2 x {capacity} bytes", error) from error
-        try:
-            allocate(fd, DATA + 2 * capacity)
-            segment = cls(name, fd)
-            segment.capacity = capacity
-            for semaphore in semaphore_names(name):
-                NamedSemaphore(semaphore, create=True)
-        except OSError as error:
-            unlink(name)
-            raise refused(f"make a channel of 2 x {capacity} bytes", error) from error
-        except BaseException:
-            unlink(name)
-            raise
-        finally:
-            os.close(fd)
-        words = segment.words
-        words[VERSION_WORD], words[CAPACITY_WORD], words[FLAGS_WORD] = VERSION, capacity, LINGER * linger
+
+    def _finish(self, linger: bool) -> None:
+        """Fill in the header."""
+        words = self.words
+        words[VERSION_WORD], words[CAPACITY_WORD], words[FLAGS_WORD] = VERSION, self.capacity, LINGER * linger
         words[CREATED_WORD] = time.time_ns()
-        words[ID_WORD], words[ID_WORD + 1] = _id_words(name)
-        segment.sign(CREATOR, CONNECTED)
+        words[ID_WORD], words[ID_WORD + 1] = _id_words(self.name)
+        self.sign(CREATOR, CONNECTED)
         fence()
         words[MAGIC_WORD] = MAGIC  # last: an attacher waits for it
-        return segment, hold
 
     @classmethod
     def attach(cls, name: str) -> Segment:
@@ -132,13 +125,10 @@ class Segment:
             raise TypeError(f"a handle is the str that channel.handle gives, not {type(name).__name__}")
         if not HANDLE.fullmatch(name):
             raise ChannelNotFound(f"{name!r} is no handle: pass on what channel.handle gives, unchanged")
-        fd = _open_found(name)
-        try:
-            if not is_ours(os.fstat(fd)):
+        with _open_found(name) as file:
+            if not is_ours(os.fstat(file.fileno())):
                 raise ChannelNotFound(_NOT_YOURS.format(name))
-            segment = _map_finished(name, fd)
-        finally:
-            os.close(fd)
+            segment = _map_finished(name, file)
         segment.capacity = check_header(name, segment.words, len(segment.memory))
         return segment
 
@@ -280,10 +270,7 @@ def unlink(name: str) -> None:
             NamedSemaphore.unlink_name(other)
         except PermissionError:
             pass  # another user's, who was quicker with that name: it never was the channel's
-    try:
-        _posixshmem.shm_unlink("/" + name)
-    except FileNotFoundError:
-        pass
+    remove_file(name)
 
 
 def sweep(*, lingering: bool = False, remove: Callable[[str], object] = unlink) -> list[str]:
@@ -330,17 +317,7 @@ def _lingers(hold: Hold) -> bool:
 # -- files
 
 
-def open_name(name: str) -> int:
-    fd: int = _posixshmem.shm_open("/" + name, os.O_RDWR, mode=0o600)  # it follows no symbolic link
-    return fd
-
-
-def is_ours(status: os.stat_result) -> bool:
-    """Whether it is a file, and this user's: anybody may put something into the names' folder."""
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-
-
-def _open_found(name: str) -> int:
+def _open_found(name: str) -> io.FileIO:
     try:
         return open_name(name)
     except FileNotFoundError:
@@ -349,36 +326,6 @@ def _open_found(name: str) -> int:
         raise ChannelNotFound(_NOT_YOURS.format(name)) from None
     except OSError as error:
         raise refused(f"attach to {name}", error) from error
-
-
-def new_file(suffix: str, lock: int) -> tuple[str, int, Hold]:
-    """A new file under a fresh name, and a hold on it with that byte locked."""
-    while True:
-        name = "shmch-" + secrets.token_urlsafe(12) + suffix  # 96 bits, 16 characters
-        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
-        try:
-            fd = _posixshmem.shm_open("/" + name, flags, mode=0o600)
-        except FileExistsError:
-            continue
-        try:
-            os.fchmod(fd, 0o600)  # whatever the umask
-            hold = Hold(open_name, name)  # an `open` of its own: see alive.py
-            # A sweep may have come between the two: then it has the lock, or the name is gone.
-            if hold.try_lock(lock) and (os.fstat(fd).st_nlink or not alive.HAVE_LOCKS):
-                return name, fd, hold
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            unlink(name)
-            os.close(fd)
-            raise
-        os.close(fd)
-
-
-def allocate(fd: int, size: int) -> None:
-    os.ftruncate(fd, size)
-    if hasattr(os, "posix_fallocate"):  # without it a full /dev/shm is a SIGBUS later on
-        os.posix_fallocate(fd, 0, size)
 
 
 def check_header(name: str, words: memoryview, size: int) -> int:
@@ -404,15 +351,16 @@ def check_header(name: str, words: memoryview, size: int) -> int:
     return capacity
 
 
-def _map_finished(name: str, fd: int) -> Segment:
+def _map_finished(name: str, file: io.FileIO) -> Segment:
     """Map a segment once its creator has put the magic in; wait for that while the creator lives."""
     patience = time.monotonic() + PATIENCE
+    fd = file.fileno()
     last = False
     while True:
         size = os.fstat(fd).st_size
         if size >= DATA:
             try:
-                segment = Segment(name, fd)
+                segment = Segment(name, file)
             except OSError as error:
                 raise refused(f"map {name}", error) from error
             magic = segment.words[MAGIC_WORD]
@@ -433,10 +381,3 @@ def _map_finished(name: str, fd: int) -> Segment:
 def _id_words(name: str) -> tuple[int, int]:
     text = name.encode()[-16:]
     return int.from_bytes(text[:8], "little"), int.from_bytes(text[8:], "little")
-
-
-def refused(what: str, error: OSError) -> ChannelError:
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return ChannelError(
-        f"cannot {what}: {reason}; free or enlarge /dev/shm, raise the limit that was hit, or ask for less"
-    )

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import alive, ring, segment
+from .. import alive, files, ring, segment
 from ..errors import ChannelCorrupted, ChannelError, ChannelNotFound
 from . import processes
 
@@ -138,9 +138,9 @@ def named(handle: str) -> list[Look]:
     looks = [one for one in channels() if one.handle == handle]
     if looks:
         return looks
-    if not segment.HANDLE.fullmatch(handle):
+    if not files.HANDLE.fullmatch(handle):
         raise ChannelNotFound(f"{handle!r} is no handle and no process's pid")
-    if os.path.exists(os.path.join(segment.NAMES_FOLDER, handle)):
+    if os.path.exists(os.path.join(files.NAMES_FOLDER, handle)):
         raise ChannelNotFound(f"{handle} belongs to another user")
     raise ChannelNotFound(f"there is no channel {handle}: nobody has it open, and it has no name")
 
@@ -148,7 +148,7 @@ def named(handle: str) -> list[Look]:
 def _places() -> dict[tuple[int, int], Place]:
     places: dict[tuple[int, int], Place] = {}
     for handle in segment.handles():
-        path = os.path.join(segment.NAMES_FOLDER, handle)
+        path = os.path.join(files.NAMES_FOLDER, handle)
         key = _key(path, follow=False)
         if key:
             places[key] = Place(handle, path, key=key)
