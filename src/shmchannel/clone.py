@@ -111,8 +111,8 @@ class Codec:
         except InterfaceError:
             raise
         except REFUSED_WHILE_ENCODING as error:
-            return self.encode_graph(value, encoder.instances, error)
-        if not encoder.clean:
+            return self.encode_graph(value, encoder.met.instances, error)
+        if not encoder.met.clean:
             return self._finish(value, payload, encoder)
         if len(payload) <= _SHORT:  # an encoder that raised, or has grown, is not kept
             self._encoders.append(encoder)
@@ -131,21 +131,21 @@ class Codec:
         except InterfaceError:
             raise
         except REFUSED_WHILE_ENCODING as error:
-            return self.encode_graph(value, encoder.instances, error, moves)
+            return self.encode_graph(value, encoder.met.instances, error, moves)
         return self._finish(value, payload, encoder, moves)
 
     def _finish(
         self, value: object, payload: bytes, encoder: _Encoder, moves: dict[int, Move] | None = None
     ) -> bytes:
         """Look over a message with tagged arrays."""
-        all_in = not moves or moves.keys() <= encoder.instances.keys()
-        if all_in and not _is_too_deep(payload) and self._is_tree(value, encoder.instances):
+        all_in = not moves or moves.keys() <= encoder.met.instances.keys()
+        if all_in and not _is_too_deep(payload) and self._is_tree(value, encoder.met.instances):
             result = _wrapper(len(payload), TAGGED_MESSAGE) + payload
         else:
-            result = self.encode_graph(value, encoder.instances, None, moves)
+            result = self.encode_graph(value, encoder.met.instances, None, moves)
         if len(payload) <= _SHORT and moves is None:
-            encoder.clean = True
-            encoder.instances = {}
+            encoder.met.clean = True
+            encoder.met.instances = {}
             self._encoders.append(encoder)
         return result
 
@@ -290,16 +290,25 @@ def _least_size(head: int) -> int:
 
 
 class _Encoder:
-    """A packer, for one message at a time, and what it has met that has no plain form."""
+    """A packer, for one message at a time, and what it has met."""
 
     def __init__(self, codec: Codec, moves: Mapping[int, Move] | None = None) -> None:
-        self._interfaces = codec.by_class
-        self._moves = moves or {}
-        self.pack = packing.Packer(default=self._extend, strict_types=True, buf_size=2 * _SHORT).pack
+        # An object of its own: a packer that refers to itself would keep its buffer, which may be large, and
+        # what it has met until the collector comes.
+        self.met = _Met(codec.by_class, moves or {})
+        self.pack = packing.Packer(default=self.met.extend, strict_types=True, buf_size=2 * _SHORT).pack
+
+
+class _Met:
+    """What a packer has met that has no plain form, and its form."""
+
+    def __init__(self, interfaces: Mapping[type, Interface], moves: Mapping[int, Move]) -> None:
+        self._interfaces = interfaces
+        self._moves = moves
         self.clean = True  # no tags
         self.instances: dict[int, Move] = {}  # that were met, by their ids
 
-    def _extend(self, value: Any) -> msgpack.ExtType | list[Any]:
+    def extend(self, value: Any) -> msgpack.ExtType | list[Any]:
         """Called by msgpack for every value that it has no plain form for."""
         kind = type(value)
         if kind in PARTS:
