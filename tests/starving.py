@@ -290,6 +290,8 @@ def large_parts() -> None:
     value = bytes(range(256)) * (4096 * 100)  # 100 MiB
     writer = threading.Thread(target=lambda: (one.write_sync(value), one.write_sync("next")))
     writer.start()
+    while not two.statistics().incoming_fill:  # what the encoding takes is given back by then
+        time.sleep(0.001)
     with spare_memory(48 * MIB):
         for _ in range(3):
             out_of_memory(lambda: two.read_sync(timeout=30))

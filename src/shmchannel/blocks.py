@@ -76,9 +76,13 @@ class Block:
 
     def __init__(self, name: str, size: int, hold: Hold, moves: int = 0) -> None:
         self.name, self.size, self.hold, self.moves = name, size, hold, moves
+        self.owned = True  # and not under way, where others see to it
 
     def offer(self, slot: Slot) -> None:
         """Put it under way to the other side's port; nothing is lost while it is."""
+        # First: whatever comes in between, who receives it finds it.
+        disown(self.name)
+        self.owned = False
         self.moves += 1
         _lock(self.hold, OWNER + self.moves)
         slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1
@@ -93,6 +97,8 @@ class Block:
         _lock(self.hold, OWNER)
         _write(self.hold, Record(size=self.size, moves=self.moves))
         self.hold.unlock(OWNER + self.moves)
+        own(self.name, remove_file)
+        self.owned = True
 
     def _record_for(self, slot: Slot) -> Record:
         peer = slot.peer()
@@ -101,9 +107,18 @@ class Block:
             there = 0, 0, 0
         return Record(MAGIC, self.size, self.moves, slot.segment.name.encode(), 1 - slot.index, *there)
 
+    def let_go(self) -> None:
+        """Have it under way no more: others see to it."""
+        try:
+            self.hold.unlock(OWNER + self.moves)  # the close would not do where the memory is still mapped
+        except ValueError:
+            pass  # it is closed already
+        self.hold.close()
+
     def release(self) -> None:
-        """Give it up for good; may be repeated."""
-        remove_file(self.name)
+        """Give it up for good; may be repeated. What is under way stays for who receives it."""
+        if self.owned:
+            remove_file(self.name)
         self.hold.close()
 
 
@@ -179,6 +194,8 @@ class SharedBuffer(mmap.mmap):
             self._block.hold.fileno()
         except ValueError:
             raise ValueError("cannot transfer a SharedBuffer in a fork of the process that owns it") from None
+        if not self._block.owned:  # a signal handler came in between the move and the detaching
+            raise ValueError("cannot transfer a SharedBuffer that has been moved already")
         try:
             super().resize(len(self))  # to the size that it has: refused while there are views of it
         except BufferError:
@@ -188,15 +205,13 @@ class SharedBuffer(mmap.mmap):
         except SystemError:
             pass  # this system cannot resize: then the close has to find out
 
-    def _leave(self) -> Block:
-        """It has been moved: let go of the memory, and return what keeps the block meanwhile."""
-        disown(self._block.name)
+    def _leave(self) -> None:
+        """It has been moved: let go of the memory."""
         self._free.cancel()
         try:
             super().close()
         except BufferError:
             pass  # a view that another thread has made meanwhile: the memory goes with that
-        return self._block
 
 
 def receive(name: Any, slot: Slot | None) -> SharedBuffer:
@@ -250,7 +265,7 @@ def adopt(slot: Slot) -> None:
 def settle(slot: Slot, under_way: list[Block], *, lost: bool) -> None:
     """Our port is over, and says so in its rings: remove what nobody can receive any more."""
     for block in under_way:
-        block.hold.close()  # first: of two ports that end at once, one finds the other's blocks unlocked
+        block.let_go()  # first: of two ports that end at once, one finds the other's blocks unlocked
     words = slot.segment.words
     reader = words[(RINGS[slot.index] >> 3) + READER].to_bytes(8, "little")
     ended = {slot.index}

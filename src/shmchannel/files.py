@@ -41,7 +41,7 @@ def own(name: str, remove: Callable[[str], object]) -> None:
 
 
 def disown(name: str) -> None:
-    """It is gone, or another's."""
+    """It is gone, or others see to it."""
     _ours.pop(name, None)
 
 
@@ -50,7 +50,13 @@ def _remove_ours() -> None:
         remove(name)
 
 
-os.register_at_fork(after_in_child=_ours.clear)
+def _own_nothing() -> None:
+    global _at_exit
+    _ours.clear()
+    _at_exit = None  # it is the parent's
+
+
+os.register_at_fork(after_in_child=_own_nothing)
 
 
 # -- making and opening

@@ -250,9 +250,16 @@ class Life:
         await self.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_kept", None):
+        try:
+            if not getattr(self, "_kept", None):
+                return
             name = repr(self)
-            self.close_sync()  # first: the warning may be made an error
+            self.close_sync()  # before the warning, which may be made an error
+        except BaseException:  # a signal handler came in between
+            if getattr(self, "_kept", None):
+                self.close_sync()  # nobody else will
+            raise
+        else:
             _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
 
     def ref(self) -> None:

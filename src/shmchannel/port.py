@@ -194,7 +194,7 @@ class Port(Life):
         """A block has been moved: keep our hold on it until the message is read, or our port is over."""
         outgoing = self._outgoing
         if isinstance(outgoing, Verdict):
-            block.hold.close()
+            block.let_go()
         else:
             self._under_way.append((outgoing.position, block))
 

@@ -79,7 +79,8 @@ class Transfer:
     ) -> None:
         if self.accepted:
             for buffer in self._offered:
-                self._keep(buffer._leave())
+                self._keep(buffer._block)
+                buffer._leave()
             return
         for buffer in self._offered:
             buffer._block.withdraw()

@@ -1,0 +1,209 @@
+"""An exception at each place where a signal handler may raise: at a function's start, and after each call.
+
+    python cuts.py {channel,buffer,port,drop,write,write_and_close,read}
+
+Does that with an exception at the first place in the package that is come to, then at the second, and so on;
+and prints what is not as it should be: names or descriptors left, messages lost. At the end of a line stands
+where the exception was; the last line tells how many places there are.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import gc
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+from shmchannel import Channel, EndOfChannel, Port, SharedBuffer, WouldBlock, files
+
+PACKAGE = os.path.dirname(files.__file__)
+not_ours = set(os.listdir("/dev/shm"))
+
+
+class Cut(BaseException):
+    """As KeyboardInterrupt is: no Exception."""
+
+
+@functools.cache
+def places(code: CodeType) -> frozenset[int]:
+    """Offsets of the instructions before which it may come.
+
+    The start of a destructor is left out: nothing of what is tested here has come to run by then.
+    """
+    found, looks = set(), False
+    kinds = ("CALL", "JUMP_BACKWARD", *(["RESUME"] if code.co_name != "__del__" else []))
+    for instruction in dis.get_instructions(code):
+        if looks:
+            found.add(instruction.offset)
+        looks = instruction.opname.startswith(kinds)
+    return frozenset(found)
+
+
+class Tracer:
+    """Raises at the ``number``-th place."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self.where = ""
+
+    def __call__(self, frame: FrameType, _event: str, _argument: object) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes = True
+        return self.look
+
+    def look(self, frame: FrameType, event: str, _argument: object) -> Any:
+        if event == "opcode" and self.left and frame.f_lasti in places(frame.f_code):
+            self.left -= 1
+            if not self.left:
+                self.where = f"{frame.f_code.co_qualname}, line {frame.f_lineno}"
+                raise Cut
+        return self.look
+
+
+def names() -> set[str]:
+    """All, but for those that go with this process at the latest: then those go now."""
+    for name in os.listdir("/dev/shm"):
+        for ours in (name.removeprefix("sem.")[:22], name):
+            files._ours.get(ours, str)(ours)
+    return {name for name in os.listdir("/dev/shm") if "shmch-" in name} - not_ours
+
+
+# -- what is done; each is told how to do what is cut off, and returns what is wrong after it
+
+Do = Callable[[Callable[[], object]], None]
+
+
+def channel(do: Do) -> str:
+    do(lambda: Channel(capacity=4096))
+    return ""
+
+
+def buffer(do: Do) -> str:
+    do(lambda: SharedBuffer(100))
+    return ""
+
+
+def port(do: Do) -> str:
+    made, other = Channel(capacity=4096), []
+    with made.connect():
+        do(lambda: other.append(Channel.from_handle(made.handle).connect()))
+    for one in other:
+        one.close_sync()
+    return ""
+
+
+def drop(do: Do) -> str:
+    """A port that is not closed: that its destructor is cut off must not keep the peer waiting."""
+    one, two = pair()
+    kept = [two]
+    del two
+    with one:
+        do(kept.clear)
+        try:
+            one.read_nowait()
+        except EndOfChannel:
+            return ""
+        except WouldBlock:
+            return "not closed"
+
+
+def pair() -> tuple[Port, Port]:
+    made = Channel(capacity=4096)
+    return made.connect(), made.connect()
+
+
+def write(do: Do) -> str:
+    """It has been written, or it has not, and then it can be written again."""
+    one, two = pair()
+    with one, two:
+        buffer = SharedBuffer(100)
+        buffer[:3] = b"abc"
+        do(lambda: one.write_sync([buffer], transfer=[buffer]))
+        try:
+            (got,) = two.read_nowait()
+        except WouldBlock:
+            if buffer.detached:
+                return "lost"
+            one.write_sync([buffer], transfer=[buffer])
+            (got,) = two.read_nowait()
+        else:
+            try:
+                one.write_sync([buffer], transfer=[buffer])
+            except ValueError:
+                pass
+            else:
+                return "moved twice"
+        return "" if got[:3] == b"abc" else "altered"
+
+
+def write_and_close(do: Do) -> str:
+    """What has been written is its reader's, even if the writer has not come to detach it."""
+    one, two = pair()
+    with one, two:
+        buffer = SharedBuffer(100)
+        buffer[:3] = b"abc"
+        do(lambda: one.write_sync([buffer], transfer=[buffer]))
+        gone = buffer.detached
+        buffer.close()
+        try:
+            (got,) = two.read_nowait()
+        except WouldBlock:
+            return "lost" if gone else ""
+        return "" if got[:3] == b"abc" else "altered"
+
+
+def read(do: Do) -> str:
+    one, two = pair()
+    with one, two:
+        buffer = SharedBuffer(100)
+        one.write_sync(buffer, transfer=[buffer])
+        do(two.read_nowait)
+    return ""
+
+
+ACTIONS = {one.__name__: one for one in (channel, buffer, port, drop, write, write_and_close, read)}
+
+
+def survey(act: Callable[[Do], str]) -> int:
+    """Returns how many places there are."""
+    act(lambda action: action())  # what is made once
+    number = 0
+    while True:
+        number += 1
+        tracer = Tracer(number)
+
+        def do(action: Callable[[], object], tracer: Tracer = tracer) -> None:
+            sys.settrace(tracer)
+            try:
+                action()
+            except Cut:
+                pass
+            finally:
+                sys.settrace(None)
+
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        wrong = act(do)
+        gc.collect()
+        after = len(os.listdir("/proc/self/fd"))
+        left = names()
+        if wrong or left or before != after:
+            print(
+                wrong, *left, *([f"{after - before:+} descriptors"] if before != after else []), tracer.where
+            )
+        for name in left:
+            os.unlink(f"/dev/shm/{name}")
+        if not tracer.where:
+            return number
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", ResourceWarning)
+    sys.unraisablehook = lambda _unraisable: None  # where it is a finalizer that is cut off
+    print(survey(ACTIONS[sys.argv[1]]))
