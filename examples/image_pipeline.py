@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy
+from numpy.random import default_rng  # here, and not when it is first used: that import may swallow a Ctrl-C
 
 from shmchannel import Channel, ChannelNotFound, PeerLost, Port, SharedBuffer
 
@@ -28,7 +29,7 @@ Image = numpy.ndarray[Any, numpy.dtype[numpy.float32]]
 
 def draw(image: Image, number: int) -> None:
     """Noise: the same for the same number."""
-    image[:] = numpy.random.default_rng(number).random(SHAPE, numpy.float32)
+    image[:] = default_rng(number).random(SHAPE, numpy.float32)
 
 
 def blur(image: Image) -> None:
