@@ -15,6 +15,7 @@ import ctypes
 import errno
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +58,9 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
-def _post(post: Callable[[], object]) -> None:
+def _post(post: Callable[[], object], fixed: ctypes.c_uint64, was: int) -> None:
+    if fixed.value != was:
+        return  # to post might hold us up for ever; who sleeps there looks around after a slice
     try:
         post()
     except OSError as error:
@@ -74,6 +77,11 @@ def _set_mode(name: str) -> None:
         pass
 
 
+# Behind its two counts a semaphore of glibc or musl, of 64 bits, says for all its life whether it is shared.
+# A stray store there would make libc's next futex call another than it means, and one may never return.
+_OF_64_BITS = sys.platform == "linux" and ctypes.sizeof(ctypes.c_void_p) == 8
+_FIXED = 8 if _OF_64_BITS else None  # bytes from its start
+
 _LIBC = _libc()
 _SEM_FAILED = (None, ctypes.c_void_p(-1).value)  # a null pointer (glibc, musl), or -1 (macOS)
 
@@ -85,7 +93,7 @@ class LibcSemaphore:
     Closed when the object goes, so that no thread can be waiting on what is closed.
     """
 
-    __slots__ = ("_address", "name", "post")
+    __slots__ = ("_address", "_fixed", "_was", "name", "post")
 
     post: Callable[[], Any]
     """Add one, which wakes a waiter."""
@@ -97,7 +105,8 @@ class LibcSemaphore:
 
     def _open(self, create: bool) -> None:
         self._open_address(os.O_CREAT | os.O_EXCL if create else 0)
-        self.post = functools.partial(_post, functools.partial(_LIBC.sem_post, self._address))
+        post = functools.partial(_LIBC.sem_post, self._address)
+        self.post = functools.partial(_post, post, self._fixed, self._was)
 
     def _open_address(self, flags: int) -> None:
         more = (ctypes.c_uint(0o600), ctypes.c_uint(0)) if flags else ()
@@ -105,6 +114,11 @@ class LibcSemaphore:
         if self._address in _SEM_FAILED:
             self._address = None
             raise _os_error(self.name)
+        assert self._address
+        self._fixed = ctypes.c_uint64(0)
+        if _FIXED is not None:
+            self._fixed = ctypes.c_uint64.from_address(self._address + _FIXED)
+        self._was = self._fixed.value
         if flags:
             _set_mode(self.name)
 
@@ -113,6 +127,9 @@ class LibcSemaphore:
 
         A signal's handler has run by then, and what it raised is raised here.
         """
+        if self._fixed.value != self._was:
+            time.sleep(timeout)
+            return False
         return _wait(self._address, timeout)
 
     @property
@@ -162,8 +179,8 @@ class PosixIpcSemaphore(LibcSemaphore):
             raise OSError(error.errno or errno.EMFILE, error.strerror or str(error), name) from None
         if create:
             _set_mode(name)
-        self.post = functools.partial(_post, self._semaphore.release)
         self._open_address(0)  # once more, for libc, which counts and gives the one address
+        self.post = functools.partial(_post, self._semaphore.release, self._fixed, self._was)
 
     @staticmethod
     def unlink_name(name: str) -> None:

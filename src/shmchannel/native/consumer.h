@@ -5,6 +5,11 @@
 
 #include "taking.h"
 
+static uint64_t fixed_part(const Consumer *self)
+{
+    return atomic_load_explicit((_Atomic uint64_t *)((char *)self->semaphore + FIXED), memory_order_relaxed);
+}
+
 static PyObject *consumer_prepare(PyObject *object, PyObject *args)
 {
     Consumer *self = (Consumer *)object;
@@ -33,6 +38,7 @@ static PyObject *consumer_prepare(PyObject *object, PyObject *args)
     self->peers_byte = (off_t)peers_byte;
     self->semaphore = (sem_t *)semaphore;
     self->timed_wait = semaphore ? (TimedWait *)timed_wait : NULL;
+    self->fixed = semaphore ? fixed_part(self) : 0;
     Py_RETURN_NONE;
 }
 
@@ -155,6 +161,14 @@ static bool peer_lives(const Consumer *self)
 #endif
 }
 
+/* 0 for a post; an error number: ETIMEDOUT, EINTR. A semaphore that is ruined sleeps on, as LibcSemaphore.wait. */
+static int sleep_until(Consumer *self, const struct timespec *at)
+{
+    if (fixed_part(self) != self->fixed)
+        return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, at, NULL) ? EINTR : ETIMEDOUT;
+    return self->timed_wait(self->semaphore, CLOCK_MONOTONIC, at) < 0 ? errno : 0;
+}
+
 /* As Sleeper._sleep, without the GIL: until there is something, or a wake-up, or a signal, or time is over. A peer
    that dies wakes nobody: so not beyond a slice, unless it evidently lives. 1: it slept; 0; -1: an exception. */
 static int sleep_in_slices(Consumer *self, int64_t until, int64_t slice)
@@ -171,8 +185,8 @@ static int sleep_in_slices(Consumer *self, int64_t until, int64_t slice)
         ready = consumer_is_ready(self) || self->closed; /* step: look_again */
         slept = slept || !ready;
         Py_BEGIN_ALLOW_THREADS
-        if (!ready && self->timed_wait(self->semaphore, CLOCK_MONOTONIC, &at) < 0) /* step: sleep */
-            error = errno;
+        if (!ready)
+            error = sleep_until(self, &at); /* step: sleep */
         atomic_store(flag, 0); /* step: withdraw */
         again = error == ETIMEDOUT && next < until && peer_lives(self); /* step: look_if_alive */
         Py_END_ALLOW_THREADS
