@@ -1,6 +1,6 @@
 """An exception at each place where a signal handler may raise: at a function's start, and after each call.
 
-    python cuts.py {channel,buffer,port,drop,write,write_and_close,read}
+    python cuts.py {channel,buffer,port,drop,linger,write,write_and_close,refuse,read}
 
 Does that with an exception at the first place in the package that is come to, then at the second, and so on;
 and prints what is not as it should be: names or descriptors left, messages lost. At the end of a line stands
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-from shmchannel import Channel, EndOfChannel, Port, SharedBuffer, WouldBlock, files
+from shmchannel import Channel, ChannelNotFound, EndOfChannel, Port, SharedBuffer, WouldBlock, files, segment
 
 PACKAGE = os.path.dirname(files.__file__)
 not_ours = set(os.listdir("/dev/shm"))
@@ -67,10 +67,8 @@ class Tracer:
 
 
 def names() -> set[str]:
-    """All, but for those that go with this process at the latest: then those go now."""
-    for name in os.listdir("/dev/shm"):
-        for ours in (name.removeprefix("sem.")[:22], name):
-            files._ours.get(ours, str)(ours)
+    """What is left once this process's own is removed, as when it ends."""
+    files._remove_ours()
     return {name for name in os.listdir("/dev/shm") if "shmch-" in name} - not_ours
 
 
@@ -158,6 +156,53 @@ def write_and_close(do: Do) -> str:
         return "" if got[:3] == b"abc" else "altered"
 
 
+def refuse(do: Do) -> str:
+    """A write of two buffers that finds no room: both are as they were, or at least go with us."""
+    one, two = pair()
+    with one, two:
+        while True:
+            try:
+                one.write_nowait(bytes(100))
+            except WouldBlock:
+                break
+        buffers = [SharedBuffer(100), SharedBuffer(100)]
+
+        def write() -> None:
+            try:
+                one.write_nowait([*buffers, bytes(200)], transfer=buffers)
+            except WouldBlock:
+                pass
+
+        do(write)
+        while len(two.read_nowait()) == 100:
+            if not two.statistics().incoming_fill:
+                break
+        one.write_sync(buffers, transfer=buffers)
+        return "" if list(map(len, two.read_nowait())) == [100, 100] else "altered"
+
+
+def linger(do: Do) -> str:
+    """What its maker leaves to others stays, wherever it is cut off after it was made."""
+    made: list[str] = []
+    before = set(segment.handles())
+
+    def make() -> None:
+        lingering = Channel(capacity=4096, linger=True)
+        made.append(lingering.handle)
+
+    do(make)
+    gc.collect()
+    files._remove_ours()
+    for handle in made:
+        try:
+            Channel.from_handle(handle)
+        except ChannelNotFound:
+            return "gone"
+    for handle in set(segment.handles()) - before:  # also one that was made, and nobody was told of
+        segment.unlink(handle)
+    return ""
+
+
 def read(do: Do) -> str:
     one, two = pair()
     with one, two:
@@ -167,7 +212,9 @@ def read(do: Do) -> str:
     return ""
 
 
-ACTIONS = {one.__name__: one for one in (channel, buffer, port, drop, write, write_and_close, read)}
+ACTIONS = {
+    one.__name__: one for one in (channel, buffer, port, drop, linger, write, write_and_close, refuse, read)
+}
 
 
 def survey(act: Callable[[Do], str]) -> int:

@@ -600,9 +600,9 @@ def test_a_sweep_that_takes_a_segment_in_the_making_makes_the_creator_take_anoth
     opened: list[str] = []
     real = files.open_name
 
-    def open_beside_a_sweep(name: str, mode: str = "r+") -> Any:
-        if opened or mode != "r+":
-            return real(name, mode)
+    def open_beside_a_sweep(name: str, flags: int = os.O_RDWR) -> Any:
+        if opened or flags != os.O_RDWR:
+            return real(name, flags)
         opened.append(name)
         if when == "before the creator opens it":
             assert segment.sweep() == [name]

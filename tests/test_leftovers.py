@@ -80,6 +80,7 @@ if pid == 0:
     here = SharedBuffer(10)
     blocks.remove_file = cut
     del here
+    blocks.remove_file = real[1]
     sys.exit()
 os.waitpid(pid, 0)
 print(count())

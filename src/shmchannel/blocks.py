@@ -21,6 +21,7 @@ import re
 import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any, NamedTuple, NoReturn
 
@@ -71,18 +72,44 @@ _RECORD = struct.Struct("<8sQQ24sQQQQ")
 _MOST_MOVES = 1 << 62  # more is nobody's: each is a byte that can be locked
 
 
+class Note:
+    """What a block has to know of the message that moves it."""
+
+    __slots__ = ("accepted",)
+
+    def __init__(self) -> None:
+        self.accepted = False  # True: the block is its reader's. Set together with the publishing
+
+
+class Claim:
+    """A block's name, and whether that is ours to remove."""
+
+    __slots__ = ("message", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.message: Note | None = None  # that last had it under way
+
+    @property
+    def holds(self) -> bool:
+        """Not once a message is out with the block, wherever a signal handler came in between."""
+        return self.message is None or not self.message.accepted
+
+    def use(self) -> None:
+        if self.holds:
+            remove_file(self.name)
+
+
 class Block:
     """A block that this process owns, or has under way."""
 
     def __init__(self, name: str, size: int, hold: Hold, moves: int = 0) -> None:
         self.name, self.size, self.hold, self.moves = name, size, hold, moves
-        self.owned = True  # and not under way, where others see to it
+        self.claim = Claim(name)
 
-    def offer(self, slot: Slot) -> None:
+    def offer(self, slot: Slot, message: Note) -> None:
         """Put it under way to the other side's port; nothing is lost while it is."""
-        # First: whatever comes in between, who receives it finds it.
-        disown(self.name)
-        self.owned = False
+        self.claim.message = message
         self.moves += 1
         _lock(self.hold, OWNER + self.moves)
         slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1
@@ -93,12 +120,13 @@ class Block:
         self.hold.unlock(OWNER)
 
     def withdraw(self) -> None:
-        """Own it again."""
-        _lock(self.hold, OWNER)
-        _write(self.hold, Record(size=self.size, moves=self.moves))
-        self.hold.unlock(OWNER + self.moves)
-        own(self.name, remove_file)
-        self.owned = True
+        """Own it again, unless it was closed meanwhile."""
+        try:
+            _lock(self.hold, OWNER)
+            _write(self.hold, Record(size=self.size, moves=self.moves))
+            self.hold.unlock(OWNER + self.moves)
+        except ValueError:
+            pass
 
     def _record_for(self, slot: Slot) -> Record:
         peer = slot.peer()
@@ -117,8 +145,8 @@ class Block:
 
     def release(self) -> None:
         """Give it up for good; may be repeated. What is under way stays for who receives it."""
-        if self.owned:
-            remove_file(self.name)
+        self.claim.use()
+        disown(self.claim)
         self.hold.close()
 
 
@@ -158,6 +186,8 @@ class SharedBuffer(mmap.mmap):
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
         self._block = block
+        own(block.claim, block.claim.use)  # beside its Finalize, which may be cut off
+        disown(block.name)
         # Finalize and not weakref.finalize: a fork must not free its parent's.
         self._free = Finalize(self, block.release, exitpriority=-1)
         return self
@@ -190,12 +220,12 @@ class SharedBuffer(mmap.mmap):
     def _check_movable(self) -> None:
         if self.closed:
             raise ValueError("cannot transfer a SharedBuffer that is detached or closed already")
+        if not self._block.claim.holds:  # a signal handler came in between the move and the detaching
+            raise ValueError("cannot transfer a SharedBuffer that has been moved already")
         try:
             self._block.hold.fileno()
         except ValueError:
             raise ValueError("cannot transfer a SharedBuffer in a fork of the process that owns it") from None
-        if not self._block.owned:  # a signal handler came in between the move and the detaching
-            raise ValueError("cannot transfer a SharedBuffer that has been moved already")
         try:
             super().resize(len(self))  # to the size that it has: refused while there are views of it
         except BufferError:
@@ -207,6 +237,7 @@ class SharedBuffer(mmap.mmap):
 
     def _leave(self) -> None:
         """It has been moved: let go of the memory."""
+        disown(self._block.claim)
         self._free.cancel()
         try:
             super().close()
@@ -239,7 +270,7 @@ def receive(name: Any, slot: Slot | None) -> SharedBuffer:
         if record is None or not _is_for(record, slot, slot.index):
             raise InterfaceError(f"the block {name} is not under way to this port")
         received = True  # the message is out of the ring: if we do not take it now, nobody will
-        own(name, remove_file)
+        own(name, partial(remove_file, name))
         _write(hold, Record(size=record.size, moves=record.moves))
         return SharedBuffer._map(Block(name, record.size, hold, record.moves))
     except BaseException:
@@ -284,7 +315,10 @@ def sweep(*, remove: Callable[[str], object] = remove_file, without: Collection[
     As if the channels ``without`` had no names any more.
     """
     swept = []
-    for name, hold, _ in _each(_names() if alive.HAVE_LOCKS else []):
+    for name, hold, record in _each(_names() if alive.HAVE_LOCKS else []):
+        # Without the lock first: who settles at the same time would take a block that stays for another's.
+        if record and record.handle and _may_be_received(record, without):
+            continue
         if not hold.try_lock(OWNER):
             continue
         record = _read(hold)  # again, under the lock

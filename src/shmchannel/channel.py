@@ -87,6 +87,8 @@ class Channel:
             # Finalize with a negative priority runs after multiprocessing has joined this process's
             # children, who may be about to attach; weakref.finalize would run before.
             Finalize(self, _drop, args=(self._segment, hold), exitpriority=-1)
+            if linger:
+                disown(self.handle)
 
     @classmethod
     def from_handle(
@@ -163,7 +165,6 @@ def _drop(segment: Segment, hold: Hold) -> None:
     unread = 0
     if FREE in [segment.words[slot >> 3] for slot in SLOTS]:
         if segment.lingers:
-            disown(segment.name)
             hold.close()
             return
         unread = sum(segment.words[ring >> 3] for ring in RINGS)

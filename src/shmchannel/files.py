@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from multiprocessing.util import Finalize
 
@@ -27,27 +27,34 @@ NAMES_FOLDER = "/dev/shm"  # Linux lists the names here; elsewhere nothing can b
 
 # -- whose names they are
 
-_ours: dict[str, Callable[[str], object]] = {}
+_ours: dict[
+    Hashable, tuple[int, Callable[[], object]]
+] = {}  # a name or what has one: whose, and how to remove it
 _at_exit: Finalize | None = None
 
 
-def own(name: str, remove: Callable[[str], object]) -> None:
-    """Let this process remove that name when it ends, if not before: by ``remove(name)``."""
+def own(what: Hashable, remove: Callable[[], object]) -> None:
+    """Let this process call ``remove`` when it ends, unless it is disowned before."""
     global _at_exit
-    _ours[name] = remove
+    _ours[what] = os.getpid(), remove
     if _at_exit is None or not _at_exit.still_active():  # a child of multiprocessing begins with none
         # After those of channels and buffers, which it is for when they are cut off.
         _at_exit = Finalize(None, _remove_ours, exitpriority=-2)
 
 
-def disown(name: str) -> None:
-    """It is gone, or others see to it."""
-    _ours.pop(name, None)
+def disown(what: Hashable) -> None:
+    """Its name is gone, or others see to it."""
+    _ours.pop(what, None)
 
 
 def _remove_ours() -> None:
-    for name, remove in list(_ours.items()):
-        remove(name)
+    while _ours:
+        _what, (owner, remove) = _ours.popitem()
+        if owner == os.getpid():  # a fork that was cut off at its start may have its parent's
+            try:
+                remove()
+            except OSError:
+                pass  # we are another user by now
 
 
 def _own_nothing() -> None:
@@ -74,7 +81,7 @@ def new_file(
         name = "shmch-" + secrets.token_urlsafe(12) + suffix  # 96 bits, 16 characters
         hold = None
         try:
-            own(name, remove)
+            own(name, functools.partial(remove, name))
             file = _create(name)
             if file is not None:
                 with file:
@@ -93,7 +100,7 @@ def new_file(
 def _create(name: str) -> io.FileIO | None:
     """None where there is something of that name."""
     try:
-        return open_name(name, "x+")
+        return open_name(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return None
 
@@ -110,9 +117,12 @@ def _hold(file: io.FileIO, name: str, lock: int) -> Hold | None:
     return None
 
 
-def open_name(name: str, mode: str = "r+") -> io.FileIO:
-    """Open that file, with ``"x+"`` a new one; symbolic links are not followed. Raises ``OSError``."""
-    return io.FileIO("/" + name, mode, opener=functools.partial(_posixshmem.shm_open, mode=0o600))
+def open_name(name: str, flags: int = os.O_RDWR) -> io.FileIO:
+    """Open that file, or make it; symbolic links are not followed. Raises ``OSError``."""
+    # One call of C code: between two of Python's the descriptor could get lost. And none with an opener,
+    # which is given O_CLOEXEC: shm_open sets that by itself, and need not take it.
+    opened = map(_posixshmem.shm_open, ("/" + name,), (flags,), (0o600,))
+    return next(map(io.FileIO, opened, ("r+",)))
 
 
 def allocate(file: io.FileIO, size: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .blocks import Block
+from .blocks import Block, Note
 from .consumer import NOTHING, Consumer
 from .errors import ChannelError, EndOfChannel, WouldBlock
 from .interfaces import Interface
@@ -51,7 +51,7 @@ class Port(Life):
         """
         if transfer:
             with self._transfer(transfer) as moving:
-                accepted = self._put(self._checked(moving.encode(value)), WHOLE, moving)
+                accepted = self._put(self._checked(moving.encode(value)), WHOLE, moving.note)
         else:
             left = self._outgoing.put(value)
             accepted = True if left is None else self._put(left)
@@ -78,7 +78,7 @@ class Port(Life):
             check_timeout(timeout)
         if transfer:
             with self._transfer(transfer) as moving:
-                return drive(self._putting(self._checked(moving.encode(value)), moving), timeout)
+                return drive(self._putting(self._checked(moving.encode(value)), moving.note), timeout)
         left = self._outgoing.put(value)
         return True if left is None else drive(self._putting(left), timeout)
 
@@ -93,7 +93,7 @@ class Port(Life):
                 payload = self._checked(moving.encode(value))
                 if isinstance(self._outgoing, Verdict):
                     return self._outgoing.try_write(payload)
-                return await self._joined().drive(self._putting(payload, moving), writing=True)
+                return await self._joined().drive(self._putting(payload, moving.note), writing=True)
         if isinstance(self._outgoing, Verdict):
             return self._outgoing.try_write(self._outgoing.put(value))
         side = self._joined()
@@ -198,9 +198,7 @@ class Port(Life):
         else:
             self._under_way.append((outgoing.position, block))
 
-    def _put(
-        self, payload: bytes | memoryview, kind: int = WHOLE, moving: Transfer | None = None
-    ) -> bool | None:
+    def _put(self, payload: bytes | memoryview, kind: int = WHOLE, note: Note | None = None) -> bool | None:
         """Try to put one frame. True, False (the peer has ended), or None (full).
 
         Whether what moves with the message is the peer's now is taken down where the frame goes out.
@@ -208,23 +206,23 @@ class Port(Life):
         if monotonic() >= self._peer.next_look[0]:
             self._peer.check()
         outgoing = self._outgoing
-        accepted = outgoing.try_write(payload, kind, None if kind == PART else moving)
+        accepted = outgoing.try_write(payload, kind, None if kind == PART else note)
         if accepted is False and self._outgoing is not outgoing:  # closed under our hands
             return self._outgoing.try_write(payload, kind)
         return accepted
 
-    def _putting(self, payload: bytes, moving: Transfer | None = None) -> Operation[bool]:
+    def _putting(self, payload: bytes, note: Note | None = None) -> Operation[bool]:
         """Write a message that the first try could not, as one frame or in parts."""
         outgoing = self._outgoing
         if isinstance(outgoing, Verdict):
             return outgoing.try_write(payload)
         if len(payload) > outgoing.largest_whole:
-            return (yield from self._putting_parts(payload, outgoing, moving))
-        while (accepted := self._put(payload, WHOLE, moving)) is None:
+            return (yield from self._putting_parts(payload, outgoing, note))
+        while (accepted := self._put(payload, WHOLE, note)) is None:
             yield outgoing.wait(len(payload))
         return accepted
 
-    def _putting_parts(self, payload: bytes, outgoing: Producer, moving: Transfer | None) -> Operation[bool]:
+    def _putting_parts(self, payload: bytes, outgoing: Producer, note: Note | None) -> Operation[bool]:
         size = outgoing.part_size
         # Waits for the turn alone: of two messages in parts, one goes first.
         nested = yield outgoing.wait(size)._replace(ready=lambda: True, exclusive=True)
@@ -241,7 +239,7 @@ class Port(Life):
                 if start:
                     yield outgoing.wait(size)  # where the reader keeps up too: the driver has other duties
                 kind = PART if start + size < len(view) else LAST
-                while (accepted := self._put(view[start : start + size], kind, moving)) is None:
+                while (accepted := self._put(view[start : start + size], kind, note)) is None:
                     yield outgoing.wait(size)
                 if not accepted:
                     return False

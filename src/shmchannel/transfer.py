@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from .blocks import Block, SharedBuffer, receive
+from .blocks import Block, Note, SharedBuffer, receive
 from .clone import Codec, Move
 from .interfaces import Interface, set_state, state_of
 from .segment import Slot
@@ -40,7 +41,7 @@ class Transfer:
 
         Raises ``TypeError`` for what cannot be moved, ``ValueError`` for doubles and what was moved before.
         """
-        self.accepted = False
+        self.note = Note()
         self._codec, self._slot, self._keep = codec, slot, keep
         self._instances: dict[int, tuple[Any, Interface]] = {}
         if isinstance(instances, SharedBuffer):
@@ -65,7 +66,7 @@ class Transfer:
             if isinstance(instance, SharedBuffer):
                 if self._slot is not None:
                     self._offered.append(instance)
-                    instance._block.offer(self._slot)
+                    instance._block.offer(self._slot, self.note)
             else:
                 self._states.append((instance, state_of(instance)))
             moves[one] = Move(instance, interface, interface.give_up(instance))
@@ -77,12 +78,13 @@ class Transfer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.accepted:
+        if self.note.accepted:
             for buffer in self._offered:
                 self._keep(buffer._block)
                 buffer._leave()
             return
-        for buffer in self._offered:
-            buffer._block.withdraw()
+        with ExitStack() as stack:
+            for buffer in self._offered:
+                stack.callback(buffer._block.withdraw)
         for instance, state in self._states:
             set_state(instance, state)
