@@ -43,7 +43,7 @@ class FakeSemaphore:
     def post(self) -> None:
         self.wakes.append(1)
 
-    for_c = 0, 0
+    for_c = 0, 0, -1
 
 
 class FakeSleeper:

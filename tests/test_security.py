@@ -228,6 +228,12 @@ def test_a_semaphore_that_somebody_made_first_is_not_used(
             theirs[0].unlink()
 
 
+def test_semaphores_that_were_ruined_before_the_connect_cost_a_slice() -> None:
+    command = [sys.executable, "-c", RUINED, "8", "55555555", "0.002", "before"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def put_block(**record: Any) -> None:
     path = SHM / f"{HANDLE}b"
     path.write_bytes(blocks._RECORD.pack(*blocks.Record(size=8, **record)).ljust(blocks.HEAD + 8, b"\0"))
@@ -453,6 +459,11 @@ memories = []
 for name in segment.semaphore_names(channel.handle):
     with open(f"/dev/shm/sem.{name[1:]}", "r+b") as file:
         memories.append(mmap.mmap(file.fileno(), 0))
+def ruin():
+    for memory in memories:
+        memory[place:place + 4] = bytes.fromhex(sys.argv[2])
+if sys.argv[4] == "before":
+    ruin()
 def echo(port):
     with port:
         for message in port:
@@ -463,8 +474,7 @@ with channel.connect() as port:
     for number in range(20):
         time.sleep(pause)  # seconds after which the other sleeps
         if number == 10:
-            for memory in memories:
-                memory[place:place + 4] = bytes.fromhex(sys.argv[2])
+            ruin()
         port.write_sync(number)
         assert port.read_sync(timeout=10) == number
 other.join()
@@ -477,7 +487,7 @@ def test_a_peer_that_ruins_the_semaphores_ends_us_or_costs_a_slice(garbage: str,
     before = names()
     ended = []
     for place in range(0, 32, 4):
-        command = [sys.executable, "-c", RUINED, str(place), garbage, pause]
+        command = [sys.executable, "-c", RUINED, str(place), garbage, pause, "while"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
         ended.append(done.returncode)
         if done.returncode == -signal.SIGABRT and pause == "0":

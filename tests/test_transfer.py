@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -633,3 +634,55 @@ def test_a_sweep_removes_what_is_left_when_both_are_killed() -> None:
     assert len(names()) == 2
     assert sorted(blocks.sweep()) != []
     assert not names()
+
+
+def test_a_port_that_ends_while_a_sweep_looks_at_its_block_removes_it(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    buffer = SharedBuffer(10)
+    assert one.write_sync(buffer, transfer=[buffer])
+    sweeping = files.Hold(files.open_name, buffer._block.name)
+    assert sweeping.try_lock(blocks.OWNER)
+    one.close_sync()
+    closing = threading.Thread(target=two.close_sync)
+    closing.start()
+    closing.join(0.05)  # seconds: it waits, however long that was
+    sweeping.close()
+    closing.join()
+    assert not names()
+
+
+def test_a_buffer_that_is_closed_during_a_write_costs_no_other(pair: tuple[Port, Port]) -> None:
+    one, _two = pair
+    closed, kept = SharedBuffer(10), SharedBuffer(20)
+    with suppress(WouldBlock):
+        while True:
+            one.write_nowait(b"full")
+
+    async def give_up() -> None:
+        writing = asyncio.create_task(one.write([closed, kept], transfer=[closed, kept]))
+        await asyncio.sleep(0)
+        closed.close()
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+
+    asyncio.run(give_up())
+    assert len(kept) == 20
+    kept._check_movable()
+    kept.close()
+    assert not [name for name in names() if name.endswith("b")]
+
+
+def test_the_end_of_a_process_removes_its_own_and_goes_on_where_it_may_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    removed = []
+
+    def refuse() -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(files, "_ours", {"another's": (os.getpid() + 1, lambda: removed.append("another's"))})
+    files.own("first", lambda: removed.append("first"))
+    files.own("second", refuse)
+    files._remove_ours()
+    assert removed == ["first"]

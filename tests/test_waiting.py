@@ -432,7 +432,7 @@ def test_a_sleep_in_c_counts_while_it_lasts_and_after_it_if_it_was_one(slept: bo
 
 
 def test_without_a_wait_for_c_a_reader_sleeps_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LibcSemaphore, "for_c", (0, 0))
+    monkeypatch.setattr(LibcSemaphore, "for_c", (0, 0, -1))
     channel = Channel()
     with channel.connect(spin=False) as port, channel.connect() as peer:
         incoming: Any = port._incoming

@@ -56,6 +56,7 @@ class Consumer:
         beside: int,
         semaphore: int,
         timed_wait: int,
+        fixed: int,
         peers_file: int,
         peers_byte: int,
         /,

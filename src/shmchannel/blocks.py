@@ -303,9 +303,7 @@ def settle(slot: Slot, under_way: list[Block], *, lost: bool) -> None:
     if lost or reader[CONSUMER_CLOSED]:
         ended.add(1 - slot.index)
     for name, hold, record in _each({*_names_moved(slot, 0), *_names_moved(slot, 1)}):
-        if not (record and any(_is_for(record, slot, index) for index in ended)):
-            continue
-        if hold.try_lock(OWNER) and hold.try_lock(OWNER + record.moves):
+        if record and any(_is_for(record, slot, index) for index in ended) and _nobody_has(hold, record):
             remove_file(name)
 
 
@@ -316,21 +314,28 @@ def sweep(*, remove: Callable[[str], object] = remove_file, without: Collection[
     """
     swept = []
     for name, hold, record in _each(_names() if alive.HAVE_LOCKS else []):
-        # Without the lock first: who settles at the same time would take a block that stays for another's.
+        # Before the locks: to hold those of what stays would keep others from it.
         if record and record.handle and _may_be_received(record, without):
             continue
-        if not hold.try_lock(OWNER):
-            continue
-        record = _read(hold)  # again, under the lock
-        if (
-            record
-            and record.handle
-            and (not hold.try_lock(OWNER + record.moves) or _may_be_received(record, without))
-        ):
-            continue
-        remove(name)
-        swept.append(name)
+        if _nobody_has(hold, record):
+            remove(name)
+            swept.append(name)
     return swept
+
+
+def _nobody_has(hold: Hold, record: Record | None) -> bool:
+    """Lock a block as its owner and its sender would, if it still is what its record said."""
+    under_way = record is not None and record.handle != ""
+    # The sender's byte first, whoever comes here: of two at the same time, one gets both.
+    if record and under_way and not hold.try_lock(OWNER + record.moves):
+        return False
+    patience = time.monotonic() + PATIENCE
+    while not hold.try_lock(OWNER):
+        # Its owner has it; or, if it has none yet, who receives it, or a sweep that will see that it stays.
+        if not under_way or _read(hold) != record or time.monotonic() > patience:
+            return False
+        time.sleep(0.001)
+    return _read(hold) == record
 
 
 def _may_be_received(record: Record, without: Collection[str]) -> bool:

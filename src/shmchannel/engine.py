@@ -50,9 +50,9 @@ else:
             consumer.Consumer.__init__(self, place, *others)
             where = place.memory, place.control, place.data, place.capacity
             spin = self.sleeper.spins, self.sleeper.budget
-            semaphore, timed_wait = self.sleeper.semaphore.for_c
+            semaphore, timed_wait, fixed = self.sleeper.semaphore.for_c
             self._sleeps_in_c = bool(timed_wait)
-            sleep = semaphore, timed_wait, *self.sleeper.peers_lock
+            sleep = semaphore, timed_wait, fixed, *self.sleeper.peers_lock
             self._prepare(*where, self.codec, self._wake, self._ring, *spin, place.beside, *sleep)
 
         def wait(self) -> Wait:

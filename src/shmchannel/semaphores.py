@@ -58,8 +58,8 @@ def _libc() -> ctypes.CDLL:
     return libc
 
 
-def _post(post: Callable[[], object], fixed: ctypes.c_uint64, was: int) -> None:
-    if fixed.value != was:
+def _post(post: Callable[[], object], fixed: ctypes.c_uint32) -> None:
+    if _FIXED is not None and fixed.value != _FIXED:
         return  # to post might hold us up for ever; who sleeps there looks around after a slice
     try:
         post()
@@ -77,12 +77,29 @@ def _set_mode(name: str) -> None:
         pass
 
 
-# Behind its two counts a semaphore of glibc or musl, of 64 bits, says for all its life whether it is shared.
-# A stray store there would make libc's next futex call another than it means, and one may never return.
-_OF_64_BITS = sys.platform == "linux" and ctypes.sizeof(ctypes.c_void_p) == 8
-_FIXED = 8 if _OF_64_BITS else None  # bytes from its start
-
 _LIBC = _libc()
+
+
+def _fixed_part() -> int | None:
+    """What stands behind the two counts of a semaphore for all its life; None where nothing is known of that.
+
+    In glibc (from 2.21) and musl, of 64 bits, it says which futex calls are made. A stray store there would
+    make the next call another one, that may never return.
+    """
+    if not (sys.platform == "linux" and ctypes.sizeof(ctypes.c_void_p) == 8):
+        return None
+    one = (ctypes.c_uint32 * 8)(*[UNTOUCHED] * 8)
+    shared, value = 1, 0
+    if (
+        _LIBC.sem_init(one, shared, value) != 0 or one[3] != UNTOUCHED
+    ):  # an older glibc's counts lie elsewhere
+        return None
+    return one[2]
+
+
+UNTOUCHED = 0xAAAAAAAA
+_PLACE = 8  # bytes from a semaphore's start
+_FIXED = _fixed_part()
 _SEM_FAILED = (None, ctypes.c_void_p(-1).value)  # a null pointer (glibc, musl), or -1 (macOS)
 
 
@@ -93,7 +110,7 @@ class LibcSemaphore:
     Closed when the object goes, so that no thread can be waiting on what is closed.
     """
 
-    __slots__ = ("_address", "_fixed", "_was", "name", "post")
+    __slots__ = ("_address", "_fixed", "name", "post")
 
     post: Callable[[], Any]
     """Add one, which wakes a waiter."""
@@ -106,7 +123,7 @@ class LibcSemaphore:
     def _open(self, create: bool) -> None:
         self._open_address(os.O_CREAT | os.O_EXCL if create else 0)
         post = functools.partial(_LIBC.sem_post, self._address)
-        self.post = functools.partial(_post, post, self._fixed, self._was)
+        self.post = functools.partial(_post, post, self._fixed)
 
     def _open_address(self, flags: int) -> None:
         more = (ctypes.c_uint(0o600), ctypes.c_uint(0)) if flags else ()
@@ -115,10 +132,7 @@ class LibcSemaphore:
             self._address = None
             raise _os_error(self.name)
         assert self._address
-        self._fixed = ctypes.c_uint64(0)
-        if _FIXED is not None:
-            self._fixed = ctypes.c_uint64.from_address(self._address + _FIXED)
-        self._was = self._fixed.value
+        self._fixed = ctypes.c_uint32.from_address(self._address + _PLACE)
         if flags:
             _set_mode(self.name)
 
@@ -127,21 +141,22 @@ class LibcSemaphore:
 
         A signal's handler has run by then, and what it raised is raised here.
         """
-        if self._fixed.value != self._was:
+        if _FIXED is not None and self._fixed.value != _FIXED:
             time.sleep(timeout)
             return False
         return _wait(self._address, timeout)
 
     @property
-    def for_c(self) -> tuple[int, int]:
-        """The addresses of the semaphore and of ``sem_clockwait``, for C to call.
+    def for_c(self) -> tuple[int, int, int]:
+        """The addresses of the semaphore and of ``sem_clockwait``, for C to call, and its fixed part or -1.
 
         Zeros where libc has none, or may have another ``timespec`` than C (32 bits).
         """
         wait = getattr(_LIBC, "sem_clockwait", None)
         if wait is None or ctypes.sizeof(ctypes.c_long) < 8:
-            return 0, 0
-        return self._address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0
+            return 0, 0, -1
+        fixed = -1 if _FIXED is None else _FIXED
+        return self._address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0, fixed
 
     def unlink(self) -> None:
         """Remove the name; the semaphore lives on for who has it open. No error if it is gone."""
@@ -180,7 +195,7 @@ class PosixIpcSemaphore(LibcSemaphore):
         if create:
             _set_mode(name)
         self._open_address(0)  # once more, for libc, which counts and gives the one address
-        self.post = functools.partial(_post, self._semaphore.release, self._fixed, self._was)
+        self.post = functools.partial(_post, self._semaphore.release, self._fixed)
 
     @staticmethod
     def unlink_name(name: str) -> None:

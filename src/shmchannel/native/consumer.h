@@ -5,18 +5,13 @@
 
 #include "taking.h"
 
-static uint64_t fixed_part(const Consumer *self)
-{
-    return atomic_load_explicit((_Atomic uint64_t *)((char *)self->semaphore + FIXED), memory_order_relaxed);
-}
-
 static PyObject *consumer_prepare(PyObject *object, PyObject *args)
 {
     Consumer *self = (Consumer *)object;
     PyObject *memory, *codec, *wake, *bell, *spins, *budget;
-    Py_ssize_t control, data, capacity, other, semaphore, timed_wait, peers_byte;
-    if (!PyArg_ParseTuple(args, "OnnnOOOOOnnnin", &memory, &control, &data, &capacity, &codec, &wake, &bell, &spins,
-                          &budget, &other, &semaphore, &timed_wait, &self->peers_file, &peers_byte))
+    Py_ssize_t control, data, capacity, other, semaphore, timed_wait, fixed, peers_byte;
+    if (!PyArg_ParseTuple(args, "OnnnOOOOOnnnnin", &memory, &control, &data, &capacity, &codec, &wake, &bell, &spins,
+                          &budget, &other, &semaphore, &timed_wait, &fixed, &self->peers_file, &peers_byte))
         return NULL;
     if (!as_codec(object, codec) || PyObject_GetBuffer(budget, &self->spin.budget, PyBUF_WRITABLE) < 0)
         return NULL;
@@ -38,7 +33,7 @@ static PyObject *consumer_prepare(PyObject *object, PyObject *args)
     self->peers_byte = (off_t)peers_byte;
     self->semaphore = (sem_t *)semaphore;
     self->timed_wait = semaphore ? (TimedWait *)timed_wait : NULL;
-    self->fixed = semaphore ? fixed_part(self) : 0;
+    self->fixed = fixed;
     Py_RETURN_NONE;
 }
 
@@ -164,8 +159,11 @@ static bool peer_lives(const Consumer *self)
 /* 0 for a post; an error number: ETIMEDOUT, EINTR. A semaphore that is ruined sleeps on, as LibcSemaphore.wait. */
 static int sleep_until(Consumer *self, const struct timespec *at)
 {
-    if (fixed_part(self) != self->fixed)
+#ifdef TIMER_ABSTIME /* not on macOS, which has no timed wait either */
+    const _Atomic uint32_t *place = (const _Atomic uint32_t *)((const char *)self->semaphore + FIXED);
+    if (self->fixed >= 0 && atomic_load_explicit(place, memory_order_relaxed) != (uint32_t)self->fixed)
         return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, at, NULL) ? EINTR : ETIMEDOUT;
+#endif
     return self->timed_wait(self->semaphore, CLOCK_MONOTONIC, at) < 0 ? errno : 0;
 }
 

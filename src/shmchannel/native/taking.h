@@ -14,7 +14,7 @@ enum { FRAMES = 8 };      /* so does one with so many frames */
 
 typedef int TimedWait(sem_t *, clockid_t, const struct timespec *);
 
-enum { FIXED = 8 }; /* bytes from a semaphore's start, as semaphores._FIXED */
+enum { FIXED = 8 }; /* bytes from a semaphore's start, as semaphores._PLACE */
 
 typedef struct {
     End end;
@@ -27,7 +27,7 @@ typedef struct {
     bool closed;       /* takes nothing any more */
     int in_batch;      /* calls of take_many, which give room back when they end */
     sem_t *semaphore;  /* that it sleeps on, which the Sleeper keeps open; */
-    uint64_t fixed;    /* what has to stand in it behind the two counts: see semaphores.py */
+    int64_t fixed;     /* what has to stand in it behind the two counts, or -1: see semaphores.py */
     TimedWait *timed_wait; /* libc's sem_clockwait; or NULL */
     int peers_file;    /* a descriptor, or -1; */
     off_t peers_byte;  /* of that file, which the peer holds locked while it lives */
