@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from multiprocessing.util import Finalize
 from typing import Any
 
 import pytest
@@ -681,8 +682,13 @@ def test_the_end_of_a_process_removes_its_own_and_goes_on_where_it_may_not(
     def refuse() -> None:
         raise PermissionError
 
-    monkeypatch.setattr(files, "_ours", {"another's": (os.getpid() + 1, lambda: removed.append("another's"))})
+    inactive = Finalize(None, print, exitpriority=-2)
+    inactive.cancel()
+    monkeypatch.setattr(files, "_ours", {"the parent's": lambda: removed.append("the parent's")})
+    monkeypatch.setattr(files, "_at_exit", inactive)
     files.own("first", lambda: removed.append("first"))
     files.own("second", refuse)
     files._remove_ours()
     assert removed == ["first"]
+    assert files._at_exit
+    files._at_exit.cancel()

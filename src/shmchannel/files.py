@@ -27,19 +27,19 @@ NAMES_FOLDER = "/dev/shm"  # Linux lists the names here; elsewhere nothing can b
 
 # -- whose names they are
 
-_ours: dict[
-    Hashable, tuple[int, Callable[[], object]]
-] = {}  # a name or what has one: whose, and how to remove it
+_ours: dict[Hashable, Callable[[], object]] = {}  # a name, or what has one, and how to remove it
 _at_exit: Finalize | None = None
 
 
 def own(what: Hashable, remove: Callable[[], object]) -> None:
     """Let this process call ``remove`` when it ends, unless it is disowned before."""
     global _at_exit
-    _ours[what] = os.getpid(), remove
     if _at_exit is None or not _at_exit.still_active():  # a child of multiprocessing begins with none
+        if _at_exit is not None:
+            _ours.clear()  # the parent's, where such a child was cut off in ``_own_nothing``
         # After those of channels and buffers, which it is for when they are cut off.
         _at_exit = Finalize(None, _remove_ours, exitpriority=-2)
+    _ours[what] = remove
 
 
 def disown(what: Hashable) -> None:
@@ -49,12 +49,11 @@ def disown(what: Hashable) -> None:
 
 def _remove_ours() -> None:
     while _ours:
-        _what, (owner, remove) = _ours.popitem()
-        if owner == os.getpid():  # a fork that was cut off at its start may have its parent's
-            try:
-                remove()
-            except OSError:
-                pass  # we are another user by now
+        _what, remove = _ours.popitem()
+        try:
+            remove()
+        except OSError:
+            pass  # we are another user by now
 
 
 def _own_nothing() -> None:
