@@ -39,10 +39,15 @@ def engine(request: pytest.FixtureRequest) -> Iterator[None]:
 # -- an exception of a signal handler at each place
 
 
+IN_PYTHON = {"channel", "buffer", "port", "linger"}  # whatever the engine
+
+
 @pytest.mark.parametrize("pure", engines.RINGS)
 @pytest.mark.parametrize("what", cuts.ACTIONS)
 @pytest.mark.deadline(120)
 def test_an_exception_at_any_place_leaves_and_loses_nothing(what: str, pure: str) -> None:
+    if what in IN_PYTHON and pure == "c":
+        pytest.skip("no part of it is C")
     done = subprocess.run(
         [sys.executable, cuts.__file__, what],
         env=os.environ | {"SHMCHANNEL_PUREPYTHON": "1" if pure == "python" else ""},

@@ -95,7 +95,7 @@ class Claim:
         """Not once a message is out with the block, wherever a signal handler came in between."""
         return self.message is None or not self.message.accepted
 
-    def use(self) -> None:
+    def remove_name(self) -> None:
         if self.holds:
             remove_file(self.name)
 
@@ -145,7 +145,7 @@ class Block:
 
     def release(self) -> None:
         """Give it up for good; may be repeated. What is under way stays for who receives it."""
-        self.claim.use()
+        self.claim.remove_name()
         disown(self.claim)
         self.hold.close()
 
@@ -186,7 +186,7 @@ class SharedBuffer(mmap.mmap):
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
         self._block = block
-        own(block.claim, block.claim.use)  # beside its Finalize, which may be cut off
+        own(block.claim, block.claim.remove_name)  # beside its Finalize, which may be cut off
         disown(block.name)
         # Finalize and not weakref.finalize: a fork must not free its parent's.
         self._free = Finalize(self, block.release, exitpriority=-1)
