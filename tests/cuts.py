@@ -1,6 +1,6 @@
 """An exception at each place where a signal handler may raise: at a function's start, and after each call.
 
-    python cuts.py {channel,buffer,port,drop,linger,write,write_and_close,refuse,read}
+    python cuts.py {channel,buffer,discard,port,drop,linger,write,write_and_close,refuse,read}
 
 Does that with an exception at the first place in the package that is come to, then at the second, and so on;
 and prints what is not as it should be: names or descriptors left, messages lost. At the end of a line stands
@@ -19,7 +19,17 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-from shmchannel import Channel, ChannelNotFound, EndOfChannel, Port, SharedBuffer, WouldBlock, files, segment
+from shmchannel import (
+    Channel,
+    ChannelNotFound,
+    EndOfChannel,
+    Port,
+    SharedBuffer,
+    WouldBlock,
+    blocks,
+    files,
+    segment,
+)
 
 PACKAGE = os.path.dirname(files.__file__)
 not_ours = set(os.listdir("/dev/shm"))
@@ -67,8 +77,6 @@ class Tracer:
 
 
 def names() -> set[str]:
-    """What is left once this process's own is removed, as when it ends."""
-    files._remove_ours()
     return {name for name in os.listdir("/dev/shm") if "shmch-" in name} - not_ours
 
 
@@ -78,12 +86,24 @@ Do = Callable[[Callable[[], object]], None]
 
 
 def channel(do: Do) -> str:
-    do(lambda: Channel(capacity=4096))
-    return ""
+    return make(do, lambda: Channel(capacity=4096))
 
 
 def buffer(do: Do) -> str:
-    do(lambda: SharedBuffer(100))
+    return make(do, lambda: SharedBuffer(100))
+
+
+def make(do: Do, one: Callable[[], object]) -> str:
+    """What is cut off in the making is gone at once, and not only when the process ends."""
+    made: list[object] = []
+    do(lambda: made.append(one()))
+    gc.collect()
+    return "left" if names() and not made else ""
+
+
+def discard(do: Do) -> str:
+    kept = [Channel(capacity=4096), SharedBuffer(100)]
+    do(kept.clear)
     return ""
 
 
@@ -116,12 +136,17 @@ def pair() -> tuple[Port, Port]:
     return made.connect(), made.connect()
 
 
+def marked() -> SharedBuffer:
+    made = SharedBuffer(100)
+    made[:3] = b"abc"
+    return made
+
+
 def write(do: Do) -> str:
     """It has been written, or it has not, and then it can be written again."""
     one, two = pair()
     with one, two:
-        buffer = SharedBuffer(100)
-        buffer[:3] = b"abc"
+        buffer = marked()
         do(lambda: one.write_sync([buffer], transfer=[buffer]))
         try:
             (got,) = two.read_nowait()
@@ -144,8 +169,7 @@ def write_and_close(do: Do) -> str:
     """What has been written is its reader's, even if the writer has not come to detach it."""
     one, two = pair()
     with one, two:
-        buffer = SharedBuffer(100)
-        buffer[:3] = b"abc"
+        buffer = marked()
         do(lambda: one.write_sync([buffer], transfer=[buffer]))
         gone = buffer.detached
         buffer.close()
@@ -157,7 +181,7 @@ def write_and_close(do: Do) -> str:
 
 
 def refuse(do: Do) -> str:
-    """A write of two buffers that finds no room: both are as they were, or at least go with us."""
+    """A write of two buffers that finds no room: both can be written later."""
     one, two = pair()
     with one, two:
         while True:
@@ -165,7 +189,7 @@ def refuse(do: Do) -> str:
                 one.write_nowait(bytes(100))
             except WouldBlock:
                 break
-        buffers = [SharedBuffer(100), SharedBuffer(100)]
+        buffers = [marked(), marked()]
 
         def write() -> None:
             try:
@@ -178,7 +202,7 @@ def refuse(do: Do) -> str:
             if not two.statistics().incoming_fill:
                 break
         one.write_sync(buffers, transfer=buffers)
-        return "" if list(map(len, two.read_nowait())) == [100, 100] else "altered"
+        return "" if [got[:3] for got in two.read_nowait()] == [b"abc"] * 2 else "altered"
 
 
 def linger(do: Do) -> str:
@@ -208,13 +232,15 @@ def read(do: Do) -> str:
     with one, two:
         buffer = SharedBuffer(100)
         one.write_sync(buffer, transfer=[buffer])
-        do(two.read_nowait)
-    return ""
+        got: list[object] = []
+        do(lambda: got.append(two.read_nowait()))
+        gc.collect()
+        return "" if got or not blocks.sweep() else "nobody's"
 
 
-ACTIONS = {
-    one.__name__: one for one in (channel, buffer, port, drop, linger, write, write_and_close, refuse, read)
-}
+MAKING = channel, buffer, discard, port, drop, linger
+MOVING = write, write_and_close, refuse, read
+ACTIONS = {one.__name__: one for one in (*MAKING, *MOVING)}
 
 
 def survey(act: Callable[[Do], str]) -> int:
@@ -239,6 +265,7 @@ def survey(act: Callable[[Do], str]) -> int:
         wrong = act(do)
         gc.collect()
         after = len(os.listdir("/proc/self/fd"))
+        files._remove_ours()  # as when the process ends
         left = names()
         if wrong or left or before != after:
             print(

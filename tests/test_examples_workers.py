@@ -132,6 +132,24 @@ def test_images_through_stages_are_as_those_of_one_process() -> None:
     assert by_stages == alone
 
 
+def test_drawing_an_image_imports_nothing_any_more() -> None:
+    """An import in the midst of the work may swallow a Ctrl-C, as numpy.random's does."""
+    pytest.importorskip("numpy")
+    code = """
+import sys
+sys.path.insert(0, "examples")
+import image_pipeline as example
+before = set(sys.modules)
+image = example.numpy.empty(example.SHAPE, example.numpy.float32)
+example.draw(image, 1)
+example.blur(image)
+example.mark_edges(image)
+print(*sorted(set(sys.modules) - before))
+"""
+    with start("-c", code) as program:
+        assert program.communicate(timeout=50) == ("\n", "")
+
+
 def test_a_filter_in_a_shell_stands_between_two_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHON", sys.executable)
     done = subprocess.run(

@@ -637,7 +637,10 @@ def test_a_sweep_removes_what_is_left_when_both_are_killed() -> None:
     assert not names()
 
 
-def test_a_port_that_ends_while_a_sweep_looks_at_its_block_removes_it(pair: tuple[Port, Port]) -> None:
+def test_a_port_that_ends_while_a_sweep_looks_at_its_block_removes_it(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "SLICE", 30.0)
     one, two = pair
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
@@ -649,6 +652,76 @@ def test_a_port_that_ends_while_a_sweep_looks_at_its_block_removes_it(pair: tupl
     closing.join(0.05)  # seconds: it waits, however long that was
     sweeping.close()
     closing.join()
+    assert not names()
+
+
+def test_a_port_that_ends_waits_for_no_lock_for_long(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    buffer = SharedBuffer(10)
+    assert one.write_sync(buffer, transfer=[buffer])
+    stopped = files.Hold(files.open_name, buffer._block.name)
+    assert stopped.try_lock(blocks.OWNER)
+    one.close_sync()
+    two.close_sync()
+    assert names() == [buffer._block.name]
+    files.remove_file(buffer._block.name)
+    stopped.close()
+
+
+def test_a_block_that_has_moved_on_is_not_taken_for_what_its_record_said(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    buffer = SharedBuffer(10)
+    assert one.write_sync(buffer, transfer=[buffer])
+    looking = files.Hold(files.open_name, buffer._block.name)
+    record = blocks._read(looking)
+    got = two.read_sync()
+    assert two.write_sync(got, transfer=[got])
+    del buffer
+    one._transfer([])  # lets go of what has been read
+    assert not blocks._nobody_has(looking, record)
+    looking.close()
+    assert len(one.read_sync()) == 10
+
+
+def test_a_buffer_whose_detaching_was_cut_off_goes_with_the_ports(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    buffer = SharedBuffer(10)
+
+    def cut(_buffer: SharedBuffer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SharedBuffer, "_leave", cut)
+    with pytest.raises(KeyboardInterrupt):
+        one.write_sync(buffer, transfer=[buffer])
+    assert not buffer.detached  # so its memory is mapped here, and what is locked by that
+    one.close_sync()
+    two.close_sync()
+    assert not names()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_buffer_that_cannot_be_given_back_costs_no_other(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    one, _two = pair
+    first, second = SharedBuffer(10), SharedBuffer(20)
+    lockers = [files.Hold(files.open_name, each._block.name) for each in (first, second)]
+
+    def refuse(*_arguments: object) -> None:
+        assert lockers[which].try_lock(blocks.OWNER)
+        raise WouldBlock
+
+    monkeypatch.setattr(blocks, "PATIENCE", 0.0)
+    monkeypatch.setattr(one, "_put", refuse)
+    with pytest.raises(ChannelError, match="somebody else holds"):
+        one.write_nowait([first, second], transfer=[first, second])
+    record = blocks._read(lockers[1 - which])
+    assert record
+    assert not record.handle  # it is nobody's but ours
+    for each in (*lockers, first, second):
+        each.close()
     assert not names()
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -429,6 +430,17 @@ def test_a_sleep_in_c_counts_while_it_lasts_and_after_it_if_it_was_one(slept: bo
     sleeper._sleep(Wait(sleeper, lambda: False, sleep=sleep), Deadline(None))
     assert seen == [1]
     assert sleeper.sleeps == slept
+
+
+def test_the_fixed_part_is_only_looked_at_where_it_is_known_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_before_2_21(one: Any, _shared: int, _value: int) -> int:
+        """Glibc's counts took the bytes that are fixed now."""
+        one[0], one[1], one[2], one[3] = 0, 128, 0, 0
+        return 0
+
+    for sem_init in (as_before_2_21, lambda *_: -1):
+        monkeypatch.setattr(semaphores, "_LIBC", SimpleNamespace(sem_init=sem_init))
+        assert semaphores._fixed_part() is None
 
 
 def test_without_a_wait_for_c_a_reader_sleeps_in_python(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,10 @@ from .files import (
     refused,
     remove_file,
 )
+from .producer import Note
 from .ring import CONSUMER_CLOSED, MOVES, READER
 from .segment import FREE, NAMESPACE, PATIENCE, PID, RINGS, STARTED, STATE, Slot
+from .waiting import SLICE
 
 NAME = re.compile(HANDLE.pattern + "b")
 MAGIC = b"shmblck\1"
@@ -70,15 +72,6 @@ class Record(NamedTuple):
 
 _RECORD = struct.Struct("<8sQQ24sQQQQ")
 _MOST_MOVES = 1 << 62  # more is nobody's: each is a byte that can be locked
-
-
-class Note:
-    """What a block has to know of the message that moves it."""
-
-    __slots__ = ("accepted",)
-
-    def __init__(self) -> None:
-        self.accepted = False  # True: the block is its reader's. Set together with the publishing
 
 
 class Claim:
@@ -302,8 +295,13 @@ def settle(slot: Slot, under_way: list[Block], *, lost: bool) -> None:
     ended = {slot.index}
     if lost or reader[CONSUMER_CLOSED]:
         ended.add(1 - slot.index)
+    until = time.monotonic() + SLICE  # for all of them: a close does not wait for others
     for name, hold, record in _each({*_names_moved(slot, 0), *_names_moved(slot, 1)}):
-        if record and any(_is_for(record, slot, index) for index in ended) and _nobody_has(hold, record):
+        if (
+            record
+            and any(_is_for(record, slot, index) for index in ended)
+            and _nobody_has(hold, record, until)
+        ):
             remove_file(name)
 
 
@@ -323,16 +321,18 @@ def sweep(*, remove: Callable[[str], object] = remove_file, without: Collection[
     return swept
 
 
-def _nobody_has(hold: Hold, record: Record | None) -> bool:
-    """Lock a block as its owner and its sender would, if it still is what its record said."""
+def _nobody_has(hold: Hold, record: Record | None, until: float = 0.0) -> bool:
+    """Lock a block as its owner and its sender would, if it still is what its record said.
+
+    One that is under way is waited for ``until`` that time (monotonic): who receives it has it for a moment,
+    or a sweep that will see that it stays. Should they die in that moment, their lock goes with them.
+    """
     under_way = record is not None and record.handle != ""
     # The sender's byte first, whoever comes here: of two at the same time, one gets both.
     if record and under_way and not hold.try_lock(OWNER + record.moves):
         return False
-    patience = time.monotonic() + PATIENCE
     while not hold.try_lock(OWNER):
-        # Its owner has it; or, if it has none yet, who receives it, or a sweep that will see that it stays.
-        if not under_way or _read(hold) != record or time.monotonic() > patience:
+        if not under_way or _read(hold) != record or time.monotonic() > until:
             return False
         time.sleep(0.001)
     return _read(hold) == record

@@ -130,7 +130,7 @@ class Life:
         return over.error() if isinstance(over, Verdict) else verdicts.ended()
 
     def close_sync(self) -> None:
-        """Close this port: never waits, may be repeated, releases every thread and task that waits on it.
+        """Close this port: never waits for the other side, may be repeated, releases whoever waits on it.
 
         All that was accepted stays readable for the peer; then it gets ``EndOfChannel``.
         """

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .blocks import Block, Note
+from .blocks import Block
 from .consumer import NOTHING, Consumer
 from .errors import ChannelError, EndOfChannel, WouldBlock
 from .interfaces import Interface
 from .life import Life
-from .producer import Batch, Producer, too_large
+from .producer import Batch, Note, Producer, too_large
 from .ring import LAST, PART, WHOLE
 from .segment import Slot
 from .transfer import Transfer

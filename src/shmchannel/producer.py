@@ -6,7 +6,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from .errors import CloneError
 from .ring import (
@@ -43,10 +43,13 @@ class Batch(NamedTuple):
     large: bytes | None
 
 
-class Note(Protocol):
-    """Who must know that a frame is out, whatever a signal handler raises right after that."""
+class Note:
+    """Whether a frame is out: for who must know that, whatever a signal handler raises right after it."""
 
-    accepted: bool
+    __slots__ = ("accepted",)
+
+    def __init__(self) -> None:
+        self.accepted = False
 
 
 def _frames_that_fit(frames: bytes, start: int, room: int) -> tuple[int, int]:

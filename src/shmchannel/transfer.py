@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from .blocks import Block, Note, SharedBuffer, receive
+from .blocks import Block, SharedBuffer, receive
 from .clone import Codec, Move
 from .interfaces import Interface, set_state, state_of
+from .producer import Note
 from .segment import Slot
 
 
