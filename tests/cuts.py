@@ -16,6 +16,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import CodeType, FrameType
 from typing import Any
 
@@ -54,26 +55,58 @@ def places(code: CodeType) -> frozenset[int]:
     return frozenset(found)
 
 
-class Tracer:
-    """Raises at the ``number``-th place."""
+class Cutter:
+    """Raises at the ``number``-th place that is come to, during its ``with``."""
 
     def __init__(self, number: int) -> None:
         self.left = number
         self.where = ""
 
-    def __call__(self, frame: FrameType, _event: str, _argument: object) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        frame.f_trace_opcodes = True
-        return self.look
-
-    def look(self, frame: FrameType, event: str, _argument: object) -> Any:
-        if event == "opcode" and self.left and frame.f_lasti in places(frame.f_code):
+    def look(self, code: CodeType, offset: int, line: int) -> None:
+        if self.left and offset in places(code):
             self.left -= 1
             if not self.left:
-                self.where = f"{frame.f_code.co_qualname}, line {frame.f_lineno}"
+                self.where = f"{code.co_qualname}, line {line}"
                 raise Cut
-        return self.look
+
+    if sys.version_info >= (3, 12):  # where settrace does not tell of all opcodes
+
+        def __enter__(self) -> None:
+            watch = sys.monitoring
+            watch.use_tool_id(watch.DEBUGGER_ID, "cuts")
+            watch.register_callback(watch.DEBUGGER_ID, watch.events.INSTRUCTION, self._instruction)
+            watch.restart_events()
+            watch.set_events(watch.DEBUGGER_ID, watch.events.INSTRUCTION)
+
+        def __exit__(self, *_: object) -> None:
+            watch = sys.monitoring
+            watch.set_events(watch.DEBUGGER_ID, watch.events.NO_EVENTS)
+            watch.free_tool_id(watch.DEBUGGER_ID)
+
+        def _instruction(self, code: CodeType, offset: int) -> Any:
+            if not code.co_filename.startswith(PACKAGE) or offset not in places(code):
+                return sys.monitoring.DISABLE
+            self.look(code, offset, sys._getframe(1).f_lineno)
+            return None
+
+    else:
+
+        def __enter__(self) -> None:
+            sys.settrace(self._call)
+
+        def __exit__(self, *_: object) -> None:
+            sys.settrace(None)
+
+        def _call(self, frame: FrameType, _event: str, _argument: object) -> Any:
+            if not frame.f_code.co_filename.startswith(PACKAGE):
+                return None
+            frame.f_trace_opcodes = True
+            return self._event
+
+        def _event(self, frame: FrameType, event: str, _argument: object) -> Any:
+            if event == "opcode":
+                self.look(frame.f_code, frame.f_lasti, frame.f_lineno)
+            return self._event
 
 
 def names() -> set[str]:
@@ -249,16 +282,11 @@ def survey(act: Callable[[Do], str]) -> int:
     number = 0
     while True:
         number += 1
-        tracer = Tracer(number)
+        cutter = Cutter(number)
 
-        def do(action: Callable[[], object], tracer: Tracer = tracer) -> None:
-            sys.settrace(tracer)
-            try:
+        def do(action: Callable[[], object], cutter: Cutter = cutter) -> None:
+            with suppress(Cut), cutter:
                 action()
-            except Cut:
-                pass
-            finally:
-                sys.settrace(None)
 
         gc.collect()
         before = len(os.listdir("/proc/self/fd"))
@@ -269,11 +297,11 @@ def survey(act: Callable[[Do], str]) -> int:
         left = names()
         if wrong or left or before != after:
             print(
-                wrong, *left, *([f"{after - before:+} descriptors"] if before != after else []), tracer.where
+                wrong, *left, *([f"{after - before:+} descriptors"] if before != after else []), cutter.where
             )
         for name in left:
             os.unlink(f"/dev/shm/{name}")
-        if not tracer.where:
+        if not cutter.where:
             return number
 
 

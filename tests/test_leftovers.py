@@ -58,7 +58,7 @@ def test_an_exception_at_any_place_leaves_and_loses_nothing(what: str, pure: str
     )
     assert (done.stderr, done.returncode) == ("", 0)
     (count,) = done.stdout.splitlines()
-    assert int(count) > (50 if sys.version_info < (3, 12) else 10)  # later ones trace less
+    assert int(count) > 50
 
 
 def test_what_is_cut_off_in_its_removal_goes_with_the_process() -> None:
