@@ -107,7 +107,7 @@ $(VENV)/bin/python $(VENV)-docs/bin/python: %/bin/python:
 	$*-maker/bin/virtualenv -q -p $(PYTHON) $* && rm -rf $*-maker; }
 
 # The C core is built with the package, and anew when it has changed.
-BUILT_FROM := pyproject.toml setup.py $(wildcard src/shmchannel/_native.c src/shmchannel/native/*.h)
+BUILT_FROM := pyproject.toml setup.py $(wildcard src/shmchannel/native/*)
 
 # What others need, for when several are to run at the same time.
 .PHONY: venv venv-check venv-fuzz

@@ -14,7 +14,7 @@ if wanted not in ("", "0", "1"):
 
 native = Extension(
     "shmchannel._native",
-    sources=["src/shmchannel/_native.c"],
+    sources=["src/shmchannel/native/module.c"],
     depends=glob("src/shmchannel/native/*.h"),
     extra_compile_args=["-std=c11", "-O3", "-Wall", "-Wextra", "-Wno-missing-field-initializers", "-g0"],
     optional=wanted != "1",

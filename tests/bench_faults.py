@@ -8,8 +8,9 @@ import sys
 import threading
 from typing import Any
 
-from shmchannel.bench import peers, turn
-from shmchannel.bench.peers import End, Peer
+from shmchannel.bench import isolated as turn
+from shmchannel.bench import rivals as peers
+from shmchannel.bench.rivals import End, Peer
 
 PIPE = next(peer for peer in peers.PEERS if peer.name == "mp.Pipe")
 

@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shmchannel import blocks, segment
+from shmchannel import segment
+from shmchannel.transfer import block as blocks
 
 DEADLINE = int(os.environ.get("DEADLINE", "60"))  # seconds for a test, unless it is marked with another
 GRACE = 30  # seconds more, for a test that does not fail even then

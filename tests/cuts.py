@@ -20,17 +20,9 @@ from contextlib import suppress
 from types import CodeType, FrameType
 from typing import Any
 
-from shmchannel import (
-    Channel,
-    ChannelNotFound,
-    EndOfChannel,
-    Port,
-    SharedBuffer,
-    WouldBlock,
-    blocks,
-    files,
-    segment,
-)
+from shmchannel import Channel, ChannelNotFound, EndOfChannel, Port, SharedBuffer, WouldBlock, segment
+from shmchannel.system import files
+from shmchannel.transfer import block as blocks
 
 PACKAGE = os.path.dirname(files.__file__)
 not_ours = set(os.listdir("/dev/shm"))

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from shmchannel import Channel, Port, clone, consumer, engine, messagepack, packing, producer
-from shmchannel.interfaces import Interface
+from shmchannel import Channel, Port, engine
+from shmchannel.codec import codec as clone
+from shmchannel.codec import messagepack, packing
+from shmchannel.codec.interfaces import Interface
+from shmchannel.ring import consumer, producer
 
 _IN_PYTHON = clone.Codec, producer.Producer, consumer.Consumer
 _IN_C = engine.Codec, engine.Producer, engine.Consumer

@@ -186,7 +186,9 @@ def what_is_used() -> None:
     """What an isolated interpreter has to do with, and what it takes instead."""
     import sysconfig
 
-    from shmchannel import alive, packing, semaphores
+    from shmchannel.codec import packing
+    from shmchannel.system import locks as alive
+    from shmchannel.system import semaphores
 
     assert semaphores.posix_ipc is None
     assert semaphores.NamedSemaphore is semaphores.LibcSemaphore
@@ -197,7 +199,8 @@ def what_is_used() -> None:
 
 
 def what_is_used_under_the_main_gil() -> None:
-    from shmchannel import alive, semaphores
+    from shmchannel.system import locks as alive
+    from shmchannel.system import semaphores
 
     assert semaphores.NamedSemaphore is semaphores.PosixIpcSemaphore
     assert alive.interpreter() != alive.MAIN

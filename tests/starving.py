@@ -25,7 +25,8 @@ from typing import Any
 if os.environ.get("LIBC"):
     sys.modules["posix_ipc"] = None  # type: ignore[assignment]
 
-from shmchannel import Channel, ChannelError, Port, SharedBuffer, semaphores
+from shmchannel import Channel, ChannelError, Port, SharedBuffer
+from shmchannel.system import semaphores
 
 FILL = Path("/dev/shm/fill")
 MIB = 1 << 20

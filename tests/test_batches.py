@@ -11,7 +11,8 @@ from typing import Any
 import engines
 import pytest
 
-from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed, ring
+from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed
+from shmchannel.ring import end as ring
 
 
 @pytest.fixture(

@@ -21,9 +21,11 @@ import pytest
 from commands import ESCAPE
 
 from shmchannel import __version__, segment
-from shmchannel.bench import catalogue, places, plot, report, turn
-from shmchannel.bench.peers import PEERS
+from shmchannel.bench import catalogue, plot, report
+from shmchannel.bench import far_side as places
+from shmchannel.bench import isolated as turn
 from shmchannel.bench.report import Result, Run
+from shmchannel.bench.rivals import PEERS
 from shmchannel.bench.workloads import Task
 from shmchannel.cli import main
 

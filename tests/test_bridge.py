@@ -45,8 +45,8 @@ from bridges import DIALER, LISTENER, bridged, cutting  # noqa: E402
 from shmchannel.bridge import CLEAR, Bridge, wire  # noqa: E402
 from shmchannel.bridge.link import Listener  # noqa: E402
 from shmchannel.bridge.link import _Inlet as Inlet  # noqa: E402
-from shmchannel.bridge.messages import check_portable  # noqa: E402
-from shmchannel.bridge.stream import Inbox, Outbox  # noqa: E402
+from shmchannel.bridge.queues import Inbox, Outbox  # noqa: E402
+from shmchannel.bridge.raw_port import check_portable  # noqa: E402
 
 KILLED = -signal.SIGKILL
 SECONDS = 30  # a deadline, for what takes far less
@@ -281,7 +281,7 @@ def test_what_stays_on_its_machine_ends_the_bridge_after_what_came_before(write:
 )
 @pytest.mark.parametrize("shared", [False, True])
 def test_bytes_that_look_like_it_are_carried(value: Any, shared: bool) -> None:
-    from shmchannel.clone import Codec
+    from shmchannel.codec.codec import Codec
 
     payload = Codec().encode([value, value] if shared else (value,))
     check_portable(payload)

@@ -28,10 +28,10 @@ from shmchannel import (
     ChannelNotFound,
     EndOfChannel,
     PeerLost,
-    files,
     segment,
 )
 from shmchannel import channel as channel_module
+from shmchannel.system import files
 
 SHM = Path("/dev/shm")
 

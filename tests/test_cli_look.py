@@ -19,8 +19,11 @@ import pytest
 from commands import killed, run
 from flavours import Peer
 
-from shmchannel import Channel, PortClosed, SharedBuffer, engine, ring, segment
-from shmchannel.cli import look, main, words
+from shmchannel import Channel, PortClosed, SharedBuffer, engine, segment
+from shmchannel.cli import main
+from shmchannel.cli import snapshot as look
+from shmchannel.cli import wording as words
+from shmchannel.ring import end as ring
 
 
 @pytest.fixture

@@ -15,7 +15,10 @@ from commands import ESCAPE, SHMCHANNEL, killed, screen_of
 from flavours import Peer
 
 from shmchannel import Channel, PortClosed
-from shmchannel.cli import look, main, processes, show, words
+from shmchannel.cli import main, processes
+from shmchannel.cli import snapshot as look
+from shmchannel.cli import tables as show
+from shmchannel.cli import wording as words
 from shmchannel.cli.top import History
 
 # -- how it looks

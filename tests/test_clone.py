@@ -27,9 +27,9 @@ from hypothesis import strategies as st
 from values import alike, deep, shared_values, values
 
 from shmchannel import Channel, ChannelError, CloneError
-from shmchannel.exceptions import EXCEPTIONS
-from shmchannel.interfaces import listed
-from shmchannel.kinds import INSTANCE, LEAVES, MOVED, PARTS
+from shmchannel.codec.builtin_exceptions import EXCEPTIONS
+from shmchannel.codec.interfaces import listed
+from shmchannel.codec.types import INSTANCE, LEAVES, MOVED, PARTS
 
 pytestmark = pytest.mark.usefixtures("packer")
 

@@ -32,7 +32,7 @@ from shmchannel import (
     WouldBlock,
     segment,
 )
-from shmchannel.ring import HEAD, PART, READER, TAIL, WHOLE, WRITER
+from shmchannel.ring.end import HEAD, PART, READER, TAIL, WHOLE, WRITER
 
 SECOND = 1.0  # within which each call has an answer
 MESSAGES = 12

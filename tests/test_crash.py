@@ -16,7 +16,8 @@ from conftest import names
 from flavours import PROCESSES, Peer
 from peers import connect, connect_and_idle, read_for_ever, write_for_ever
 
-from shmchannel import Channel, ChannelError, PeerLost, alive, segment
+from shmchannel import Channel, ChannelError, PeerLost, segment
+from shmchannel.system import locks as alive
 
 KILLED = -signal.SIGKILL
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 import shmchannel
-from shmchannel import blocks, errors, ring, segment
+from shmchannel import errors, segment
+from shmchannel.ring import end as ring
+from shmchannel.transfer import block as blocks
 
 ROOT = Path(__file__).parent.parent
 BESIDE = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]

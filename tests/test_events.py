@@ -17,7 +17,8 @@ from flavours import Peer
 from peers import connect_and_idle
 from test_asyncio import pair, soon
 
-from shmchannel import Channel, EndOfChannel, PeerLost, Port, exits
+from shmchannel import Channel, EndOfChannel, PeerLost, Port
+from shmchannel.port import shutdown as exits
 
 
 def listen(port: Port) -> list[str]:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from values import shared_values, values
 
 from shmchannel import ChannelError, CloneError
-from shmchannel.interfaces import listed
-from shmchannel.kinds import GRAPH_MESSAGE, LEAVES, PARTS, REFERENCE, TAGGED_MESSAGE
+from shmchannel.codec.interfaces import listed
+from shmchannel.codec.types import GRAPH_MESSAGE, LEAVES, PARTS, REFERENCE, TAGGED_MESSAGE
 
 pytestmark = pytest.mark.usefixtures("packer")
 

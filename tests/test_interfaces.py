@@ -30,7 +30,7 @@ from shmchannel import (
     Serializable,
     Transferable,
 )
-from shmchannel.interfaces import listed
+from shmchannel.codec.interfaces import listed
 
 pytestmark = pytest.mark.usefixtures("packer")
 

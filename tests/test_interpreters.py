@@ -19,8 +19,10 @@ import peers
 import pytest
 from flavours import PROCESSES, Peer, call_in, interpreters, needs_interpreters, new_interpreter
 
-from shmchannel import Channel, ChannelFull, EndOfChannel, SharedBuffer, WouldBlock, alive, waiting
-from shmchannel.waiting import NO_SPIN, SPIN_APART
+from shmchannel import Channel, ChannelFull, EndOfChannel, SharedBuffer, WouldBlock
+from shmchannel.system import locks as alive
+from shmchannel.waiting import sleeper as waiting
+from shmchannel.waiting.sleeper import NO_SPIN, SPIN_APART
 
 pytestmark = needs_interpreters
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from values import alike, shared_values, values
 
 from shmchannel.cli.jsonlines import Jsonlines, NotJson
+from shmchannel.codec.types import GRAPH_MESSAGE
 from shmchannel.engine import Codec
-from shmchannel.kinds import GRAPH_MESSAGE
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from values import alike, deep, shared_values, values
 
-from shmchannel import ChannelError, CloneError, Interface, messagepack, packing
-from shmchannel.clone import Move
-from shmchannel.kinds import GRAPH_MESSAGE, TAGGED_MESSAGE
-from shmchannel.limits import MAX_DEPTH, check
+from shmchannel import ChannelError, CloneError, Interface
+from shmchannel.codec import messagepack, packing
+from shmchannel.codec.codec import Move
+from shmchannel.codec.limits import MAX_DEPTH, check
+from shmchannel.codec.types import GRAPH_MESSAGE, TAGGED_MESSAGE
 
 
 def by_all(function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -40,13 +40,13 @@ def steps_in(path: str, functions: tuple[str, ...] = ()) -> set[str]:
 
 def test_each_step_of_the_model_is_named_in_the_code_and_no_other() -> None:
     assert len(LABELS) > 30
-    files = ("producer.py", "consumer.py", "waiting.py", "port.py")
+    files = ("ring/producer.py", "ring/consumer.py", "waiting/sleeper.py", "port/port.py")
     assert set().union(*map(steps_in, files)) == LABELS
 
 
 def test_threads_and_tasks_wait_by_the_same_steps() -> None:
     waiting = {"spin", "announce", "fence_after_announce", "look_again", "sleep", "withdraw", "look_if_alive"}
-    assert steps_in("waiting.py") == steps_in("loops.py") == waiting
+    assert steps_in("waiting/sleeper.py") == steps_in("waiting/event_loop.py") == waiting
     assert waiting - {"spin"} <= steps((SOURCE / "native/consumer.h").read_text())
 
 
@@ -55,7 +55,7 @@ def test_the_ring_in_c_has_the_steps_of_the_one_in_python() -> None:
     if not sources:
         pytest.skip("no ring in C here")
     named = steps("\n".join(path.read_text() for path in sources))
-    tries = steps_in("producer.py", TRIES) | steps_in("consumer.py", TRIES)
+    tries = steps_in("ring/producer.py", TRIES) | steps_in("ring/consumer.py", TRIES)
     assert len(tries) > 20
     assert tries - named == set(), "steps of the ring in Python that no C file names"
     assert named - LABELS == set(), "steps of C files that the model lacks"

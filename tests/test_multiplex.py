@@ -16,17 +16,8 @@ import pytest
 from flavours import Peer
 from peers import connect_and_idle, echo
 
-from shmchannel import (
-    Channel,
-    ChannelError,
-    PeerLost,
-    Port,
-    PortClosed,
-    WouldBlock,
-    doorbell,
-    multiplex,
-    wait,
-)
+from shmchannel import Channel, ChannelError, PeerLost, Port, PortClosed, WouldBlock, multiplex, wait
+from shmchannel.system import doorbell
 
 
 @pytest.fixture

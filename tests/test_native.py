@@ -24,8 +24,10 @@ from flavours import FLAVOURS, Peer
 from values import alike
 
 import shmchannel
-from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine, ring, waiting
-from shmchannel.interfaces import Interface
+from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine
+from shmchannel.codec.interfaces import Interface
+from shmchannel.ring import end as ring
+from shmchannel.waiting import sleeper as waiting
 
 pytestmark = needs_c
 

@@ -28,16 +28,8 @@ from peers import (
     write_and_exit_open,
 )
 
-from shmchannel import (
-    Channel,
-    ChannelError,
-    CloneError,
-    EndOfChannel,
-    Port,
-    PortClosed,
-    WouldBlock,
-    waiting,
-)
+from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, Port, PortClosed, WouldBlock
+from shmchannel.waiting import sleeper as waiting
 
 VALUES: list[Any] = [None, True, False, 0, -1, 2**64 - 1, 2**64, -(2**200), 1.5, "", "ü€😀", b"", b"\0\xff"]
 VALUES += [(), (1, (2, [3])), [], [None], {}, {"id": 1, "xs": (1, 2.5)}, {(1, "a"): b"x", 2: None}]

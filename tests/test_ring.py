@@ -19,21 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shmchannel import ChannelCorrupted, CloneError, consumer, engine, producer, ring
-from shmchannel.consumer import NOTHING, Consumer
-from shmchannel.interfaces import Interface
-from shmchannel.producer import Producer
-from shmchannel.ring import (
-    ABORT,
-    CONTROL_SIZE,
-    HEADER,
-    LAST,
-    PART,
-    WHOLE,
-    Place,
-    frame_size,
-)
-from shmchannel.waiting import NO_LOCK, NO_SPIN
+from shmchannel import ChannelCorrupted, CloneError, engine
+from shmchannel.codec.interfaces import Interface
+from shmchannel.ring import consumer, producer
+from shmchannel.ring import end as ring
+from shmchannel.ring.consumer import NOTHING, Consumer
+from shmchannel.ring.end import ABORT, CONTROL_SIZE, HEADER, LAST, PART, WHOLE, Place, frame_size
+from shmchannel.ring.producer import Producer
+from shmchannel.waiting.sleeper import NO_LOCK, NO_SPIN
 
 
 class FakeSemaphore:

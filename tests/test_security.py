@@ -24,16 +24,9 @@ import pytest
 from conftest import names
 from engines import RINGS, made_by
 
-from shmchannel import (
-    Channel,
-    ChannelError,
-    ChannelNotFound,
-    InterfaceError,
-    SharedBuffer,
-    blocks,
-    segment,
-    semaphores,
-)
+from shmchannel import Channel, ChannelError, ChannelNotFound, InterfaceError, SharedBuffer, segment
+from shmchannel.system import semaphores
+from shmchannel.transfer import block as blocks
 
 ROOT = Path(__file__).parent.parent
 SHM = Path("/dev/shm")

@@ -19,8 +19,10 @@ from engines import RINGS, made_by, needs_c
 from flavours import Peer
 from peers import echo, fill, until_asleep
 
-from shmchannel import Channel, Port, PortClosed, WouldBlock, alive, segment, waiting
-from shmchannel.ring import PART
+from shmchannel import Channel, Port, PortClosed, WouldBlock, segment
+from shmchannel.ring.end import PART
+from shmchannel.system import locks as alive
+from shmchannel.waiting import sleeper as waiting
 
 
 @pytest.fixture

@@ -33,10 +33,10 @@ from shmchannel import (
     SharedBuffer,
     Transferable,
     WouldBlock,
-    blocks,
-    files,
-    transfer,
 )
+from shmchannel.system import files
+from shmchannel.transfer import block as blocks
+from shmchannel.transfer import transfer
 
 
 class Token:

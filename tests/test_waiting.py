@@ -21,10 +21,12 @@ import pytest
 from flavours import FLAVOURS, Peer
 from peers import echo
 
-from shmchannel import Channel, Port, engine, semaphores, waiting
-from shmchannel.ring import READER_SLEEPS
-from shmchannel.semaphores import LibcSemaphore
-from shmchannel.waiting import Deadline, Wait, fence
+from shmchannel import Channel, Port, engine
+from shmchannel.ring.end import READER_SLEEPS
+from shmchannel.system import semaphores
+from shmchannel.system.semaphores import LibcSemaphore
+from shmchannel.waiting import sleeper as waiting
+from shmchannel.waiting.sleeper import Deadline, Wait, fence
 
 
 @pytest.mark.parametrize("flavour", ["thread", "fork"])

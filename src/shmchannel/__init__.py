@@ -7,9 +7,8 @@ if sys.platform == "win32":
         "shmchannel needs POSIX shared memory and named semaphores, which Windows does not have"
     )
 
-from .blocks import SharedBuffer
 from .channel import Channel
-from .counts import Statistics
+from .codec.interfaces import Interface, Serializable, Transferable
 from .engine import native
 from .errors import (
     ChannelCorrupted,
@@ -23,10 +22,11 @@ from .errors import (
     PortClosed,
     WouldBlock,
 )
-from .interfaces import Interface, Serializable, Transferable
 from .multiplex import wait
-from .port import Port
+from .port.port import Port
+from .port.statistics import Statistics
 from .streams import DuplexStream, ReadStream, WriteStream, pump
+from .transfer.block import SharedBuffer
 
 __version__ = "0.1.0"
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable
 from mmap import mmap
 from typing import Any
 
-from .clone import Move
-from .interfaces import Interface
-from .producer import Batch, Note
+from .codec.codec import Move
+from .codec.interfaces import Interface
+from .ring.producer import Batch, Note
 
 class Codec:
     def _prepare(self, by_class: dict[type[Any], Interface], /) -> None: ...

@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from . import clone, consumer, producer, ring
-from .interfaces import Interface
-from .waiting import Wait
+from .codec import codec
+from .codec.interfaces import Interface
+from .ring import consumer, end, producer
+from .waiting.sleeper import Wait
 
 try:
     if os.environ.get("SHMCHANNEL_PUREPYTHON"):
@@ -25,20 +26,20 @@ else:
 """Whether the ring and the codec in C are in use."""
 
 if TYPE_CHECKING or not native:
-    Codec, Producer, Consumer = clone.Codec, producer.Producer, consumer.Consumer
+    Codec, Producer, Consumer = codec.Codec, producer.Producer, consumer.Consumer
 else:
 
-    class Codec(_native.Codec, clone.Codec):
+    class Codec(_native.Codec, codec.Codec):
         """Trees are encoded and decoded in C; graphs, moves, and what is refused in Python."""
 
         def __init__(self, interfaces: Iterable[Interface] = ()) -> None:
-            clone.Codec.__init__(self, interfaces)
+            codec.Codec.__init__(self, interfaces)
             self._prepare(self.by_class)
 
     class Producer(_native.Producer, producer.Producer):
         """``put``, ``try_write`` and ``abort`` are C."""
 
-        def __init__(self, place: ring.Place, *others: Any) -> None:
+        def __init__(self, place: end.Place, *others: Any) -> None:
             producer.Producer.__init__(self, place, *others)
             where = place.memory, place.control, place.data, place.capacity
             self._prepare(*where, self.codec, self._wake, self._ring, self._next_look)
@@ -46,7 +47,7 @@ else:
     class Consumer(_native.Consumer, consumer.Consumer):
         """``take``, ``take_soon``, ``try_read``, ``ready``, the spinning and the sleeping are C."""
 
-        def __init__(self, place: ring.Place, *others: Any) -> None:
+        def __init__(self, place: end.Place, *others: Any) -> None:
             consumer.Consumer.__init__(self, place, *others)
             where = place.memory, place.control, place.data, place.capacity
             spin = self.sleeper.spins, self.sleeper.budget

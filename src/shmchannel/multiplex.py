@@ -7,8 +7,8 @@ import selectors
 from collections.abc import Iterable
 from typing import Any
 
-from .port import Port
-from .waiting import SLICE, Deadline
+from .port.port import Port
+from .waiting.sleeper import SLICE, Deadline
 
 
 def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 from numpy.lib import format as npy
 
-from .interfaces import Interface
+from .codec.interfaces import Interface
 
 
 def _serialize(array: numpy.ndarray[Any, Any]) -> list[Any]:

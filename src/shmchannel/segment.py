@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from . import alive
-from .alive import Hold
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
-from .files import HANDLE, NAMES_FOLDER, allocate, is_ours, new_file, open_name, refused, remove_file
-from .ring import MAXIMUM_CAPACITY, MINIMUM_CAPACITY, MOVES, Place
-from .semaphores import LibcSemaphore, NamedSemaphore
-from .waiting import NO_LOCK, fence
+from .ring.end import MAXIMUM_CAPACITY, MINIMUM_CAPACITY, MOVES, Place
+from .system import locks
+from .system.files import HANDLE, NAMES_FOLDER, allocate, is_ours, new_file, open_name, refused, remove_file
+from .system.locks import Hold
+from .system.semaphores import LibcSemaphore, NamedSemaphore
+from .waiting.sleeper import NO_LOCK, fence
 
 MAGIC = int.from_bytes(b"shmchnl\0", "little")
 VERSION = 1
@@ -68,9 +68,9 @@ class Segment:
         """Fill in a record for this process; the state comes last."""
         word, pid = offset >> 3, os.getpid()
         self.words[word + PID] = pid
-        self.words[word + STARTED] = alive.process_started(pid)
-        self.words[word + INTERPRETER] = alive.interpreter()
-        self.words[word + NAMESPACE] = alive.namespace()
+        self.words[word + STARTED] = locks.process_started(pid)
+        self.words[word + INTERPRETER] = locks.interpreter()
+        self.words[word + NAMESPACE] = locks.namespace()
         self.words[word + STATE] = state
 
     def is_wanted(self, fd: int) -> bool:
@@ -78,10 +78,10 @@ class Segment:
 
         ``fd`` is open on the segment's file.
         """
-        if alive.HAVE_LOCKS and os.fstat(fd).st_nlink == 0:
+        if locks.HAVE_LOCKS and os.fstat(fd).st_nlink == 0:
             return False
         _, pid, started, *_ = self.record(CREATOR)
-        return self.lingers or alive.is_held(fd, CREATOR, pid, started)
+        return self.lingers or locks.is_held(fd, CREATOR, pid, started)
 
     # -- creating and attaching
 
@@ -169,7 +169,7 @@ class Segment:
             time.sleep(0.001)  # somebody holds a free slot's lock: connecting, or sweeping
 
     def _try_take(self, hold: Hold, index: int) -> bool:
-        if alive.HAVE_LOCKS:
+        if locks.HAVE_LOCKS:
             if not hold.try_lock(SLOTS[index]):
                 return False
             if self.words[SLOTS[index] >> 3] != FREE or os.fstat(hold.fileno()).st_nlink == 0:
@@ -220,7 +220,7 @@ class Slot:
     @property
     def peers_lock(self) -> tuple[int, int]:
         """A descriptor of the file, and its byte that the peer holds locked while it lives."""
-        return (self.hold.fileno(), SLOTS[1 - self.index]) if alive.HAVE_LOCKS else NO_LOCK
+        return (self.hold.fileno(), SLOTS[1 - self.index]) if locks.HAVE_LOCKS else NO_LOCK
 
     def peer_is_lost(self) -> bool:
         """Whether nothing can come from the other slot any more: its holder died without closing, or
@@ -231,7 +231,7 @@ class Slot:
         if state == FREE:
             over = not self.segment.is_wanted(fd)
         else:
-            over = state == CONNECTED and not alive.is_held(fd, SLOTS[1 - self.index], pid, started)
+            over = state == CONNECTED and not locks.is_held(fd, SLOTS[1 - self.index], pid, started)
         return over and self.peer()[STATE] == state  # it may have connected or closed in between
 
     def close(self) -> None:
@@ -265,7 +265,7 @@ def _claim_names(name: str) -> tuple[str, str]:
 
 def unlink(name: str) -> None:
     """Remove a channel's names, the segment's last so that a death in between leaves it to be swept."""
-    for other in (*semaphore_names(name), *(() if alive.HAVE_LOCKS else _claim_names(name))):
+    for other in (*semaphore_names(name), *(() if locks.HAVE_LOCKS else _claim_names(name))):
         try:
             NamedSemaphore.unlink_name(other)
         except PermissionError:
@@ -278,7 +278,7 @@ def sweep(*, lingering: bool = False, remove: Callable[[str], object] = unlink) 
 
     A channel made with ``linger=True`` is left, unless ``lingering``.
     """
-    return [name for name in handles() if alive.HAVE_LOCKS and _sweep_one(name, lingering, remove)]
+    return [name for name in handles() if locks.HAVE_LOCKS and _sweep_one(name, lingering, remove)]
 
 
 def handles() -> list[str]:
@@ -373,7 +373,7 @@ def _map_finished(name: str, file: io.FileIO) -> Segment:
             raise ChannelCorrupted(
                 f"{name} ({size} bytes) was never finished, or was cut off: make a new channel"
             )
-        making = not alive.HAVE_LOCKS or alive.is_held(fd, CREATOR, 0, 0)
+        making = not locks.HAVE_LOCKS or locks.is_held(fd, CREATOR, 0, 0)
         last = not making or time.monotonic() > patience  # after one more look: it may be done by now
         time.sleep(0 if last else 0.001)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-from .port import Port
+from .port.port import Port
 
 if TYPE_CHECKING:
     import asyncio

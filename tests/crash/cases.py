@@ -22,7 +22,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from shmchannel import blocks, segment
+from shmchannel import segment
+from shmchannel.transfer import block as blocks
 
 from .board import ACTED, PASSED, PATIENCE, PID, READ, STARTED, Board, until
 from .scenarios import SCENARIOS

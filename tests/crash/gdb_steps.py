@@ -12,7 +12,7 @@ from collections import Counter
 
 import gdb
 
-FILES = ("ring.h", "ends.h", "lock.h", "producer.h", "spin.h", "taking.h", "consumer.h")
+FILES = ("ring.h", "end.h", "lock.h", "producer.h", "wait.h", "read_message.h", "consumer.h")
 ACTED = 5  # a word of the board, as in board.py
 STOPPED = 2.0  # seconds
 

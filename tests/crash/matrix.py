@@ -225,7 +225,7 @@ def debug_build(folder: str) -> str:
         PACKAGE, f"{folder}/shmchannel", ignore=shutil.ignore_patterns("_native*.so", "__pycache__")
     )
     command = [os.environ.get("CC", "gcc"), "-std=c11", "-O0", "-g", "-shared", "-fPIC"]
-    command += [f"-I{sysconfig.get_path('include')}", f"{copy}/_native.c"]
+    command += [f"-I{sysconfig.get_path('include')}", f"{copy}/native/module.c"]
     command += ["-o", f"{copy}/_native{sysconfig.get_config_var('EXT_SUFFIX')}"]
     subprocess.run(command, check=True)
     return os.pathsep.join([folder, str(TESTS), sysconfig.get_path("platlib"), sysconfig.get_path("purelib")])

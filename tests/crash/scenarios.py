@@ -18,9 +18,9 @@ from shmchannel import (
     Port,
     SharedBuffer,
     WouldBlock,
-    blocks,
     segment,
 )
+from shmchannel.transfer import block as blocks
 
 from .board import GO, PASSED, PATIENCE, STARTED, message, until
 from .steps import Victim

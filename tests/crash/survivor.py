@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from shmchannel import Channel, EndOfChannel, PeerLost, Port, alive
-from shmchannel.ring import READER_SLEEPS, WRITER
+from shmchannel import Channel, EndOfChannel, PeerLost, Port
+from shmchannel.ring.end import READER_SLEEPS, WRITER
+from shmchannel.system import locks as alive
 
 from .board import (
     ACTED,

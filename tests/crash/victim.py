@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from shmchannel import blocks, segment
+from shmchannel import segment
+from shmchannel.transfer import block as blocks
 
 from .board import Board
 from .scenarios import SCENARIOS

@@ -20,7 +20,7 @@ suffix=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUF
 include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
 "$cc" -std=c11 -O1 -g -fno-omit-frame-pointer -Wall -Wextra -Wno-missing-field-initializers -shared -fPIC \
   -fsanitize=address,undefined -fno-sanitize-recover=undefined -I"$include" \
-  src/shmchannel/_native.c -o "$folder/shmchannel/_native$suffix"
+  src/shmchannel/native/module.c -o "$folder/shmchannel/_native$suffix"
 # Python's own allocator hides overflows within its arenas; what it leaks at exit is its own matter.
 export PYTHONPATH=$folder PYTHONMALLOC=malloc ENGINES=c DEADLINE=600
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1

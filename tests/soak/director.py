@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from crash.victim import name_by_tag
 from flavours import interpreters
 
-from shmchannel import Channel, ChannelError, blocks, native, segment
+from shmchannel import Channel, ChannelError, native, segment
+from shmchannel.transfer import block as blocks
 
 from . import board as b
 from .audit import audit

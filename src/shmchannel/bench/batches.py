@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ..bench import VALUE
 from ..channel import Channel
-from ..port import Port
-from . import VALUE
-from .places import PLACES, beside
+from ..port.port import Port
+from .far_side import PLACES, beside
 from .workloads import SMALL_ROOM, Task, Workload, check
 
 SINGLY = 1  # a batch of one stands for write_sync and read_sync

@@ -20,7 +20,7 @@ import zmq
 
 from ..bridge import CLEAR, Bridge
 from ..channel import Channel
-from ..port import Port
+from ..port.port import Port
 
 MESSAGE = {"id": 12345, "name": "a name", "data": bytes(64)}
 ROUNDS = 5

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from . import batches, growth, moves, taskloads, workloads
-from .peers import INTERPRETER, PEERS
+from . import async_workloads, batches, growth, moves, workloads
+from .rivals import INTERPRETER, PEERS
 from .workloads import Workload
 
-COMPARISONS = [*workloads.WORKLOADS[:3], *moves.WORKLOADS, *taskloads.WORKLOADS, *workloads.WORKLOADS[3:]]
+COMPARISONS = [
+    *workloads.WORKLOADS[:3],
+    *moves.WORKLOADS,
+    *async_workloads.WORKLOADS,
+    *workloads.WORKLOADS[3:],
+]
 WORKLOADS = {workload.name: workload for workload in [*COMPARISONS, *growth.WORKLOADS, *batches.WORKLOADS]}
 GROUPS = {
     "all": [workload.name for workload in COMPARISONS],

@@ -6,16 +6,16 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 
-from . import places, plot, report, turn
+from . import far_side, isolated, plot, report
 from .catalogue import GROUPS, WORKLOADS, find, not_installed, peer_names
-from .peers import OURS
 from .report import Result, Run
+from .rivals import OURS
 from .workloads import Task, Workload
 
 
 def add_arguments(command: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
     """What can be asked for."""
-    command.add_argument("--where", choices=[*places.PLACES, "all"], default="all", help="(all)")
+    command.add_argument("--where", choices=[*far_side.PLACES, "all"], default="all", help="(all)")
     command.add_argument(
         "--workload",
         type=_listed("workload", [*WORKLOADS, *GROUPS]),
@@ -89,7 +89,7 @@ def _asked(workloads: Iterable[Workload], where: str) -> list[tuple[Workload, st
     pairs = [
         (workload, place) for workload in workloads for place in workload.places if where in (place, "all")
     ]
-    if places.interpreters is None and any(place == "interpreter" for _, place in pairs):
+    if far_side.interpreters is None and any(place == "interpreter" for _, place in pairs):
         print("between interpreters: not measured, that takes Python 3.14 (concurrent.interpreters)")
         pairs = [pair for pair in pairs if pair[1] != "interpreter"]
     return pairs
@@ -124,8 +124,8 @@ def _take_turn(result: Result, number: int, options: argparse.Namespace) -> None
         folder="",
     )
     try:
-        result.figures.append(turn.take(task, options.deadline))
-    except turn.Failed as error:
+        result.figures.append(isolated.take(task, options.deadline))
+    except isolated.Failed as error:
         result.figures.append(None)
         result.failure = f"round {number + 1}: {error}"
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgpack
 
-from . import VALUE
-from .peers import Peer, Room
-from .places import beside
+from ..bench import VALUE
+from .far_side import beside
+from .rivals import Peer, Room
 from .workloads import (
     KIB,
     MIB,

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
-from ..blocks import SharedBuffer
 from ..channel import Channel
-from .peers import OURS, SPAWN
-from .places import PLACES, beside
+from ..transfer.block import SharedBuffer
+from .far_side import PLACES, beside
+from .rivals import OURS, SPAWN
 from .workloads import MIB, SMALL_ROOM, Task, Workload, check
 
 # Else the tracker would be told of it by whoever creates it and by each who attaches, but of its end once.

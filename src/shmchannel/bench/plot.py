@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from .catalogue import find
-from .peers import OURS
-from .places import PLACES
+from .far_side import PLACES
 from .report import SCALES, Result, amount, grouped, writable
+from .rivals import OURS
 
 FORMATS = (".svg", ".png", ".pdf")
 OUR_COLOUR, THEIR_COLOUR = "#c2410c", "#9ca3af"

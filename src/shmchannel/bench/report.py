@@ -17,10 +17,10 @@ import msgpack
 
 import shmchannel
 
-from . import VALUE
+from ..bench import VALUE
 from .catalogue import find
-from .peers import OURS
-from .places import PLACES
+from .far_side import PLACES
+from .rivals import OURS
 
 SCHEMA = 1  # of the JSON; grows when a reader of an older one would misread it
 

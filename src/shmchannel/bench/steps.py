@@ -15,8 +15,8 @@ from typing import Any
 import msgpack
 
 from .. import __version__, native
+from ..bench import VALUE
 from ..channel import Channel
-from . import VALUE
 
 MANY = 1000  # messages in a measurement; they fit into the ring
 ROUNDS = 25

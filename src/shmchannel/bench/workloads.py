@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from . import VALUE
-from .peers import PEERS, End, Peer, Room
-from .places import PLACES, beside
+from ..bench import VALUE
+from .far_side import PLACES, beside
+from .rivals import PEERS, End, Peer, Room
 
 KIB, MIB = 1 << 10, 1 << 20
 SMALL_ROOM, LARGE_ROOM = 1 * MIB, 8 * MIB  # bytes each way

@@ -12,10 +12,10 @@ from typing import Final, Literal, Self
 
 import zmq
 
-from ..port import Port
-from ..waiting import Deadline
+from ..port.port import Port
+from ..waiting.sleeper import Deadline
 from .link import Dialer, Keys, Listener
-from .messages import Messages
+from .raw_port import Messages
 from .relay import Relay
 
 WINDOW = 4 << 20  # bytes: 40 MB/s where an answer takes 100 ms

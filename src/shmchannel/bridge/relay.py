@@ -13,11 +13,11 @@ from time import monotonic
 from typing import Any
 
 from ..errors import ChannelCorrupted, ChannelError, EndOfChannel, PeerLost
-from ..ring import LAST, PART, WHOLE
+from ..ring.end import LAST, PART, WHOLE
 from . import wire
 from .link import Dialer, Listener
-from .messages import Messages, check_portable
-from .stream import Inbox, Outbox
+from .queues import Inbox, Outbox
+from .raw_port import Messages, check_portable
 from .wire import DONE, NOBODY, STOPPED, Ack, Data, Hello, Refused
 
 TICK = 0.1  # seconds between looks at what tells nobody: a port that reads no more, a connection that is gone

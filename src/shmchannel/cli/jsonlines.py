@@ -17,10 +17,10 @@ import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..blocks import SharedBuffer
 from ..channel import Channel
+from ..codec.types import LEAVES
 from ..engine import Codec
-from ..kinds import LEAVES
+from ..transfer.block import SharedBuffer
 
 _MOST = 1_000_000  # values in a line: what is shared in a message is said each time, maybe without end
 _REPR = 200  # characters

@@ -9,9 +9,9 @@ from typing import Any
 from .. import __version__
 from ..bench import command as bench
 from ..channel import DEFAULT_CAPACITY
-from ..ring import MAXIMUM_CAPACITY
-from . import commands as look_commands
+from ..ring.end import MAXIMUM_CAPACITY
 from . import completion, pipe, top
+from . import inspect as look_commands
 
 Commands = Any  # what argparse calls _SubParsersAction
 

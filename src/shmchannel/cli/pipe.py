@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from ..channel import Channel
 from ..errors import ChannelError, ChannelNotFound, CloneError, EndOfChannel, InterfaceError, PeerLost
-from ..port import Port
+from ..port.port import Port
 from .jsonlines import Jsonlines, NotJson
 
 _BATCH = 1000  # messages that are printed in one go

@@ -15,9 +15,9 @@ import tty
 from collections.abc import Iterator
 from typing import Any, NoReturn, Protocol
 
-from . import look, show, words
-from .look import Look
-from .show import Rates
+from . import snapshot, tables, wording
+from .snapshot import Look
+from .tables import Rates
 
 _TERMINATED = 128 + signal.SIGTERM  # as a shell says it
 _CLEAR = "\033[H\033[2J"
@@ -26,7 +26,7 @@ _CLEAR = "\033[H\033[2J"
 class Screen(Protocol):
     """Where a round is drawn."""
 
-    def draw(self, heading: str, rows: list[show.Row]) -> None: ...
+    def draw(self, heading: str, rows: list[tables.Row]) -> None: ...
 
 
 def top(options: argparse.Namespace) -> int:
@@ -34,10 +34,10 @@ def top(options: argparse.Namespace) -> int:
     rounds, history = 0, History()
     with _ends_on_sigterm(), _screen(plain=options.plain) as screen, _keys() as keys:
         while True:
-            found = look.channels()
+            found = snapshot.channels()
             rates = history.rates(found)
             shown, left = _fitting(found, rates)
-            rows = [row for one in shown for row in show.top_rows(one, rates[one.key])]
+            rows = [row for one in shown for row in tables.top_rows(one, rates[one.key])]
             screen.draw(_heading(found, left, options.interval, keys), rows)
             rounds += 1
             if rounds == options.count or _pressed(keys, options.interval):
@@ -82,7 +82,7 @@ def _fitting(found: list[Look], rates: dict[tuple[int, int], list[Rates] | None]
 
 def _heading(found: list[Look], left: int, interval: float, keys: int | None) -> str:
     parts = [time.strftime("%H:%M:%S"), f"{len(found)} channels"]
-    parts.append(words.size(sum(one.size for one in found)))
+    parts.append(wording.size(sum(one.size for one in found)))
     if left:
         parts.append(f"{left} not shown")
     parts.append(f"every {interval:g} s")
@@ -96,12 +96,12 @@ def _heading(found: list[Look], left: int, interval: float, keys: int | None) ->
 
 @contextlib.contextmanager
 def _screen(*, plain: bool) -> Iterator[Screen]:
-    if not show.uses_rich(plain=plain):
+    if not tables.uses_rich(plain=plain):
         yield _Plain()
         return
     from rich.live import Live
 
-    console = show.console()
+    console = tables.console()
     on_screen = sys.stdout.isatty()
     with Live(
         console=console,
@@ -117,9 +117,9 @@ def _screen(*, plain: bool) -> Iterator[Screen]:
 class _Plain:
     """A terminal is cleared for each round; in a pipe they follow each other."""
 
-    def draw(self, heading: str, rows: list[show.Row]) -> None:
+    def draw(self, heading: str, rows: list[tables.Row]) -> None:
         clear = _CLEAR if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else ""
-        sys.stdout.write(f"{clear}{heading}\n\n{show.plain_table(show.TOP, rows)}\n")
+        sys.stdout.write(f"{clear}{heading}\n\n{tables.plain_table(tables.TOP, rows)}\n")
         sys.stdout.flush()
 
 
@@ -127,12 +127,12 @@ class _Rich:
     def __init__(self, live: Any) -> None:
         self._live = live
 
-    def draw(self, heading: str, rows: list[show.Row]) -> None:
+    def draw(self, heading: str, rows: list[tables.Row]) -> None:
         from rich.console import Group
         from rich.text import Text
 
         self._live.update(
-            Group(Text(heading, "dim"), show.rich_table(show.TOP, rows, self._live.console.width)),
+            Group(Text(heading, "dim"), tables.rich_table(tables.TOP, rows, self._live.console.width)),
             refresh=True,
         )
 

@@ -3,7 +3,7 @@
 #ifndef SHMCHANNEL_BATCHES_H
 #define SHMCHANNEL_BATCHES_H
 
-#include "ends.h"
+#include "end.h"
 
 /* Frames that were made, and the batches that are done: a list of producer.Batch. */
 typedef struct {

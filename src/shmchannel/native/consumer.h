@@ -3,7 +3,7 @@
 #ifndef SHMCHANNEL_CONSUMER_H
 #define SHMCHANNEL_CONSUMER_H
 
-#include "taking.h"
+#include "read_message.h"
 
 static PyObject *consumer_prepare(PyObject *object, PyObject *args)
 {

@@ -11,7 +11,7 @@
 #ifndef SHMCHANNEL_DECODE_H
 #define SHMCHANNEL_DECODE_H
 
-#include "leaves.h"
+#include "decode_scalars.h"
 
 static PyObject *take(Decoder *decoder);
 

@@ -6,8 +6,8 @@
 #ifndef SHMCHANNEL_ENCODE_H
 #define SHMCHANNEL_ENCODE_H
 
-#include "pages.h"
-#include "scalars.h"
+#include "huge_pages.h"
+#include "encode_scalars.h"
 
 static int put(Encoder *encoder, PyObject *value);
 

@@ -1,0 +1,1 @@
+"""A port, what it is connected to, and how that ends."""

@@ -1,0 +1,72 @@
+"""What one side of a channel knows of the other: whether it lives, whether it runs beside us."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from array import array
+from time import monotonic
+
+from ..segment import FREE, INTERPRETER, PID, STATE, Slot
+from ..system import locks
+from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
+from . import ended
+
+
+class Peer:
+    """What this side knows of the other: whether it lives, and whether spinning for it can pay."""
+
+    def __init__(self, slot: Slot, *, spin: bool) -> None:
+        """``spin``: whether spinning for it is wanted at all."""
+        self._slot: Slot | None = slot
+        self._spins: int | None = None if spin else NO_SPIN
+        self.lost = False
+        self.next_look = array("d", [0.0])  # monotonic seconds; in memory that C can look at
+
+    def look(self) -> bool:
+        """Ask the kernel whether the peer lives; one that may still connect does."""
+        slot = self._slot
+        if slot and not self.lost:
+            self.next_look[0] = monotonic() + SLICE
+            try:
+                lost = slot.peer_is_lost()
+            except (OSError, ValueError):
+                lost = False  # another thread has just closed our lock's descriptor
+            if lost and self._slot:  # or that descriptor's number is already somebody else's
+                self.lost = True
+                self.next_look[0] = 0.0  # for good: each write looks, and finds it lost
+        return not self.lost
+
+    def forget(self) -> None:
+        """Our own port is over, and has its answer: the peer's life does not matter any more."""
+        self._slot = None
+        self.lost = False
+        self.next_look[0] = math.inf
+
+    def check(self) -> None:
+        """Raise ``PeerLost`` if the peer has died."""
+        if not self.look():
+            raise ended.lost()
+
+    def alive(self) -> bool:
+        """As ``look``, but the kernel is not asked more often than once a slice."""
+        return not self.lost and (monotonic() < self.next_look[0] or self.look())
+
+    def spins(self) -> int:
+        """Whether spinning for it can pay: ``NO_SPIN``, ``SPIN_APART`` or ``SPIN_BESIDE``."""
+        if self._spins is None:
+            record = self._slot.peer() if self._slot else [FREE]
+            if record[STATE] == FREE:
+                return NO_SPIN
+            same_gil = record[PID] == os.getpid() and _has_gil() and locks.shares_gil(record[INTERPRETER])
+            self._spins = NO_SPIN if _cpus() < 2 else SPIN_BESIDE if same_gil else SPIN_APART
+        return self._spins
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _has_gil() -> bool:
+    return getattr(sys, "_is_gil_enabled", lambda: True)()

@@ -1,0 +1,47 @@
+"""What a port has done so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ring.consumer import Consumer
+from ..ring.producer import Producer
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a port has done so far, counted on this side. Bytes include frame headers and padding."""
+
+    messages_written: int
+    """Messages accepted by this port's writes."""
+    messages_read: int
+    """Messages taken by this port's reads."""
+    bytes_written: int
+    """Bytes put into the outgoing ring."""
+    bytes_read: int
+    """Bytes taken from the incoming ring."""
+    outgoing_fill: int
+    """Bytes in the outgoing ring that the peer has not taken yet."""
+    incoming_fill: int
+    """Bytes in the incoming ring that have not been read yet."""
+    capacity: int
+    """Bytes that each of the two rings holds."""
+    write_sleeps: int
+    """How often a write slept for room, at most 100 ms at a time."""
+    read_sleeps: int
+    """How often a read slept for a message: at most 100 ms at a time, or 1 s with the C core."""
+
+
+def count(outgoing: Producer, incoming: Consumer) -> Statistics:
+    """The counts of a port with these two rings, as they stand."""
+    return Statistics(
+        messages_written=outgoing.messages,
+        messages_read=incoming.messages,
+        bytes_written=outgoing.position,
+        bytes_read=incoming.position,
+        outgoing_fill=outgoing.fill,
+        incoming_fill=incoming.fill,
+        capacity=outgoing.capacity,
+        write_sleeps=outgoing.sleeper.sleeps,
+        read_sleeps=incoming.sleeper.sleeps,
+    )

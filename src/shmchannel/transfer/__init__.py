@@ -1,0 +1,1 @@
+"""Shared memory that moves from port to port."""

@@ -1,0 +1,91 @@
+"""What moves with a message: detached here once that is accepted, and not touched if it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+from ..codec.codec import Codec, Move
+from ..codec.interfaces import Interface, set_state, state_of
+from ..ring.producer import Note
+from ..segment import Slot
+from .block import Block, SharedBuffer, receive
+
+
+def buffer_interface(slots: list[Slot]) -> Interface:
+    """How a SharedBuffer crosses this channel: as its block's name, by moving only.
+
+    ``slots`` is the port's, and empty when that is over.
+    """
+    return Interface(
+        SharedBuffer,
+        name="shmchannel.SharedBuffer",
+        detach=lambda buffer: buffer._block.name,
+        attach=lambda value: receive(value, next(iter(slots), None)),
+    )
+
+
+class Transfer:
+    """The instances that one message moves. At the end of ``with`` they are gone, or as they were.
+
+    An instance of a user's is detached first, because its value is what travels, and gets its attributes
+    back if the message is not accepted. A SharedBuffer is put under way, and let go of at the end.
+    """
+
+    def __init__(
+        self, codec: Codec, slot: Slot | None, instances: Iterable[Any], keep: Callable[[Block], None]
+    ) -> None:
+        """``keep(block)`` takes what is under way when the message is accepted. ``slot`` is None for a
+        port that is over.
+
+        Raises ``TypeError`` for what cannot be moved, ``ValueError`` for doubles and what was moved before.
+        """
+        self.note = Note()
+        self._codec, self._slot, self._keep = codec, slot, keep
+        self._instances: dict[int, tuple[Any, Interface]] = {}
+        if isinstance(instances, SharedBuffer):
+            raise TypeError("transfer is a list: write transfer=[buffer]")
+        for instance in instances:
+            interface = codec.by_class.get(type(instance))
+            if interface is None:
+                raise TypeError(f"cannot transfer {type(instance)}: list its class in interfaces=[...]")
+            interface.check_movable(instance)
+            if isinstance(instance, SharedBuffer):
+                instance._check_movable()
+            if id(instance) in self._instances:
+                raise ValueError(f"transfer lists {instance!r} twice")
+            self._instances[id(instance)] = instance, interface
+        self._states: list[tuple[Any, list[dict[str, Any]]]] = []
+        self._offered: list[SharedBuffer] = []
+
+    def encode(self, value: object) -> bytes:
+        """Detach all, and return the message."""
+        moves = {}
+        for one, (instance, interface) in self._instances.items():
+            if isinstance(instance, SharedBuffer):
+                if self._slot is not None:
+                    self._offered.append(instance)
+                    instance._block.offer(self._slot, self.note)
+            else:
+                self._states.append((instance, state_of(instance)))
+            moves[one] = Move(instance, interface, interface.give_up(instance))
+        return self._codec.encode_moving(value, moves)
+
+    def __enter__(self) -> Transfer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.note.accepted:
+            for buffer in self._offered:
+                self._keep(buffer._block)
+                buffer._leave()
+            return
+        with ExitStack() as stack:
+            for buffer in self._offered:
+                stack.callback(buffer._block.withdraw)
+        for instance, state in self._states:
+            set_state(instance, state)

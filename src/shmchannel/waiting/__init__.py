@@ -1,0 +1,1 @@
+"""How a side waits for the other: in a thread, in an event loop, beside files."""
