@@ -11,8 +11,7 @@ from typing import Any
 import engines
 import pytest
 
-from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed
-from shmchannel.ring import end as ring
+from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed, layout
 
 
 @pytest.fixture(
@@ -87,12 +86,12 @@ def test_a_batch_is_published_at_once(pair: tuple[Port, Port]) -> None:
     assert [large for _, large in batches] == [None]
     seen = []
     control = outgoing._control
-    assert control[ring.TAIL] == 0
+    assert control[layout.TAIL] == 0
     assert outgoing.try_write_frames(batches[0].frames, 0) == (len(batches[0].frames), 10)
-    seen.append(control[ring.TAIL])
+    seen.append(control[layout.TAIL])
     assert seen == [len(batches[0].frames)]
     assert two.read_many_sync() == list(range(10))
-    assert control[ring.HEAD] == control[ring.TAIL]
+    assert control[layout.HEAD] == control[layout.TAIL]
 
 
 @pytest.mark.usefixtures("often_switching")

@@ -28,6 +28,7 @@ from shmchannel import (
     ChannelNotFound,
     EndOfChannel,
     PeerLost,
+    layout,
     segment,
 )
 from shmchannel import channel as channel_module
@@ -212,7 +213,7 @@ def test_a_sweep_sees_that_a_channel_lingers_though_its_creator_says_so_late(
     handle = channel.handle
     del channel
     gc.collect()
-    flags = segment.FLAGS_WORD * 8
+    flags = layout.FLAGS_WORD * 8
     with open(SHM / handle, "r+b") as file:
         file.seek(flags)
         file.write(bytes(8))
@@ -441,13 +442,13 @@ def poke(handle: str, word: int, value: int) -> None:
 @pytest.mark.parametrize(
     ("word", "value", "match"),
     [
-        (segment.MAGIC_WORD, 0xDEADBEEF, "its magic is"),
-        (segment.VERSION_WORD, 2, "layout version 2, this shmchannel speaks 1"),
-        (segment.CAPACITY_WORD, 0, "claims a capacity of 0"),
-        (segment.CAPACITY_WORD, 5000, "claims a capacity of 5000"),
-        (segment.CAPACITY_WORD, 8192, "is 12288 bytes, its header says 20480"),
-        (segment.CAPACITY_WORD, 2**63, "claims a capacity"),
-        (segment.ID_WORD, 1, "another channel's id"),
+        (layout.MAGIC_WORD, 0xDEADBEEF, "its magic is"),
+        (layout.VERSION_WORD, 2, "layout version 2, this shmchannel speaks 1"),
+        (layout.CAPACITY_WORD, 0, "claims a capacity of 0"),
+        (layout.CAPACITY_WORD, 5000, "claims a capacity of 5000"),
+        (layout.CAPACITY_WORD, 8192, "is 12288 bytes, its header says 20480"),
+        (layout.CAPACITY_WORD, 2**63, "claims a capacity"),
+        (layout.ID_WORD, 1, "another channel's id"),
     ],
 )
 def test_a_header_that_cannot_be_is_refused(word: int, value: int, match: str) -> None:
@@ -461,7 +462,7 @@ def test_a_header_that_cannot_be_is_refused(word: int, value: int, match: str) -
 @pytest.mark.parametrize("size", [0, 100, 4096, 5000])
 def test_a_truncated_segment_is_refused(size: int) -> None:
     path = SHM / "shmch-AAAAAAAAAAAAAAAA"
-    magic = segment.MAGIC.to_bytes(8, "little")
+    magic = layout.MAGIC.to_bytes(8, "little")
     path.write_bytes((magic if size >= 4096 else b"").ljust(size, b"\0"))
     try:
         with pytest.raises(ChannelCorrupted):
@@ -474,10 +475,10 @@ def test_a_truncated_segment_is_refused(size: int) -> None:
 def test_an_attacher_looks_again_after_it_has_found_the_creator_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     channel = Channel()
     words = channel._segment.words
-    words[segment.MAGIC_WORD] = 0
+    words[layout.MAGIC_WORD] = 0
 
     def finish_and_die(*_: object) -> bool:
-        words[segment.MAGIC_WORD] = segment.MAGIC
+        words[layout.MAGIC_WORD] = layout.MAGIC
         return False
 
     monkeypatch.setattr(segment.alive, "is_held", finish_and_die)
@@ -487,7 +488,7 @@ def test_an_attacher_looks_again_after_it_has_found_the_creator_dead(monkeypatch
 def test_an_attacher_waits_for_the_magic_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "PATIENCE", 0.05)
     channel = Channel(capacity=4096)
-    poke(channel.handle, segment.MAGIC_WORD, 0)  # as if its creator were at it
+    poke(channel.handle, layout.MAGIC_WORD, 0)  # as if its creator were at it
     with pytest.raises(ChannelCorrupted, match="was never finished"):
         Channel.from_handle(channel.handle)
 
@@ -522,8 +523,8 @@ def test_a_slot_that_stays_half_taken_is_not_waited_for_long(monkeypatch: pytest
     monkeypatch.setattr(segment, "PATIENCE", 0.05)
     channel = Channel()
     hold = segment.Hold(files.open_name, channel.handle)
-    assert hold.try_lock(0, segment.RECORDS_END) is False  # the creator's byte is taken
-    assert hold.try_lock(segment.SLOTS[0], 128)
+    assert hold.try_lock(0, layout.RECORDS_END) is False  # the creator's byte is taken
+    assert hold.try_lock(layout.SLOTS[0], 128)
     with pytest.raises(ChannelNotFound):
         channel.connect()
     hold.close()

@@ -19,11 +19,10 @@ import pytest
 from commands import killed, run
 from flavours import Peer
 
-from shmchannel import Channel, PortClosed, SharedBuffer, engine, segment
+from shmchannel import Channel, PortClosed, SharedBuffer, engine, layout, segment
 from shmchannel.cli import main
 from shmchannel.cli import snapshot as look
 from shmchannel.cli import wording as words
-from shmchannel.ring import end as ring
 
 
 @pytest.fixture
@@ -214,17 +213,17 @@ def test_a_head_read_after_its_tail_is_read_again(monkeypatch: pytest.MonkeyPatc
     channel = Channel(capacity=4096)
     with channel.connect() as one, channel.connect() as two:
         place = look._places()[look.named(channel.handle)[0].key]
-        control = channel._segment.words[segment.RINGS[0] // 8 :]
+        control = channel._segment.words[layout.RINGS[0] // 8 :]
         reads = []
 
         def pread(fd: int, size: int, offset: int, read: Callable[..., bytes] = os.pread) -> bytes:
             data = read(fd, size, offset)
-            if (size, offset) == (ring.CONTROL_SIZE, segment.RINGS[0]):
+            if (size, offset) == (layout.CONTROL_SIZE, layout.RINGS[0]):
                 reads.append(offset)
                 if len(reads) == 1:
                     one.write_sync("in between")
                     assert two.read_sync(timeout=30) == "in between"
-                    data = data[: 8 * ring.HEAD] + bytes(control[ring.HEAD : ring.HEAD + 1]) + data[72:]
+                    data = data[: 8 * layout.HEAD] + bytes(control[layout.HEAD : layout.HEAD + 1]) + data[72:]
             return data
 
         monkeypatch.setattr(os, "pread", pread)
@@ -260,22 +259,22 @@ def word(index: int, value: int) -> Callable[[Channel], None]:
     return store
 
 
-RING = segment.RINGS[0] // 8
+RING = layout.RINGS[0] // 8
 
 
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (word(segment.MAGIC_WORD, 7), "its magic is 0x0000000000000007"),
-        (word(segment.MAGIC_WORD, 0), "is being made"),
-        (word(segment.VERSION_WORD, 9), "has layout version 9"),
-        (word(segment.CAPACITY_WORD, 5000), "claims a capacity of 5000 bytes"),
-        (word(segment.CAPACITY_WORD, 1 << 63), "claims a capacity of"),
-        (word(segment.CAPACITY_WORD, 8192), "is 12288 bytes, its header says 20480"),
-        (word(segment.ID_WORD, 1), "carries another channel's id"),
-        (word(RING + ring.TAIL, 4), "ring 0: holds what no peer writes: tail 0x4 and head 0x0"),
-        (word(RING + ring.TAIL, 1 << 40), "ring 0: holds what no peer writes"),
-        (word(RING + ring.HEAD, 8), "ring 0: holds what no peer writes"),
+        (word(layout.MAGIC_WORD, 7), "its magic is 0x0000000000000007"),
+        (word(layout.MAGIC_WORD, 0), "is being made"),
+        (word(layout.VERSION_WORD, 9), "has layout version 9"),
+        (word(layout.CAPACITY_WORD, 5000), "claims a capacity of 5000 bytes"),
+        (word(layout.CAPACITY_WORD, 1 << 63), "claims a capacity of"),
+        (word(layout.CAPACITY_WORD, 8192), "is 12288 bytes, its header says 20480"),
+        (word(layout.ID_WORD, 1), "carries another channel's id"),
+        (word(RING + layout.TAIL, 4), "ring 0: holds what no peer writes: tail 0x4 and head 0x0"),
+        (word(RING + layout.TAIL, 1 << 40), "ring 0: holds what no peer writes"),
+        (word(RING + layout.HEAD, 8), "ring 0: holds what no peer writes"),
     ],
 )
 def test_what_cannot_be_true_is_said(
@@ -304,17 +303,17 @@ def test_a_frame_and_a_slot_that_cannot_be_are_said(listed: Callable[..., Any]) 
     channel = Channel(capacity=4096)
     with channel.connect() as port:
         port.write_sync("good")
-        data = segment.DATA // 8
-        for header in (0, 7, 1 << 40 | ring.WHOLE):
+        data = layout.DATA // 8
+        for header in (0, 7, 1 << 40 | layout.WHOLE):
             before, channel._segment.words[data] = channel._segment.words[data], header
             found = listed(channel.handle, "inspect", channel.handle, "--peek")["rings"][0]
             assert "what no peer writes" in found["next"]["fault"]
             assert found["peek"] == {"$unseen": "no whole message"}
             channel._segment.words[data] = before
-        slot = segment.SLOTS[1] // 8
+        slot = layout.SLOTS[1] // 8
         channel._segment.words[slot] = 9
         assert listed(channel.handle)["ports"][1]["state"] == "?"
-        channel._segment.words[slot] = segment.FREE
+        channel._segment.words[slot] = layout.FREE
         with channel.connect() as other:
             assert other.read_sync(timeout=30) == "good"
 
@@ -324,7 +323,7 @@ def test_a_time_that_cannot_be_has_no_age(
 ) -> None:
     channel = Channel(capacity=4096)
     for created in (0, (1 << 64) - 1):
-        channel._segment.words[segment.CREATED_WORD] = created
+        channel._segment.words[layout.CREATED_WORD] = created
         assert listed(channel.handle)["age"] is None
         assert main(["inspect", channel.handle]) == 0
         assert "at a time that cannot be" in capsys.readouterr().out

@@ -30,9 +30,10 @@ from shmchannel import (
     EndOfChannel,
     Port,
     WouldBlock,
+    layout,
     segment,
 )
-from shmchannel.ring.end import HEAD, PART, READER, TAIL, WHOLE, WRITER
+from shmchannel.layout import HEAD, PART, READER, TAIL, WHOLE, WRITER
 
 SECOND = 1.0  # within which each call has an answer
 MESSAGES = 12
@@ -41,7 +42,7 @@ VALUES = ["zero", "ones", "random"]
 
 # The two counters are each side's word for what it has put in and taken out. One that is forged so that it
 # could be true is believed: then a stale frame may be read, or one that was not read is written over.
-COUNTERS = {base + 8 * word + byte for base in segment.RINGS for word in (TAIL, HEAD) for byte in range(8)}
+COUNTERS = {base + 8 * word + byte for base in layout.RINGS for word in (TAIL, HEAD) for byte in range(8)}
 
 
 @pytest.fixture(params=RINGS)
@@ -59,7 +60,7 @@ def mapped(channel: Channel) -> Iterator[mmap.mmap]:
 
 def fill(memory: mmap.mmap) -> None:
     """Where no frame is yet, put frames that are larger than all of it: a counter may lead there."""
-    memory[segment.DATA :] = struct.pack("Q", 1 << 20 << 3 | WHOLE) * ((len(memory) - segment.DATA) >> 3)
+    memory[layout.DATA :] = struct.pack("Q", 1 << 20 << 3 | WHOLE) * ((len(memory) - layout.DATA) >> 3)
 
 
 def stores(value: str) -> Iterator[tuple[int, int]]:
@@ -216,13 +217,13 @@ def test_a_payload_that_changes_while_it_is_decoded_gives_a_value_or_an_error(va
     outgoing: Any = one._outgoing
     size = len(one._codec.encode(value))
     frame = (size + 15) & ~7
-    with attacked(channel, segment.DATA, 1 << 20), one, channel.connect() as two:
+    with attacked(channel, layout.DATA, 1 << 20), one, channel.connect() as two:
         for _ in range(100):
             start = outgoing.position % (1 << 20)
             one.write_sync(value, timeout=SECOND)
             # The header is what it was: it has its own test, and would end the channel.
             words = outgoing._words
-            words[(segment.DATA + start) >> 3] = size << 3 | WHOLE
+            words[(layout.DATA + start) >> 3] = size << 3 | WHOLE
             try:
                 two.read_nowait()
             except (CloneError, ChannelError) as error:
@@ -237,7 +238,7 @@ def test_a_payload_that_changes_while_it_is_decoded_gives_a_value_or_an_error(va
 def test_frames_that_change_while_they_are_read_give_values_or_errors() -> None:
     channel = Channel(capacity=4096)
     with (
-        attacked(channel, segment.DATA, 4096),
+        attacked(channel, layout.DATA, 4096),
         channel.connect() as one,
         channel.connect() as two,
         pytest.raises(ChannelCorrupted),  # sooner or later
@@ -314,7 +315,7 @@ def test_a_deadline_holds_against_counters_that_keep_changing(name: str) -> None
     ring, word, numbers = FLAPPING[name]
     channel = Channel(capacity=4096)
     with mapped(channel) as memory, channel.connect() as port, channel.connect():
-        place = segment.RINGS[ring] + 8 * word
+        place = layout.RINGS[ring] + 8 * word
         words = [number.to_bytes(8, "little") for number in numbers]
 
         def flap() -> None:
@@ -339,7 +340,7 @@ def write_until_full(port: Port, timeout: float) -> None:
 def test_flags_that_are_always_up_cost_posts_and_nothing_else() -> None:
     channel = Channel(capacity=4096)
     with mapped(channel) as memory, channel.connect() as one, channel.connect() as two:
-        places = [base + 8 * word for base in segment.RINGS for word in (READER, WRITER)]
+        places = [base + 8 * word for base in layout.RINGS for word in (READER, WRITER)]
         ups = [b"\1\1" if place % 256 == READER * 8 else struct.pack("<II", 1, 1) for place in places]
 
         def raise_flags() -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import shmchannel
-from shmchannel import errors, segment
-from shmchannel.ring import end as ring
+from shmchannel import errors, layout
 from shmchannel.transfer import block as blocks
 
 ROOT = Path(__file__).parent.parent
@@ -172,35 +171,35 @@ def table(heading: str) -> list[list[str]]:
 
 def test_the_documented_layout_is_the_codes() -> None:
     header = {name: int(offset) for offset, name, *_ in table("| offset | word | stored by |")}
-    assert header == {name: 8 * getattr(segment, name) for name in vars(segment) if name.endswith("_WORD")}
+    assert header == {name: 8 * getattr(layout, name) for name in vars(layout) if name.endswith("_WORD")}
 
     records = {name: int(offset) for offset, name, _ in table("| offset | record |")}
-    assert records == {"CREATOR": segment.CREATOR, "SLOTS[0]": segment.SLOTS[0], "SLOTS[1]": segment.SLOTS[1]}
+    assert records == {"CREATOR": layout.CREATOR, "SLOTS[0]": layout.SLOTS[0], "SLOTS[1]": layout.SLOTS[1]}
     words = {name: int(offset) for offset, name, _ in table("| offset in it | word | meaning |")}
     assert words == {
-        name: 8 * getattr(segment, name)
+        name: 8 * getattr(layout, name)
         for name in ("STATE", "PID", "STARTED", "INTERPRETER", "BELL", "NAMESPACE")
     }
 
     places = [offset for offset, _ in table("| offset | what |")]
     assert places == [
-        str(segment.RINGS[0]),
-        str(segment.RINGS[1]),
-        str(segment.DATA),
-        f"{segment.DATA} + capacity",
+        str(layout.RINGS[0]),
+        str(layout.RINGS[1]),
+        str(layout.DATA),
+        f"{layout.DATA} + capacity",
     ]
     control = {name: int(offset) for offset, name, *_ in table("| offset in it | word | stored by |")}
     names = ("TAIL", "MESSAGES", "PRODUCER_CLOSED", "MOVES", "HEAD", "SPINS", "READER", "WRITER")
-    assert control == {name: 8 * getattr(ring, name) for name in names}
-    assert max(control.values()) < ring.CONTROL_SIZE == segment.RINGS[1] - segment.RINGS[0]
+    assert control == {name: 8 * getattr(layout, name) for name in names}
+    assert max(control.values()) < layout.CONTROL_SIZE == layout.RINGS[1] - layout.RINGS[0]
     flags = {name: int(byte) for byte, name, _ in table("| byte | flag |")}
     assert flags == {
-        name: getattr(ring, name) for name in ("READER_SLEEPS", "READER_RINGS", "CONSUMER_CLOSED")
+        name: getattr(layout, name) for name in ("READER_SLEEPS", "READER_RINGS", "CONSUMER_CLOSED")
     }
     needs = {name: int(half) for half, name, _ in table("| half | need |")}
-    assert needs == {name: getattr(ring, name) for name in ("WRITER_SLEEPS", "WRITER_RINGS")}
+    assert needs == {name: getattr(layout, name) for name in ("WRITER_SLEEPS", "WRITER_RINGS")}
     kinds = {name: int(kind) for kind, name, _ in table("| kind | name |")}
-    assert kinds == {name: getattr(ring, name) for name in ("WHOLE", "PART", "LAST", "ABORT")}
+    assert kinds == {name: getattr(layout, name) for name in ("WHOLE", "PART", "LAST", "ABORT")}
     fields = {name: int(offset) for offset, name, _ in table("| offset in the head |")}
     assert tuple(fields) == blocks.Record._fields
     for name, offset in fields.items():

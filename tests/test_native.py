@@ -24,7 +24,7 @@ from flavours import FLAVOURS, Peer
 from values import alike
 
 import shmchannel
-from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine
+from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine, layout
 from shmchannel.codec.interfaces import Interface
 from shmchannel.ring import end as ring
 from shmchannel.waiting import sleeper as waiting
@@ -125,7 +125,7 @@ def test_the_constants_of_the_ring_are_the_references() -> None:
         for name, number in re.findall(r"(\w+) = (\d+)", line)
     }
     assert len(found) == 19
-    assert found == {name: getattr(ring, name) for name in found}
+    assert found == {name: getattr(layout, name) for name in found}
 
 
 # -- who comes in between
@@ -382,7 +382,13 @@ def test_the_constants_in_c_are_those_in_python() -> None:
         for enum in re.findall(r"enum \{([^}]*)\}", source.read_text()):
             for name, value in re.findall(r"(\w+) = ([\d <]+)", enum):
                 in_c[name] = eval(value)
-    shared = {name for name in in_c if hasattr(ring, name)} | {"NO_SPIN", "SPIN_APART", "SPIN_BESIDE"}
+    shared = {name for name in in_c if hasattr(layout, name)} | {
+        "BATCH",
+        "NO_SPIN",
+        "SPIN_APART",
+        "SPIN_BESIDE",
+    }
     assert {"TAIL", "HEAD", "READER", "WRITER", "CONTROL_SIZE", "HEADER", "WHOLE", "ABORT", "BATCH"} <= shared
     for name in shared:
-        assert in_c[name] == getattr(ring if hasattr(ring, name) else waiting, name), name
+        known = next(one for one in (layout, ring, waiting) if hasattr(one, name))
+        assert in_c[name] == getattr(known, name), name

@@ -19,12 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shmchannel import ChannelCorrupted, CloneError, engine
+from shmchannel import ChannelCorrupted, CloneError, engine, layout
 from shmchannel.codec.interfaces import Interface
+from shmchannel.layout import ABORT, CONTROL_SIZE, HEADER, LAST, PART, WHOLE, Place, frame_size
 from shmchannel.ring import consumer, producer
-from shmchannel.ring import end as ring
 from shmchannel.ring.consumer import NOTHING, Consumer
-from shmchannel.ring.end import ABORT, CONTROL_SIZE, HEADER, LAST, PART, WHOLE, Place, frame_size
 from shmchannel.ring.producer import Producer
 from shmchannel.waiting.sleeper import NO_LOCK, NO_SPIN
 
@@ -80,7 +79,7 @@ def make(
     memory = mmap.mmap(-1, CONTROL_SIZE + capacity)
     words = memoryview(memory).cast("Q")
     place = Place(memory, words, 0, CONTROL_SIZE, capacity)
-    words[ring.TAIL] = words[ring.HEAD] = start
+    words[layout.TAIL] = words[layout.HEAD] = start
     sleeper: Any = FakeSleeper()
     other: Any = FakeSemaphore(wakes)
     bell = lambda: wakes.append(2)  # noqa: E731
@@ -234,7 +233,7 @@ def test_a_write_in_the_middle_of_a_write(
     assert producer.try_write(b"interrupted" * 6)
     got = [consumer.try_read(), consumer.try_read(), consumer.try_read()]
     assert got in ([within, b"interrupted" * 6, None], [b"interrupted" * 6, None, None])
-    assert producer.messages - consumer.messages == place.words[ring.MESSAGES] - consumer.messages == 0
+    assert producer.messages - consumer.messages == place.words[layout.MESSAGES] - consumer.messages == 0
 
 
 @pytest.mark.parametrize("where", ["slice", "fence"])
@@ -328,7 +327,7 @@ def test_what_a_closing_reader_takes_was_not_refused(monkeypatch: pytest.MonkeyP
     def fence() -> None:
         if threading.current_thread() is not writer:
             before_consume()
-        elif place.words[ring.TAIL]:
+        elif place.words[layout.TAIL]:
             published.set()
             assert closed.wait(10)
 
@@ -348,7 +347,7 @@ def test_a_closed_consumer_takes_nothing_and_has_said_what_it_took(name: str) ->
 
     def close(_value: None) -> int:
         consumer.close()
-        return place.words[ring.HEAD]
+        return place.words[layout.HEAD]
 
     closing = Interface(Closing, serialize=lambda _: None, deserialize=close)
     producer, consumer, place = make(1024, name=name, interfaces=(closing,))
@@ -357,7 +356,7 @@ def test_a_closed_consumer_takes_nothing_and_has_said_what_it_took(name: str) ->
     values: list[object] = []
     consumer.take_many(values, 10)
     assert values == [1, consumer.position]
-    assert consumer.position < place.words[ring.TAIL]
+    assert consumer.position < place.words[layout.TAIL]
     assert consumer.take() is NOTHING
     assert consumer.try_read() is None
     assert producer.try_write(b"x") is False
@@ -399,7 +398,7 @@ def test_true_or_false_tells_whether_a_reader_that_closed_has_taken_it(name: str
         assert consumer.try_read() == b"x"
         consumer.close()
         if reads:  # as if it had, between the publication and the look at its flags
-            place.words[ring.HEAD] = 32
+            place.words[layout.HEAD] = 32
         assert producer.try_write(b"x") is reads
 
 
@@ -458,15 +457,15 @@ def test_an_announced_need_is_woken_only_when_it_fits(name: str) -> None:
     producer, consumer, place = make(256, 0, name, wakes)
     for _ in range(7):
         assert producer.try_write(b"x" * 24)
-    place.words[ring.WRITER] = 128 // ring.NEED
+    place.words[layout.WRITER] = 128 // layout.NEED
     for expected in ([], [], [], [1], [1]):  # the fourth leaves 96 of 248 bytes
         consumer.try_read()
         assert wakes == expected
-    assert place.words[ring.WRITER] == 0
-    place.words[ring.WRITER] = (24 // ring.NEED) << 32
+    assert place.words[layout.WRITER] == 0
+    place.words[layout.WRITER] = (24 // layout.NEED) << 32
     consumer.try_read()
     assert wakes == [1, 2]
-    assert place.words[ring.WRITER] == 0
+    assert place.words[layout.WRITER] == 0
 
 
 @over_both
@@ -474,16 +473,16 @@ def test_the_reader_is_woken_only_when_it_sleeps(name: str) -> None:
     wakes: list[int] = []
     producer, _, place = make(256, 0, name, wakes)
     producer.try_write(b"x")
-    place.words[ring.READER] = 1
+    place.words[layout.READER] = 1
     producer.try_write(b"x")
     producer.try_write(b"x")
     assert wakes == [1]
-    place.words[ring.READER] = 1
+    place.words[layout.READER] = 1
     producer.try_write(b"x", PART)
-    place.words[ring.READER] = 1
+    place.words[layout.READER] = 1
     producer.abort()
     assert wakes == [1, 1, 1]
-    place.words[ring.READER] = 1 << 8
+    place.words[layout.READER] = 1 << 8
     producer.try_write(b"x")
     producer.try_write(b"x")
     assert wakes == [1, 1, 1, 2]
@@ -493,7 +492,7 @@ def test_the_reader_is_woken_only_when_it_sleeps(name: str) -> None:
 @over_both
 def test_a_tail_that_cannot_be_is_refused(name: str, tail: int) -> None:
     _, consumer, place = make(64, name=name)
-    place.words[ring.TAIL] = tail
+    place.words[layout.TAIL] = tail
     assert consumer.wait().ready()
     with pytest.raises(ChannelCorrupted, match="tail"):
         consumer.try_read()
@@ -505,7 +504,7 @@ def test_a_head_that_cannot_be_is_refused(name: str, head: int) -> None:
     producer, _, place = make(64, name=name)
     assert producer.try_write(b"12345678")
     assert producer.try_write(b"12345678")
-    place.words[ring.HEAD] = head if head > 32 else head + 32 if head == 8 else head
+    place.words[layout.HEAD] = head if head > 32 else head + 32 if head == 8 else head
     assert producer.wait(40).ready() or head == 20
     with pytest.raises(ChannelCorrupted, match="head"):
         producer.try_write(b"x" * 40)
@@ -518,7 +517,7 @@ def test_a_head_that_goes_back_is_refused(name: str) -> None:
         assert producer.try_write(b"x" * 16)
         consumer.try_read()
     assert producer.try_write(b"x" * 32)
-    place.words[ring.HEAD] = 0
+    place.words[layout.HEAD] = 0
     assert producer.wait(40).ready()
     with pytest.raises(ChannelCorrupted, match="head"):
         producer.try_write(b"x" * 40)
@@ -529,7 +528,7 @@ def test_a_head_that_goes_back_is_refused(name: str) -> None:
 def test_a_frame_that_cannot_be_is_refused(name: str, header: int) -> None:
     _, consumer, place = make(64, name=name)
     place.words[CONTROL_SIZE >> 3] = header
-    place.words[ring.TAIL] = 8
+    place.words[layout.TAIL] = 8
     with pytest.raises(ChannelCorrupted, match="frame of kind"):
         consumer.try_read()
 
@@ -614,7 +613,7 @@ def no_more_than(spare: int | None) -> Iterator[None]:
 def test_an_abort_without_parts_is_skipped(name: str) -> None:
     producer, consumer, place = make(64, name=name)
     place.words[CONTROL_SIZE >> 3] = ABORT
-    place.words[ring.TAIL] = 8
+    place.words[layout.TAIL] = 8
     assert consumer.try_read() is None
     producer._tail = 8
     assert producer.try_write(b"x")

@@ -24,7 +24,7 @@ import pytest
 from conftest import names
 from engines import RINGS, made_by
 
-from shmchannel import Channel, ChannelError, ChannelNotFound, InterfaceError, SharedBuffer, segment
+from shmchannel import Channel, ChannelError, ChannelNotFound, InterfaceError, SharedBuffer, layout, segment
 from shmchannel.system import semaphores
 from shmchannel.transfer import block as blocks
 
@@ -121,7 +121,7 @@ def test_another_users_block_is_refused() -> None:
         os.chown(SHM / f"{HANDLE}b", NOBODY, NOBODY)
         with pytest.raises(InterfaceError, match="no block of this user's"):
             blocks.receive(f"{HANDLE}b", slot)
-        slot.segment.words[(segment.RINGS[0] >> 3) + 3] = 1  # MOVES: what is under way is looked for
+        slot.segment.words[(layout.RINGS[0] >> 3) + 3] = 1  # MOVES: what is under way is looked for
         one.close_sync()
     assert (SHM / f"{HANDLE}b").exists()
 
@@ -142,7 +142,7 @@ def test_handles_blocks_and_doorbells_have_random_names(monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("cleared")
 def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    victim.write_bytes(bytes(segment.DATA + 2 * 4096))
+    victim.write_bytes(bytes(layout.DATA + 2 * 4096))
     for suffix in ("", "b"):
         (SHM / (HANDLE + suffix)).symlink_to(victim)
     channel = Channel(capacity=4096)  # which sweeps
@@ -150,7 +150,7 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
         Channel.from_handle(HANDLE)
     with channel.connect() as port, pytest.raises(ChannelError, match="symbolic links"):
         blocks.receive(f"{HANDLE}b", port._slots[0])
-    assert victim.read_bytes() == bytes(segment.DATA + 2 * 4096)
+    assert victim.read_bytes() == bytes(layout.DATA + 2 * 4096)
 
 
 @pytest.mark.usefixtures("cleared")
@@ -331,7 +331,7 @@ def test_who_takes_a_bells_name_gets_rings_and_nothing_else() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taken:
             taken.bind("\0shmch-" + (b"k" * 16).hex())
             taken.settimeout(30)
-            slot.segment.words[(segment.RINGS[0] >> 3) + 16] = 1 << 8  # READER_RINGS
+            slot.segment.words[(layout.RINGS[0] >> 3) + 16] = 1 << 8  # READER_RINGS
             assert one.write_sync("secret")
             assert taken.recvfrom(1000) == (b"!", None)
         assert two.read_sync(timeout=30) == "secret"
@@ -435,12 +435,12 @@ def test_a_peer_that_cuts_the_file_off_ends_us_as_a_kill_would() -> None:
     with path.open("r+b") as file, channel.connect() as port:
         victim = subprocess.Popen([sys.executable, "-c", VICTIM, channel.handle])
         assert port.read_sync(timeout=30) == "here"
-        os.ftruncate(file.fileno(), segment.DATA)
+        os.ftruncate(file.fileno(), layout.DATA)
         with suppress(ChannelError):  # its memory is gone for us too: only the header is touched here
             port._outgoing._control[0] += 4096  # type: ignore[union-attr]
             port._slots[0].items[0].post()
         assert victim.wait(30) == -signal.SIGBUS
-        os.ftruncate(file.fileno(), segment.DATA + (2 << 16))
+        os.ftruncate(file.fileno(), layout.DATA + (2 << 16))
 
 
 RUINED = """

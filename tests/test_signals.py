@@ -20,7 +20,7 @@ from flavours import Peer
 from peers import echo, fill, until_asleep
 
 from shmchannel import Channel, Port, PortClosed, WouldBlock, segment
-from shmchannel.ring.end import PART
+from shmchannel.layout import PART
 from shmchannel.system import locks as alive
 from shmchannel.waiting import sleeper as waiting
 

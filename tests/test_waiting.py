@@ -22,7 +22,7 @@ from flavours import FLAVOURS, Peer
 from peers import echo
 
 from shmchannel import Channel, Port, engine
-from shmchannel.ring.end import READER_SLEEPS
+from shmchannel.layout import READER_SLEEPS
 from shmchannel.system import semaphores
 from shmchannel.system.semaphores import LibcSemaphore
 from shmchannel.waiting import sleeper as waiting

@@ -9,9 +9,9 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from .codec.interfaces import Interface, listed, several
+from .layout import FREE, MAXIMUM_CAPACITY, MOVES, RINGS, SLOTS
 from .port.port import Port
-from .ring.end import MAXIMUM_CAPACITY, MOVES
-from .segment import FREE, RINGS, SLOTS, Segment, sweep, unlink
+from .segment import Segment, sweep, unlink
 from .system.files import disown
 from .system.locks import Hold
 from .transfer import block

@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from . import layout
 from .codec import codec
 from .codec.interfaces import Interface
-from .ring import consumer, end, producer
+from .ring import consumer, producer
 from .waiting.sleeper import Wait
 
 try:
@@ -39,7 +40,7 @@ else:
     class Producer(_native.Producer, producer.Producer):
         """``put``, ``try_write`` and ``abort`` are C."""
 
-        def __init__(self, place: end.Place, *others: Any) -> None:
+        def __init__(self, place: layout.Place, *others: Any) -> None:
             producer.Producer.__init__(self, place, *others)
             where = place.memory, place.control, place.data, place.capacity
             self._prepare(*where, self.codec, self._wake, self._ring, self._next_look)
@@ -47,7 +48,7 @@ else:
     class Consumer(_native.Consumer, consumer.Consumer):
         """``take``, ``take_soon``, ``try_read``, ``ready``, the spinning and the sleeping are C."""
 
-        def __init__(self, place: end.Place, *others: Any) -> None:
+        def __init__(self, place: layout.Place, *others: Any) -> None:
             consumer.Consumer.__init__(self, place, *others)
             where = place.memory, place.control, place.data, place.capacity
             spin = self.sleeper.spins, self.sleeper.budget

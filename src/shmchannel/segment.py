@@ -17,26 +17,40 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
-from .ring.end import MAXIMUM_CAPACITY, MINIMUM_CAPACITY, MOVES, Place
+from .layout import (
+    BELL,
+    CAPACITY_WORD,
+    CLOSED,
+    CONNECTED,
+    CREATED_WORD,
+    CREATOR,
+    DATA,
+    FLAGS_WORD,
+    FREE,
+    ID_WORD,
+    INTERPRETER,
+    LINGER,
+    MAGIC,
+    MAGIC_WORD,
+    MAXIMUM_CAPACITY,
+    MINIMUM_CAPACITY,
+    MOVES,
+    NAMESPACE,
+    PID,
+    RECORDS_END,
+    RINGS,
+    SLOTS,
+    STARTED,
+    STATE,
+    VERSION,
+    VERSION_WORD,
+    Place,
+)
 from .system import locks
 from .system.files import HANDLE, NAMES_FOLDER, allocate, is_ours, new_file, open_name, refused, remove_file
 from .system.locks import Hold
 from .system.semaphores import LibcSemaphore, NamedSemaphore
 from .waiting.sleeper import NO_LOCK, fence
-
-MAGIC = int.from_bytes(b"shmchnl\0", "little")
-VERSION = 1
-
-# The header, as indices of 8-byte words.
-MAGIC_WORD, VERSION_WORD, CAPACITY_WORD, FLAGS_WORD, CREATED_WORD, ID_WORD = 0, 1, 2, 3, 4, 5
-LINGER = 1  # a flag
-# Three records of 64 bytes say who holds what; a record's first byte is the one that is locked.
-CREATOR, SLOTS = 64, (128, 192)  # bytes
-STATE, PID, STARTED, INTERPRETER, BELL, NAMESPACE = 0, 1, 2, 3, 4, 6  # words of a record; BELL takes two
-FREE, CONNECTED, CLOSED = 0, 1, 2  # states of a slot, in the order in which it takes them
-RECORDS_END = 256  # bytes
-RINGS = (256, 512)  # bytes: control words of ring i, which slot i writes
-DATA = 4096  # bytes: data of ring 0; that of ring 1 follows
 
 PATIENCE = 1.0  # seconds an attacher waits for a creator, or for another attacher, that is half done
 

@@ -18,6 +18,7 @@ from shmchannel import (
     Port,
     SharedBuffer,
     WouldBlock,
+    layout,
     segment,
 )
 from shmchannel.transfer import block as blocks
@@ -422,7 +423,7 @@ def attaches(survivor: Survivor) -> None:
 
 def has_peer(port: Port) -> bool:
     (_channel, slot, *_ends), *_ = port._kept
-    return slot.peer()[segment.STATE] != segment.FREE
+    return slot.peer()[layout.STATE] != layout.FREE
 
 
 UNFINISHED = ("nothing there", "ChannelCorrupted", "ChannelNotFound")

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from shmchannel import Channel, EndOfChannel, PeerLost, Port
-from shmchannel.ring.end import READER_SLEEPS, WRITER
+from shmchannel.layout import READER_SLEEPS, WRITER
 from shmchannel.system import locks as alive
 
 from .board import (

@@ -11,9 +11,9 @@ import msgpack
 
 from ..codec.types import GRAPH_MESSAGE, INSTANCE, MOVED, TAGGED_MESSAGE
 from ..errors import ChannelCorrupted, CloneError
+from ..layout import PART, WHOLE
 from ..port.port import Port
 from ..ring.consumer import Consumer
-from ..ring.end import PART, WHOLE
 from ..ring.producer import Batch, Producer
 from . import wire
 

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from ..errors import ChannelCorrupted, ChannelError, EndOfChannel, PeerLost
-from ..ring.end import LAST, PART, WHOLE
+from ..layout import LAST, PART, WHOLE
 from . import wire
 from .link import Dialer, Listener
 from .queues import Inbox, Outbox

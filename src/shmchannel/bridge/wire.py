@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import ChannelCorrupted
-from ..ring.end import HEADER, LAST, PART, WHOLE, frame_size
+from ..layout import HEADER, LAST, PART, WHOLE, frame_size
 
 HELLO, DATA, ACK, REFUSED = 1, 2, 3, 4
 END, LOST = 5, 6  # kinds of frame that no ring has: the writing port has ended, or its process has died

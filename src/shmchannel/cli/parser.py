@@ -9,7 +9,7 @@ from typing import Any
 from .. import __version__
 from ..bench import command as bench
 from ..channel import DEFAULT_CAPACITY
-from ..ring.end import MAXIMUM_CAPACITY
+from ..layout import MAXIMUM_CAPACITY
 from . import completion, pipe, top
 from . import inspect as look_commands
 

@@ -16,15 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import segment
+from .. import layout, segment
 from ..errors import ChannelCorrupted, ChannelError, ChannelNotFound
-from ..ring import end
 from ..system import files, locks
 from . import processes
 
-STATES = {segment.FREE: "free", segment.CONNECTED: "connected", segment.CLOSED: "closed"}
+STATES = {layout.FREE: "free", layout.CONNECTED: "connected", layout.CLOSED: "closed"}
 LOST = "lost"
-KINDS = {end.WHOLE: "WHOLE", end.PART: "PART", end.LAST: "LAST", end.ABORT: "ABORT"}
+KINDS = {layout.WHOLE: "WHOLE", layout.PART: "PART", layout.LAST: "LAST", layout.ABORT: "ABORT"}
 _ATTEMPTS = 20  # to read what moves: a reader would have to take a message in each of these moments
 _MOST = 1 << 24  # bytes of a message that is looked into
 
@@ -208,19 +207,19 @@ def _open(path: str) -> int:
 
 
 def _read(fd: int, place: Place, known: dict[str, Any]) -> Look:
-    wanted = locks.is_held(fd, segment.CREATOR, 0, 0)
+    wanted = locks.is_held(fd, layout.CREATOR, 0, 0)
     words = _words(fd)
-    if words is None or not words[segment.MAGIC_WORD]:
+    if words is None or not words[layout.MAGIC_WORD]:
         fault = "is being made" if wanted else "was never finished, or was cut off"
         return Look(**known, wanted=wanted, fault=fault)
-    if words[segment.MAGIC_WORD] != segment.MAGIC:
-        return Look(**known, wanted=wanted, fault=f"its magic is {words[segment.MAGIC_WORD]:#018x}")
+    if words[layout.MAGIC_WORD] != layout.MAGIC:
+        return Look(**known, wanted=wanted, fault=f"its magic is {words[layout.MAGIC_WORD]:#018x}")
     known |= {
         "wanted": wanted,
-        "version": words[segment.VERSION_WORD],
-        "capacity": words[segment.CAPACITY_WORD],
-        "created": words[segment.CREATED_WORD],
-        "lingers": bool(words[segment.FLAGS_WORD] & segment.LINGER),
+        "version": words[layout.VERSION_WORD],
+        "capacity": words[layout.CAPACITY_WORD],
+        "created": words[layout.CREATED_WORD],
+        "lingers": bool(words[layout.FLAGS_WORD] & layout.LINGER),
     }
     try:
         segment.check_header(place.handle, words, known["size"])
@@ -237,8 +236,8 @@ def _read(fd: int, place: Place, known: dict[str, Any]) -> Look:
 
 
 def _words(fd: int) -> memoryview | None:
-    data = os.pread(fd, segment.DATA, 0)
-    return memoryview(data).cast("Q") if len(data) == segment.DATA else None
+    data = os.pread(fd, layout.DATA, 0)
+    return memoryview(data).cast("Q") if len(data) == layout.DATA else None
 
 
 def _word(fd: int, offset: int) -> int:
@@ -246,27 +245,27 @@ def _word(fd: int, offset: int) -> int:
 
 
 def _port(fd: int, index: int, holders: set[int]) -> Port:
-    offset = segment.SLOTS[index]
+    offset = layout.SLOTS[index]
     while True:
         data = os.pread(fd, 64, offset)
         if len(data) < 64:
             return Port("?")  # cut off meanwhile: the rings will say so
         record = memoryview(data).cast("Q")
-        state, pid, started = record[segment.STATE], record[segment.PID], record[segment.STARTED]
+        state, pid, started = record[layout.STATE], record[layout.PID], record[layout.STARTED]
         if state not in STATES:
             return Port("?")
-        if state == segment.FREE:
+        if state == layout.FREE:
             return Port("free")
         held = locks.is_held(fd, offset, pid, started)
         # Looked at again: it may have closed in between, state first, then the lock.
-        if _word(fd, offset + 8 * segment.STATE) == state:
+        if _word(fd, offset + 8 * layout.STATE) == state:
             break
-    seen_as = processes.find(pid, started, record[segment.NAMESPACE], holders)
+    seen_as = processes.find(pid, started, record[layout.NAMESPACE], holders)
     return Port(
-        state=LOST if state == segment.CONNECTED and not held else STATES[state],
+        state=LOST if state == layout.CONNECTED and not held else STATES[state],
         pid=pid,
         seen_as=seen_as,
-        interpreter=record[segment.INTERPRETER],
+        interpreter=record[layout.INTERPRETER],
         program=processes.program(seen_as) if seen_as else "",
     )
 
@@ -275,26 +274,26 @@ def _ring(fd: int, index: int, capacity: int) -> Ring | str:
     """Read a ring's control words; a str says what cannot be true in them."""
     before: tuple[int, int] | None = None
     for _ in range(_ATTEMPTS):
-        data = os.pread(fd, end.CONTROL_SIZE, segment.RINGS[index])
-        if len(data) < end.CONTROL_SIZE:
+        data = os.pread(fd, layout.CONTROL_SIZE, layout.RINGS[index])
+        if len(data) < layout.CONTROL_SIZE:
             return "was cut off"
         control = memoryview(data).cast("Q")
-        tail, head = control[end.TAIL], control[end.HEAD]
+        tail, head = control[layout.TAIL], control[layout.HEAD]
         if head <= tail <= head + capacity and not (tail | head) & 7:
             break
         if before == (tail, head):  # it does not move: no snapshot of something half done
             return f"holds what no peer writes: tail {tail:#x} and head {head:#x}"
         before = tail, head
-    flags = data[8 * end.READER :]
-    needs = memoryview(data).cast("I")[2 * end.WRITER :]
+    flags = data[8 * layout.READER :]
+    needs = memoryview(data).cast("I")[2 * layout.WRITER :]
     return Ring(
-        messages=control[end.MESSAGES],
+        messages=control[layout.MESSAGES],
         bytes_written=tail,
         bytes_read=head,
-        producer_closed=bool(control[end.PRODUCER_CLOSED]),
-        consumer_closed=bool(flags[end.CONSUMER_CLOSED]),
-        reader_waits=_waits(flags[end.READER_SLEEPS], flags[end.READER_RINGS]),
-        writer_waits=_waits(needs[end.WRITER_SLEEPS], needs[end.WRITER_RINGS]),
+        producer_closed=bool(control[layout.PRODUCER_CLOSED]),
+        consumer_closed=bool(flags[layout.CONSUMER_CLOSED]),
+        reader_waits=_waits(flags[layout.READER_SLEEPS], flags[layout.READER_RINGS]),
+        writer_waits=_waits(needs[layout.WRITER_SLEEPS], needs[layout.WRITER_RINGS]),
         next=_next(fd, index, capacity) if tail != head else None,
     )
 
@@ -305,19 +304,19 @@ def _waits(sleeps: int, rings: int) -> str:
 
 def _next(fd: int, index: int, capacity: int) -> Frame | None:
     """The frame at the head; None when there is none, or readers are too quick for a look."""
-    control, data = segment.RINGS[index], segment.DATA + index * capacity
+    control, data = layout.RINGS[index], layout.DATA + index * capacity
     for _ in range(_ATTEMPTS):
-        head = _word(fd, control + 8 * end.HEAD)
-        tail = _word(fd, control + 8 * end.TAIL)
+        head = _word(fd, control + 8 * layout.HEAD)
+        tail = _word(fd, control + 8 * layout.TAIL)
         if head >= tail:
             return None
         header = _word(fd, data + head % capacity)
-        if _word(fd, control + 8 * end.HEAD) == head:
+        if _word(fd, control + 8 * layout.HEAD) == head:
             length, kind = header >> 3, header & 7
             fault = ""
-            if kind not in KINDS or end.frame_size(length) > tail - head:
+            if kind not in KINDS or layout.frame_size(length) > tail - head:
                 fault = f"what no peer writes: kind {kind}, {length} bytes among {tail - head}"
-            return Frame(KINDS.get(kind, "?"), length, head + end.HEADER, fault)
+            return Frame(KINDS.get(kind, "?"), length, head + layout.HEADER, fault)
     return None
 
 
@@ -332,7 +331,7 @@ def peek(one: Look, index: int, decode: Callable[[bytes], Any]) -> Any:
         raise ChannelNotFound("no whole message")
     if frame.length > _MOST:
         raise ChannelNotFound(f"more than {_MOST} bytes")
-    data = segment.DATA + index * one.capacity
+    data = layout.DATA + index * one.capacity
     begin = frame.start % one.capacity
     before = min(frame.length, one.capacity - begin)
     try:
@@ -342,7 +341,7 @@ def peek(one: Look, index: int, decode: Callable[[bytes], Any]) -> Any:
     try:
         found = os.fstat(fd)
         payload = os.pread(fd, before, data + begin) + os.pread(fd, frame.length - before, data)
-        still = _word(fd, segment.RINGS[index] + 8 * end.HEAD) == frame.start - end.HEADER
+        still = _word(fd, layout.RINGS[index] + 8 * layout.HEAD) == frame.start - layout.HEADER
         if (found.st_dev, found.st_ino) != one.key or not still:
             raise ChannelNotFound("read meanwhile")
     finally:

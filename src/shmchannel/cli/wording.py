@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from ..ring.end import HEADER
+from ..layout import HEADER
 from .snapshot import Frame, Look, Port, Ring
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from .. import engine
 from ..codec.interfaces import Interface
 from ..errors import ChannelError, PortClosed
+from ..layout import READER, WRITER
 from ..ring.consumer import Consumer
-from ..ring.end import READER, WRITER
 from ..ring.producer import Producer
 from ..segment import Slot
 from ..system.doorbell import Doorbell

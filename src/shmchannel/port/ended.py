@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from ..errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-from ..ring.end import WHOLE
+from ..layout import WHOLE
 from ..ring.producer import Batch, Note
 
 

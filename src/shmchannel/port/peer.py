@@ -8,7 +8,8 @@ import sys
 from array import array
 from time import monotonic
 
-from ..segment import FREE, INTERPRETER, PID, STATE, Slot
+from ..layout import FREE, INTERPRETER, PID, STATE
+from ..segment import Slot
 from ..system import locks
 from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
 from . import ended

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec.interfaces import Interface
 from ..errors import ChannelError, EndOfChannel, WouldBlock
+from ..layout import LAST, PART, WHOLE
 from ..ring.consumer import NOTHING, Consumer
-from ..ring.end import LAST, PART, WHOLE
 from ..ring.producer import Batch, Note, Producer, too_large
 from ..segment import Slot
 from ..transfer.block import Block

@@ -6,11 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import CloneError
-from ..system.interrupts import is_from_handler
-from ..waiting.sleeper import SLICE, WEAK_MEMORY, Semaphore, Sleeper, Wait, fence
-from .end import (
+from ..layout import (
     ABORT,
-    BATCH,
     CONSUMER_CLOSED,
     HEAD,
     HEADER,
@@ -23,11 +20,11 @@ from .end import (
     WRITER,
     WRITER_RINGS,
     WRITER_SLEEPS,
-    End,
     Place,
-    Values,
-    corrupted,
 )
+from ..system.interrupts import is_from_handler
+from ..waiting.sleeper import SLICE, WEAK_MEMORY, Semaphore, Sleeper, Wait, fence
+from .end import BATCH, End, Values, corrupted
 
 _PARTS = (PART, LAST, ABORT)
 

@@ -25,43 +25,15 @@ the two is the release of the end's lock, a locked instruction on x86; it pairs 
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ..errors import ChannelCorrupted
+from ..layout import CONTROL_SIZE, READER, WRITER, Place
 from ..waiting.sleeper import Semaphore, Sleeper
 
-# The control words of a ring, as indices of 8-byte words from its start. Each writer's words have a
-# cache line (64 bytes) of their own.
-TAIL, MESSAGES, PRODUCER_CLOSED, MOVES = 0, 1, 2, 3  # stored by the producer
-HEAD, SPINS = 8, 9  # stored by the consumer
-READER = 16  # flags, one byte each, that the producer looks at after each publication, all in one load:
-READER_SLEEPS, READER_RINGS, CONSUMER_CLOSED = 0, 1, 2
-WRITER = 24  # what the producer needs, two halves of 4 bytes, that the consumer looks at in one load:
-WRITER_SLEEPS, WRITER_RINGS = 0, 1
-NEED = 8  # bytes, the unit of these needs
-CONTROL_SIZE = 256  # bytes
-
-HEADER = 8  # bytes, of a frame; its low 3 bits are the kind
-WHOLE, PART, LAST, ABORT = 1, 2, 3, 4
-
 BATCH = 1 << 18  # bytes: no part is larger, and a try that has taken so much ends: 0.3 ms at most
-
-MINIMUM_CAPACITY = 64  # bytes: four parts, each of 8 bytes and its header
-MAXIMUM_CAPACITY = 1 << 32  # bytes: 4 GiB each way, in memory that is set aside at once
-
-
-class Place(NamedTuple):
-    """Where a ring lies: ``control`` and ``data`` are byte offsets in ``memory``."""
-
-    memory: mmap.mmap
-    words: memoryview  # the memory as 8-byte words
-    control: int
-    data: int
-    capacity: int  # bytes, a power of two
-    beside: int = 0  # as control, of the ring that goes the other way
 
 
 class Values(Protocol):
@@ -71,11 +43,6 @@ class Values(Protocol):
     def encode(self) -> Callable[[object], bytes]: ...
     @property
     def decode(self) -> Callable[[bytes], Any]: ...
-
-
-def frame_size(length: int) -> int:
-    """Bytes that a frame with ``length`` bytes of payload takes in the ring."""
-    return (length + HEADER + 7) & ~7
 
 
 class End:

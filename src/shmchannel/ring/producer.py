@@ -9,11 +9,8 @@ from time import monotonic
 from typing import NamedTuple
 
 from ..errors import CloneError
-from ..system.interrupts import is_from_handler
-from ..waiting.sleeper import SLICE, WEAK_MEMORY, Semaphore, Sleeper, Wait, fence
-from .end import (
+from ..layout import (
     ABORT,
-    BATCH,
     CONSUMER_CLOSED,
     HEAD,
     HEADER,
@@ -26,12 +23,12 @@ from .end import (
     READER_SLEEPS,
     TAIL,
     WHOLE,
-    End,
     Place,
-    Values,
-    corrupted,
     frame_size,
 )
+from ..system.interrupts import is_from_handler
+from ..waiting.sleeper import SLICE, WEAK_MEMORY, Semaphore, Sleeper, Wait, fence
+from .end import BATCH, End, Values, corrupted
 
 
 class Batch(NamedTuple):

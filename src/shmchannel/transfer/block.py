@@ -26,9 +26,9 @@ from multiprocessing.util import Finalize
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import ChannelError, InterfaceError
-from ..ring.end import CONSUMER_CLOSED, MOVES, READER
+from ..layout import CONSUMER_CLOSED, FREE, MOVES, NAMESPACE, PID, READER, RINGS, STARTED, STATE
 from ..ring.producer import Note
-from ..segment import FREE, NAMESPACE, PATIENCE, PID, RINGS, STARTED, STATE, Slot
+from ..segment import PATIENCE, Slot
 from ..system import locks
 from ..system.files import (
     HANDLE,
