@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shmchannel import segment
-from shmchannel.transfer import block as blocks
+from shmchannel.transfer import sweep
 
 DEADLINE = int(os.environ.get("DEADLINE", "60"))  # seconds for a test, unless it is marked with another
 GRACE = 30  # seconds more, for a test that does not fail even then
@@ -102,9 +102,9 @@ def sweeps_only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that sweeps leaves alone what was there before it, such as your own lingering channels."""
     before, list_all = set(segment.handles()), segment.handles
     monkeypatch.setattr(segment, "handles", lambda: [name for name in list_all() if name not in before])
-    blocks_before, list_blocks = set(blocks._names()), blocks._names
+    blocks_before, list_blocks = set(sweep.block_names()), sweep.block_names
     monkeypatch.setattr(
-        blocks, "_names", lambda: [name for name in list_blocks() if name not in blocks_before]
+        sweep, "block_names", lambda: [name for name in list_blocks() if name not in blocks_before]
     )
 
 
@@ -167,7 +167,7 @@ def nothing_left(
             return
         time.sleep(0.01)
     left = names()
-    blocks.sweep()
+    sweep.sweep_blocks()
     segment.sweep(lingering=True)  # so that the next test does not find them: what somebody holds stays
     assert not left, f"names left in /dev/shm: {left}"
     assert after == before, "left: names, descriptors, threads or children"

@@ -22,7 +22,7 @@ from typing import Any
 
 from shmchannel import Channel, ChannelNotFound, EndOfChannel, Port, SharedBuffer, WouldBlock, segment
 from shmchannel.system import files
-from shmchannel.transfer import block as blocks
+from shmchannel.transfer.sweep import sweep_blocks
 
 PACKAGE = os.path.dirname(files.__file__)
 not_ours = set(os.listdir("/dev/shm"))
@@ -260,7 +260,7 @@ def read(do: Do) -> str:
         got: list[object] = []
         do(lambda: got.append(two.read_nowait()))
         gc.collect()
-        return "" if got or not blocks.sweep() else "nobody's"
+        return "" if got or not sweep_blocks() else "nobody's"
 
 
 MAKING = channel, buffer, discard, port, drop, linger

@@ -23,6 +23,7 @@ from shmchannel import (
     WouldBlock,
     wait,
 )
+from shmchannel.system import processes
 
 
 @contextlib.contextmanager
@@ -187,24 +188,22 @@ def what_is_used() -> None:
     import sysconfig
 
     from shmchannel.codec import packing
-    from shmchannel.system import locks as alive
     from shmchannel.system import semaphores
 
     assert semaphores.posix_ipc is None
     assert semaphores.NamedSemaphore is semaphores.LibcSemaphore
     assert not packing.COMPILED
-    assert alive.interpreter() != alive.MAIN
-    assert alive.shares_gil(alive.interpreter())
-    assert not alive.shares_gil(alive.MAIN) or sysconfig.get_config_var("Py_GIL_DISABLED")
+    assert processes.interpreter() != processes.MAIN
+    assert processes.shares_gil(processes.interpreter())
+    assert not processes.shares_gil(processes.MAIN) or sysconfig.get_config_var("Py_GIL_DISABLED")
 
 
 def what_is_used_under_the_main_gil() -> None:
-    from shmchannel.system import locks as alive
     from shmchannel.system import semaphores
 
     assert semaphores.NamedSemaphore is semaphores.PosixIpcSemaphore
-    assert alive.interpreter() != alive.MAIN
-    assert alive.shares_gil(alive.MAIN)
+    assert processes.interpreter() != processes.MAIN
+    assert processes.shares_gil(processes.MAIN)
 
 
 def ask(handle: str, count: int) -> None:

@@ -18,6 +18,7 @@ from peers import connect, connect_and_idle, read_for_ever, write_for_ever
 
 from shmchannel import Channel, ChannelError, PeerLost, segment
 from shmchannel.system import locks as alive
+from shmchannel.system import processes
 
 KILLED = -signal.SIGKILL
 
@@ -276,11 +277,11 @@ def test_life_is_told_by_locks_or_by_pid_and_start_time(monkeypatch: pytest.Monk
 
 
 def test_start_times_tell_processes_apart() -> None:
-    mine = alive.process_started(os.getpid())
+    mine = processes.process_started(os.getpid())
     assert mine > 0
     with subprocess.Popen(["sleep", "60"]) as child:
-        assert alive.process_started(child.pid) >= mine
+        assert processes.process_started(child.pid) >= mine
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert alive.process_started(child.pid) == 0  # a zombie is dead
-    assert alive.process_started(child.pid) == 0
+        assert processes.process_started(child.pid) == 0  # a zombie is dead
+    assert processes.process_started(child.pid) == 0

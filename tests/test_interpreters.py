@@ -20,7 +20,7 @@ import pytest
 from flavours import PROCESSES, Peer, call_in, interpreters, needs_interpreters, new_interpreter
 
 from shmchannel import Channel, ChannelFull, EndOfChannel, SharedBuffer, WouldBlock
-from shmchannel.system import locks as alive
+from shmchannel.system import processes
 from shmchannel.waiting import sleeper as waiting
 from shmchannel.waiting.sleeper import NO_SPIN, SPIN_APART
 
@@ -146,8 +146,8 @@ def test_ports_in_isolated_interpreters_spin_for_each_other() -> None:
         assert port.read_sync(timeout=30) == 1
         assert port._peer.spins() == (SPIN_APART if len(os.sched_getaffinity(0)) > 1 else NO_SPIN)
     with Channel().connect() as port:
-        assert alive.shares_gil(alive.MAIN)
-        assert not alive.shares_gil(987654)  # which there is not any more
+        assert processes.shares_gil(processes.MAIN)
+        assert not processes.shares_gil(987654)  # which there is not any more
 
 
 def test_a_channel_may_be_made_there() -> None:

@@ -25,7 +25,8 @@ from shmchannel.layout import ABORT, CONTROL_SIZE, HEADER, LAST, PART, WHOLE, Pl
 from shmchannel.ring import consumer, producer
 from shmchannel.ring.consumer import NOTHING, Consumer
 from shmchannel.ring.producer import Producer
-from shmchannel.waiting.sleeper import NO_LOCK, NO_SPIN
+from shmchannel.system.locks import NO_LOCK
+from shmchannel.waiting.sleeper import NO_SPIN
 
 
 class FakeSemaphore:

@@ -27,6 +27,7 @@ from engines import RINGS, made_by
 from shmchannel import Channel, ChannelError, ChannelNotFound, InterfaceError, SharedBuffer, layout, segment
 from shmchannel.system import semaphores
 from shmchannel.transfer import block as blocks
+from shmchannel.transfer import buffer
 
 ROOT = Path(__file__).parent.parent
 SHM = Path("/dev/shm")
@@ -120,7 +121,7 @@ def test_another_users_block_is_refused() -> None:
         put_block(channel=channel.handle.encode(), slot=slot.index, moves=1)
         os.chown(SHM / f"{HANDLE}b", NOBODY, NOBODY)
         with pytest.raises(InterfaceError, match="no block of this user's"):
-            blocks.receive(f"{HANDLE}b", slot)
+            buffer.receive(f"{HANDLE}b", slot)
         slot.segment.words[(layout.RINGS[0] >> 3) + 3] = 1  # MOVES: what is under way is looked for
         one.close_sync()
     assert (SHM / f"{HANDLE}b").exists()
@@ -149,7 +150,7 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(ChannelError, match="symbolic links"):
         Channel.from_handle(HANDLE)
     with channel.connect() as port, pytest.raises(ChannelError, match="symbolic links"):
-        blocks.receive(f"{HANDLE}b", port._slots[0])
+        buffer.receive(f"{HANDLE}b", port._slots[0])
     assert victim.read_bytes() == bytes(layout.DATA + 2 * 4096)
 
 
@@ -354,7 +355,7 @@ def test_a_handle_is_a_name_and_never_a_path() -> None:
         with pytest.raises(ChannelNotFound):
             Channel.from_handle(handle)
         with Channel(capacity=4096).connect() as port, pytest.raises(InterfaceError):
-            blocks.receive("x" + handle, port._slots[0])
+            buffer.receive("x" + handle, port._slots[0])
 
 
 DECODES = """

@@ -21,8 +21,9 @@ from peers import echo, fill, until_asleep
 
 from shmchannel import Channel, Port, PortClosed, WouldBlock, segment
 from shmchannel.layout import PART
+from shmchannel.system import interrupts
 from shmchannel.system import locks as alive
-from shmchannel.waiting import sleeper as waiting
+from shmchannel.waiting import thread
 
 
 @pytest.fixture
@@ -294,7 +295,7 @@ def test_a_fork_waits_for_an_open_or_close_under_way() -> None:
         steps.append("done")
 
     steps: list[str] = []
-    thread = threading.Thread(target=alive.without_fork, args=(action,))
+    thread = threading.Thread(target=interrupts.without_fork, args=(action,))
     thread.start()
     inside.wait(10)
     timer = threading.Timer(0.05, go_on.set)
@@ -337,7 +338,7 @@ def test_without_fork_lets_what_a_handler_raises_out_and_holds_nothing(
     for where in ("acquire", "release"):
         monkeypatch.setattr(alive, "_no_fork", Interrupted(where))
         with pytest.raises(Boom):
-            alive.without_fork(lambda: None)
+            interrupts.without_fork(lambda: None)
     monkeypatch.setattr(alive, "_no_fork", threading.RLock())
     alive._allow_fork()  # a handler that raised in os.fork: there was nothing to release
 
@@ -353,7 +354,7 @@ def test_a_stop_iteration_of_a_handler_is_no_end_of_an_operation(pair: tuple[Por
 
     endless: Any = operation()
     with pytest.raises(StopIteration, match="of a handler"):
-        waiting.drive(endless, 1)
+        thread.drive(endless, 1)
 
 
 def test_parts_whose_abort_was_interrupted_are_taken_back_by_the_next_message(

@@ -36,7 +36,8 @@ from shmchannel import (
 )
 from shmchannel.system import files
 from shmchannel.transfer import block as blocks
-from shmchannel.transfer import transfer
+from shmchannel.transfer import sweep, transfer
+from shmchannel.transfer.sweep import sweep_blocks
 
 
 class Token:
@@ -86,7 +87,7 @@ def movable(request: pytest.FixtureRequest) -> Callable[[], Any]:
 
 
 def names() -> list[str]:
-    return blocks._names()
+    return sweep.block_names()
 
 
 def whole(instance: Any) -> bool:
@@ -229,7 +230,7 @@ def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
 
 def is_owned(buffer: SharedBuffer) -> bool:
     """Whether nobody else could take or remove it."""
-    record = blocks._read(buffer._block.hold)
+    record = blocks.read_record(buffer._block.hold)
     with_lock = files.Hold(files.open_name, buffer._block.name)
     try:
         return record is not None and not record.handle and not with_lock.try_lock(blocks.OWNER)
@@ -275,18 +276,18 @@ def test_who_connects_while_a_buffer_is_put_under_way_is_in_its_record(
     channel = Channel()
     one = channel.connect()
     two: list[Port] = []
-    real = blocks._write
+    real = blocks.write_record
 
     def connect_before(hold: Any, record: blocks.Record) -> None:
         if record.handle and not two:
             two.append(channel.connect())
         real(hold, record)
 
-    monkeypatch.setattr(blocks, "_write", connect_before)
+    monkeypatch.setattr(blocks, "write_record", connect_before)
     buffer = SharedBuffer(10)
     one.write_sync(buffer, transfer=[buffer])
     ((_, block),) = one._under_way
-    record = blocks._read(block.hold)
+    record = blocks.read_record(block.hold)
     assert record
     assert record.pid == os.getpid()
     one.close_sync()
@@ -400,7 +401,7 @@ def test_what_is_under_way_outlives_its_sender(pair: tuple[Port, Port]) -> None:
     buffer[:3] = b"abc"
     one.write_sync(buffer, transfer=[buffer])
     one.close_sync()
-    blocks.sweep()
+    sweep_blocks()
     assert bytes(two.read_sync()[:3]) == b"abc"
     with pytest.raises(EndOfChannel):
         two.read_sync()
@@ -415,10 +416,10 @@ def test_what_waits_for_a_port_to_be_connected() -> None:
     handle = channel.handle
     del channel, one
     gc.collect()
-    blocks.sweep()
+    sweep_blocks()
     assert len(names()) == 2
     with Channel.from_handle(handle).connect() as two:
-        blocks.sweep()
+        sweep_blocks()
         assert list(map(len, two.read_sync())) == [1, 2]
     gc.collect()
     assert not names()
@@ -445,12 +446,12 @@ def test_a_sweep_removes_what_is_under_way_to_the_dead_and_leaves_what_it_cannot
         one.write_sync(buffer, transfer=[buffer])
         one.close_sync()
         hold = files.Hold(files.open_name, name)
-        record = blocks._read(hold)
+        record = blocks.read_record(hold)
         assert record
         assert record.pid == os.getpid()
         for namespace, swept in ((record.namespace + 1, []), (record.namespace, [name])):
-            blocks._write(hold, record._replace(started=1, namespace=namespace))
-            assert blocks.sweep() == swept
+            blocks.write_record(hold, record._replace(started=1, namespace=namespace))
+            assert sweep_blocks() == swept
         hold.close()
 
 
@@ -543,7 +544,7 @@ def test_a_buffer_that_was_sent_before_its_sender_was_killed_is_received() -> No
         port.write_sync("go on")
         os.kill(peer.pid, signal.SIGKILL)
         peer.join(-signal.SIGKILL)
-        blocks.sweep()
+        sweep_blocks()
         assert bytes(buffer[:5]) == b"hello"
         with pytest.raises(PeerLost):
             port.read_sync(timeout=30)
@@ -560,20 +561,21 @@ def test_a_buffer_of_a_killed_sender_that_nobody_reads_goes_with_the_port() -> N
             time.sleep(0.001)
         os.kill(peer.pid, signal.SIGKILL)
         peer.join(-signal.SIGKILL)
-        blocks.sweep()
+        sweep_blocks()
         assert len(names()) == 1
     assert not names()
 
 
 CRASHES = """
 import os, signal, sys
-from shmchannel import Channel, SharedBuffer, blocks
-import shmchannel.port, shmchannel.transfer
+from shmchannel import Channel, Port, SharedBuffer
+from shmchannel.transfer import block, buffer as buffers
+from shmchannel.transfer.transfer import Transfer
 step, handle = sys.argv[1:]
 port = Channel.from_handle(handle).connect()
 names = step.split(".")
-owner = {"blocks": blocks, "Block": blocks.Block, "Port": shmchannel.port.Port, "SharedBuffer": SharedBuffer,
-    "Transfer": shmchannel.transfer.Transfer}[names[0]]
+owner = {"block": block, "buffers": buffers, "Block": block.Block, "Port": Port, "SharedBuffer": SharedBuffer,
+    "Transfer": Transfer}[names[0]]
 def kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 real = getattr(owner, names[1])
 def then_kill(*args, **kwargs):
@@ -590,13 +592,25 @@ port.close_sync()
 
 
 SENDING = (
-    *("blocks._write", "blocks._write.after", "Block.offer", "Block.offer.after", "Transfer.encode.after"),
+    *(
+        "blocks.write_record",
+        "blocks.write_record.after",
+        "Block.offer",
+        "Block.offer.after",
+        "Transfer.encode.after",
+    ),
     *("Port._put", "Port._put.after", "SharedBuffer._leave", "SharedBuffer._leave.after"),
-    *("blocks.settle", "blocks.settle.after"),
+    *("settle", "settle.after"),
 )
 RECEIVING = (
-    *("blocks._lock", "blocks._lock.after", "blocks._write", "blocks._write.after", "SharedBuffer._map"),
-    *("SharedBuffer._map.after", "blocks.remove_file", "blocks.settle"),
+    *(
+        "blocks.lock_byte",
+        "blocks.lock_byte.after",
+        "blocks.write_record",
+        "blocks.write_record.after",
+        "SharedBuffer._map",
+    ),
+    *("SharedBuffer._map.after", "blocks.remove_file", "settle"),
 )
 
 
@@ -630,10 +644,10 @@ def test_a_sweep_removes_what_is_left_when_both_are_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        assert blocks.sweep() == []
+        assert sweep_blocks() == []
         process.kill()
     assert len(names()) == 2
-    assert sorted(blocks.sweep()) != []
+    assert sorted(sweep_blocks()) != []
     assert not names()
 
 
@@ -673,12 +687,12 @@ def test_a_block_that_has_moved_on_is_not_taken_for_what_its_record_said(pair: t
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
     looking = files.Hold(files.open_name, buffer._block.name)
-    record = blocks._read(looking)
+    record = blocks.read_record(looking)
     got = two.read_sync()
     assert two.write_sync(got, transfer=[got])
     del buffer
     one._transfer([])  # lets go of what has been read
-    assert not blocks._nobody_has(looking, record)
+    assert not sweep._nobody_has(looking, record)
     looking.close()
     assert len(one.read_sync()) == 10
 
@@ -717,7 +731,7 @@ def test_a_buffer_that_cannot_be_given_back_costs_no_other(
     monkeypatch.setattr(one, "_put", refuse)
     with pytest.raises(ChannelError, match="somebody else holds"):
         one.write_nowait([first, second], transfer=[first, second])
-    record = blocks._read(lockers[1 - which])
+    record = blocks.read_record(lockers[1 - which])
     assert record
     assert not record.handle  # it is nobody's but ours
     for each in (*lockers, first, second):

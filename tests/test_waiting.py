@@ -24,9 +24,12 @@ from peers import echo
 from shmchannel import Channel, Port, engine
 from shmchannel.layout import READER_SLEEPS
 from shmchannel.system import semaphores
+from shmchannel.system.fences import fence
 from shmchannel.system.semaphores import LibcSemaphore
 from shmchannel.waiting import sleeper as waiting
-from shmchannel.waiting.sleeper import Deadline, Wait, fence
+from shmchannel.waiting import thread
+from shmchannel.waiting.deadline import Deadline
+from shmchannel.waiting.sleeper import Wait
 
 
 @pytest.mark.parametrize("flavour", ["thread", "fork"])
@@ -253,7 +256,7 @@ def test_an_operation_that_never_has_to_sleep_still_keeps_its_deadline() -> None
 
         operation: Any = endless()
         with pytest.raises(TimeoutError):
-            waiting.drive(operation, 0.05)
+            thread.drive(operation, 0.05)
         assert wait.sleeper.turn.acquire(blocking=False)  # given back
 
 

@@ -25,8 +25,9 @@ from .errors import (
 from .multiplex import wait
 from .port.port import Port
 from .port.statistics import Statistics
-from .streams import DuplexStream, ReadStream, WriteStream, pump
-from .transfer.block import SharedBuffer
+from .pump import pump
+from .streams import DuplexStream, ReadStream, WriteStream
+from .transfer.buffer import SharedBuffer
 
 __version__ = "0.1.0"
 

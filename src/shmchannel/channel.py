@@ -14,7 +14,7 @@ from .port.port import Port
 from .segment import Segment, sweep, unlink
 from .system.files import disown
 from .system.locks import Hold
-from .transfer import block
+from .transfer.sweep import adopt, sweep_blocks
 
 DEFAULT_CAPACITY = 1 << 20  # bytes per direction
 SMALLEST_CAPACITY = 4096  # bytes; less would save nothing, memory comes in pages
@@ -35,7 +35,7 @@ def _sweep_in_turn() -> None:
         return
     used = time.thread_time()
     sweep()
-    block.sweep()
+    sweep_blocks()
     used = time.thread_time() - used
     if used > CHEAP_SWEEP:
         _next_sweep = time.monotonic() + used / SWEEP_SHARE
@@ -127,7 +127,7 @@ class Channel:
         and ``ChannelError`` when the system refuses.
         """
         slot = self._segment.claim()
-        block.adopt(slot)
+        adopt(slot)
         self._segment.close_names()
         return Port(self, slot, [*self._known, _as_interface(self.interfaces)], spin=spin)
 
@@ -171,7 +171,7 @@ def _drop(segment: Segment, hold: Hold) -> None:
     unlink(segment.name)
     hold.close()
     if any(segment.words[(ring >> 3) + MOVES] for ring in RINGS):
-        block.sweep()  # what waited for somebody to connect
+        sweep_blocks()  # what waited for somebody to connect
     if unread:  # last: the warning may be made an error
         warnings.warn(
             f"channel {segment.name} is dropped with {unread} bytes written and nobody connected to "

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from .port.port import Port
-from .waiting.sleeper import SLICE, Deadline
+from .waiting.deadline import Deadline
+from .waiting.sleeper import SLICE
 
 
 def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:

@@ -46,11 +46,11 @@ from .layout import (
     VERSION_WORD,
     Place,
 )
-from .system import locks
+from .system import locks, processes
+from .system.fences import fence
 from .system.files import HANDLE, NAMES_FOLDER, allocate, is_ours, new_file, open_name, refused, remove_file
-from .system.locks import Hold
+from .system.locks import NO_LOCK, Hold
 from .system.semaphores import LibcSemaphore, NamedSemaphore
-from .waiting.sleeper import NO_LOCK, fence
 
 PATIENCE = 1.0  # seconds an attacher waits for a creator, or for another attacher, that is half done
 
@@ -82,9 +82,9 @@ class Segment:
         """Fill in a record for this process; the state comes last."""
         word, pid = offset >> 3, os.getpid()
         self.words[word + PID] = pid
-        self.words[word + STARTED] = locks.process_started(pid)
-        self.words[word + INTERPRETER] = locks.interpreter()
-        self.words[word + NAMESPACE] = locks.namespace()
+        self.words[word + STARTED] = processes.process_started(pid)
+        self.words[word + INTERPRETER] = processes.interpreter()
+        self.words[word + NAMESPACE] = processes.namespace()
         self.words[word + STATE] = state
 
     def is_wanted(self, fd: int) -> bool:

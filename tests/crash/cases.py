@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from shmchannel import segment
-from shmchannel.transfer import block as blocks
+from shmchannel.transfer.sweep import sweep_blocks
 
 from .board import ACTED, PASSED, PATIENCE, PID, READ, STARTED, Board, until
 from .scenarios import SCENARIOS
@@ -214,7 +214,7 @@ class Case:
         """Whether it took a sweep to remove all names. What else is left is a problem."""
         gc.collect()
         left = names(self.tag)
-        blocks.sweep()
+        sweep_blocks()
         segment.sweep()
         if left and not self.scenario.sweeps:
             self.problems.append(f"names are left: {left}")

@@ -21,7 +21,7 @@ from shmchannel import (
     layout,
     segment,
 )
-from shmchannel.transfer import block as blocks
+from shmchannel.transfer.sweep import sweep_blocks
 
 from .board import GO, PASSED, PATIENCE, STARTED, message, until
 from .steps import Victim
@@ -477,5 +477,5 @@ def leaves_names(survivor: Survivor) -> None:
 def sweep(victim: Victim) -> None:
     go(victim)
     with victim:
-        blocks.sweep()
+        sweep_blocks()
         segment.sweep()

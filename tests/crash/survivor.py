@@ -7,7 +7,7 @@ from typing import Any
 
 from shmchannel import Channel, EndOfChannel, PeerLost, Port
 from shmchannel.layout import READER_SLEEPS, WRITER
-from shmchannel.system import locks as alive
+from shmchannel.system import processes
 
 from .board import (
     ACTED,
@@ -45,7 +45,7 @@ class Survivor:
         return bool(self.words[PASSED]) or self.is_dead()
 
     def is_dead(self) -> bool:
-        return alive.process_started(self.words[PID]) == 0
+        return processes.process_started(self.words[PID]) == 0
 
     def offer(self) -> Channel:
         """Make the channel, for the victim to attach to."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shmchannel import segment
-from shmchannel.transfer import block as blocks
+from shmchannel.transfer import sweep
 
 from .board import Board
 from .scenarios import SCENARIOS
@@ -47,13 +47,13 @@ def name_by_tag(tag: str = "") -> str:
     """Have all names that are made here begin with a tag, and sweeps look at no others."""
     tag = tag or _random(6)
     secrets.token_urlsafe = lambda _size=None: tag + _random(6)
-    blocks._names = lambda: [name for name in _list_blocks() if tag in name]
+    sweep.block_names = lambda: [name for name in _list_blocks() if tag in name]
     segment.handles = lambda: [name for name in _list_handles() if tag in name]
     return tag
 
 
 _random: Callable[..., str] = secrets.token_urlsafe
-_list_blocks, _list_handles = blocks._names, segment.handles
+_list_blocks, _list_handles = sweep.block_names, segment.handles
 
 
 if __name__ == "__main__":

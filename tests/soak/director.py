@@ -20,7 +20,7 @@ from crash.victim import name_by_tag
 from flavours import interpreters
 
 from shmchannel import Channel, ChannelError, native, segment
-from shmchannel.transfer import block as blocks
+from shmchannel.transfer.sweep import sweep_blocks
 
 from . import board as b
 from .audit import audit
@@ -301,7 +301,7 @@ class Director:
 
     def names(self) -> list[str]:
         """Those in /dev/shm, after a sweep of what the killed have left."""
-        blocks.sweep()
+        sweep_blocks()
         segment.sweep(lingering=True)
         return [name for name in os.listdir("/dev/shm") if self.tag in name]
 

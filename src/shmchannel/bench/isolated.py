@@ -20,7 +20,7 @@ import time
 from typing import IO, Any
 
 from .. import segment
-from ..transfer import block
+from ..transfer.sweep import sweep_blocks
 from .catalogue import find
 from .far_side import describe, tell
 from .workloads import Task
@@ -142,7 +142,7 @@ def _kill(process: subprocess.Popen[bytes], number: int) -> bool:
 def _sweep(folder: str) -> None:
     """Remove the names of those that were ended."""
     segment.sweep()
-    block.sweep()
+    sweep_blocks()
     token = os.path.basename(folder)
     for name in os.listdir(MEMORY) if os.path.isdir(MEMORY) else []:
         if token in name and name != token:

@@ -11,7 +11,7 @@ from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
 from ..channel import Channel
-from ..transfer.block import SharedBuffer
+from ..transfer.buffer import SharedBuffer
 from .far_side import PLACES, beside
 from .rivals import OURS, SPAWN
 from .workloads import MIB, SMALL_ROOM, Task, Workload, check

@@ -13,7 +13,7 @@ from typing import Final, Literal, Self
 import zmq
 
 from ..port.port import Port
-from ..waiting.sleeper import Deadline
+from ..waiting.deadline import Deadline
 from .link import Dialer, Keys, Listener
 from .raw_port import Messages
 from .relay import Relay

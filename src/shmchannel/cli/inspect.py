@@ -10,7 +10,7 @@ from typing import Any
 from .. import segment
 from ..engine import Codec
 from ..errors import ChannelError
-from ..transfer import block
+from ..transfer.sweep import sweep_blocks
 from . import processes, snapshot, tables, wording
 from .jsonlines import Jsonlines
 from .snapshot import Look
@@ -121,10 +121,10 @@ def reap(options: argparse.Namespace) -> int:
     known = {one.handle: one for one in snapshot.channels()} if options.dry_run or segment.handles() else {}
     if options.dry_run:
         removed = segment.sweep(lingering=True, remove=_keep)
-        removed += block.sweep(remove=_keep, without=removed)
+        removed += sweep_blocks(remove=_keep, without=removed)
     else:
         removed = segment.sweep(lingering=True)
-        removed += block.sweep()
+        removed += sweep_blocks()
     verb = "would remove" if options.dry_run else "removed"
     for name in removed:
         print(f"{verb} {name}{_was(known[name]) if name in known else ''}")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ..channel import Channel
 from ..codec.types import LEAVES
 from ..engine import Codec
-from ..transfer.block import SharedBuffer
+from ..transfer.buffer import SharedBuffer
 
 _MOST = 1_000_000  # values in a line: what is shared in a message is said each time, maybe without end
 _REPR = 200  # characters

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from ..system import locks
+from ..system import processes
 
 _LINK = re.compile(r".*/(shmch-[A-Za-z0-9_-]{16})(?: \(deleted\))?", re.DOTALL)
 
@@ -48,8 +48,8 @@ def find(pid: int, started: int, namespace: int, holders: set[int]) -> int | Non
 
     ``holders`` are those that may be it where the namespace is another.
     """
-    if namespace == locks.namespace():
-        return pid if pid and locks.process_started(pid) == started else None
+    if namespace == processes.namespace():
+        return pid if pid and processes.process_started(pid) == started else None
     for holder in holders:
         try:
             if os.stat(f"/proc/{holder}/ns/pid").st_ino == namespace and _innermost_pid(holder) == pid:

@@ -21,10 +21,11 @@ from ..ring.consumer import Consumer
 from ..ring.producer import Producer
 from ..segment import Slot
 from ..system.doorbell import Doorbell
-from ..transfer import block
+from ..system.fences import fence
 from ..transfer.block import Block
+from ..transfer.sweep import settle, sweep_blocks
 from ..transfer.transfer import buffer_interface
-from ..waiting.sleeper import NO_SPIN, Sleeper, fence
+from ..waiting.sleeper import NO_SPIN, Sleeper
 from . import ended, shutdown
 from .ended import Verdict
 from .events import Callback, Event, Events
@@ -222,9 +223,9 @@ class Life:
         """Remove the blocks that nobody can receive any more, and those of a peer that has died."""
         lost = not self._peer.look()
         if slot.has_moved():
-            block.settle(slot, [block for _, block in self._under_way], lost=lost)
+            settle(slot, [block for _, block in self._under_way], lost=lost)
         if lost:
-            block.sweep()
+            sweep_blocks()
 
     def _disown(self) -> None:
         """In a fork the port is the parent's."""

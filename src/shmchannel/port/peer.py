@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from array import array
 from time import monotonic
 
 from ..layout import FREE, INTERPRETER, PID, STATE
 from ..segment import Slot
-from ..system import locks
+from ..system import processes
 from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
 from . import ended
 
@@ -60,14 +59,10 @@ class Peer:
             record = self._slot.peer() if self._slot else [FREE]
             if record[STATE] == FREE:
                 return NO_SPIN
-            same_gil = record[PID] == os.getpid() and _has_gil() and locks.shares_gil(record[INTERPRETER])
-            self._spins = NO_SPIN if _cpus() < 2 else SPIN_BESIDE if same_gil else SPIN_APART
+            same_gil = (
+                record[PID] == os.getpid()
+                and processes.has_gil()
+                and processes.shares_gil(record[INTERPRETER])
+            )
+            self._spins = NO_SPIN if processes.cpus() < 2 else SPIN_BESIDE if same_gil else SPIN_APART
         return self._spins
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _has_gil() -> bool:
-    return getattr(sys, "_is_gil_enabled", lambda: True)()

@@ -18,7 +18,9 @@ from ..ring.producer import Batch, Note, Producer, too_large
 from ..segment import Slot
 from ..transfer.block import Block
 from ..transfer.transfer import Transfer
-from ..waiting.sleeper import Operation, check_timeout, drive
+from ..waiting.deadline import check_timeout
+from ..waiting.sleeper import Operation
+from ..waiting.thread import drive
 from .connection import Life
 from .ended import Verdict
 

@@ -9,7 +9,7 @@ import weakref
 from multiprocessing.util import Finalize
 from typing import Protocol
 
-from ..system import locks
+from ..system import processes
 
 
 class Exiting(Protocol):
@@ -38,7 +38,7 @@ def opened(port: Exiting) -> None:
     """
     global _at_exit
     _open_ports.add(port)
-    if locks.interpreter() != locks.MAIN:
+    if processes.interpreter() != processes.MAIN:
         unref(port)
         return
     if _at_exit is None or not _at_exit.still_active():
@@ -53,7 +53,7 @@ def over(port: Exiting) -> None:
 
 def ref(port: Exiting) -> None:
     """Let threads that wait on this port keep the program, as threads do; not so a subinterpreter."""
-    if locks.interpreter() == locks.MAIN:
+    if processes.interpreter() == processes.MAIN:
         _unreferenced.discard(port)
 
 
@@ -69,7 +69,7 @@ def unref(port: Exiting) -> None:
             # Hooks are called last first. Those of pools join their workers, who may wait on this port: so
             # theirs are registered before ours, also where a pool is only made later.
             importlib.import_module("concurrent.futures.thread")
-            if locks.interpreter() == locks.MAIN:  # no pool of processes works elsewhere
+            if processes.interpreter() == processes.MAIN:  # no pool of processes works elsewhere
                 importlib.import_module("concurrent.futures.process")
             # As they do it: the one hook that comes before the joining of threads.
             threading._register_atexit(_main_part_ended)  # type: ignore[attr-defined]

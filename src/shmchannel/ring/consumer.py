@@ -22,8 +22,9 @@ from ..layout import (
     WRITER_SLEEPS,
     Place,
 )
+from ..system.fences import WEAK_MEMORY, fence
 from ..system.interrupts import is_from_handler
-from ..waiting.sleeper import SLICE, WEAK_MEMORY, Semaphore, Sleeper, Wait, fence
+from ..waiting.sleeper import SLICE, Semaphore, Sleeper, Wait
 from .end import BATCH, End, Values, corrupted
 
 _PARTS = (PART, LAST, ABORT)

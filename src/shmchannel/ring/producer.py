@@ -26,8 +26,9 @@ from ..layout import (
     Place,
     frame_size,
 )
+from ..system.fences import WEAK_MEMORY, fence
 from ..system.interrupts import is_from_handler
-from ..waiting.sleeper import SLICE, WEAK_MEMORY, Semaphore, Sleeper, Wait, fence
+from ..waiting.sleeper import SLICE, Semaphore, Sleeper, Wait
 from .end import BATCH, End, Values, corrupted
 
 

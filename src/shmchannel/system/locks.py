@@ -12,24 +12,15 @@ import fcntl
 import io
 import os
 import struct
-import subprocess
-import threading
 import weakref
-import zlib
 from collections.abc import Callable
-from typing import TypeVar
 
-from .interrupts import locked
-
-try:
-    import _interpreters
-except ImportError:
-    _interpreters = None
-
-T = TypeVar("T")
+from .interrupts import without_fork
+from .processes import process_started
 
 HAVE_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
 
+NO_LOCK = (-1, 0)  # a descriptor and a byte, for a peer that holds none
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 
@@ -90,74 +81,12 @@ def is_held(fd: int, offset: int, pid: int, started: int) -> bool:
 
 
 _holds: weakref.WeakSet[Hold] = weakref.WeakSet()
-_no_fork = threading.RLock()
-
-
-def without_fork(action: Callable[[], T]) -> T:
-    """Call ``action`` with no fork in the middle.
-
-    A child forked while another thread opens or closes a lock's descriptor would have a lock that it
-    knows nothing of; and while another is in sem_open or sem_close (glibc 2.36) it would wait for
-    ever for glibc's own lock when it comes to close its copy.
-    """
-    return locked(_no_fork, action)
-
-
-def _allow_fork() -> None:
-    try:
-        _no_fork.release()
-    except RuntimeError:
-        pass  # a signal handler raised in os.fork before it was ours
 
 
 def _let_go_in_child() -> None:
-    _allow_fork()
     # A fork inherits our descriptors, and with them our locks: it must not keep us alive.
     for hold in list(_holds):
         hold.close()
 
 
-os.register_at_fork(before=_no_fork.acquire, after_in_parent=_allow_fork, after_in_child=_let_go_in_child)
-
-
-def process_started(pid: int) -> int:
-    """A number that tells when a living process started; 0 when there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # from field 3 on, see proc(5)
-        return 0 if fields[0] == b"Z" else int(fields[19])
-    except (FileNotFoundError, ProcessLookupError):
-        if os.path.exists("/proc/self/stat"):
-            return 0
-    ps = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, check=False)
-    return zlib.crc32(ps.stdout.strip())  # crc32(b"") is 0
-
-
-MAIN = 0
-
-
-def interpreter() -> int:
-    """The id of the running interpreter in its process; that of the main one before 3.13."""
-    return MAIN if _interpreters is None else int(_interpreters.get_current()[0])
-
-
-def shares_gil(other: int) -> bool:
-    """Whether another interpreter of this process runs under the GIL that this one runs under."""
-    return _gil(other) == _gil(interpreter())
-
-
-def _gil(one: int) -> int:
-    """The id of the interpreter whose GIL it is: the main one's, for one that has none of its own."""
-    try:
-        shared = _interpreters is not None and _interpreters.get_config(one).gil == "shared"
-    except (_interpreters.InterpreterNotFoundError, OverflowError, ValueError):
-        shared = False  # gone by now, or no id
-    return MAIN if shared else one
-
-
-def namespace() -> int:
-    """A number that tells whether a pid means the same process here; 0 where there are no namespaces."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
+os.register_at_fork(after_in_child=_let_go_in_child)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .locks import without_fork
+from .interrupts import without_fork
 
 try:
     import posix_ipc

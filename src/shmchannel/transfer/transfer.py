@@ -11,7 +11,8 @@ from ..codec.codec import Codec, Move
 from ..codec.interfaces import Interface, set_state, state_of
 from ..ring.producer import Note
 from ..segment import Slot
-from .block import Block, SharedBuffer, receive
+from .block import Block
+from .buffer import SharedBuffer, receive
 
 
 def buffer_interface(slots: list[Slot]) -> Interface:

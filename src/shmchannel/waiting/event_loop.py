@@ -17,8 +17,10 @@ from typing import Protocol, TypeVar
 
 from ..errors import ChannelError
 from ..system.doorbell import Doorbell
+from ..system.fences import fence
 from ..system.interrupts import locked
-from .sleeper import SPIN_IN_LOOP, TURN, Operation, Sleeper, Wait, fence, operation_result
+from .sleeper import SPIN_IN_LOOP, TURN, Operation, Sleeper, Wait
+from .thread import operation_result
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ step and with its fences, is in docs/design.md ("Sleeping and waking").
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -14,7 +13,10 @@ from array import array
 from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol, TypeVar
 
+from ..system.fences import fence
 from ..system.interrupts import is_from_handler
+from ..system.locks import NO_LOCK
+from .deadline import Deadline
 
 T = TypeVar("T")
 
@@ -37,55 +39,7 @@ SHORT_WAIT = 300_000
 # where the spin lets go of it.
 NO_SPIN, SPIN_APART, SPIN_BESIDE = range(3)
 
-NO_LOCK = (-1, 0)  # for a Sleeper whose peer holds none
-
 TURN = 0.002  # seconds between a thread's looks at a turn that a task has, and the other way round
-
-# x86 keeps the order of stores and of loads. Elsewhere the ring must fence its publications.
-WEAK_MEMORY = os.uname().machine.lower() not in {"x86_64", "amd64", "i386", "i686"}
-
-
-def fence() -> None:
-    """A full memory fence, in Python: a release of a lock followed by an acquire of the same lock.
-
-    The release orders what came before it, the acquire what comes after it, and the acquire reads
-    what the release wrote. (On x86 each is a locked instruction, so one would do.) The lock is made
-    for this one call, so that nobody waits for it, whatever a signal handler does in the middle.
-    """
-    lock = threading.Lock()
-    lock.acquire()
-    lock.release()
-    lock.acquire()
-    lock.release()
-
-
-def check_timeout(timeout: object) -> None:
-    """Raises ``TypeError``, ``ValueError`` for what is no time, whether or not there will be a wait."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
-    if math.isnan(timeout) or timeout < 0:
-        raise ValueError(f"timeout must not be negative, not {timeout!r}")
-
-
-class Deadline:
-    """A point in monotonic time, computed once for all steps of an operation."""
-
-    __slots__ = ("_at", "_timeout")
-
-    def __init__(self, timeout: float | None) -> None:
-        if timeout is not None:
-            check_timeout(timeout)
-        self._timeout = timeout
-        self._at = None if timeout is None or math.isinf(timeout) else time.monotonic() + timeout
-
-    def remaining(self) -> float:
-        """Seconds left, ``inf`` without a deadline. Raises ``TimeoutError`` when none are."""
-        if self._at is None:
-            return math.inf
-        left = self._at - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"timed out after {self._timeout} s")
-        return left
 
 
 class Semaphore(Protocol):
@@ -241,52 +195,3 @@ class Wait(NamedTuple):
 # It is sent, after its first wait, whether it runs in a signal handler that has interrupted another
 # operation of this thread at the same place.
 Operation = Generator[Wait, bool, T]
-
-
-def drive(operation: Operation[T], timeout: float | None) -> T:
-    """Run an operation to its end, blocking this thread where it waits.
-
-    The first wait takes the sleeper's turn and keeps it: threads that wait for the same thing are
-    served one after the other, and none overtakes an operation that is half done.
-
-    The turn is a lock held after signals.py, whatever a handler raises.
-    """
-    deadline = Deadline(timeout)
-    close = operation.close
-    try:
-        wait = next(operation)
-        turn, task = wait.sleeper.turn, wait.sleeper.task
-        nested = turn._is_owned()  # type: ignore[attr-defined]  # then the acquire cannot fail
-        nested |= task is not None and task.is_ours()
-        left = deadline.remaining()
-        acquire, release = turn.acquire, turn.release
-        try:
-            # In slices, so that a close releases us. (The operation, when it goes on, finds the port closed.)
-            while not (acquire(timeout=min(SLICE, left)) or wait.sleeper.stopped):
-                left = deadline.remaining()
-            try:
-                wait.sleeper.outwait(deadline)
-                while True:
-                    wait.sleeper.wait(wait, deadline)
-                    wait = operation.send(nested)
-                    deadline.remaining()  # also when every wait is short
-            finally:
-                close()  # what is half done is taken back, before others have their turn
-        finally:
-            try:
-                release()
-            except RuntimeError as error:
-                if is_from_handler(error):
-                    raise
-    except StopIteration as done:
-        return operation_result(operation, done)
-    finally:
-        close()  # not by its destructor, in which an exception would be swallowed
-
-
-def operation_result(_operation: Operation[T], done: StopIteration) -> T:
-    """What an operation returned; ``done`` may as well be a signal handler's."""
-    if is_from_handler(done):
-        raise done
-    result: T = done.value
-    return result

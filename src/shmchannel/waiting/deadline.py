@@ -1,0 +1,35 @@
+"""Timeouts: what a caller may give, and how much of one is left."""
+
+from __future__ import annotations
+
+import math
+import time
+
+
+def check_timeout(timeout: object) -> None:
+    """Raises ``TypeError``, ``ValueError`` for what is no time, whether or not there will be a wait."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
+    if math.isnan(timeout) or timeout < 0:
+        raise ValueError(f"timeout must not be negative, not {timeout!r}")
+
+
+class Deadline:
+    """A point in monotonic time, computed once for all steps of an operation."""
+
+    __slots__ = ("_at", "_timeout")
+
+    def __init__(self, timeout: float | None) -> None:
+        if timeout is not None:
+            check_timeout(timeout)
+        self._timeout = timeout
+        self._at = None if timeout is None or math.isinf(timeout) else time.monotonic() + timeout
+
+    def remaining(self) -> float:
+        """Seconds left, ``inf`` without a deadline. Raises ``TimeoutError`` when none are."""
+        if self._at is None:
+            return math.inf
+        left = self._at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"timed out after {self._timeout} s")
+        return left
