@@ -36,28 +36,28 @@ coverage: $(VENV)/.test
 # Bytes against the decoder, for so many seconds.
 SECONDS ?= 60
 fuzz: $(VENV)/.fuzz
-	$(RUN) tests/fuzz/decode.py -max_total_time=$(SECONDS)
+	$(RUN) tests/programs/fuzz/decode.py -max_total_time=$(SECONDS)
 
 # The C under sanitizers; takes a C compiler with their libraries (gcc has them).
 sanitize: $(VENV)/.test
-	tests/native/sanitize.sh $(RUN)
+	tests/programs/native/sanitize.sh $(RUN)
 
 # Interpreters that come and go, for a minute or two. Needs 3.13 or newer: PYTHON=python3.14 make stress
 stress: $(VENV)/.test
-	$(RUN) tests/stress.py
+	$(RUN) tests/programs/stress.py
 
 # One side killed or stopped at each step, then so many at random; takes hours. CRASH_EVERY=16: each 16th step.
 # In C with gdb and gcc, in interpreters with 3.14: PYTHON=python3.14 make crash CRASH="--write docs/reliability.md"
 CRASH_EVERY ?= 1
 CRASH_ROUNDS ?= 2000
 crash: $(VENV)/.test
-	PYTHONPATH=tests $(RUN) -m crash --every $(CRASH_EVERY) --rounds $(CRASH_ROUNDS) $(CRASH)
+	PYTHONPATH=tests $(RUN) -m programs.crash --every $(CRASH_EVERY) --rounds $(CRASH_ROUNDS) $(CRASH)
 
 # Hundreds of channels at once, and processes that are killed; with interpreters: PYTHON=python3.14 make soak
 # SOAK="--seed N" draws the same channels again.
 MINUTES ?= 10
 soak: $(VENV)/.test
-	PYTHONPATH=tests $(RUN) -m soak --minutes $(MINUTES) $(SOAK)
+	PYTHONPATH=tests $(RUN) -m programs.soak --minutes $(MINUTES) $(SOAK)
 
 # The protocol of the ring, every interleaving of it: docs/model. SHORT=1: smaller rings, about a minute.
 model:
@@ -93,7 +93,7 @@ docs-test: $(VENV)-docs/.test
 # SHORT=1: of the two only the wheel is installed, a quarter of a minute.
 .PHONY: dist-check
 dist-check: $(VENV)/.dist
-	$(RUN) tests/dist_check.py $(if $(SHORT),--short)
+	$(RUN) tests/programs/dist_check.py $(if $(SHORT),--short)
 
 clean:
 	rm -rf .venv .venv-* build dist src/*.egg-info .coverage .coverage.* src/shmchannel/_native*.so

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 
-import engines
 import hypothesis
 import pytest
 from hypothesis import given, settings
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 
 from shmchannel import segment
 from shmchannel.transfer import sweep
+from support import engines
 
 DEADLINE = int(os.environ.get("DEADLINE", "60"))  # seconds for a test, unless it is marked with another
 GRACE = 30  # seconds more, for a test that does not fail even then

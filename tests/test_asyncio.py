@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 import uvloop
-from flavours import FLAVOURS, PROCESSES, Peer
-from peers import collect_range, connect_and_idle, echo, fill, send_range
 
 from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, PeerLost, Port, PortClosed
 from shmchannel.ring import end as ring
 from shmchannel.system import doorbell
 from shmchannel.waiting import event_loop as loops
+from support.flavours import FLAVOURS, PROCESSES, Peer
+from support.peers import collect_range, connect_and_idle, echo, fill, send_range
 
 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as _runner:
     _runner.run(asyncio.sleep(0))  # uvloop keeps a pipe of its own from its first use on

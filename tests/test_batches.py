@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import engines
 import pytest
 
 from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed, layout
+from support import engines
 
 
 @pytest.fixture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -18,7 +19,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from commands import ESCAPE
 
 from shmchannel import __version__, segment
 from shmchannel.bench import catalogue, plot, report
@@ -28,9 +28,10 @@ from shmchannel.bench.report import Result, Run
 from shmchannel.bench.rivals import PEERS
 from shmchannel.bench.workloads import Task
 from shmchannel.cli import main
+from support.commands import ESCAPE
 
 FEW = ["--rounds", "1", "--messages", "200", "--echoes", "20", "--idle", "0.05"]
-FAULTS = Path(__file__).with_name("bench_faults.py")
+FAULTS = Path(__file__).parent / "programs" / "bench_faults.py"
 needs_interpreters = pytest.mark.skipif(
     places.interpreters is None, reason="needs Python 3.14: concurrent.interpreters"
 )
@@ -98,7 +99,7 @@ def test_the_two_sides_of_a_turn_fit_and_end(workload: str, peer: str, at: int) 
 @pytest.fixture
 def with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a round trip and one way the peers of bench_faults.py take part."""
-    import bench_faults
+    bench_faults = importlib.import_module("programs.bench_faults")
 
     monkeypatch.setattr(turn, "COMMAND", [sys.executable, str(FAULTS)])
     for name in ("one-way", "echo"):
@@ -112,7 +113,7 @@ def peers_as_they_were() -> Iterator[None]:
     before = list(PEERS)
     yield
     PEERS[:] = before
-    sys.modules.pop("bench_faults", None)
+    sys.modules.pop("programs.bench_faults", None)
 
 
 @pytest.mark.usefixtures("with_faults")

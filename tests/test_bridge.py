@@ -19,11 +19,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flavours import Peer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peers import fill
-from values import alike, shared_values, values
 
 from shmchannel import (
     Channel,
@@ -36,17 +33,19 @@ from shmchannel import (
     SharedBuffer,
     WouldBlock,
 )
+from support.flavours import Peer
+from support.peers import fill
+from support.values import alike, shared_values, values
 
 zmq = pytest.importorskip("zmq")
-
-import bridges  # noqa: E402
-from bridges import DIALER, LISTENER, bridged, cutting  # noqa: E402
 
 from shmchannel.bridge import CLEAR, Bridge, wire  # noqa: E402
 from shmchannel.bridge.link import Listener  # noqa: E402
 from shmchannel.bridge.link import _Inlet as Inlet  # noqa: E402
 from shmchannel.bridge.queues import Inbox, Outbox  # noqa: E402
 from shmchannel.bridge.raw_port import check_portable  # noqa: E402
+from support import bridges  # noqa: E402
+from support.bridges import DIALER, LISTENER, bridged, cutting  # noqa: E402
 
 KILLED = -signal.SIGKILL
 SECONDS = 30  # a deadline, for what takes far less
@@ -440,7 +439,7 @@ def test_a_bridge_that_is_closed_is_a_loss_on_both_sides(closer: str) -> None:
 @pytest.mark.parametrize("who", ["listens", "dials"])
 def test_a_restarted_bridge_is_no_reconnection(who: str) -> None:
     """The other side's port is lost, and nothing is sent to it that was meant for its forerunner."""
-    program = Path(__file__).with_name("bridges.py")
+    program = Path(__file__).parent / "support" / "bridges.py"
     channel, again = Channel(), Channel()
     free = socket.create_server(("127.0.0.1", 0))
     address = f"tcp://127.0.0.1:{free.getsockname()[1]}"

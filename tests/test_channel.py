@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import names
-from flavours import FLAVOURS, Peer
-from peers import connect, echo, try_connect
 
+from conftest import names
 from shmchannel import (
     Channel,
     ChannelCorrupted,
@@ -33,6 +31,8 @@ from shmchannel import (
 )
 from shmchannel import channel as channel_module
 from shmchannel.system import files
+from support.flavours import FLAVOURS, Peer
+from support.peers import connect, echo, try_connect
 
 SHM = Path("/dev/shm")
 

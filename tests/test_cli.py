@@ -13,11 +13,11 @@ import termios
 from pathlib import Path
 
 import pytest
-from commands import run, shell
 
 from shmchannel import Channel, SharedBuffer
 from shmchannel.cli import completion, main
 from shmchannel.cli.parser import make_parser
+from support.commands import run, shell
 
 # -- reap
 

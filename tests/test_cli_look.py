@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import peers
 import pytest
-from commands import killed, run
-from flavours import Peer
 
 from shmchannel import Channel, PortClosed, SharedBuffer, engine, layout, segment
 from shmchannel.cli import main
 from shmchannel.cli import snapshot as look
 from shmchannel.cli import wording as words
+from support import peers
+from support.commands import killed, run
+from support.flavours import Peer
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import time
 from contextlib import suppress
 from typing import Any
 
-import peers
 import pytest
-from commands import SHMCHANNEL, killed, run, shell
-from flavours import Peer
-from values import alike
 
 from shmchannel import Channel, EndOfChannel, Port, PortClosed
+from support import peers
+from support.commands import SHMCHANNEL, killed, run, shell
+from support.flavours import Peer
+from support.values import alike
 
 # -- a shell's end
 

@@ -9,10 +9,7 @@ import sys
 import threading
 import time
 
-import peers
 import pytest
-from commands import ESCAPE, SHMCHANNEL, killed, screen_of
-from flavours import Peer
 
 from shmchannel import Channel, PortClosed
 from shmchannel.cli import main, processes
@@ -20,6 +17,9 @@ from shmchannel.cli import snapshot as look
 from shmchannel.cli import tables as show
 from shmchannel.cli import wording as words
 from shmchannel.cli.top import History
+from support import peers
+from support.commands import ESCAPE, SHMCHANNEL, killed, screen_of
+from support.flavours import Peer
 
 # -- how it looks
 

@@ -21,15 +21,15 @@ from typing import Any
 
 import msgpack
 import pytest
-from engines import Codec, decode, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from values import alike, deep, shared_values, values
 
 from shmchannel import Channel, ChannelError, CloneError
 from shmchannel.codec.builtin_exceptions import EXCEPTIONS
 from shmchannel.codec.interfaces import listed
 from shmchannel.codec.types import INSTANCE, LEAVES, MOVED, PARTS
+from support.engines import Codec, decode, encode
+from support.values import alike, deep, shared_values, values
 
 pytestmark = pytest.mark.usefixtures("packer")
 

@@ -18,9 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import engines
 import pytest
-from engines import RINGS
 
 from shmchannel import (
     Channel,
@@ -34,6 +32,8 @@ from shmchannel import (
     segment,
 )
 from shmchannel.layout import HEAD, PART, READER, TAIL, WHOLE, WRITER
+from support import engines
+from support.engines import RINGS
 
 SECOND = 1.0  # within which each call has an answer
 MESSAGES = 12

@@ -12,13 +12,13 @@ import time
 from typing import Any
 
 import pytest
-from conftest import names
-from flavours import PROCESSES, Peer
-from peers import connect, connect_and_idle, read_for_ever, write_for_ever
 
+from conftest import names
 from shmchannel import Channel, ChannelError, PeerLost, segment
 from shmchannel.system import locks as alive
 from shmchannel.system import processes
+from support.flavours import PROCESSES, Peer
+from support.peers import connect, connect_and_idle, read_for_ever, write_for_ever
 
 KILLED = -signal.SIGKILL
 

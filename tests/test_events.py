@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flavours import Peer
-from peers import connect_and_idle
-from test_asyncio import pair, soon
 
 from shmchannel import Channel, EndOfChannel, PeerLost, Port
 from shmchannel.port import shutdown as exits
+from support.flavours import Peer
+from support.peers import connect_and_idle
+from test_asyncio import pair, soon
 
 
 def listen(port: Port) -> list[str]:

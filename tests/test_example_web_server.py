@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
 from test_examples_workers import start
 
 pytest.importorskip("starlette")

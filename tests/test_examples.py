@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import names
 
+from conftest import names
 from shmchannel import __version__, segment
 from shmchannel.cli import main
 

@@ -10,12 +10,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from engines import RINGS, made_by, needs_c
-from peers import until_asleep
 
 from shmchannel import Channel, Interface, Port, WouldBlock
+from support.engines import RINGS, made_by, needs_c
+from support.peers import until_asleep
 
-PROGRAM = str(Path(__file__).with_name("starving.py"))
+PROGRAM = str(Path(__file__).parent / "programs" / "starving.py")
 ENGINES = [pytest.param("1", id="python"), pytest.param("", id="c", marks=needs_c)]
 
 

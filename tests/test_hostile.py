@@ -10,14 +10,14 @@ from typing import Any
 
 import msgpack
 import pytest
-from engines import Codec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from values import shared_values, values
 
 from shmchannel import ChannelError, CloneError
 from shmchannel.codec.interfaces import listed
 from shmchannel.codec.types import GRAPH_MESSAGE, LEAVES, PARTS, REFERENCE, TAGGED_MESSAGE
+from support.engines import Codec
+from support.values import shared_values, values
 
 pytestmark = pytest.mark.usefixtures("packer")
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from engines import RINGS, made_by, needs_c
 
 from shmchannel import Channel
+from support.engines import RINGS, made_by, needs_c
 
 SOURCE = Path(__file__).parent.parent / "src" / "shmchannel"
 ENGINES = [pytest.param("1", id="python"), pytest.param("", id="c", marks=needs_c)]

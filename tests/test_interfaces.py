@@ -14,11 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from engines import Codec
-from flavours import PROCESSES, Peer
 from hypothesis import given
-from peers import echo
-from values import Pair, alike, shared_values
 
 from shmchannel import (
     Channel,
@@ -31,6 +27,10 @@ from shmchannel import (
     Transferable,
 )
 from shmchannel.codec.interfaces import listed
+from support.engines import Codec
+from support.flavours import PROCESSES, Peer
+from support.peers import echo
+from support.values import Pair, alike, shared_values
 
 pytestmark = pytest.mark.usefixtures("packer")
 

@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import peers
 import pytest
-from flavours import PROCESSES, Peer, call_in, interpreters, needs_interpreters, new_interpreter
 
 from shmchannel import Channel, ChannelFull, EndOfChannel, SharedBuffer, WouldBlock
 from shmchannel.system import processes
 from shmchannel.waiting import sleeper as waiting
 from shmchannel.waiting.sleeper import NO_SPIN, SPIN_APART
+from support import peers
+from support.flavours import PROCESSES, Peer, call_in, interpreters, needs_interpreters, new_interpreter
 
 pytestmark = needs_interpreters
 
@@ -357,7 +357,7 @@ ends_with_threads = pytest.mark.skipif(
 PROGRAM = """
 import sys
 sys.path[:] = {path!r}
-from flavours import interpreters
+from support.flavours import interpreters
 from shmchannel import Channel
 
 channel = Channel.from_handle(sys.argv[1])
@@ -365,7 +365,7 @@ interpreter = interpreters.create()
 interpreter.prepare_main(handle=channel.handle, ways={ways!r})
 interpreter.exec('''if True:
     import sys; sys.path[:] = {path!r}
-    import peers
+    from support import peers
     peers.leave_open_in_threads(handle, ways)
 ''')
 """
@@ -440,6 +440,6 @@ def turn(ports: list[Any]) -> None:
 
 def test_interpreters_come_and_go_with_their_channels() -> None:
     """A short form of ``make stress``."""
-    import stress
+    from programs import stress
 
     stress.run(interpreters=4, rounds=3, messages=500)

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from values import alike, shared_values, values
 
 from shmchannel.cli.jsonlines import Jsonlines, NotJson
 from shmchannel.codec.types import GRAPH_MESSAGE
 from shmchannel.engine import Codec
+from support.values import alike, shared_values, values
 
 
 @pytest.mark.parametrize(

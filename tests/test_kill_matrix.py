@@ -6,7 +6,8 @@ import shutil
 from typing import Any
 
 import pytest
-from crash.matrix import Kind, Totals, find_steps, kinds, run_cases, run_in_c, run_matrix, run_storm
+
+from programs.crash.matrix import Kind, Totals, find_steps, kinds, run_cases, run_in_c, run_matrix, run_storm
 
 KINDS = kinds()
 IN_C = [kind for kind in KINDS if kind.ring == "C"]

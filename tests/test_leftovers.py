@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import cuts
-import engines
 import pytest
-from conftest import names
 
+from conftest import names
+from programs import cuts
 from shmchannel import (
     Channel,
     ChannelError,
@@ -28,6 +27,7 @@ from shmchannel import (
     WouldBlock,
     wait,
 )
+from support import engines
 
 
 @pytest.fixture(params=engines.RINGS)

@@ -9,19 +9,19 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-import engines
 import msgpack
 import pytest
-from engines import Codec, decode
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from values import alike, deep, shared_values, values
 
 from shmchannel import ChannelError, CloneError, Interface
 from shmchannel.codec import messagepack, packing
 from shmchannel.codec.codec import Move
 from shmchannel.codec.limits import MAX_DEPTH, check
 from shmchannel.codec.types import GRAPH_MESSAGE, TAGGED_MESSAGE
+from support import engines
+from support.engines import Codec, decode
+from support.values import alike, deep, shared_values, values
 
 
 def by_all(function: Callable[..., Any], *arguments: Any) -> list[Any]:

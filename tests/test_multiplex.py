@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from flavours import Peer
-from peers import connect_and_idle, echo
 
 from shmchannel import Channel, ChannelError, PeerLost, Port, PortClosed, WouldBlock, multiplex, wait
 from shmchannel.system import doorbell
+from support.flavours import Peer
+from support.peers import connect_and_idle, echo
 
 
 @pytest.fixture

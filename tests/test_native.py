@@ -16,18 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import engines
-import peers
 import pytest
-from engines import needs_c
-from flavours import FLAVOURS, Peer
-from values import alike
 
 import shmchannel
 from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine, layout
 from shmchannel.codec.interfaces import Interface
 from shmchannel.ring import end as ring
 from shmchannel.waiting import sleeper as waiting
+from support import engines, peers
+from support.engines import needs_c
+from support.flavours import FLAVOURS, Peer
+from support.values import alike
 
 pytestmark = needs_c
 

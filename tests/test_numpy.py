@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy
 import pytest
-from engines import Codec
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from shmchannel import Channel, CloneError, InterfaceError, SharedBuffer
 from shmchannel.numpy import ndarray_interface
+from support.engines import Codec
 
 pytestmark = pytest.mark.usefixtures("packer")
 

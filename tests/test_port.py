@@ -15,8 +15,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flavours import FLAVOURS, PROCESSES, Peer
-from peers import (
+
+from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, Port, PortClosed, WouldBlock
+from shmchannel.waiting import sleeper as waiting
+from support.flavours import FLAVOURS, PROCESSES, Peer
+from support.peers import (
     both_ways,
     collect_range,
     echo,
@@ -27,9 +30,6 @@ from peers import (
     until_asleep,
     write_and_exit_open,
 )
-
-from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, Port, PortClosed, WouldBlock
-from shmchannel.waiting import sleeper as waiting
 
 VALUES: list[Any] = [None, True, False, 0, -1, 2**64 - 1, 2**64, -(2**200), 1.5, "", "ü€😀", b"", b"\0\xff"]
 VALUES += [(), (1, (2, [3])), [], [None], {}, {"id": 1, "xs": (1, 2.5)}, {(1, "a"): b"x", 2: None}]

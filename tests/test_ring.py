@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import engines
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +26,7 @@ from shmchannel.ring.consumer import NOTHING, Consumer
 from shmchannel.ring.producer import Producer
 from shmchannel.system.locks import NO_LOCK
 from shmchannel.waiting.sleeper import NO_SPIN
+from support import engines
 
 
 class FakeSemaphore:

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import names
-from engines import RINGS, made_by
 
+from conftest import names
 from shmchannel import Channel, ChannelError, ChannelNotFound, InterfaceError, SharedBuffer, layout, segment
 from shmchannel.system import semaphores
 from shmchannel.transfer import block as blocks
 from shmchannel.transfer import buffer
+from support.engines import RINGS, made_by
 
 ROOT = Path(__file__).parent.parent
 SHM = Path("/dev/shm")
@@ -360,9 +360,9 @@ def test_a_handle_is_a_name_and_never_a_path() -> None:
 
 DECODES = """
 import datetime, decimal, fractions, ipaddress, pathlib, random, sys, uuid, zoneinfo
-from engines import made_by
+from support.engines import made_by
 from test_hostile import EXAMPLES, codec, decode
-from values import ARRAYS, PATTERNS, ZONES
+from support.values import ARRAYS, PATTERNS, ZONES
 seen = []
 def watch(event, arguments):
     if "zoneinfo" in str(arguments) or "tzdata" in str(arguments):

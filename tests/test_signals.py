@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import names
-from engines import RINGS, made_by, needs_c
-from flavours import Peer
-from peers import echo, fill, until_asleep
 
+from conftest import names
 from shmchannel import Channel, Port, PortClosed, WouldBlock, segment
 from shmchannel.layout import PART
 from shmchannel.system import interrupts
 from shmchannel.system import locks as alive
 from shmchannel.waiting import thread
+from support.engines import RINGS, made_by, needs_c
+from support.flavours import Peer
+from support.peers import echo, fill, until_asleep
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def pair() -> Iterator[tuple[Port, Port]]:
 @pytest.mark.parametrize("wanted", [pytest.param("1", id="python"), pytest.param("", id="c", marks=needs_c)])
 @pytest.mark.parametrize("storm", ["read", "write", "close", "nested", "runtime_error"])
 def test_a_handler_that_raises_anywhere_leaves_the_port_whole(storm: str, wanted: str) -> None:
-    program = Path(__file__).with_name("storms.py")
+    program = Path(__file__).parent / "programs" / "storms.py"
     done = subprocess.run(
         [sys.executable, str(program), storm, "1.5"],
         env=os.environ | {"SHMCHANNEL_PUREPYTHON": wanted},

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from soak.faults import FAULTS
+
+from programs.soak.faults import FAULTS
 
 # None that lingers: what other tests do beside this one might sweep it.
 SHORT = "--seed 7 --channels 24 --hosts 2 --mortals 2 --most 20 --largest 300000 --kill-every 0.5 --linger 0"
@@ -16,7 +17,7 @@ SHORT = "--seed 7 --channels 24 --hosts 2 --mortals 2 --most 20 --largest 300000
 
 def soak(*options: str) -> tuple[int, str]:
     """In a process of its own, whose names and sweeps are its own; its status, and what it says."""
-    command = [sys.executable, "-m", "soak", *SHORT.split(), "--patience", "30", *options]
+    command = [sys.executable, "-m", "programs.soak", *SHORT.split(), "--patience", "30", *options]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(
         command,

@@ -16,11 +16,11 @@ import anyio
 import pytest
 from anyio.abc import ObjectReceiveStream, ObjectSendStream, ObjectStream
 from anyio.streams.stapled import StapledObjectStream
-from flavours import Peer
-from peers import connect_and_idle, fill
-from test_asyncio import pair
 
 from shmchannel import Channel, CloneError, EndOfChannel, PeerLost, PortClosed, pump
+from support.flavours import Peer
+from support.peers import connect_and_idle, fill
+from test_asyncio import pair
 
 
 async def serve(stream: ObjectStream[Any]) -> list[Any]:

@@ -17,8 +17,6 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 import pytest
-from flavours import PROCESSES, Peer
-from peers import return_buffer, send_buffer_and_wait
 
 from shmchannel import (
     Channel,
@@ -38,6 +36,8 @@ from shmchannel.system import files
 from shmchannel.transfer import block as blocks
 from shmchannel.transfer import sweep, transfer
 from shmchannel.transfer.sweep import sweep_blocks
+from support.flavours import PROCESSES, Peer
+from support.peers import return_buffer, send_buffer_and_wait
 
 
 class Token:

@@ -18,8 +18,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flavours import FLAVOURS, Peer
-from peers import echo
 
 from shmchannel import Channel, Port, engine
 from shmchannel.layout import READER_SLEEPS
@@ -30,6 +28,8 @@ from shmchannel.waiting import sleeper as waiting
 from shmchannel.waiting import thread
 from shmchannel.waiting.deadline import Deadline
 from shmchannel.waiting.sleeper import Wait
+from support.flavours import FLAVOURS, Peer
+from support.peers import echo
 
 
 @pytest.mark.parametrize("flavour", ["thread", "fork"])

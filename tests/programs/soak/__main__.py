@@ -11,7 +11,7 @@ import secrets
 import sys
 import time
 
-from flavours import interpreters
+from support.flavours import interpreters
 
 from .census import Census
 from .director import Director, Options

@@ -1,4 +1,4 @@
-"""A turn of the bench in which peers that go wrong take part: ``python tests/bench_faults.py``."""
+"""A turn of the bench in which peers that go wrong take part: ``python tests/programs/bench_faults.py``."""
 
 from __future__ import annotations
 

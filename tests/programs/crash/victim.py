@@ -1,6 +1,6 @@
 """A victim: in a fork of a case, in an interpreter there, or as a program of its own, for gdb.
 
-python -m crash.victim CASE
+python -m programs.crash.victim CASE
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def be_victim(case: dict[str, Any]) -> None:
     """In the victim's process: do what the scenario says, here or in an interpreter."""
     name_by_tag(case["tag"])
     if case.get("interpreter"):
-        from flavours import new_interpreter
+        from support.flavours import new_interpreter
 
         made = new_interpreter()
-        made.exec(f"from crash import victim; victim.act({json.dumps(case)!r})")
+        made.exec(f"from programs.crash import victim; victim.act({json.dumps(case)!r})")
         made.close()
     else:
         act(json.dumps(case))

@@ -2,7 +2,7 @@
 # The C under sanitizers: the ring under ThreadSanitizer, in a plain C program; the module under
 # AddressSanitizer and UndefinedBehaviorSanitizer, in the tests. `make sanitize`, with PYTHON's venv.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../../.."
 python=$1
 cc=${CC:-gcc}
 folder=$(mktemp -d)
@@ -10,7 +10,7 @@ trap 'rm -rf "$folder"' EXIT
 
 # ThreadSanitizer does not know fences (-Wno-tsan): what they order beyond acquire and release, the model
 # checks, and a lost wake-up hangs here.
-"$cc" -std=gnu11 -O1 -g -Wall -Wextra -Wno-tsan -fsanitize=thread tests/native/ring_threads.c \
+"$cc" -std=gnu11 -O1 -g -Wall -Wextra -Wno-tsan -fsanitize=thread tests/programs/native/ring_threads.c \
   -o "$folder/ring_threads" -pthread
 timeout 100 "$folder/ring_threads" 300000
 

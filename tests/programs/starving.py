@@ -1,7 +1,8 @@
 """What happens when the system has no more of something: a program of its own for each.
 
-    python starving.py {full,inodes,descriptors,doorbells,memory,large_write,large_read,large_parts,
-        large_value}
+    python tests/programs/starving.py WHAT
+
+WHAT is full, inodes, descriptors, doorbells, memory, large_write, large_read, large_parts or large_value.
 
 Of `full` and `inodes` /dev/shm is a small one of their own. With LIBC=1 the semaphores are made by libc
 alone, as in an interpreter. What is asserted: an error that says what to do, nothing half made, nothing left,

@@ -16,18 +16,17 @@ from queue import Empty, Queue
 from random import Random
 from typing import Any, NamedTuple
 
-from crash.victim import name_by_tag
-from flavours import interpreters
-
+from programs.crash.victim import name_by_tag
 from shmchannel import Channel, ChannelError, native, segment
 from shmchannel.transfer.sweep import sweep_blocks
+from support.flavours import interpreters
 
 from . import board as b
 from .audit import audit
 from .census import Census, census, grown
 from .plan import KINDS, LARGEST, draw_channel
 
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).parent.parent.parent
 INTERPRETERS = 4 if interpreters else 0  # in use at once, of each process
 ENDING = 60  # seconds that a process may take to end
 
@@ -67,7 +66,7 @@ class Worker:
             "MALLOC_ARENA_MAX": "1",
         }
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        command = [sys.executable, "-W", "error", "-m", "soak.host", director.tag]
+        command = [sys.executable, "-W", "error", "-m", "programs.soak.host", director.tag]
         command += filter(None, [director.options.fault])
         # On stderr: warnings, and what could not be raised.
         self.said = open(f"{director.folder.name}/{index}", "w+")  # noqa: SIM115  (closed in close)

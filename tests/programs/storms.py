@@ -1,6 +1,6 @@
 """Signal handlers that raise at any instruction of an operation: a program of its own for each storm.
 
-    python storms.py {read,write,close,nested,runtime_error} SECONDS
+    python tests/programs/storms.py {read,write,close,nested,runtime_error} SECONDS
 
 Prints how many signals it lived through. What it asserts: the handler's exception always comes out,
 and after it the port is as whole as before.

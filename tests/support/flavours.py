@@ -10,8 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import peers
 import pytest
+
+from support import peers
 
 try:
     from concurrent import interpreters

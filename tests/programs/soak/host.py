@@ -1,6 +1,6 @@
 """A process that holds ends: in threads, in an event loop, in interpreters. Orders come by standard input.
 
-python -m soak.host TAG [FAULT]
+python -m programs.soak.host TAG [FAULT]
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from crash.victim import name_by_tag
-from flavours import new_interpreter
+from programs.crash.victim import name_by_tag
+from support.flavours import new_interpreter
 
 from . import faults
 from .census import census

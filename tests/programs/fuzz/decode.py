@@ -15,15 +15,15 @@ from typing import Any
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 with atheris.instrument_imports(include=["shmchannel"]):
     from shmchannel import ChannelError
 
-import engines
 import test_clone
 import test_hostile
-from values import alike
+from support import engines
+from support.values import alike
 
 CORPUS = "SHMCHANNEL_CORPUS"  # the folder, for the process that fuzzes
 

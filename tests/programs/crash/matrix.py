@@ -21,7 +21,7 @@ from .scenarios import SCENARIOS
 from .steps import ACTIONS, PACKAGE, RETURNED, Step
 from .storms import STORMS
 
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).parent.parent.parent
 # What only makes bytes and values touches nothing that another sees.
 PURE = {
     "clone.py",
@@ -55,7 +55,7 @@ class Server:
     """A program that runs case after case: see cases.py."""
 
     def __init__(self, kind: Kind) -> None:
-        command = [sys.executable, "-m", "crash.cases"]
+        command = [sys.executable, "-m", "programs.crash.cases"]
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, env={**os.environ, **kind.environment()}, **pipes)
 
@@ -199,9 +199,8 @@ def outcomes(counts: Counter[str]) -> str:
 
 def kinds() -> list[Kind]:
     """Those that this Python and this build have."""
-    from flavours import interpreters
-
     from shmchannel import native
+    from support.flavours import interpreters
 
     rings = ["C", "Python"] if native else ["Python"]
     return [Kind(ring, inside) for inside in ([False, True] if interpreters else [False]) for ring in rings]

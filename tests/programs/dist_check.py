@@ -18,9 +18,9 @@ import time
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DIST = ROOT / "dist"
-SMOKE = ROOT / "tests" / "smoke.py"
+SMOKE = ROOT / "tests" / "programs" / "smoke.py"
 MADE = ("PKG-INFO", "setup.cfg", "src/shmchannel.egg-info/")  # by setuptools, into each sdist
 TESTS = ["tests/test_ring.py", "tests/test_build.py", "tests/test_docs.py", "-k", "not example"]
 STRICT = {"SHMCHANNEL_BUILD_NATIVE": "1"}  # so that a core in C that does not compile is a failure here

@@ -1,6 +1,6 @@
 """An exception at each place where a signal handler may raise: at a function's start, and after each call.
 
-    python cuts.py {channel,buffer,discard,port,drop,linger,write,write_and_close,refuse,read}
+    python tests/programs/cuts.py {channel,buffer,discard,port,drop,linger,write,write_and_close,refuse,read}
 
 Does that with an exception at the first place in the package that is come to, then at the second, and so on;
 and prints what is not as it should be: names or descriptors left, messages lost. At the end of a line stands

@@ -1,4 +1,4 @@
-"""An installed shmchannel, tried without any other package: ``python tests/smoke.py --core c``.
+"""An installed shmchannel, tried without any other package: ``python tests/programs/smoke.py --core c``.
 
 For a wheel just built, by make dist-check and cibuildwheel; needs nothing but Python and what is installed.
 """

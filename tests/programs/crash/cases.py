@@ -149,7 +149,8 @@ class Case:
 
     def start_under_gdb(self) -> int:
         case = {**self.case, "board": self.board.path, "tag": self.tag}
-        command = ["gdb", "-nx", "--batch", "-x", GDB_STEPS, "--args", sys.executable, "-m", "crash.victim"]
+        command = ["gdb", "-nx", "--batch", "-x", GDB_STEPS, "--args"]
+        command += [sys.executable, "-m", "programs.crash.victim"]
         environment = {**os.environ, "CRASH_BOARD": self.board.path, "CRASH_ACTION": case["action"]}
         environment["CRASH_RECORD"] = case.get("record", "")
         environment["CRASH_STEP"] = " ".join(map(str, case["step"] or ()))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flavours import Peer
+from support.flavours import Peer
 
 SHMCHANNEL = [sys.executable, "-m", "shmchannel"]
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

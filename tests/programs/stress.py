@@ -13,12 +13,11 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from flavours import call_in, new_interpreter
-from peers import both_ways, exchange
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from shmchannel import Channel
+from support.flavours import call_in, new_interpreter
+from support.peers import both_ways, exchange
 
 
 def main() -> None:
