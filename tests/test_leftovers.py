@@ -64,8 +64,9 @@ def test_an_exception_at_any_place_leaves_and_loses_nothing(what: str, pure: str
 def test_what_is_cut_off_in_its_removal_goes_with_the_process() -> None:
     code = """
 import os, sys
-from shmchannel import Channel, SharedBuffer, blocks, files, segment
+from shmchannel import Channel, SharedBuffer
 from shmchannel import channel as channel_module
+from shmchannel.transfer import block as blocks
 
 def cut(*_arguments):
     raise KeyboardInterrupt

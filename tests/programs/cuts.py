@@ -20,11 +20,12 @@ from contextlib import suppress
 from types import CodeType, FrameType
 from typing import Any
 
+import shmchannel
 from shmchannel import Channel, ChannelNotFound, EndOfChannel, Port, SharedBuffer, WouldBlock, segment
 from shmchannel.system import files
 from shmchannel.transfer.sweep import sweep_blocks
 
-PACKAGE = os.path.dirname(files.__file__)
+PACKAGE = os.path.dirname(shmchannel.__file__)
 not_ours = set(os.listdir("/dev/shm"))
 
 

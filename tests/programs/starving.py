@@ -184,7 +184,7 @@ def receive_without_descriptors(one: Port, two: Port) -> None:
 
 def doorbells() -> None:
     """Awaiting needs a descriptor; ringing does without."""
-    importlib.import_module("shmchannel.loops")  # which takes one too, the first time
+    importlib.import_module("shmchannel.waiting.event_loop")  # which takes one too, the first time
     one, two = pair()
 
     async def main() -> None:

@@ -81,7 +81,7 @@ class Victim:
     def _line(self, frame: FrameType, event: str, _argument: Any) -> Any:
         if event == "line":
             code = frame.f_code
-            here = Step(os.path.basename(code.co_filename), code.co_qualname, frame.f_lineno, 0)
+            here = Step(code.co_filename.removeprefix(PACKAGE), code.co_qualname, frame.f_lineno, 0)
             self.seen[here] += 1
             if self.step == here._replace(time=self.seen[here]):
                 self.act()
