@@ -7,7 +7,8 @@ from typing import Any
 
 from .codec.codec import Move
 from .codec.interfaces import Interface
-from .ring.producer import Batch, Note
+from .messages import Batch
+from .ring.producer import Note
 
 class Codec:
     def _prepare(self, by_class: dict[type[Any], Interface], /) -> None: ...

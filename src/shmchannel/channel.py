@@ -10,6 +10,7 @@ from typing import Any
 
 from .codec.interfaces import Interface, listed, several
 from .layout import FREE, MAXIMUM_CAPACITY, MOVES, RINGS, SLOTS
+from .port.connection import Connection
 from .port.port import Port
 from .segment import Segment, sweep, unlink
 from .system.files import disown
@@ -129,7 +130,14 @@ class Channel:
         slot = self._segment.claim()
         adopt(slot)
         self._segment.close_names()
-        return Port(self, slot, [*self._known, _as_interface(self.interfaces)], spin=spin)
+        connection = Connection(
+            slot,
+            [*self._known, _as_interface(self.interfaces)],
+            max_message_size=self.max_message_size,
+            spin=spin,
+            kept=self,
+        )
+        return Port(connection)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach, (self.handle, self.max_message_size, self.interfaces)

@@ -7,7 +7,8 @@ import selectors
 from collections.abc import Iterable
 from typing import Any
 
-from .port.port import Port
+from .port.connection import Connection
+from .port.port import Port, connection_of
 from .waiting.deadline import Deadline
 from .waiting.sleeper import SLICE
 
@@ -23,36 +24,42 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
     if isinstance(objects, Port):  # it is iterable too, and would be read
         raise TypeError("wait takes a list: write wait([port])")
     wanted = list(objects)
-    ports = [one for one in wanted if isinstance(one, Port)]
+    connections = {one: connection_of(one) for one in wanted if isinstance(one, Port)}
     deadline = Deadline(timeout)
     with selectors.DefaultSelector() as selector:
         for one in wanted:
             if not isinstance(one, Port):
                 selector.register(one, selectors.EVENT_READ)
-        watched: list[Port] = []
+        watched: set[Port] = set()
         try:
             while True:
-                ready: list[Any] = [port for port in ports if port._is_ready()]
-                for port in ports if not ready else ():
-                    if port not in watched:
-                        try:
-                            descriptor = port._watch()
-                            watched.append(port)
-                            selector.register(descriptor, selectors.EVENT_READ, port)
-                        except (ValueError, OSError):
-                            if not port.closed:  # by another thread, just now: that is ready
-                                raise
+                ready = _ready(connections)
+                for port in connections.keys() - watched if not ready else ():
+                    try:
+                        descriptor = connections[port].watch()
+                        watched.add(port)
+                        selector.register(descriptor, selectors.EVENT_READ, port)
+                    except (ValueError, OSError):
+                        if not port.closed:  # by another thread, just now: that is ready
+                            raise
                 left = 0.0 if ready else _left(deadline)
-                keys = [key for key, _ in selector.select(min(SLICE, left) if ports else _or_none(left))]
-                ready += [key.fileobj for key in keys if not isinstance(key.data, Port)]
-                ready += [port for port in ports if port not in ready and port._is_ready()]
+                keys = [
+                    key for key, _ in selector.select(min(SLICE, left) if connections else _or_none(left))
+                ]
+                ready += [key.fileobj for key in keys if key.data is None]
+                ready += [port for port in _ready(connections) if port not in ready]
                 if ready or left <= 0:
                     return [one for one in wanted if one in ready]
                 for key in keys:
-                    key.data._rearm()
+                    connections[key.data].rearm()
         finally:
             for port in watched:
-                port._unwatch()
+                connections[port].unwatch()
+
+
+def _ready(connections: dict[Port, Connection]) -> list[Any]:
+    """The ports from which a read would not wait."""
+    return [port for port, connection in connections.items() if connection.is_ready()]
 
 
 def _left(deadline: Deadline) -> float:

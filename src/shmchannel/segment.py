@@ -205,7 +205,7 @@ class Segment:
         return ChannelFull(f"{self.name} has its two ports already: make another channel")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Slot:
     """A taken slot, 0 or 1: its lock, and the semaphores of rings 0 and 1."""
 

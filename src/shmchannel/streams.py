@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-from .port.port import Port
 
 if TYPE_CHECKING:
     pass
@@ -19,10 +18,19 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="_Stream")
 
 
+class ObjectPort(Protocol):
+    """A port, as seen from here."""
+
+    async def read(self) -> Any: ...
+    async def write(self, value: object) -> bool: ...
+    async def close(self) -> None: ...
+    def end_writing(self) -> None: ...
+
+
 class _Stream:
     """What the three have in common."""
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: ObjectPort) -> None:
         self.port = port
         self._closed = False
 
@@ -132,7 +140,7 @@ class DuplexStream(_Receiving, _Sending):
         The other side reads to the end, and may still write.
         """
         self._check_open()
-        self.port._end_writing()
+        self.port.end_writing()
 
 
 _mixed: dict[tuple[type, str], type] = {}

@@ -17,6 +17,9 @@ import msgpack
 from .. import __version__, native
 from ..bench import VALUE
 from ..channel import Channel
+from ..engine import Codec
+from ..messages import MessageReader, MessageWriter
+from ..port.port import connection_of
 
 MANY = 1000  # messages in a measurement; they fit into the ring
 ROUNDS = 25
@@ -41,7 +44,10 @@ def measure(value: Any) -> dict[str, float]:
     rounds: list[dict[str, float]] = []
     channel = Channel(capacity=1 << 24)
     with channel.connect() as one, channel.connect() as two:
-        outgoing, incoming, codec = one._outgoing, two._incoming, one._codec
+        writing, reading = connection_of(one), connection_of(two)
+        outgoing, incoming, codec = writing.outgoing, reading.incoming, Codec()
+        assert isinstance(outgoing, MessageWriter)
+        assert isinstance(incoming, MessageReader)
         payload, pack = codec.encode(value), msgpack.Packer().pack
         plain = not payload.startswith(b"\xc9")  # else it has types that MessagePack does not know
         for _ in range(ROUNDS):
@@ -49,14 +55,14 @@ def measure(value: Any) -> dict[str, float]:
             if plain:
                 steps["msgpack alone packs"] = _ns(pack, value)
             steps["encode"] = _ns(codec.encode, value)
-            steps["put a frame in"] = _ns(outgoing.try_write, payload)
-            steps["take a frame out"] = _ns(incoming.try_read)
-            one._peer.look()  # or a put would leave that to its caller
+            steps["put a frame in"] = _ns(outgoing.producer.try_write, payload)
+            steps["take a frame out"] = _ns(incoming.consumer.try_read)
+            writing.peer.look()  # or a put would leave that to its caller
             steps["put (both)"] = _ns(outgoing.put, value)
             steps["take (both)"] = _ns(incoming.take)
             steps["write_sync"] = _ns(one.write_sync, value)
             steps["read_sync"] = _ns(two.read_sync)
-            one._peer.look()
+            writing.peer.look()
             many = [value] * MANY
             steps["write_many_sync"] = _ns(one.write_many_sync, many, times=1) / MANY
             steps["read_many_sync"] = _ns(two.read_many_sync, MANY, times=1) / MANY

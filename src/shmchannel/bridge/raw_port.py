@@ -12,9 +12,9 @@ import msgpack
 from ..codec.types import GRAPH_MESSAGE, INSTANCE, MOVED, TAGGED_MESSAGE
 from ..errors import ChannelCorrupted, CloneError
 from ..layout import PART, WHOLE
-from ..port.port import Port
-from ..ring.consumer import Consumer
-from ..ring.producer import Batch, Producer
+from ..messages import Batch
+from ..port.ended import Ended
+from ..port.port import Port, connection_of
 from . import wire
 
 _EXT_32 = 0xC9
@@ -31,16 +31,19 @@ class Messages:
 
     def __init__(self, port: Port) -> None:
         self.port = port
-        self.max_message_size = port._max_message_size
-        self._producer = port._outgoing
+        self._connection = connection = connection_of(port)
+        self.max_message_size = connection.max_message_size
+        # The port's own may make way for the answer that it writes no more.
+        self._producer = None if isinstance(connection.outgoing, Ended) else connection.outgoing.producer
         self._parts = bytearray()  # that have come of a large message
 
     async def read(self) -> bytes:
         """The next message. Raises as ``Port.read`` does at an end; a cancelled one has taken nothing."""
-        return await self.port._joined().drive(self.port._taking(), writing=False)
+        return await self._connection.drive(self._connection.reading(), writing=False)
 
     def read_nowait(self) -> bytes | None:
-        return self.port._incoming.try_read()
+        """The next message if there is one now. Raises as ``read``."""
+        return self._connection.incoming.take_payload()
 
     async def write(self, frames: bytes, found: list[wire.Frame]) -> bool:
         """Write whole messages, or one in parts when its last is there; False once the peer reads no more.
@@ -57,42 +60,36 @@ class Messages:
                 return True
             frames, self._parts = wire.frame(WHOLE, self._parts), bytearray()
             found = wire.split(frames)
-        outgoing = self.port._outgoing
-        if not isinstance(outgoing, Producer):
-            return outgoing.try_write(b"")
-        most = outgoing.largest_whole
+        accepted = [0]
+        writing = self._connection.writing_many(self._batches(frames, found), accepted)
+        await self._connection.drive(writing, writing=True)
+        return accepted[0] == len(found)
+
+    def _batches(self, frames: bytes, found: list[wire.Frame]) -> list[Batch]:
+        """What is small enough goes into the ring as it came, the rest in parts."""
+        most = self._producer.largest_whole if self._producer else 0
         if max(one.length for one in found) <= most:
-            batches = [Batch(frames, None)]
-        else:
-            batches = [
-                Batch(frames[one.start : one.end], None)
-                if one.length <= most
-                else Batch(b"", one.payload(frames))
-                for one in found
-            ]
-        return await self._put(batches, len(found))
+            return [Batch(frames, None)]
+        return [
+            Batch(frames[one.start : one.end], None)
+            if one.length <= most
+            else Batch(b"", one.payload(frames))
+            for one in found
+        ]
 
     def _check_whole(self) -> None:
         """Raise ``ChannelCorrupted`` in the middle of a large message."""
         if self._parts:
             raise ChannelCorrupted("the other side sent a large message without its last part")
 
-    async def _put(self, batches: list[Batch], count: int) -> bool:
-        accepted = [0]
-        operation = self.port._putting_many(batches, accepted)
-        await self.port._joined().drive(operation, writing=True)
-        return accepted[0] == count
-
     @property
     def refused(self) -> bool:
         """Whether the peer reads no more."""
-        producer = self._producer  # the port's may have made way for the answer that it writes no more
-        return self.port.closed or (isinstance(producer, Producer) and producer.consumer_closed)
+        return self.port.closed or (self._producer is not None and self._producer.consumer_closed)
 
     def refuse(self) -> None:
         """Let the peer know that nothing more will be read: its writes are False."""
-        if isinstance(self.port._incoming, Consumer):
-            self.port._incoming.close()
+        self._connection.end_reading()
 
     def end_writing(self, *, reading_too: bool) -> None:
         """Let the peer know that nothing more will come, and maybe that nothing more is read.
@@ -103,14 +100,14 @@ class Messages:
         if reading_too:
             self.port.close_sync()
         else:
-            self.port._end_writing()
+            self.port.end_writing()
 
     def close(self) -> None:
         self.port.close_sync()
 
     def abandon(self) -> None:
         """Let the peer think that we have died."""
-        self.port._abandon()
+        self._connection.abandon()
 
 
 def check_portable(payload: bytes) -> None:

@@ -104,7 +104,7 @@ def _exchange(port: Port) -> int:
         except OSError as error:
             complain(f"stdin: {error.strerror or error}")
             written.append(1)
-        port._end_writing()  # the other side's loop ends, and may still answer
+        port.end_writing()  # the other side's loop ends, and may still answer
 
     # A daemon: where the other side ends first, nobody waits for the rest of the input.
     thread = threading.Thread(target=write, daemon=True)

@@ -1,33 +1,36 @@
-"""The life of a port: open, then over; what ends it, who is told, and which event loop it is in.
+"""What a port is connected to: two rings, a peer, and how both end.
 
-When a port is over, its two rings make way for a ``Verdict``, which has the answer to every later use. So
-the fast path of an open port asks nothing about the port's own state.
+Each operation is written once, as a generator that yields what it waits for. ``waiting.thread.drive`` runs
+it in a thread, ``LoopSide.drive`` in a task of an event loop. When the connection is over, its writer and its
+reader make way for an ``Ended``, which answers every later use. So the quick path of an open port asks
+nothing about the port's state.
 """
 
 from __future__ import annotations
 
 import sys
-import warnings
+import threading
 import weakref
-from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .. import engine
 from ..codec.interfaces import Interface
 from ..errors import ChannelError, PortClosed
-from ..layout import READER, WRITER
-from ..ring.consumer import Consumer
-from ..ring.producer import Producer
+from ..layout import LAST, PART, READER, WHOLE, WRITER
+from ..messages import Batch, MessageReader, MessageWriter
+from ..ring.producer import Note, Producer
 from ..segment import Slot
 from ..system.doorbell import Doorbell
-from ..system.fences import fence
+from ..system.interrupts import locked
 from ..transfer.block import Block
 from ..transfer.sweep import settle, sweep_blocks
-from ..transfer.transfer import buffer_interface
-from ..waiting.sleeper import NO_SPIN, Sleeper
+from ..transfer.transfer import Transfer, buffer_interface
+from ..waiting.select import SelectSide
+from ..waiting.sleeper import NO_SPIN, Operation, Sleeper, Wait
+from ..waiting.thread import drive
 from . import ended, shutdown
-from .ended import Verdict
+from .ended import Ended
 from .events import Callback, Event, Events
 from .peer import Peer
 from .statistics import Statistics, count
@@ -35,279 +38,377 @@ from .statistics import Statistics, count
 if TYPE_CHECKING:
     import asyncio
 
-    from ..channel import Channel
     from ..waiting.event_loop import LoopSide
 
+T = TypeVar("T")
 
-# The slots of open ports. The collector finalizes what is garbage in whatever order; so what a port still
-# needs when it is found among garbage, its semaphores and its lock, must not be garbage with it.
+
+class Open(NamedTuple):
+    """What an open connection has, and one that is over has not."""
+
+    slot: Slot
+    writer: MessageWriter
+    reader: MessageReader
+    select_side: SelectSide
+    kept: object  # the Channel: its creator's names live as long as it does
+
+
+# The slots of open connections. The collector finalizes garbage in any order. So what a connection that is
+# found among garbage still needs, its semaphores and its lock, must not be garbage with it.
 _taken: set[Slot] = set()
 
 
-class Life:
-    """What a port is apart from writing and reading."""
+class Connection:
+    """One side of a channel, from its ``connect`` to its end."""
 
-    def __init__(self, channel: Channel, slot: Slot, interfaces: list[Interface], *, spin: bool) -> None:
-        """Not for users: see ``Channel.connect``."""
-        self._name = f"port {slot.index} of {slot.segment.name}"
-        self._slots = [slot]  # as long as the port is not over
-        self._under_way: list[tuple[int, Block]] = []  # moved, and read when so many bytes have been
-        self._peer = Peer(slot, spin=spin)
+    def __init__(
+        self,
+        slot: Slot,
+        interfaces: Iterable[Interface],
+        *,
+        max_message_size: int,
+        spin: bool,
+        kept: object,
+    ) -> None:
+        """``spin``: whether a wait may look out for a quick peer first. ``kept`` is kept until the end."""
+        self.name = f"port {slot.index} of {slot.segment.name}"
+        self.max_message_size = max_message_size
+        self.peer = Peer(slot, spin=spin)
         self._doorbell = Doorbell(*slot.bells())
-        self._codec = engine.Codec([*interfaces, buffer_interface(self._slots)])
-        outgoing = self._producer(slot, channel.max_message_size)
-        incoming = self._consumer(slot, channel.max_message_size)
-        self._outgoing: Producer | Verdict = outgoing
-        self._incoming: Consumer | Verdict = incoming
+        self._codec = engine.Codec([*interfaces, buffer_interface(weakref.ref(slot))])
+        writer = self._make_writer(slot, max_message_size)
+        reader = self._make_reader(slot, max_message_size)
+        self.outgoing: MessageWriter | Ended = writer
+        self.incoming: MessageReader | Ended = reader
+        select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.ready)
+        self._open: Open | None = Open(slot, writer, reader, select_side, kept)
+        self._answer: Ended | None = None  # the first one counts
+        self._told = threading.Lock()  # taken by the thread that tells the listeners, for good
         self._final: Statistics | None = None
-        self._verdicts: list[Verdict] = []  # the first is the one that counts
-        self._sides: list[LoopSide] = []  # the first likewise; none before the first await
+        self._loop_side: LoopSide | None = None  # none before the first await
         self._events = Events()
-        self._watches = 0
-        self._watched_for_good = False
-        # Kept until the port is over; the channel, because its creator's names live as long as it does.
-        self._kept = [(channel, slot, outgoing, incoming)]
+        self._under_way: list[tuple[int, Block]] = []  # moved, and read when this many bytes have been
         _taken.add(slot)
         shutdown.opened(self)
 
-    def _producer(self, slot: Slot, max_message_size: int) -> Producer:
-        place, peer = slot.segment.ring(slot.index), self._peer
+    def _make_writer(self, slot: Slot, max_message_size: int) -> MessageWriter:
+        place, peer = slot.segment.ring(slot.index), self.peer
+        needs = place.words[(place.control >> 3) + WRITER :][:1].cast("B").cast("I")
         # No spinning for room: the reader has a full ring to read, and polling takes its cache line away.
-        flags = place.words[(place.control >> 3) + WRITER :][:1].cast("B").cast("I")
-        sleeper = Sleeper(flags, slot.space[slot.index], alive=peer.look, spins=lambda: NO_SPIN)
-        other, ring = slot.items[slot.index], self._doorbell.ring_theirs
-        return engine.Producer(place, sleeper, other, ring, self._codec, max_message_size, peer.next_look)
+        sleeper = Sleeper(needs, slot.space[slot.index], alive=peer.look, spins=lambda: NO_SPIN)
+        producer = engine.Producer(place, sleeper, slot.items[slot.index], self._doorbell.ring_theirs)
+        return engine.MessageWriter(producer, self._codec, max_message_size, peer.next_look)
 
-    def _consumer(self, slot: Slot, max_message_size: int) -> Consumer:
+    def _make_reader(self, slot: Slot, max_message_size: int) -> MessageReader:
         theirs = 1 - slot.index
-        place, peer = slot.segment.ring(theirs), self._peer
+        place, peer = slot.segment.ring(theirs), self.peer
         flags = place.words[(place.control >> 3) + READER :][:1].cast("B")
         sleeper = Sleeper(
             flags, slot.items[theirs], alive=peer.look, spins=peer.spins, peers_lock=slot.peers_lock
         )
-        other, ring = slot.space[theirs], self._doorbell.ring_theirs
-        return engine.Consumer(place, sleeper, other, ring, self._codec, max_message_size)
-
-    # -- look
+        bell = self._doorbell.ring_theirs
+        consumer = engine.Consumer(place, sleeper, slot.space[theirs], bell, max_message_size)
+        return engine.MessageReader(consumer, self._codec)
 
     @property
     def closed(self) -> bool:
-        """Whether this port is over: closed here, or ended or lost on the other side and drained."""
-        return isinstance(self._incoming, Verdict)
+        """Whether this connection is over: closed here, or ended or lost on the other side and drained."""
+        return isinstance(self.incoming, Ended)
+
+    @property
+    def over(self) -> bool:
+        """Whether this connection has ended, or is another process's."""
+        return self._open is None
 
     def statistics(self) -> Statistics:
-        """A snapshot of this port's counts; the last one, once the port is over.
-
-        Raises ``ChannelError`` in a fork of the process that connected it.
-        """
-        for _channel, _slot, outgoing, incoming in self._kept:
-            return count(outgoing, incoming)
+        """A snapshot of the counts; the last one, once the connection is over."""
+        opened = self._open
+        if opened is not None:
+            return count(opened.writer.producer, opened.reader.consumer)
         if self._final is None:
             raise ended.forked()
         return self._final
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a port belongs to the process that connected it and cannot be pickled or copied: "
-            "pass channel.handle, and connect there"
-        )
+    # -- writing
 
-    def __repr__(self) -> str:
-        return f"<{'closed' if self.closed else 'open'} {self._name}>"
+    def write_frame(
+        self, payload: bytes | memoryview, kind: int = WHOLE, note: Note | None = None
+    ) -> bool | None:
+        """Try to write one frame. True, False (the peer has ended), or None (the ring is full).
+
+        ``note`` tells whether what moves with the message is the peer's: it is set where the frame goes out.
+        """
+        self.peer.check()
+        outgoing = self.outgoing
+        if isinstance(outgoing, Ended):
+            return outgoing.refuse()
+        accepted = outgoing.producer.try_write(payload, kind, None if kind == PART else note)
+        if accepted is False and isinstance(self.outgoing, Ended):  # it was closed meanwhile
+            return self.outgoing.refuse()
+        return accepted
+
+    def write_frames(self, frames: bytes, start: int) -> tuple[int, int]:
+        """Try to write frames, as ``Producer.try_write_frames``."""
+        self.peer.check()
+        outgoing = self.outgoing
+        if isinstance(outgoing, Ended):
+            outgoing.refuse()
+            return start, 0
+        return outgoing.producer.try_write_frames(frames, start)
+
+    def writing(self, payload: bytes, note: Note | None = None) -> Operation[bool]:
+        """Write a message that the first try could not write, as one frame or in parts."""
+        outgoing = self.outgoing
+        if isinstance(outgoing, Ended):
+            return outgoing.refuse()
+        producer = outgoing.producer
+        if len(payload) > producer.largest_whole:
+            return (yield from self._writing_parts(payload, producer, note))
+        while (accepted := self.write_frame(payload, WHOLE, note)) is None:
+            yield producer.wait(len(payload))
+        return accepted
+
+    def _writing_parts(self, payload: bytes, producer: Producer, note: Note | None) -> Operation[bool]:
+        size = producer.part_size
+        nested = yield Wait.for_the_turn(producer.sleeper)  # of two messages in parts, one goes first
+        if producer.parting:
+            if nested:
+                raise ChannelError(
+                    "this thread is in the middle of another large message here, which a signal handler "
+                    "has interrupted or a task is writing: write this one when that is done"
+                )
+            producer.abort()  # that of an earlier one was itself interrupted
+        view = memoryview(payload)
+        try:
+            for start in range(0, len(view), size):
+                if start:
+                    yield producer.wait(size)  # also if the reader keeps up: the driver has other duties
+                kind = PART if start + size < len(view) else LAST
+                while (accepted := self.write_frame(view[start : start + size], kind, note)) is None:
+                    yield producer.wait(size)
+                if not accepted:
+                    return False
+            return True
+        finally:
+            producer.abort()  # a timeout, Ctrl-C, or the peer's end came in between; else nothing to do
+
+    def writing_many(self, batches: list[Batch], accepted: list[int], start: int = 0) -> Operation[None]:
+        """Write batches, the first from byte ``start`` on; count the accepted messages in ``accepted[0]``."""
+        outgoing = self.outgoing
+        if isinstance(outgoing, MessageWriter) and any(batch.large is not None for batch in batches):
+            # For all of it: what is in parts must not come in between another message's parts.
+            yield Wait.for_the_turn(outgoing.producer.sleeper)
+        for frames, large in batches:
+            while start < len(frames):
+                start, written = self.write_frames(frames, start)
+                accepted[0] += written
+                if not written:
+                    outgoing = self.outgoing
+                    if isinstance(outgoing, Ended) or outgoing.producer.consumer_closed:
+                        return
+                    yield outgoing.producer.wait(outgoing.producer.largest_whole >> 1)
+            if large is not None:
+                if not (yield from self.writing(large)):
+                    return
+                accepted[0] += 1
+            start = 0
+
+    def moving(self, instances: Iterable[Any]) -> Transfer:
+        """What moves with one message."""
+        opened = self._open
+        if opened is None:  # nothing will be accepted any more
+            return Transfer(self._codec, self.outgoing, None, instances, self._keep)
+        producer = opened.writer.producer
+        read = producer.position - producer.fill
+        self._under_way = [one for one in self._under_way if one[0] > read]
+        return Transfer(self._codec, self.outgoing, opened.slot, instances, self._keep)
+
+    def _keep(self, block: Block) -> None:
+        """A block has moved: keep our hold on it until the message is read, or our port is over."""
+        outgoing = self.outgoing
+        if isinstance(outgoing, Ended):
+            block.let_go()
+        else:
+            self._under_way.append((outgoing.producer.position, block))
+
+    # -- reading
+
+    def reading(self) -> Operation[bytes]:
+        """Take a message that the first try did not find."""
+        while True:
+            incoming = self.incoming
+            payload = self.last_payload(incoming)
+            if payload is not None:
+                return payload
+            assert isinstance(incoming, MessageReader)
+            yield incoming.wait()
+            payload = self.incoming.take_payload()
+            if payload is not None:
+                return payload
+
+    def last_payload(self, incoming: MessageReader | Ended) -> bytes | None:
+        """After a take that found nothing: look for the end, and then once more for what came before it.
+
+        None while there is no end. Raises when there is, and nothing came before it.
+        """
+        if self._watched:
+            self.rearm()
+        if isinstance(incoming, Ended) or incoming is not self.incoming:  # it was closed meanwhile
+            return self.incoming.take_payload()
+        if not incoming.consumer.closed and self.peer.alive():
+            return None
+        payload = incoming.take_payload()  # step: look_last
+        if payload is None and not incoming.fill:
+            raise self._conclude(incoming)
+        return payload
+
+    def value_of(self, payload: bytes) -> Any:
+        """The value of a message that was taken, or given back if there is no memory for it."""
+        incoming = self.incoming
+        return self._codec.decode(payload) if isinstance(incoming, Ended) else incoming.value_of(payload)
+
+    def is_ready(self) -> bool:
+        """Whether a read would not wait."""
+        incoming = self.incoming
+        return isinstance(incoming, Ended) or incoming.ready() or not self.peer.alive()
 
     # -- the end
 
-    def _conclude(self, incoming: Consumer | Verdict) -> ChannelError:
-        """Nothing is left to read and nothing will come: the port is over, unless its peer still reads."""
-        outgoing = self._outgoing
-        if not incoming.closed:
-            self._finish(self._verdict(ended.lost))
-        elif isinstance(outgoing, Producer) and not outgoing.consumer_closed:
+    def _conclude(self, incoming: MessageReader) -> ChannelError:
+        """Nothing is left to read and nothing will come: it is over, unless the peer still reads."""
+        outgoing = self.outgoing
+        if not incoming.consumer.closed:
+            self.end(ended.lost)
+        elif isinstance(outgoing, MessageWriter) and not outgoing.producer.consumer_closed:
             self._fire("end")
-            if self._peer.alive():
+            if self.peer.alive():
                 return ended.ended()
-            self._finish(self._verdict(ended.lost))
+            self.end(ended.lost)
         else:
-            self._finish(self._verdict(ended.ended, ended=True))
-        over = self._incoming
-        return over.error() if isinstance(over, Verdict) else ended.ended()
+            self.end(ended.ended, peer_ended=True)
+        answer = self.incoming
+        return answer.error() if isinstance(answer, Ended) else ended.ended()
 
-    def close_sync(self) -> None:
-        """Close this port: never waits for the other side, may be repeated, releases whoever waits on it.
+    def close(self) -> None:
+        """Close this side; never waits, may be repeated, and releases every thread and task that waits."""
+        self.end(ended.closed)
 
-        All that was accepted stays readable for the peer; then it gets ``EndOfChannel``.
-        """
-        self._finish(self._verdict(ended.closed))
-
-    async def close(self) -> None:
-        """As ``close_sync``; what this port had in its event loop is gone when it returns."""
-        sides = self._sides[:1]
-        self.close_sync()
-        for side in sides:
+    def close_in_loop(self) -> None:
+        """As ``close``, in the loop that awaits this port: what it has there is gone at once."""
+        side = self._loop_side
+        self.close()
+        if side is not None:
             side.leave()
 
-    def _verdict(self, error: Callable[[], ChannelError], *, ended: bool = False) -> Verdict:
-        return Verdict(error, self._codec.encode, ended=ended)
-
-    def _end_writing(self) -> None:
+    def end_writing(self) -> None:
         """Say that nothing more will be written, and go on reading."""
-        for _channel, _slot, outgoing, _incoming in self._kept:
-            self._outgoing = self._verdict(ended.no_more)
-            outgoing.close()
-            for side in self._sides[:1]:
-                side.writing.wake()
+        opened = self._open
+        if opened is not None:
+            self.outgoing = Ended(ended.writing_ended, self._codec)
+            opened.writer.producer.close()
+            if self._loop_side is not None:
+                self._loop_side.writing.wake()
 
-    def _close_at_exit(self) -> None:
-        self._finish(self._verdict(ended.exiting))
+    def end_reading(self) -> None:
+        """Say that nothing more will be read: the peer's writes are False from here on."""
+        opened = self._open
+        if opened is not None:
+            opened.reader.consumer.close()
 
-    def _finish(self, over: Verdict) -> None:
-        """End this port with that answer, unless it has one. Every step may be repeated.
+    def abandon(self) -> None:
+        """End as a kill of this process would: the peer reads what is there, then gets ``PeerLost``.
 
-        So may the whole: by several threads at once, and after a signal handler has interrupted it.
+        For a bridge, whose other side is on another machine. Nothing is written or read meanwhile.
         """
-        sides = self._sides[:1]  # before the look at _kept: who clears it, clears these after it
-        if not self._kept:
-            return
-        self._verdicts.append(over)
-        over = self._verdicts[0]
-        for _channel, slot, outgoing, incoming in self._kept:
-            self._final = self._final or count(outgoing, incoming)
-            self._outgoing = self._incoming = over
-            sides = sides or self._sides[:1]  # who makes one from here on sees that verdict
-            incoming.close()  # first: who sees that we write no more knows whether we still read
-            outgoing.close()
-            self._slots.clear()
-            self._settle(slot)
-            self._peer.forget()
-            slot.close()
-            _taken.discard(slot)
-            shutdown.over(self)
-            for side in sides:
-                side.stop()
-            if not sides:
-                self._doorbell.close()
-        try:
-            self._kept.pop()
-        except IndexError:  # another thread is here at the same time: one tells those who listen, in order
-            return
-        try:
-            if over.ended:
-                self._fire("end")
-        finally:
-            self._fire("close")
-            self._sides.clear()
+        self.end(ended.closed, abandoned=True)
 
-    def _abandon(self) -> None:
-        """End this port as a kill of its process would: the peer reads what is there, then gets ``PeerLost``.
+    def end(
+        self, error: Callable[[], ChannelError], *, peer_ended: bool = False, abandoned: bool = False
+    ) -> None:
+        """End with that answer, unless there is one already. Every step may be repeated.
 
-        For a bridge, whose peer is on another machine. Called where nothing is written or read any more.
+        So may the whole, by several threads at once and after a signal handler has interrupted it.
+        ``abandoned``: without a word to the peer.
         """
-        sides = self._sides[:1]
-        for _channel, slot, outgoing, incoming in self._kept:
-            self._final = self._final or count(outgoing, incoming)
-            self._outgoing = self._incoming = self._verdict(ended.closed)
-            self._slots.clear()
-            self._settle(slot)
-            self._peer.forget()
-            slot.abandon()
-            _taken.discard(slot)
-            shutdown.over(self)
-            for side in sides:
-                side.stop()
-            if not sides:
-                self._doorbell.close()
-        self._kept.clear()
-        self._sides.clear()
+        side = self._loop_side  # before the look at _open: the thread that clears that clears this after it
+        opened = self._open
+        if opened is None:
+            return
+        answer = self._first_answer(Ended(error, self._codec, peer_ended=peer_ended))
+        self._final = self._final or self.statistics()
+        self.outgoing = self.incoming = answer
+        side = side or self._loop_side  # a thread that makes one from here on sees that answer
+        if not abandoned:
+            opened.reader.consumer.close()  # first: who sees that we write no more knows if we still read
+            opened.writer.producer.close()
+        self._settle(opened.slot)
+        self.peer.forget()
+        if abandoned:
+            opened.slot.abandon()
+        else:
+            opened.slot.close()
+        _taken.discard(opened.slot)
+        shutdown.over(self)
+        if side is None:
+            self._doorbell.close()
+        else:
+            side.stop()
+        self._open = None
+        if self._told.acquire(blocking=False):  # of several threads that are here, one tells, in order
+            self._tell(answer)
+
+    def _first_answer(self, answer: Ended) -> Ended:
+        def decide() -> Ended:
+            self._answer = self._answer or answer
+            return self._answer
+
+        return locked(self._doorbell.lock, decide)
 
     def _settle(self, slot: Slot) -> None:
         """Remove the blocks that nobody can receive any more, and those of a peer that has died."""
-        lost = not self._peer.look()
+        lost = not self.peer.look()
         if slot.has_moved():
             settle(slot, [block for _, block in self._under_way], lost=lost)
         if lost:
             sweep_blocks()
 
-    def _disown(self) -> None:
-        """In a fork the port is the parent's."""
-        _taken.difference_update(self._slots)
-        self._kept.clear()
-        self._slots.clear()
-        self._peer.forget()
-        self._doorbell.drop()
-        self._outgoing = self._incoming = self._verdict(ended.forked)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close_sync()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+    def _tell(self, answer: Ended) -> None:
         try:
-            if not getattr(self, "_kept", None):
-                return
-            name = repr(self)
-            self.close_sync()  # before the warning, which may be made an error
-        except BaseException:  # a signal handler came in between
-            if getattr(self, "_kept", None):
-                self.close_sync()  # nobody else will
-            raise
-        else:
-            _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
+            if answer.peer_ended:
+                self._fire("end")
+        finally:
+            self._fire("close")
+            self._loop_side = None
 
-    def ref(self) -> None:
-        """Let threads that wait on this port keep the program from ending, as threads do: the default.
+    def end_at_exit(self) -> None:
+        """End because the program or the interpreter ends."""
+        self.end(ended.exiting)
 
-        In a subinterpreter it changes nothing: ``Interpreter.close`` closes its ports first.
-        """
-        if self._kept:
-            shutdown.ref(self)
-
-    def unref(self) -> None:
-        """Never let this port keep the program.
-
-        When the program's main part has ended the port is closed, its peer gets ``EndOfChannel``, and
-        so do the threads that wait on it.
-        """
-        if self._kept:
-            shutdown.unref(self)
+    def disown(self) -> None:
+        """In a fork the connection is the parent's."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            _taken.discard(opened.slot)
+        self.peer.forget()
+        self._doorbell.drop()
+        self.outgoing = self.incoming = Ended(ended.forked, self._codec)
 
     # -- events and event loops
 
     def on(self, event: Event, callback: Callback) -> None:
-        """Have ``callback()`` called at an event; each happens once.
-
-        ``"end"``: the other side has ended, and all that it wrote has been read. ``"close"``: this port
-        is over, however that came. In an event loop the callback is called there, and an idle port
-        notices its peer's end by itself within 200 ms; elsewhere it is called by the thread whose read
-        or close it was. Raises ``ValueError`` for another event, ``TypeError`` for what cannot be called.
-        """
+        """Have ``callback()`` called at an event: in the running loop, or in the loop of the last await."""
         self._events.on(event, callback)
         try:
             if _loop_runs() and not self.closed:
-                self._joined(watch=True)
+                self.in_loop().watch(weakref.WeakMethod(self.notice_end))
                 return
         except ChannelError:
             pass  # another loop awaits it, or a select watches it
-        for side in self._sides[:1]:
-            side.watch_soon(weakref.WeakMethod(self._notice_end))
-
-    def once(self, event: Event, callback: Callback) -> None:
-        """The same as ``on``: every event of a port happens once."""
-        self.on(event, callback)
+        if self._loop_side is not None:
+            self._loop_side.watch_soon(weakref.WeakMethod(self.notice_end))
 
     def off(self, event: Event, callback: Callback) -> None:
-        """Take a callback back; none there is no error. Raises ``ValueError`` for another event."""
+        """Take a callback back."""
         self._events.off(event, callback)
 
     def _fire(self, event: Event) -> None:
@@ -315,97 +416,85 @@ class Life:
 
     def _loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop that this port was last awaited in, while that can run."""
-        for side in self._sides[:1]:
-            return side.loop
-        return None
+        return None if self._loop_side is None else self._loop_side.loop
 
-    def _joined(self, *, watch: bool = False) -> LoopSide:
-        """Make the running loop the one in which this port is awaited."""
-        if self._watches:
+    async def drive(self, operation: Operation[T], *, writing: bool) -> T:
+        """Run an operation in the running event loop; one of a connection that is over does not wait."""
+        if isinstance(self.outgoing if writing else self.incoming, Ended):
+            return drive(operation, timeout=0)
+        return await self.in_loop().drive(operation, writing=writing)
+
+    def in_loop(self) -> LoopSide:
+        """Make the running loop the one in which this port is awaited.
+
+        Raises ``ChannelError`` while another loop awaits it or a select watches it.
+        """
+        if self._watched:
             raise ChannelError("this port's fileno() is being watched: read it when that is readable")
-        for side in self._sides[:1] or self._make_side():
-            moved = side.join()
-            if isinstance(self._incoming, Verdict):
-                side.stop()  # whoever closed the port meanwhile may not have seen it
-            elif watch or (moved and self._events):
-                side.watch(weakref.WeakMethod(self._notice_end))
-            return side
-        raise ended.closed()  # by another thread, just now
+        side = self._loop_side or locked(self._doorbell.lock, self._make_loop_side)
+        moved = side.join()
+        if self.closed:
+            side.stop()  # the thread that has closed it meanwhile may not have seen this side
+        elif moved and self._events:
+            side.watch(weakref.WeakMethod(self.notice_end))
+        return side
 
-    def _make_side(self) -> list[LoopSide]:
-        from ..waiting.event_loop import LoopSide  # asyncio is for who uses it
+    def _make_loop_side(self) -> LoopSide:
+        from ..waiting.event_loop import LoopSide  # asyncio is for programs that use it
 
-        for _channel, _slot, outgoing, incoming in self._kept:
-            self._sides.append(LoopSide(self._doorbell, incoming.sleeper, outgoing.sleeper))
-        return self._sides[:1]
+        opened = self._open
+        if opened is None:
+            raise ended.closed()  # by another thread, just now
+        if self._loop_side is None:
+            reader, writer = opened.reader.consumer.sleeper, opened.writer.producer.sleeper
+            self._loop_side = LoopSide(self._doorbell, reader, writer)
+        return self._loop_side
 
-    def _notice_end(self) -> bool:
+    def notice_end(self) -> bool:
         """Called by the loop's pulse, so that an idle port is over soon after its peer; False if it is."""
-        incoming = self._incoming
-        if isinstance(incoming, Verdict):
+        incoming = self.incoming
+        if isinstance(incoming, Ended):
             return False
-        if (incoming.closed or not self._peer.look()) and not incoming.fill:
+        if (incoming.consumer.closed or not self.peer.look()) and not incoming.fill:
             self._conclude(incoming)
-        return not isinstance(self._incoming, Verdict)
+        return not self.closed
+
+    # -- selects
+
+    @property
+    def _watched(self) -> bool:
+        opened = self._open
+        return opened is not None and opened.select_side.watched
 
     def fileno(self) -> int:
-        """A descriptor that is readable when there may be something to read: for select and its kin.
+        """A descriptor that is readable when there may be something to read, from now on."""
+        return self._watchable().watch_for_good()
 
-        When it is, read with ``read_nowait`` until that raises ``WouldBlock``. It tells of messages and
-        of an end, not of a peer that died: ``shmchannel.wait`` does. Raises ``PortClosed`` when the port
-        is over, and ``ChannelError`` while it is awaited in an event loop.
-        """
-        if isinstance(self._incoming, Verdict):
+    def watch(self) -> int:
+        """The same, until ``unwatch``."""
+        return self._watchable().watch()
+
+    def _watchable(self) -> SelectSide:
+        opened = self._open
+        if opened is None or self.closed:
             raise PortClosed("this port is over, and has no descriptor any more")
-        if not self._watched_for_good:
-            self._watch()
-            self._watched_for_good = True
-        return self._descriptor()
-
-    def _watch(self) -> int:
-        """Have the doorbell rung for what can be read, until ``_unwatch``; returns its descriptor."""
         if self._loop() is not None:
             raise ChannelError(
                 "this port is awaited in an event loop: a select beside that would miss messages"
             )
-        try:
-            self._doorbell.bind()
-        except OSError as error:
-            raise ChannelError(
-                f"cannot make a doorbell: {error.strerror}; raise the limit that was hit"
-            ) from error
-        descriptor = self._descriptor()
-        self._watches += 1
-        self._rearm()
-        return descriptor
+        return opened.select_side
 
-    def _descriptor(self) -> int:
-        descriptor = self._doorbell.fileno()
-        if descriptor < 0:
-            raise PortClosed("this port is over, and has no descriptor any more")  # since we looked
-        return descriptor
+    def unwatch(self) -> None:
+        """End one ``watch``."""
+        opened = self._open
+        if opened is not None:
+            opened.select_side.unwatch()
 
-    def _unwatch(self) -> None:
-        self._watches -= 1
-        incoming = self._incoming
-        if not self._watches and isinstance(incoming, Consumer):
-            incoming.sleeper.flags[1] = 0
-            self._doorbell.drain()
-
-    def _rearm(self) -> None:
-        """Make the doorbell silent where nothing can be read, and have it rung by what comes next."""
-        incoming = self._incoming
-        if isinstance(incoming, Consumer):
-            self._doorbell.drain()
-            incoming.sleeper.flags[1] = 1  # announce
-            fence()
-            if incoming.ready():  # look again
-                self._doorbell.ring_ours()
-
-    def _is_ready(self) -> bool:
-        """Whether a read would not wait."""
-        incoming = self._incoming
-        return isinstance(incoming, Verdict) or incoming.ready() or not self._peer.alive()
+    def rearm(self) -> None:
+        """Make the descriptor readable for what can be read now, and for what comes next."""
+        opened = self._open
+        if opened is not None:
+            opened.select_side.rearm()
 
 
 def _loop_runs() -> bool:

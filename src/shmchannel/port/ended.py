@@ -1,58 +1,52 @@
-"""What stands where a port's rings were, once it is over: the answer to every later use of it."""
+"""What stands in place of a port's writer and reader once the port is over: the answer to every later use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+from ..codec.codec import Codec, Move
 from ..errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-from ..layout import WHOLE
-from ..ring.producer import Batch, Note
+from ..messages import Batch
 
 
-class Verdict:
+class Ended:
     """The answer of a port that is closed, ended, lost, or another process's."""
 
-    closed = True
-    fill = 0
-
-    def __init__(
-        self,
-        error: Callable[[], ChannelError],
-        encode: Callable[[object], bytes],
-        *,
-        ended: bool = False,
-    ) -> None:
-        """``error`` makes the exception, one for each use. ``ended``: writes are False instead."""
+    def __init__(self, error: Callable[[], ChannelError], codec: Codec, *, peer_ended: bool = False) -> None:
+        """``error`` makes an exception for each use. If the peer has ended, a write is False instead."""
         self.error = error
-        self._encode = encode
-        self.ended = ended
+        self.peer_ended = peer_ended
+        self._codec = codec
 
-    def try_read(self) -> NoReturn:
+    # as a MessageWriter: a value that cannot be cloned is found first, as on an open port
+
+    def encode(self, value: object) -> bytes:
+        return self._codec.encode(value)
+
+    put = encode
+
+    def encode_moving(self, value: object, moves: dict[int, Move]) -> bytes:
+        return self._codec.encode_moving(value, moves)
+
+    def batches(self, values: Iterable[object]) -> list[Batch]:
+        return [Batch(b"", self.encode(value)) for value in values]
+
+    def refuse(self) -> bool:
+        """Answer a write."""
+        if self.peer_ended:
+            return False
         raise self.error()
+
+    # as a MessageReader
 
     def take(self) -> NoReturn:
         raise self.error()
 
-    def take_soon(self) -> NoReturn:
-        raise self.error()
+    take_soon = take_payload = take
 
-    def take_many(self, _values: list[Any], _most: int) -> None:
-        pass  # who has nothing yet reads, and learns why there is nothing
-
-    def batches(self, values: Iterable[object]) -> list[Batch]:
-        return [Batch(b"", self._encode(value)) for value in values]
-
-    def put(self, value: object) -> bytes:
-        return self._encode(value)  # first, as ever; what is made of it try_write says
-
-    def try_write(self, _payload: bytes | memoryview, _kind: int = WHOLE, _note: Note | None = None) -> bool:
-        if self.ended:
-            return False
-        raise self.error()
-
-    def wait(self) -> NoReturn:
-        raise self.error()
+    def take_many(self, values: list[Any], most: int) -> None:
+        """Nothing: a caller that has no value yet reads, and learns why there is none."""
 
 
 def closed() -> ChannelError:
@@ -63,8 +57,8 @@ def ended() -> ChannelError:
     return EndOfChannel("the other side has ended, and all that it wrote has been read")
 
 
-def no_more() -> ChannelError:
-    return PortClosed("this side has said that it writes no more (send_eof)")
+def writing_ended() -> ChannelError:
+    return PortClosed("this side has said that it writes no more (end_writing, send_eof)")
 
 
 def exiting() -> ChannelError:

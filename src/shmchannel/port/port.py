@@ -1,35 +1,25 @@
-"""A port: one end of a channel. It tries first, and waits only when it must.
-
-Each operation is written once, as a generator that yields what it waits for: ``waiting.drive`` runs it
-in a thread, ``loops.LoopSide.drive`` in a task. What becomes of a port is in life.py.
-"""
+"""A port: one end of a channel, what a user calls. It tries first, and waits only if it must."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, NoReturn, Self
 
-from ..codec.interfaces import Interface
 from ..errors import ChannelError, EndOfChannel, WouldBlock
-from ..layout import LAST, PART, WHOLE
-from ..ring.consumer import NOTHING, Consumer
-from ..ring.producer import Batch, Note, Producer, too_large
-from ..segment import Slot
-from ..transfer.block import Block
-from ..transfer.transfer import Transfer
+from ..messages import NOTHING
+from ..streams import DuplexStream, ReadStream, WriteStream
 from ..waiting.deadline import check_timeout
-from ..waiting.sleeper import Operation
 from ..waiting.thread import drive
-from .connection import Life
-from .ended import Verdict
+from . import shutdown
+from .connection import Connection
+from .ended import Ended
+from .events import Callback, Event
+from .statistics import Statistics
 
-if TYPE_CHECKING:
-    from ..channel import Channel
-    from ..streams import DuplexStream, ReadStream, WriteStream
 
-
-class Port(Life):
+class Port:
     """One of a channel's two ends; made by ``Channel.connect``. What is written here is read there.
 
     ``for value in port`` and ``async for`` read until the end; ``with`` and ``async with`` close it.
@@ -38,10 +28,11 @@ class Port(Life):
     the process that connected it.
     """
 
-    def __init__(self, channel: Channel, slot: Slot, interfaces: list[Interface], *, spin: bool) -> None:
+    __slots__ = ("__weakref__", "_connection")
+
+    def __init__(self, connection: Connection) -> None:
         """Not for users: see ``Channel.connect``."""
-        super().__init__(channel, slot, interfaces, spin=spin)
-        self._max_message_size = channel.max_message_size
+        self._connection = connection
 
     # -- write
 
@@ -51,12 +42,13 @@ class Port(Life):
         Returns True once accepted, False when the other side has ended. Raises ``WouldBlock``, and
         whatever ``write_sync`` does. A message larger than the ring can only be written by waiting.
         """
+        connection = self._connection
         if transfer:
-            with self._transfer(transfer) as moving:
-                accepted = self._put(self._checked(moving.encode(value)), WHOLE, moving.note)
+            with connection.moving(transfer) as moving:
+                accepted = connection.write_frame(moving.encode(value), note=moving.note)
         else:
-            left = self._outgoing.put(value)
-            accepted = True if left is None else self._put(left)
+            payload = connection.outgoing.put(value)
+            accepted = True if payload is None else connection.write_frame(payload)
         if accepted is None:
             raise WouldBlock("no room in the ring now: write_sync waits for it")
         return accepted
@@ -78,11 +70,12 @@ class Port(Life):
         """
         if timeout is not None:
             check_timeout(timeout)
+        connection = self._connection
         if transfer:
-            with self._transfer(transfer) as moving:
-                return drive(self._putting(self._checked(moving.encode(value)), moving.note), timeout)
-        left = self._outgoing.put(value)
-        return True if left is None else drive(self._putting(left), timeout)
+            with connection.moving(transfer) as moving:
+                return drive(connection.writing(moving.encode(value), moving.note), timeout)
+        payload = connection.outgoing.put(value)
+        return True if payload is None else drive(connection.writing(payload), timeout)
 
     async def write(self, value: object, *, transfer: Iterable[Any] = ()) -> bool:
         """As ``write_sync``, suspending this task while there is no room.
@@ -90,22 +83,24 @@ class Port(Life):
         A cancelled write has written all of the value or nothing. Raises ``ChannelError`` while the
         port is awaited in another event loop.
         """
+        connection = self._connection
         if transfer:
-            with self._transfer(transfer) as moving:
-                payload = self._checked(moving.encode(value))
-                if isinstance(self._outgoing, Verdict):
-                    return self._outgoing.try_write(payload)
-                return await self._joined().drive(self._putting(payload, moving.note), writing=True)
-        if isinstance(self._outgoing, Verdict):
-            return self._outgoing.try_write(self._outgoing.put(value))
-        side = self._joined()
-        if monotonic() < side.breath and not side.writing.tasks:
-            left = self._outgoing.put(value)
-            if left is None:
+            with connection.moving(transfer) as moving:
+                return await connection.drive(
+                    connection.writing(moving.encode(value), moving.note), writing=True
+                )
+        outgoing = connection.outgoing
+        if isinstance(outgoing, Ended):
+            outgoing.put(value)
+            return outgoing.refuse()
+        side = connection.in_loop()
+        if side.may_go_on(side.writing):
+            payload = connection.outgoing.put(value)
+            if payload is None:
                 return True
         else:
-            left = self._checked(self._codec.encode(value))
-        return await side.drive(self._putting(left), writing=True)
+            payload = connection.outgoing.encode(value)
+        return await side.drive(connection.writing(payload), writing=True)
 
     def write_many_sync(self, values: Iterable[object], *, timeout: float | None = None) -> int:
         """Write values in their order, those that fit in the ring published at once: for many small ones.
@@ -116,16 +111,16 @@ class Port(Life):
         """
         if timeout is not None:
             check_timeout(timeout)
-        batches = self._outgoing.batches(values)
+        connection = self._connection
+        batches = connection.outgoing.batches(values)
         start = 0
         accepted = [0]
         if len(batches) == 1 and batches[0].large is None:
-            start, accepted[0] = self._put_frames(batches[0].frames, 0)
+            start, accepted[0] = connection.write_frames(batches[0].frames, 0)
             if start == len(batches[0].frames):
                 return accepted[0]
-        operation = self._putting_many(batches, accepted, start)
         try:
-            drive(operation, timeout)
+            drive(connection.writing_many(batches, accepted, start), timeout)
         except (TimeoutError, ChannelError):
             if not accepted[0]:
                 raise
@@ -136,118 +131,23 @@ class Port(Life):
 
         A cancelled one has written the first so many values, each of them whole.
         """
+        connection = self._connection
         accepted = [0]
-        batches = self._outgoing.batches(values)
-        if not isinstance(self._outgoing, Verdict):
-            side = self._joined()
-            try:
-                await side.drive(self._putting_many(batches, accepted), writing=True)
-            except ChannelError:
-                if not accepted[0]:
-                    raise
-            return accepted[0]
-        for _frames, payload in batches:
-            self._outgoing.try_write(payload or b"")
-        return 0
-
-    def _putting_many(self, batches: list[Batch], accepted: list[int], start: int = 0) -> Operation[None]:
-        """Write batches, the first from byte ``start`` on, and count the messages that were accepted."""
-        if any(large is not None for _, large in batches) and not isinstance(self._outgoing, Verdict):
-            # For all of it: what is in parts must not come in between another message's parts.
-            yield self._outgoing.wait(0)._replace(ready=lambda: True, exclusive=True)
-        for frames, large in batches:
-            while start < len(frames):
-                start, count = self._put_frames(frames, start)
-                accepted[0] += count
-                if not count:
-                    outgoing = self._outgoing
-                    if isinstance(outgoing, Verdict) or outgoing.consumer_closed:
-                        return
-                    yield outgoing.wait(outgoing.largest_whole >> 1)
-            if large is not None:
-                if not (yield from self._putting(large)):
-                    return
-                accepted[0] += 1
-            start = 0
-
-    def _put_frames(self, frames: bytes, start: int) -> tuple[int, int]:
-        if monotonic() >= self._peer.next_look[0]:
-            self._peer.check()
-        outgoing = self._outgoing
-        if isinstance(outgoing, Verdict):
-            outgoing.try_write(b"")
-            return start, 0
-        return outgoing.try_write_frames(frames, start)
-
-    def _checked(self, payload: bytes) -> bytes:
-        if len(payload) > self._max_message_size:
-            raise too_large(len(payload), self._max_message_size)
-        return payload
-
-    def _transfer(self, instances: Iterable[Any]) -> Transfer:
-        """What moves with one message."""
-        for _channel, slot, outgoing, _incoming in self._kept:
-            read = outgoing.position - outgoing.fill
-            self._under_way = [one for one in self._under_way if one[0] > read]
-            return Transfer(self._codec, slot, instances, self._keep)
-        return Transfer(self._codec, None, instances, self._keep)  # nothing will be accepted any more
-
-    def _keep(self, block: Block) -> None:
-        """A block has been moved: keep our hold on it until the message is read, or our port is over."""
-        outgoing = self._outgoing
-        if isinstance(outgoing, Verdict):
-            block.let_go()
-        else:
-            self._under_way.append((outgoing.position, block))
-
-    def _put(self, payload: bytes | memoryview, kind: int = WHOLE, note: Note | None = None) -> bool | None:
-        """Try to put one frame. True, False (the peer has ended), or None (full).
-
-        Whether what moves with the message is the peer's now is taken down where the frame goes out.
-        """
-        if monotonic() >= self._peer.next_look[0]:
-            self._peer.check()
-        outgoing = self._outgoing
-        accepted = outgoing.try_write(payload, kind, None if kind == PART else note)
-        if accepted is False and self._outgoing is not outgoing:  # closed under our hands
-            return self._outgoing.try_write(payload, kind)
-        return accepted
-
-    def _putting(self, payload: bytes, note: Note | None = None) -> Operation[bool]:
-        """Write a message that the first try could not, as one frame or in parts."""
-        outgoing = self._outgoing
-        if isinstance(outgoing, Verdict):
-            return outgoing.try_write(payload)
-        if len(payload) > outgoing.largest_whole:
-            return (yield from self._putting_parts(payload, outgoing, note))
-        while (accepted := self._put(payload, WHOLE, note)) is None:
-            yield outgoing.wait(len(payload))
-        return accepted
-
-    def _putting_parts(self, payload: bytes, outgoing: Producer, note: Note | None) -> Operation[bool]:
-        size = outgoing.part_size
-        # Waits for the turn alone: of two messages in parts, one goes first.
-        nested = yield outgoing.wait(size)._replace(ready=lambda: True, exclusive=True)
-        if outgoing.parting:
-            if nested:
-                raise ChannelError(
-                    "this thread is in the middle of another large message here, which a signal handler "
-                    "has interrupted or a task is writing: write this one when that is done"
-                )
-            outgoing.abort()  # that of an earlier one was itself interrupted
-        view = memoryview(payload)
+        batches = connection.outgoing.batches(values)
         try:
-            for start in range(0, len(view), size):
-                if start:
-                    yield outgoing.wait(size)  # where the reader keeps up too: the driver has other duties
-                kind = PART if start + size < len(view) else LAST
-                while (accepted := self._put(view[start : start + size], kind, note)) is None:
-                    yield outgoing.wait(size)
-                if not accepted:
-                    return False
-            return True
-        finally:
-            outgoing.abort()  # a timeout, Ctrl-C, or the peer's end came in between; else nothing to do
+            await connection.drive(connection.writing_many(batches, accepted), writing=True)
+        except ChannelError:
+            if not accepted[0]:
+                raise
+        return accepted[0]
+
+    def end_writing(self) -> None:
+        """Say that nothing more will be written here, and go on reading; may be repeated.
+
+        The other side gets ``EndOfChannel`` once it has read all, and may still answer. From then on a
+        write here raises ``PortClosed``.
+        """
+        self._connection.end_writing()
 
     # -- read
 
@@ -257,14 +157,15 @@ class Port(Life):
         Raises ``WouldBlock``, and whatever ``read_sync`` does: ``PeerLost`` a tenth of a second after the
         death at the latest.
         """
-        incoming = self._incoming
+        connection = self._connection
+        incoming = connection.incoming
         value = incoming.take()
         if value is not NOTHING:
             return value
-        message = self._last_message(incoming)
-        if message is None:
+        payload = connection.last_payload(incoming)
+        if payload is None:
             raise WouldBlock("nothing to read now: read_sync waits for it")
-        return self._decode(message)
+        return connection.value_of(payload)
 
     def read_sync(self, timeout: float | None = None) -> Any:
         """Return the next value, waiting for it at most ``timeout`` seconds (None: as long as it takes).
@@ -276,8 +177,9 @@ class Port(Life):
         """
         if timeout is not None:
             check_timeout(timeout)
-        value = self._incoming.take_soon()
-        return value if value is not NOTHING else self._decode(drive(self._taking(), timeout))
+        connection = self._connection
+        value = connection.incoming.take_soon()
+        return value if value is not NOTHING else connection.value_of(drive(connection.reading(), timeout))
 
     async def read(self) -> Any:
         """As ``read_sync``, suspending this task while there is nothing to read.
@@ -285,14 +187,15 @@ class Port(Life):
         A cancelled read has taken nothing. Of several tasks that wait, each message goes to the one
         that has waited longest. Raises ``ChannelError`` while the port is awaited in another event loop.
         """
-        if isinstance(self._incoming, Verdict):
-            return self._incoming.try_read()
-        side = self._joined()
-        if monotonic() < side.breath and not side.reading.tasks:
-            value = self._incoming.take_soon()
+        connection = self._connection
+        if isinstance(connection.incoming, Ended):
+            return connection.incoming.take()
+        side = connection.in_loop()
+        if side.may_go_on(side.reading):
+            value = connection.incoming.take_soon()
             if value is not NOTHING:
                 return value
-        return self._decode(await side.drive(self._taking(), writing=False))
+        return connection.value_of(await side.drive(connection.reading(), writing=False))
 
     def read_many_sync(self, max: int = 1000, timeout: float | None = None) -> list[Any]:  # noqa: A002
         """Return what there is to read, 1 to ``max`` values; waits for the first as ``read_sync`` does.
@@ -302,17 +205,17 @@ class Port(Life):
         if timeout is not None:
             check_timeout(timeout)
         values: list[Any] = []
-        self._incoming.take_many(values, _checked_max(max))
+        self._connection.incoming.take_many(values, _checked_max(max))
         if not values:
             values.append(self.read_sync(timeout))
-            self._incoming.take_many(values, max)
+            self._connection.incoming.take_many(values, max)
         return values
 
     async def read_many(self, max: int = 1000) -> list[Any]:  # noqa: A002
         """As ``read_many_sync``, suspending this task while there is nothing to read."""
         _checked_max(max)
         values = [await self.read()]
-        self._incoming.take_many(values, max)
+        self._connection.incoming.take_many(values, max)
         return values
 
     def __iter__(self) -> Port:
@@ -333,61 +236,137 @@ class Port(Life):
         except EndOfChannel:
             raise StopAsyncIteration from None
 
-    def _decode(self, message: bytes) -> Any:
-        """The value of a message that was taken, or given back where there is no memory for it."""
-        try:
-            return self._codec.decode(message)
-        except MemoryError:
-            if isinstance(self._incoming, Consumer):
-                self._incoming.untake(message)
-            raise
+    # -- look
 
-    def _taking(self) -> Operation[bytes]:
-        """Take a message that the first try did not find."""
-        message = None
-        while message is None:
-            incoming = self._incoming
-            message = self._last_message(incoming)
-            if message is None:
-                yield incoming.wait()
-                message = self._incoming.try_read()
-        return message
+    @property
+    def closed(self) -> bool:
+        """Whether this port is over: closed here, or ended or lost on the other side and drained."""
+        return self._connection.closed
 
-    def _last_message(self, incoming: Consumer | Verdict) -> bytes | None:
-        """After a try that found nothing: look for the end, and then once more for what came before it.
+    def statistics(self) -> Statistics:
+        """A snapshot of this port's counts; the last one, once the port is over.
 
-        None while there is no end; raises when there is, and nothing came before it.
+        Raises ``ChannelError`` in a fork of the process that connected it.
         """
-        if self._watches:
-            self._rearm()
-        if incoming is not self._incoming:  # closed under our hands
-            return self._incoming.try_read()
-        if not incoming.closed and self._peer.alive():
-            return None
-        message = incoming.try_read()  # step: look_last
-        if message is None and not incoming.fill:
-            raise self._conclude(incoming)
-        return message
+        return self._connection.statistics()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there may be something to read: for select and its kin.
+
+        When it is, read with ``read_nowait`` until that raises ``WouldBlock``. It tells of messages and
+        of an end, not of a peer that died: ``shmchannel.wait`` does. Raises ``PortClosed`` when the port
+        is over, and ``ChannelError`` while it is awaited in an event loop.
+        """
+        return self._connection.fileno()
+
+    def __repr__(self) -> str:
+        return f"<{'closed' if self.closed else 'open'} {self._connection.name}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a port belongs to the process that connected it and cannot be pickled or copied: "
+            "pass channel.handle, and connect there"
+        )
+
+    # -- the end
+
+    def close_sync(self) -> None:
+        """Close this port: never waits for the other side, may be repeated, releases whoever waits on it.
+
+        All that was accepted stays readable for the peer; then it gets ``EndOfChannel``.
+        """
+        self._connection.close()
+
+    async def close(self) -> None:
+        """As ``close_sync``; what this port had in its event loop is gone when it returns."""
+        self._connection.close_in_loop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close_sync()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        connection: Connection | None = getattr(
+            self, "_connection", None
+        )  # a signal handler may cut off __init__
+        if connection is None or connection.over:
+            return
+        try:
+            name = repr(self)
+            connection.close()  # before the warning, which may be made an error
+        except BaseException:  # a signal handler came in between
+            connection.close()  # nobody else will
+            raise
+        else:
+            _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
+
+    def ref(self) -> None:
+        """Let threads that wait on this port keep the program from ending, as threads do: the default.
+
+        In a subinterpreter it changes nothing: ``Interpreter.close`` closes its ports first.
+        """
+        if not self._connection.over:
+            shutdown.ref(self._connection)
+
+    def unref(self) -> None:
+        """Never let this port keep the program.
+
+        When the program's main part has ended the port is closed, its peer gets ``EndOfChannel``, and
+        so do the threads that wait on it.
+        """
+        if not self._connection.over:
+            shutdown.unref(self._connection)
+
+    # -- events
+
+    def on(self, event: Event, callback: Callback) -> None:
+        """Have ``callback()`` called at an event; each happens once.
+
+        ``"end"``: the other side has ended, and all that it wrote has been read. ``"close"``: this port
+        is over, however that came. In an event loop the callback is called there, and an idle port
+        notices its peer's end by itself within 200 ms; elsewhere it is called by the thread whose read
+        or close it was. Raises ``ValueError`` for another event, ``TypeError`` for what cannot be called.
+        """
+        self._connection.on(event, callback)
+
+    def once(self, event: Event, callback: Callback) -> None:
+        """The same as ``on``: every event of a port happens once."""
+        self._connection.on(event, callback)
+
+    def off(self, event: Event, callback: Callback) -> None:
+        """Take a callback back; none there is no error. Raises ``ValueError`` for another event."""
+        self._connection.off(event, callback)
 
     # -- streams
 
     def create_read_stream(self) -> ReadStream:
         """An object stream that receives (anyio's ``ObjectReceiveStream``); closing it keeps the port."""
-        from ..streams import ReadStream
-
         return ReadStream(self)
 
     def create_write_stream(self) -> WriteStream:
         """An object stream that sends (anyio's ``ObjectSendStream``); closing it closes the port."""
-        from ..streams import WriteStream
-
         return WriteStream(self)
 
     def create_stream(self) -> DuplexStream:
         """An object stream both ways (anyio's ``ObjectStream``); closing it closes the port."""
-        from ..streams import DuplexStream
-
         return DuplexStream(self)
+
+
+def connection_of(port: Port) -> Connection:
+    """What a port is connected to: for ``wait``, and for the bridge, which relays messages undecoded."""
+    return port._connection
 
 
 def _checked_max(most: object) -> int:

@@ -13,11 +13,11 @@ from ..system import processes
 
 
 class Exiting(Protocol):
-    """A port, as seen from here."""
+    """A port's connection, as seen from here."""
 
-    def close_sync(self) -> None: ...
-    def _close_at_exit(self) -> None: ...
-    def _disown(self) -> None: ...
+    def close(self) -> None: ...
+    def end_at_exit(self) -> None: ...
+    def disown(self) -> None: ...
 
 
 _open_ports: weakref.WeakSet[Exiting] = weakref.WeakSet()
@@ -77,7 +77,7 @@ def unref(port: Exiting) -> None:
         except RuntimeError:  # it has ended already
             _ended = True
     if _ended:
-        port._close_at_exit()
+        port.end_at_exit()
 
 
 def _main_part_ended() -> None:
@@ -88,7 +88,7 @@ def _main_part_ended() -> None:
 
 def _close_unreferenced() -> None:
     for port in list(_unreferenced):
-        port._close_at_exit()
+        port.end_at_exit()
 
 
 def _close_open_ports() -> None:
@@ -98,7 +98,7 @@ def _close_open_ports() -> None:
     others = set(threading.enumerate()) - {threading.current_thread()}
     if all(thread.daemon for thread in others):
         for port in list(_open_ports):
-            port.close_sync()
+            port.close()
 
 
 def _disown_in_child() -> None:
@@ -107,7 +107,7 @@ def _disown_in_child() -> None:
     _at_exit = None  # it would do nothing here
     _ended = False
     for port in list(_open_ports):
-        port._disown()
+        port.disown()
     _open_ports.clear()
     _unreferenced.clear()
 

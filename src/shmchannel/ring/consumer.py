@@ -1,11 +1,11 @@
-"""The reading end of a ring; see ring.py."""
+"""The reading end of a ring; end.py explains what both ends do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
-from ..errors import CloneError
+from ..errors import ChannelCorrupted, CloneError
 from ..layout import (
     ABORT,
     CONSUMER_CLOSED,
@@ -21,38 +21,52 @@ from ..layout import (
     WRITER_RINGS,
     WRITER_SLEEPS,
     Place,
+    frame_size,
 )
 from ..system.fences import WEAK_MEMORY, fence
-from ..system.interrupts import is_from_handler
-from ..waiting.sleeper import SLICE, Semaphore, Sleeper, Wait
-from .end import BATCH, End, Values, corrupted
+from ..system.interrupts import locked
+from ..waiting.sleeper import SLICE, Semaphore, Sleeper
+from .end import BATCH, End, corrupted
 
-_PARTS = (PART, LAST, ABORT)
+FRAMES = 8  # a try ends after this many that completed no message, as it does after BATCH bytes
 
-NOTHING: Any = object()  # what a take answers when there is nothing: None is a value
+
+class Frame(NamedTuple):
+    """A frame that was looked at: the head after it, its kind, and its payload, copied out."""
+
+    after: int
+    kind: int
+    payload: bytes
+
+
+class Message(NamedTuple):
+    """What a frame completed: its size in bytes, and its payload unless that was dropped as too large."""
+
+    size: int
+    payload: bytes | None
 
 
 class Consumer(End):
-    """The reading end. Everything that the producer stores is checked before it is used."""
+    """The reading end. It checks everything that the producer stores before it uses it."""
+
+    # In C there are two ways to wait without the GIL; see Wait.
+    spin: Callable[[], bool] | None = None
+    sleep: Callable[[float, float], bool] | None = None
 
     def __init__(
         self,
         place: Place,
         sleeper: Sleeper,
         other: Semaphore,
-        ring: Callable[[], None],
-        codec: Values,
+        bell: Callable[[], None],
         max_message_size: int,
     ) -> None:
-        super().__init__(place, sleeper, other, ring, codec, max_message_size)
-        self._decode = codec.decode
+        """A message of more than ``max_message_size`` bytes is dropped."""
+        super().__init__(place, sleeper, other, bell)
+        self.max_message_size = max_message_size
         self._head = 0
-        self._tail = 0  # the producer's, as last seen
-        self._closed = False
-        self._parts = bytearray()  # and not a list: a hostile peer may send a million empty ones
+        self._parts = bytearray()  # and not a list: a hostile peer may send a million empty parts
         self._parts_size = 0
-        self._deferred: Exception | None = None  # of a message after others that were taken with it
-        self._returned: list[bytes] = []  # messages that were taken, and for whose values there was no memory
 
     @property
     def position(self) -> int:
@@ -61,8 +75,8 @@ class Consumer(End):
 
     @property
     def fill(self) -> int:
-        """Bytes that have not been taken yet, or were given back."""
-        return self._control[TAIL] - self._head + sum(map(len, self._returned))
+        """Bytes in the ring that have not been taken yet."""
+        return self._control[TAIL] - self._head
 
     @property
     def closed(self) -> bool:
@@ -72,182 +86,120 @@ class Consumer(End):
             fence()  # the tail that is looked at next is no older than that flag
         return closed
 
-    def wait(self) -> Wait:
-        """What to wait for until a try can go on, one way or the other."""
-        return Wait(self.sleeper, self.ready)
-
     def ready(self) -> bool:
         """Whether a try can go on: something is there, or the producer has closed."""
-        control = self._control
-        more = control[TAIL] != self._head or bool(control[PRODUCER_CLOSED])
-        return more or self._deferred is not None or bool(self._returned)
-
-    def take(self) -> Any:
-        """Take one message out and return its value; ``NOTHING`` when none is complete.
-
-        Raises as ``try_read`` and the codec's ``decode`` do; the message is consumed, unless it is
-        ``MemoryError``.
-        """
-        message = self.try_read()
-        if message is None:
-            return NOTHING
-        try:
-            return self._decode(message)
-        except MemoryError:
-            self.untake(message)
-            raise
-
-    def untake(self, message: bytes) -> None:
-        """Give a message back, for the next try to take."""
-        self._returned.append(message)
-
-    def take_many(self, values: list[Any], most: int) -> None:
-        """Add the values of complete messages to a list, until it has ``most``.
-
-        An error is raised only where the list is empty; else by the next try, so that nothing is lost.
-        """
-        while len(values) < most:
-            try:
-                value = self.take()
-            except Exception as error:
-                if not values:
-                    raise
-                self._deferred = error
-                return
-            if value is NOTHING:
-                return
-            values.append(value)
-
-    def take_soon(self) -> Any:
-        """As ``take``; an end that can spin without the GIL spins before it says ``NOTHING``."""
-        return self.take()
+        return self._control[TAIL] != self._head or bool(self._control[PRODUCER_CLOSED])
 
     def try_read(self) -> bytes | None:
-        """Take one message out; None when none is complete.
+        """Take one message out. None: there is none, or not all of it, or this end is closed.
 
-        Raises ``ChannelCorrupted``; and ``CloneError`` for a message of more than
-        ``max_message_size``: it is dropped, and the next try goes on.
+        Raises ``ChannelCorrupted``; and ``CloneError`` for a message of more than ``max_message_size``
+        bytes: it is dropped, and the next try goes on.
         """
-        if self._deferred is not None:
-            error, self._deferred = self._deferred, None
-            raise error
-        if self._returned:
-            try:
-                return self._returned.pop(0)
-            except IndexError:
-                pass  # another thread was quicker
-        control = self._control
-        acquire, release = self._acquire, self._release
-        frames = taken = 0
-        while True:
-            try:
-                acquire()
-                head, tail = self._head, self._tail
-                if head == tail:
-                    tail = control[TAIL]  # step: look_at_tail
-                    if head == tail:
-                        return None
-                    if tail < head or tail - head > self.capacity or tail & 7:
-                        raise corrupted(f"tail {tail:#x} at head {head:#x}")
-                    self._tail = tail
-                    if WEAK_MEMORY:  # step: fence_before_copy
-                        fence()  # no frame is looked at before the tail that covers it
-                start = self._data + (head & self._mask)
-                header = self._words[start >> 3]
-                length, kind = header >> 3, header & 7
-                after = head + ((length + 15) & ~7)
-                if after > tail or (kind != WHOLE and kind not in _PARTS):
-                    if self._head != head:
-                        continue  # taken meanwhile: what we looked at was no frame any more
-                    raise corrupted(f"a frame of kind {kind} and {length} bytes among {tail - head}")
-                start += HEADER
-                end = start + length
-                if end <= self._end:
-                    message = self._memory[start:end]  # step: copy_frame
-                else:
-                    message = self._memory[start : self._end]
-                    message += self._memory[self._data : end - self.capacity]
-                if kind != WHOLE:
-                    parts, parts_size = self._parts, self._parts_size + length
-                    nothing = bytearray()
-                    if kind == LAST and parts_size <= self.max_message_size:
-                        whole = b"".join((parts, message))  # where there is no memory it stays as it is
-                if WEAK_MEMORY:  # step: fence_before_consume
-                    fence()  # the copy is done before its room is given back
-                if self._closed:  # step: look_if_shut
-                    return None
-                if self._head != head:
-                    continue
-                if kind == WHOLE:
-                    self.messages += 1
-                else:
-                    if kind == PART:
-                        if parts_size > self.max_message_size:
-                            self._parts = nothing  # drop what is there, go on counting
-                        else:
-                            parts += message  # extend would be a call
-                        self._parts_size = parts_size
-                    else:
-                        self._parts, self._parts_size = nothing, 0
-                self._head = control[HEAD] = after  # step: consume
-            finally:
-                try:
-                    release()  # step: fence_after_consume
-                except RuntimeError as error:
-                    if is_from_handler(error):
-                        raise
+        taken = 0
+        for _ in range(FRAMES):
+            before = self._head
+            # The release of the lock is the fence on x86. step: fence_after_consume
+            message = locked(self.lock, self._take)
+            if message is None:
+                return None
             if WEAK_MEMORY:
                 fence()
-            if control[WRITER]:  # step: look_at_writer
-                # There may be more in the ring than we have seen: then it wakes for one look too many.
-                self._attend(self.capacity - HEADER - (tail - after))
-            if kind == WHOLE:
-                if length > self.max_message_size:
-                    raise dropped(length, self.max_message_size)
-                return message
-            if kind == LAST:
-                self.messages += 1
-                if parts_size > self.max_message_size:
-                    raise dropped(parts_size, self.max_message_size)
-                return whole
-            frames += 1
-            taken += HEADER + length
-            if frames == 8 or taken >= BATCH:
-                return None  # the caller looks at its clock, and comes again
+            if self._control[WRITER]:  # step: look_at_writer
+                self._attend()
+            if message.payload is not None:
+                return message.payload
+            if message.size > self.max_message_size:
+                raise dropped(message.size, self.max_message_size)
+            taken += self._head - before
+            if taken >= BATCH:
+                break
+        return None  # the caller looks at its clock, and comes again
 
-    def _attend(self, room: int) -> None:
-        """Having made room, to needs: wake the writer for whom it is enough."""
+    def _take(self) -> Message | None:
+        """Under the lock: take the next frame out. None where there is none, or this end is closed."""
+        control = self._control
+        while True:
+            head, tail = self._head, control[TAIL]  # step: look_at_tail
+            if head == tail:
+                return None
+            if WEAK_MEMORY:  # step: fence_before_copy
+                fence()  # no frame is looked at before the tail that covers it
+            try:
+                frame = self._copy(head, tail)
+            except ChannelCorrupted:
+                if self._head != head:
+                    continue  # another read has taken it meanwhile: what we looked at was no frame any more
+                raise
+            message, parts, size = self._completed(frame)
+            nothing = bytearray()
+            if WEAK_MEMORY:  # step: fence_before_consume
+                fence()  # the copy is done before its room is given back
+            if self._closed:  # step: look_if_shut
+                return None
+            if self._head != head:
+                continue
+            if frame.kind == PART:
+                if size <= self.max_message_size:
+                    parts += frame.payload  # extend would be a call
+                else:
+                    self._parts = nothing  # drop what is there, go on counting
+                self._parts_size = size
+            elif frame.kind != WHOLE:
+                self._parts, self._parts_size = nothing, 0
+            if frame.kind in (WHOLE, LAST):
+                self.messages += 1
+            self._head = control[HEAD] = frame.after  # step: consume
+            return message
+
+    def _copy(self, head: int, tail: int) -> Frame:
+        """Copy the next frame out. Raises ``ChannelCorrupted`` for what no producer has written."""
+        if tail < head or tail - head > self.capacity or tail & 7:
+            raise corrupted(f"tail {tail:#x} at head {head:#x}")
+        header = self._words[self._at(head) >> 3]
+        length, kind = header >> 3, header & 7
+        after = head + frame_size(length)
+        if after > tail or kind not in (WHOLE, PART, LAST, ABORT):
+            raise corrupted(f"a frame of kind {kind} and {length} bytes among {tail - head}")
+        first, second = self._slices(head + HEADER, length)
+        return Frame(after, kind, self._memory[first] + self._memory[second])  # step: copy_frame
+
+    def _completed(self, frame: Frame) -> tuple[Message, bytearray, int]:
+        """Return what a frame completes, the parts before it, and the size of the message with this part.
+
+        Where there is no memory to join the parts, nothing has been taken.
+        """
+        parts, payload, most = self._parts, frame.payload, self.max_message_size
+        size = self._parts_size + len(payload)
+        if frame.kind == WHOLE:
+            message = Message(len(payload), payload if len(payload) <= most else None)
+        elif frame.kind == LAST:
+            message = Message(size, b"".join((parts, payload)) if size <= most else None)
+        else:
+            message = Message(0, None)
+        return message, parts, size
+
+    def _attend(self) -> None:
+        """Having made room: wake the writer if that is the room that it needs."""
         needs = self._needs
+        room = self.capacity - HEADER - (self._control[TAIL] - self._head)
         if 0 < needs[WRITER_SLEEPS] * NEED <= room:
             needs[WRITER_SLEEPS] = 0  # step: clear_writer
-            self._wake()  # step: post_writer
+            self.wake()  # step: post_writer
         if 0 < needs[WRITER_RINGS] * NEED <= room:
             needs[WRITER_RINGS] = 0
-            self._ring()
+            self.bell()
 
     def close(self) -> None:
         """Say that nothing more will be read: from here on a try takes nothing.
 
-        So the producer, who sees that and then how far we have read, knows what was never taken. The
-        lock and its timeout are as in ``Producer.close``.
+        The producer sees that, then how far we have read, and so knows what was never taken.
         """
-        self._shut(SLICE)
+        self.shut(SLICE)
         self._flags[CONSUMER_CLOSED] = 1  # step: say_consumer_closed
-        self._wake()  # step: post_refusal
-        self._ring()
+        self.wake()  # step: post_refusal
+        self.bell()
         self.sleeper.stop()  # step: stop_reader
-
-    def _shut(self, timeout: float) -> None:
-        acquire, release = self._acquire, self._release
-        try:
-            acquire(timeout=timeout)
-            self._closed = True  # step: shut_consumer
-        finally:
-            try:
-                release()
-            except RuntimeError as error:
-                if is_from_handler(error):
-                    raise
 
 
 def dropped(size: int, most: int) -> CloneError:

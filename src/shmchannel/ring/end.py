@@ -1,85 +1,79 @@
-"""One direction of a channel: a single-producer single-consumer ring of frames in shared memory.
+"""What the two ends of a ring share.
 
-A frame is an 8-byte header (``length << 3 | kind``) and the payload, padded to 8 bytes; it may wrap.
-``tail`` and ``head`` count bytes and never wrap. A message is one WHOLE frame or, when larger than
-half the ring, PARTs ended by a LAST; an ABORT takes back the parts before it; WHOLE frames may stand
-between PARTs. producer.py and consumer.py have the ring's two ends. Nothing in them waits: a try that cannot
-go on says so, and a ``Wait`` says until when, where waiting.py takes over. What a message means is a codec's
-matter (``Values``).
+A ring is one direction of a channel: frames in shared memory, with one producer and one consumer. A frame
+may wrap. ``tail`` and ``head`` count the bytes written and read, and never wrap. A message is one WHOLE
+frame or, if it is larger than half the ring, PART frames ended by a LAST. An ABORT takes back the parts
+before it. WHOLE frames may stand between PARTs. layout.py has the form of all this, producer.py and
+consumer.py have the two ends, and native/ has them once more in C. This is the reference. Nothing here
+waits: a try that cannot go on says so, and waiting/ takes over.
 
-native/ has the same in C, and engine.py chooses. This is the reference.
+Each end has a lock that makes it safe for threads. Within one thread other code may still come in between:
+a signal handler after a call or at the end of a loop's body, and on Python 3.11 a finalizer wherever the
+garbage collector runs, which is where an object is allocated. That code may raise, and it may use this very
+end. So each end prepares first: it copies, and makes its slices. Then it checks that its counter is still
+the one that it began with, and begins anew if not. From that check to the storing of the counter, nothing
+is called and nothing is allocated that the collector counts (it does not count ints and bytes).
 
-Each end has a lock, which makes it safe for many threads. Within one thread other code may come in
-between: a signal handler after a call or on a backward jump, and on 3.11 a finalizer wherever the
-garbage collector runs, which is where an object is allocated. It may raise, and it may use this very
-end. So both ends prepare first (copy out, make slices), then look whether their counter is still
-the one they began with, and begin anew if it is not; from there to the storing of the counter nothing
-is called and nothing allocated that the collector counts (ints, and bytes copied out, are not).
-The lock is held after signals.py.
-
-After a publication (of tail, of head) each end looks whether the other sleeps. The full fence between
-the two is the release of the end's lock, a locked instruction on x86; it pairs with the fence in
-``Sleeper._sleep``: either we see the announcement, or the sleeper's second look sees the publication.
-(A handler that writes while its own thread holds the lock has no such fence: the slice serves it.)
+After each publication of the tail or the head, an end looks whether the other end sleeps. The full fence
+between the two is the release of the lock, on x86 a locked instruction. It pairs with the fence in
+``Sleeper._sleep``: either this end sees the announcement, or the sleeper's second look sees the publication.
+(A signal handler that writes while its own thread holds the lock has no such fence. Then the sleeper looks
+again at the end of its slice.)
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
 
 from ..errors import ChannelCorrupted
 from ..layout import CONTROL_SIZE, READER, WRITER, Place
+from ..system.interrupts import locked
 from ..waiting.sleeper import Semaphore, Sleeper
 
-BATCH = 1 << 18  # bytes: no part is larger, and a try that has taken so much ends: 0.3 ms at most
-
-
-class Values(Protocol):
-    """What makes messages of values and back: a codec."""
-
-    @property
-    def encode(self) -> Callable[[object], bytes]: ...
-    @property
-    def decode(self) -> Callable[[bytes], Any]: ...
+BATCH = 1 << 18  # bytes: no part is larger, and a try that has taken this much ends, after 0.3 ms at most
 
 
 class End:
-    """What the two ends share: where the ring lies, and a lock that makes the end safe for threads."""
+    """One end of a ring: where the ring lies, how this end sleeps, and how it wakes the other."""
 
-    def __init__(
-        self,
-        place: Place,
-        sleeper: Sleeper,
-        other: Semaphore,
-        ring: Callable[[], None],
-        codec: Values,
-        max_message_size: int,
-    ) -> None:
-        """``sleeper`` is where this end sleeps; on ``other`` the other end does, or ``ring`` wakes it.
-
-        ``max_message_size`` is in bytes: what is larger is refused, or dropped.
-        """
+    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore, bell: Callable[[], None]) -> None:
+        """``sleeper``: where this end sleeps. The other end sleeps on ``other``, or ``bell`` wakes it."""
         self.sleeper = sleeper
-        self.codec = codec
-        self.max_message_size = max_message_size
         self.capacity = place.capacity
         self.messages = 0
-        self._mask = place.capacity - 1
+        self.wake = other.post
+        self.bell = bell
+        self.lock = threading.RLock()
+        self._other = other  # a semaphore closes with its last reference, and its ``post`` is none
+        self._closed = False
         self._memory = place.memory
+        self._words = place.words
         self._control = place.words[place.control >> 3 : place.control + CONTROL_SIZE >> 3]
         self._flags = self._control.cast("B")[READER * 8 : READER * 8 + 8]
         self._needs = self._control.cast("B")[WRITER * 8 : WRITER * 8 + 8].cast("I")
-        self._words = place.words
         self._data = place.data
-        self._end = place.data + place.capacity
-        self._other = other  # it closes when it goes, and its post alone does not keep it
-        self._wake = other.post
-        self._ring = ring
-        self.lock = threading.RLock()
-        self._acquire = self.lock.acquire
-        self._release = self.lock.release
+
+    def _slices(self, counter: int, size: int) -> tuple[slice, slice]:
+        """Where in the memory ``size`` bytes from a counter on lie: the second is empty unless they wrap."""
+        begin = self._at(counter)
+        before_wrap = min(size, self._data + self.capacity - begin)
+        return slice(begin, begin + before_wrap), slice(self._data, self._data + size - before_wrap)
+
+    def _at(self, counter: int) -> int:
+        """Where in the memory the byte of a counter lies."""
+        return self._data + (counter & (self.capacity - 1))
+
+    def shut(self, timeout: float) -> None:
+        """Have no further try succeed; one that is under way is waited for, ``timeout`` seconds at most.
+
+        No thread waits for anything while it holds the lock. The timeout is for a lock that a daemon
+        thread held when its interpreter ended.
+        """
+        locked(self.lock, self._shut, timeout)
+
+    def _shut(self) -> None:
+        self._closed = True  # step: shut_producer, step: shut_consumer
 
 
 def corrupted(what: str) -> ChannelCorrupted:

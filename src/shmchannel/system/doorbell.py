@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 
+from ..errors import ChannelError
 from .interrupts import locked
 
 KEY_SIZE = 16  # bytes: two words of a slot's record
@@ -35,8 +36,13 @@ class Doorbell:
         self.lock = threading.RLock()
 
     def bind(self) -> None:
-        """Hang up our bell, once; none after ``close``. Raises ``OSError`` when the system refuses."""
-        locked(self.lock, self._bind)
+        """Hang up our bell, once; none after ``close``. Raises ``ChannelError`` when the system refuses."""
+        try:
+            locked(self.lock, self._bind)
+        except OSError as error:
+            raise ChannelError(
+                f"cannot make a doorbell: {error.strerror}; raise the limit that was hit"
+            ) from error
 
     def _bind(self) -> None:
         if self._bell is not None or self._closed:

@@ -1,21 +1,8 @@
-"""How to hold a lock in a thread in which a signal handler may raise after any call.
+"""How to hold a lock, or keep forks away, in a thread in which a signal handler may raise after any call.
 
-    try:
-        acquire()
-        ...
-    finally:
-        try:
-            release()
-        except RuntimeError as error:  # interrupted before it was ours
-            if is_from_handler(error):
-                raise
-
-with the two methods of an RLock, bound beforehand. The acquire may have been interrupted before or
-after it was done, and no note that we take is safe from that: so the release comes unasked, and the
-RLock, which knows its owner, objects when there is nothing to release. It must be a call of C code: a
-function in Python can be interrupted before its first line. That is why this stands written out
-in the ring and in ``waiting.drive``, and why ``with`` will not do (CPython gh-148874). Elsewhere
-``locked`` does it.
+The acquire may be interrupted before or after it is done, and no note of ours is safe from that. So the
+release comes unasked: the RLock knows its owner, and raises ``RuntimeError`` if there is nothing to release.
+``with lock`` does not do (CPython gh-148874).
 """
 
 from __future__ import annotations
@@ -28,15 +15,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def locked(lock: threading.RLock, action: Callable[[], T]) -> T:
-    """Call ``action`` with an RLock held."""
+def locked(lock: threading.RLock, action: Callable[[], T], timeout: float = -1) -> T:
+    """Call ``action`` with an RLock held; after ``timeout`` seconds also without it (-1: never)."""
     acquire, release = lock.acquire, lock.release
     try:
-        acquire()
+        acquire(timeout=timeout)
         return action()
     finally:
         try:
-            release()
+            release()  # a call of C code: one in Python could be interrupted before its first line
         except RuntimeError as error:
             if is_from_handler(error):
                 raise

@@ -29,7 +29,7 @@ class SharedBuffer(mmap.mmap):
     Raises ``ChannelError`` when the system refuses (/dev/shm is full), ``ValueError`` for a size below 1.
     """
 
-    _block: Block
+    block: Block
     _free: Finalize
 
     def __new__(cls, size: int) -> SharedBuffer:
@@ -51,7 +51,7 @@ class SharedBuffer(mmap.mmap):
             self = super().__new__(cls, block.hold.fileno(), block.size, offset=HEAD)
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
-        self._block = block
+        self.block = block
         own(block.claim, block.claim.remove_name)  # beside its Finalize, which may be cut off
         disown(block.name)
         # Finalize and not weakref.finalize: a fork must not free its parent's.
@@ -83,13 +83,13 @@ class SharedBuffer(mmap.mmap):
 
     # For transfer.py
 
-    def _check_movable(self) -> None:
+    def check_movable(self) -> None:
         if self.closed:
             raise ValueError("cannot transfer a SharedBuffer that is detached or closed already")
-        if not self._block.claim.holds:  # a signal handler came in between the move and the detaching
+        if not self.block.claim.holds:  # a signal handler came in between the move and the detaching
             raise ValueError("cannot transfer a SharedBuffer that has been moved already")
         try:
-            self._block.hold.fileno()
+            self.block.hold.fileno()
         except ValueError:
             raise ValueError("cannot transfer a SharedBuffer in a fork of the process that owns it") from None
         try:
@@ -101,9 +101,9 @@ class SharedBuffer(mmap.mmap):
         except SystemError:
             pass  # this system cannot resize: then the close has to find out
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """It has been moved: let go of the memory."""
-        disown(self._block.claim)
+        disown(self.block.claim)
         self._free.cancel()
         try:
             super().close()

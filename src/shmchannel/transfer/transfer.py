@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from ..codec.codec import Codec, Move
 from ..codec.interfaces import Interface, set_state, state_of
@@ -15,17 +16,23 @@ from .block import Block
 from .buffer import SharedBuffer, receive
 
 
-def buffer_interface(slots: list[Slot]) -> Interface:
+def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
     """How a SharedBuffer crosses this channel: as its block's name, by moving only.
 
-    ``slots`` is the port's, and empty when that is over.
+    ``slot`` is the port's, and gone when that is over.
     """
     return Interface(
         SharedBuffer,
         name="shmchannel.SharedBuffer",
-        detach=lambda buffer: buffer._block.name,
-        attach=lambda value: receive(value, next(iter(slots), None)),
+        detach=lambda buffer: buffer.block.name,
+        attach=lambda value: receive(value, slot()),
     )
+
+
+class Encoder(Protocol):
+    """What makes the message: a port's writer."""
+
+    def encode_moving(self, value: object, moves: dict[int, Move], /) -> bytes: ...
 
 
 class Transfer:
@@ -36,7 +43,12 @@ class Transfer:
     """
 
     def __init__(
-        self, codec: Codec, slot: Slot | None, instances: Iterable[Any], keep: Callable[[Block], None]
+        self,
+        codec: Codec,
+        writer: Encoder,
+        slot: Slot | None,
+        instances: Iterable[Any],
+        keep: Callable[[Block], None],
     ) -> None:
         """``keep(block)`` takes what is under way when the message is accepted. ``slot`` is None for a
         port that is over.
@@ -44,7 +56,7 @@ class Transfer:
         Raises ``TypeError`` for what cannot be moved, ``ValueError`` for doubles and what was moved before.
         """
         self.note = Note()
-        self._codec, self._slot, self._keep = codec, slot, keep
+        self._writer, self._slot, self._keep = writer, slot, keep
         self._instances: dict[int, tuple[Any, Interface]] = {}
         if isinstance(instances, SharedBuffer):
             raise TypeError("transfer is a list: write transfer=[buffer]")
@@ -54,7 +66,7 @@ class Transfer:
                 raise TypeError(f"cannot transfer {type(instance)}: list its class in interfaces=[...]")
             interface.check_movable(instance)
             if isinstance(instance, SharedBuffer):
-                instance._check_movable()
+                instance.check_movable()
             if id(instance) in self._instances:
                 raise ValueError(f"transfer lists {instance!r} twice")
             self._instances[id(instance)] = instance, interface
@@ -68,11 +80,11 @@ class Transfer:
             if isinstance(instance, SharedBuffer):
                 if self._slot is not None:
                     self._offered.append(instance)
-                    instance._block.offer(self._slot, self.note)
+                    instance.block.offer(self._slot, self.note)
             else:
                 self._states.append((instance, state_of(instance)))
             moves[one] = Move(instance, interface, interface.give_up(instance))
-        return self._codec.encode_moving(value, moves)
+        return self._writer.encode_moving(value, moves)
 
     def __enter__(self) -> Transfer:
         return self
@@ -82,11 +94,11 @@ class Transfer:
     ) -> None:
         if self.note.accepted:
             for buffer in self._offered:
-                self._keep(buffer._block)
-                buffer._leave()
+                self._keep(buffer.block)
+                buffer.leave()
             return
         with ExitStack() as stack:
             for buffer in self._offered:
-                stack.callback(buffer._block.withdraw)
+                stack.callback(buffer.block.withdraw)
         for instance, state in self._states:
             set_state(instance, state)

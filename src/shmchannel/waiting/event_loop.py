@@ -19,7 +19,7 @@ from ..errors import ChannelError
 from ..system.doorbell import Doorbell
 from ..system.fences import fence
 from ..system.interrupts import locked
-from .sleeper import SPIN_IN_LOOP, TURN, Operation, Sleeper, Wait
+from .sleeper import ON_BELL, SPIN_IN_LOOP, TURN, Operation, Sleeper, Wait
 from .thread import operation_result
 
 T = TypeVar("T")
@@ -53,13 +53,13 @@ class Lane:
                 self._ready = ready
                 pulse.add(self)
                 try:
-                    flags[1] = wait.need  # step: announce
+                    flags[ON_BELL] = wait.need  # step: announce
                     fence()  # step: fence_after_announce
                     if not (ready() or sleeper.stopped):  # step: look_again
                         await future  # step: sleep
                 finally:
                     if not loop.is_closed():  # else the flag may be that of the port's next loop
-                        flags[1] = 0  # step: withdraw
+                        flags[ON_BELL] = 0  # step: withdraw
                     self._future = None
                     pulse.discard(self)
                 if not sleeper.alive():  # step: look_if_alive
@@ -215,11 +215,9 @@ class LoopSide:
         self._loop = loop  # first: a signal handler that closes the port from here on leaves it to the loop
         try:
             self._doorbell.bind()
-        except OSError as error:
+        except ChannelError:
             self._loop = None
-            raise ChannelError(
-                f"cannot make a doorbell: {error.strerror}; raise the limit that was hit"
-            ) from error
+            raise
         reader, writer = self._sleepers
         self.reading, self.writing = Lane(reader), Lane(writer)
         self._watch_doorbell(loop, self._doorbell.fileno())  # -1: the port was closed meanwhile
@@ -254,6 +252,10 @@ class LoopSide:
         self._doorbell.drain()
         self.reading.wake()
         self.writing.wake()
+
+    def may_go_on(self, lane: Lane) -> bool:
+        """Whether a task may try at once: it need not give way to others yet, and none stands in line."""
+        return time.monotonic() < self.breath and not lane.tasks
 
     async def breathe(self) -> None:
         """Give way to the loop's other tasks: due when ``breath``, in monotonic seconds, has come.

@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol, TypeVar
 
+from ..layout import READER_RINGS, READER_SLEEPS, WRITER_RINGS, WRITER_SLEEPS
 from ..system.fences import fence
 from ..system.interrupts import is_from_handler
 from ..system.locks import NO_LOCK
@@ -26,6 +27,10 @@ SLICE = 0.1
 # So many of a sleep in C: it sees to all that by itself, and is back in Python for what only the interpreter
 # does there, such as an exception that another thread has set.
 SLICES = 10
+
+# A side's two flags, or two needs, in the ring's control words: it sleeps on its semaphore, on its doorbell.
+ON_SEMAPHORE, ON_BELL = READER_SLEEPS, READER_RINGS
+assert (ON_SEMAPHORE, ON_BELL) == (WRITER_SLEEPS, WRITER_RINGS)
 
 # A sleep costs 30 µs of the waker's time, and on a virtual machine the sleeper is back after 100 µs with
 # cold caches; a quick peer answers in less. Worth this much looking (ns):
@@ -62,9 +67,9 @@ class TaskTurn(Protocol):
 class Sleeper:
     """The place where one side of one ring sleeps; at most one of its threads at a time.
 
-    ``flags[0]``, in shared memory, says to the other side "I sleep, post the semaphore"; it clears the
-    flag and posts. A post too many is one look too many, a post too few ends with the slice.
-    ``flags[1]`` says the same of the port's doorbell, which wakes an event loop (loops.py).
+    ``flags[ON_SEMAPHORE]``, in shared memory, says to the other side "I sleep, post the semaphore". The other
+    side clears the flag and posts. A post too many is one look too many, a post too few ends with the slice.
+    ``flags[ON_BELL]`` says the same of the port's doorbell, which wakes an event loop or a select.
     """
 
     def __init__(
@@ -165,14 +170,16 @@ class Sleeper:
             return
         flags = self.flags
         try:
-            flags[0] = wait.need  # step: announce. Pairs with the look at the flag after a publication
+            flags[ON_SEMAPHORE] = (
+                wait.need
+            )  # step: announce. Pairs with the look at the flag after a publication
             fence()  # step: fence_after_announce. Nothing below is read before the announcement is out
             if wait.ready() or self.stopped:  # step: look_again
                 return
             self.sleeps += 1
             self.semaphore.wait(min(SLICE, left))  # step: sleep
         finally:
-            flags[0] = 0  # step: withdraw
+            flags[ON_SEMAPHORE] = 0  # step: withdraw
 
 
 class Wait(NamedTuple):
@@ -190,6 +197,11 @@ class Wait(NamedTuple):
 
     Returns whether it slept.
     """
+
+    @classmethod
+    def for_the_turn(cls, sleeper: Sleeper) -> Wait:
+        """For the turn at that place, which the operation then has to itself, and for nothing else."""
+        return cls(sleeper, ready=lambda: True, exclusive=True)
 
 
 # It is sent, after its first wait, whether it runs in a signal handler that has interrupted another

@@ -1,0 +1,170 @@
+"""Messages: a codec over a ring. The one place where values and bytes meet."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any, NamedTuple
+
+from .codec.codec import Codec, Move
+from .errors import CloneError
+from .ring.consumer import Consumer
+from .ring.producer import Producer, frame
+from .waiting.sleeper import Wait
+
+NOTHING: Any = object()  # the answer of a take when there is nothing: None is a value
+
+
+class Batch(NamedTuple):
+    """Messages to be written in their order: WHOLE frames as they stand in the ring, then a ``large`` one.
+
+    The large message is too large for one frame, or None.
+    """
+
+    frames: bytes
+    large: bytes | None
+
+
+class MessageWriter:
+    """Puts values into a ring. ``producer`` writes what did not go in at once."""
+
+    def __init__(
+        self, producer: Producer, codec: Codec, max_message_size: int, next_look: array[float]
+    ) -> None:
+        """A message of more than ``max_message_size`` bytes is refused.
+
+        Until ``next_look[0]``, in monotonic seconds, a put need not look whether the peer lives.
+        """
+        self.producer = producer
+        self._codec = codec
+        self._max_message_size = max_message_size
+        self._next_look = next_look
+
+    def encode(self, value: object) -> bytes:
+        """Return a value's payload. Raises ``CloneError`` if it cannot be cloned or is too large."""
+        return self.checked(self._codec.encode(value))
+
+    def encode_moving(self, value: object, moves: dict[int, Move]) -> bytes:
+        """As ``encode``, for a value in which some instances move."""
+        return self.checked(self._codec.encode_moving(value, moves))
+
+    def checked(self, payload: bytes) -> bytes:
+        """Return a payload that is not too large."""
+        if len(payload) > self._max_message_size:
+            raise too_large(len(payload), self._max_message_size)
+        return payload
+
+    def put(self, value: object) -> bytes | None:
+        """Encode a value, and write it if nothing is in the way. None: it is in; else its payload.
+
+        Raises as ``encode`` and ``Producer.try_write``.
+        """
+        payload = self.encode(value)
+        return None if monotonic() < self._next_look[0] and self.producer.try_write(payload) else payload
+
+    def batches(self, values: Iterable[object]) -> list[Batch]:
+        """Encode values, to be written in their order. Raises as ``encode``, and has written nothing."""
+        batches: list[Batch] = []
+        frames: list[bytes] = []
+        for value in values:
+            payload = self.encode(value)
+            if len(payload) > self.producer.largest_whole:
+                batches.append(Batch(b"".join(frames), payload))
+                frames = []
+            else:
+                frames.append(frame(payload))
+        if frames:
+            batches.append(Batch(b"".join(frames), None))
+        return batches
+
+
+class MessageReader:
+    """Takes values out of a ring.
+
+    What was taken and could not be given to the caller is kept for the next take: an error that belongs to a
+    later message (``deferred``), and messages for whose values there was no memory (``returned``).
+    """
+
+    def __init__(self, consumer: Consumer, codec: Codec) -> None:
+        self.consumer = consumer
+        self._codec = codec
+        self.deferred: Exception | None = None
+        self.returned: list[bytes] = []
+
+    def take_payload(self) -> bytes | None:
+        """Take the next message out, undecoded; None when none is complete.
+
+        Raises what was deferred, and as ``Consumer.try_read``.
+        """
+        if self.deferred is not None:
+            error, self.deferred = self.deferred, None
+            raise error
+        if self.returned:
+            try:
+                return self.returned.pop(0)
+            except IndexError:
+                pass  # another thread was quicker
+        return self.consumer.try_read()
+
+    def value_of(self, payload: bytes) -> Any:
+        """Return the value of a message that was taken. Raises as ``Codec.decode``.
+
+        After a ``MemoryError`` the next take finds the message again.
+        """
+        try:
+            return self._codec.decode(payload)
+        except MemoryError:
+            self.returned.append(payload)
+            self.consumer.sleeper.semaphore.post()  # a thread that waits for it already may have it
+            raise
+
+    def take(self) -> Any:
+        """Take the next message out and return its value; ``NOTHING`` when none is complete.
+
+        Raises as ``take_payload`` and ``value_of``.
+        """
+        payload = self.take_payload()
+        return NOTHING if payload is None else self.value_of(payload)
+
+    def take_soon(self) -> Any:
+        """As ``take``; in C it spins without the GIL before it answers ``NOTHING``."""
+        return self.take()
+
+    def take_many(self, values: list[Any], most: int) -> None:
+        """Add the values of complete messages to a list, until it has ``most``.
+
+        An error is raised only if the list is empty. Else the next take raises it, so that nothing is lost.
+        """
+        while len(values) < most:
+            try:
+                value = self.take()
+            except Exception as error:
+                if not values:
+                    raise
+                self.deferred = error
+                return
+            if value is NOTHING:
+                return
+            values.append(value)
+
+    @property
+    def fill(self) -> int:
+        """Bytes that have not been taken yet, or were given back."""
+        return self.consumer.fill + sum(map(len, self.returned))
+
+    def ready(self) -> bool:
+        """Whether a take can go on: something is there, or the producer has closed."""
+        return self.deferred is not None or bool(self.returned) or self.consumer.ready()
+
+    def wait(self) -> Wait:
+        """What to wait for until a take can go on, one way or the other."""
+        consumer = self.consumer
+        return Wait(consumer.sleeper, self.ready, spin=consumer.spin, sleep=consumer.sleep)
+
+
+def too_large(size: int, most: int) -> CloneError:
+    return CloneError(
+        f"$: the message is {size} bytes, max_message_size is {most}: "
+        "send it in pieces, or make both sides' Channel with a larger max_message_size"
+    )
