@@ -168,7 +168,9 @@ def nothing_left(
         time.sleep(0.01)
     left = names()
     sweep.sweep_blocks()
-    segment.sweep(lingering=True)  # so that the next test does not find them: what somebody holds stays
+    segment.sweep_segments(
+        lingering=True
+    )  # so that the next test does not find them: what somebody holds stays
     assert not left, f"names left in /dev/shm: {left}"
     assert after == before, "left: names, descriptors, threads or children"
     assert not mappings() - mapped, "segments or semaphores still mapped"

@@ -25,6 +25,7 @@ from shmchannel.ring import end as ring
 from shmchannel.system import doorbell
 from shmchannel.waiting import event_loop as loops
 from support.flavours import FLAVOURS, PROCESSES, Peer
+from support.inside import consumer_of, doorbell_of, loop_side_of, producer_of
 from support.peers import collect_range, connect_and_idle, echo, fill, send_range
 
 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as _runner:
@@ -134,14 +135,14 @@ def test_the_doorbell_is_made_at_the_first_await_and_only_by_who_waits() -> None
     with channel.connect() as one, channel.connect() as two:
         one.write_sync(1)
         assert two.read_sync() == 1
-        assert one._doorbell.fileno() == two._doorbell.fileno() == -1
+        assert doorbell_of(one).fileno() == doorbell_of(two).fileno() == -1
 
         async def main() -> None:
             await two.write(1)
 
         asyncio.run(main())
-        assert one._doorbell.fileno() == -1
-        assert two._doorbell.fileno() >= 0
+        assert doorbell_of(one).fileno() == -1
+        assert doorbell_of(two).fileno() >= 0
 
 
 # -- waiting
@@ -205,11 +206,11 @@ def test_what_comes_just_before_a_task_announces_its_sleep_is_seen(
 def test_a_missed_ring_is_made_good_by_the_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with pair() as (one, two):
-            monkeypatch.setattr(one._doorbell, "ring_theirs", lambda: None)
-            outgoing: Any = one._outgoing
+            monkeypatch.setattr(doorbell_of(one), "ring_theirs", lambda: None)
+            outgoing: Any = producer_of(one)
             monkeypatch.setattr(outgoing, "_ring", lambda: None)
             reading = asyncio.create_task(two.read())
-            await soon(lambda: two._sides and asleep(two._sides[0].reading))
+            await soon(lambda: loop_side_of(two) and asleep(loop_side_of(two).reading))
             await one.write("unrung")
             assert await asyncio.wait_for(reading, 10) == "unrung"
 
@@ -228,7 +229,7 @@ def test_tasks_get_messages_in_the_order_in_which_they_wait(run: Callable[[Main]
             for name in range(5):
                 tasks.append(asyncio.create_task(read(name)))
                 await asyncio.sleep(0)
-            await soon(lambda: asleep(two._sides[0].reading))
+            await soon(lambda: asleep(loop_side_of(two).reading))
             for number in range(3):
                 await one.write(number)
             tasks.append(asyncio.create_task(read(5)))  # the latest does not overtake
@@ -280,7 +281,7 @@ def test_a_task_that_has_given_way_goes_on_for_as_long_as_the_others_did() -> No
                     pass
 
             busy = asyncio.create_task(be_busy())
-            side = one._sides[0]
+            side = loop_side_of(one)
             await side.breathe()
             assert busy.done()
             assert side.breath >= ended + loops.BREATH
@@ -390,7 +391,7 @@ def test_the_first_in_line_cancelled_lets_the_next_go_on(run: Callable[[Main], N
     async def main() -> None:
         async with pair() as (one, two):
             first, second = asyncio.create_task(two.read()), asyncio.create_task(two.read())
-            await soon(lambda: two._sides and asleep(two._sides[0].reading))
+            await soon(lambda: loop_side_of(two) and asleep(loop_side_of(two).reading))
             await one.write("for the second")
             first.cancel()
             assert await asyncio.wait_for(second, 10) == "for the second"
@@ -489,12 +490,12 @@ def test_a_cancellation_leaves_no_callback_behind(monkeypatch: pytest.MonkeyPatc
     async def main() -> None:
         async with pair() as (_, two):
             reading = asyncio.create_task(two.read())
-            await soon(lambda: two._sides and asleep(two._sides[0].reading))
+            await soon(lambda: loop_side_of(two) and asleep(loop_side_of(two).reading))
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reading
-            assert not asleep(two._sides[0].reading)
-            assert two._incoming.sleeper.flags[1] == 0  # type: ignore[union-attr]
+            assert not asleep(loop_side_of(two).reading)
+            assert consumer_of(two).sleeper.flags[1] == 0
             await asyncio.sleep(0.05)
             assert [
                 handle for handle in asyncio.get_running_loop()._scheduled if not handle.cancelled()
@@ -515,7 +516,7 @@ def test_a_killed_peer_is_lost_to_a_task(run: Callable[[Main], None], flavour: s
         async with channel.connect() as port:
             assert await port.read() == "here"
             reading = asyncio.create_task(port.read())
-            await soon(lambda: asleep(port._sides[0].reading))
+            await soon(lambda: asleep(loop_side_of(port).reading))
             os.kill(peer.pid, signal.SIGKILL)
             with pytest.raises(PeerLost):
                 await asyncio.wait_for(reading, 10)
@@ -533,7 +534,7 @@ def test_a_close_releases_every_task(run: Callable[[Main], None], where: str) ->
             fill(one)
             tasks = [asyncio.create_task(one.read()) for _ in range(2)]
             tasks += [asyncio.create_task(one.write(b"x" * size)) for size in (1000, 100_000)]
-            await soon(lambda: one._sides and asleep(one._sides[0].writing))
+            await soon(lambda: loop_side_of(one) and asleep(loop_side_of(one).writing))
             if where == "loop":
                 await one.close()
             else:
@@ -556,7 +557,13 @@ def test_the_end_wakes_a_task_at_once(monkeypatch: pytest.MonkeyPatch, run: Call
             fill(two)
             reading = asyncio.create_task(two.read())
             writing = asyncio.create_task(two.write(b"x" * 4000))
-            await soon(lambda: two._sides and asleep(two._sides[0].reading) and asleep(two._sides[0].writing))
+            await soon(
+                lambda: (
+                    loop_side_of(two)
+                    and asleep(loop_side_of(two).reading)
+                    and asleep(loop_side_of(two).writing)
+                )
+            )
             one.close_sync()
             with pytest.raises(EndOfChannel):
                 await reading
@@ -573,7 +580,7 @@ def test_a_value_that_cannot_be_cloned_is_refused_before_anything_waits() -> Non
         async with pair() as (one, two):
             with pytest.raises(CloneError):
                 await one.write({"jobs": [object()]})
-            one._outgoing.try_write(b"\xc1")
+            producer_of(one).try_write(b"\xc1")
             with pytest.raises(CloneError):
                 await two.read()
             await one.write("next")
@@ -594,7 +601,7 @@ def test_a_port_awaited_in_two_loops_at_once_is_refused_and_in_one_after_the_oth
 
     async def main() -> None:
         reading = asyncio.create_task(port.read())
-        await soon(lambda: port._sides and asleep(port._sides[0].reading))
+        await soon(lambda: loop_side_of(port) and asleep(loop_side_of(port).reading))
         await asyncio.to_thread(asyncio.run, use())
         other.write_sync("not lost")
         assert await reading == "not lost"
@@ -680,8 +687,8 @@ def test_a_bell_under_a_path_is_unlinked(monkeypatch: pytest.MonkeyPatch) -> Non
     async def main() -> None:
         async with pair(spin=False) as (one, two):
             reading = asyncio.create_task(two.read())
-            await soon(lambda: two._sides and asleep(two._sides[0].reading))
-            path = two._doorbell._path
+            await soon(lambda: loop_side_of(two) and asleep(loop_side_of(two).reading))
+            path = doorbell_of(two)._path
             assert isinstance(path, str)
             assert os.path.exists(path)
             await one.write("rung")
@@ -756,7 +763,7 @@ def test_a_close_in_the_middle_of_the_first_await_is_a_close() -> None:
                         await one.read()
                 closer.join()
             await asyncio.sleep(0)
-            assert one._doorbell.fileno() == -1
+            assert doorbell_of(one).fileno() == -1
             assert set(loop._selector.get_map()) == before
 
     asyncio.run(main())
@@ -766,7 +773,7 @@ def test_a_close_awaited_in_another_loop_releases_the_tasks_of_the_first() -> No
     async def main() -> None:
         async with pair() as (one, _two):
             reading = asyncio.create_task(one.read())
-            await soon(lambda: one._sides and asleep(one._sides[0].reading))
+            await soon(lambda: loop_side_of(one) and asleep(loop_side_of(one).reading))
             closing = threading.Thread(target=lambda: asyncio.run(one.close(), debug=True))
             closing.start()
             with pytest.raises(PortClosed):
@@ -782,7 +789,7 @@ def test_what_waits_longest_is_served_first_also_at_the_end(monkeypatch: pytest.
     async def main() -> None:
         async with pair() as (one, two):
             first, second = asyncio.create_task(two.read()), asyncio.create_task(two.read())
-            await soon(lambda: two._sides and two._sides[0].reading.tasks == 2)
+            await soon(lambda: loop_side_of(two) and loop_side_of(two).reading.tasks == 2)
             one.write_sync("m")
             one.close_sync()
             late = asyncio.create_task(two.read())
@@ -793,7 +800,7 @@ def test_what_waits_longest_is_served_first_also_at_the_end(monkeypatch: pytest.
         async with pair() as (one, two):
             count = fill(one)
             large = asyncio.create_task(one.write(b"x" * 1500))
-            await soon(lambda: one._sides and asleep(one._sides[0].writing))
+            await soon(lambda: loop_side_of(one) and asleep(loop_side_of(one).writing))
             for _ in range(10):
                 await two.read()
             small = asyncio.create_task(one.write("small"))
@@ -811,10 +818,10 @@ def test_a_thread_behind_a_task_of_a_loop_that_stands_still_is_released_by_a_clo
     with channel.connect() as one, channel.connect(), ThreadPoolExecutor(1) as pool:
         loop = asyncio.new_event_loop()
         task = loop.create_task(one.write(b"x" * 100_000))
-        loop.run_until_complete(soon(lambda: one._sides and asleep(one._sides[0].writing)))
+        loop.run_until_complete(soon(lambda: loop_side_of(one) and asleep(loop_side_of(one).writing)))
         if closed:
             loop.close()
-        turn = one._outgoing.sleeper.turn  # type: ignore[union-attr]
+        turn = producer_of(one).sleeper.turn
         writing = pool.submit(one.write_sync, b"x" * 100_000)
         while turn.acquire(blocking=False):  # until it is the thread's
             turn.release()
@@ -835,7 +842,7 @@ def test_a_large_blocking_write_in_the_loop_whose_task_is_in_the_middle_of_one_i
     async def main() -> None:
         async with pair() as (one, two):
             writing = asyncio.create_task(one.write(b"task" * 5000))
-            await soon(lambda: one._sides and asleep(one._sides[0].writing))
+            await soon(lambda: loop_side_of(one) and asleep(loop_side_of(one).writing))
             with pytest.raises(ChannelError, match="or a task is writing"):
                 one.write_sync(b"blocking" * 5000, timeout=10)
             assert await two.read() == b"task" * 5000
@@ -885,10 +892,12 @@ def test_a_large_write_left_in_a_closed_loop_is_taken_back(
 def test_a_large_write_taken_back_does_not_take_the_turn_of_the_next() -> None:
     async def main() -> None:
         writing = asyncio.create_task(one.write(b"y" * 50_000))
-        await soon(lambda: one._loop() is asyncio.get_running_loop() and asleep(one._sides[0].writing))
+        await soon(
+            lambda: loop_side_of(one).loop is asyncio.get_running_loop() and asleep(loop_side_of(one).writing)
+        )
         left.clear()
         gc.collect()
-        assert one._outgoing.sleeper.task is not None  # type: ignore[union-attr]
+        assert producer_of(one).sleeper.task is not None
         assert await asyncio.to_thread(two.read_sync, timeout=10) == b"y" * 50_000
         assert await writing
 
@@ -905,7 +914,9 @@ def test_a_task_left_in_a_closed_loop_does_not_take_the_next_ones_announcement_d
 
     async def main() -> None:
         reading = asyncio.create_task(two.read())
-        await soon(lambda: two._loop() is asyncio.get_running_loop() and asleep(two._sides[0].reading))
+        await soon(
+            lambda: loop_side_of(two).loop is asyncio.get_running_loop() and asleep(loop_side_of(two).reading)
+        )
         left.clear()
         gc.collect()
         one.write_sync("for the next loop")
@@ -925,8 +936,8 @@ def test_a_large_message_gives_way_to_other_tasks_between_its_parts(
 
     async def main() -> None:
         async with pair(1 << 20) as (one, two):
-            outgoing: Any = one._outgoing
-            incoming: Any = two._incoming
+            outgoing: Any = producer_of(one)
+            incoming: Any = consumer_of(two)
             value = b"x" * 10_000_000
             at_once = before = 0
 

@@ -12,6 +12,7 @@ import pytest
 
 from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed, layout
 from support import engines
+from support.inside import producer_of, reader_of, writer_of
 
 
 @pytest.fixture(
@@ -81,8 +82,8 @@ def test_the_collector_does_not_look_through_a_batch_that_is_being_read(enabled:
 
 def test_a_batch_is_published_at_once(pair: tuple[Port, Port]) -> None:
     one, two = pair
-    outgoing: Any = one._outgoing
-    batches = outgoing.batches(range(10))
+    outgoing: Any = producer_of(one)
+    batches = writer_of(one).batches(range(10))
     assert [large for _, large in batches] == [None]
     seen = []
     control = outgoing._control
@@ -153,14 +154,13 @@ def test_one_bad_value_and_none_is_written(pair: tuple[Port, Port]) -> None:
 
 def test_a_message_that_does_not_decode_loses_none_around_it(pair: tuple[Port, Port]) -> None:
     one, two = pair
-    outgoing: Any = one._outgoing
+    outgoing: Any = producer_of(one)
     one.write_many_sync([1, 2])
     outgoing.try_write(b"\xc1")
     one.write_many_sync([3])
     one.close_sync()
     assert two.read_many_sync() == [1, 2]
-    incoming: Any = two._incoming
-    assert incoming.ready()
+    assert reader_of(two).ready()
     with pytest.raises(CloneError):
         two.read_many_sync(timeout=10)
     assert two.read_many_sync() == [3]

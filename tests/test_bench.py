@@ -242,7 +242,7 @@ def test_a_run_that_is_interrupted_or_killed_leaves_nothing(peer: str, number: i
     while any(map(alive, started)):  # the test's deadline is theirs
         time.sleep(0.01)
     if number == signal.SIGKILL:
-        segment.sweep()  # as the next Channel() does
+        segment.sweep_segments()  # as the next Channel() does
     assert [entry.name for entry in os.scandir("/dev/shm") if entry.inode() in used] == []
     assert os.listdir(tmp_path) == []
 

@@ -152,11 +152,11 @@ def test_sweeps_that_take_long_take_a_tenth_of_the_time(monkeypatch: pytest.Monk
     monkeypatch.setattr(channel_module, "_next_sweep", 0.0)
     monkeypatch.setattr(channel_module.time, "monotonic", lambda: clock["wall"])
     monkeypatch.setattr(channel_module.time, "thread_time", lambda: clock["used"])
-    monkeypatch.setattr(channel_module, "sweep", lambda: sweep(0.0005))
+    monkeypatch.setattr(channel_module, "sweep_segments", lambda: sweep(0.0005))
     for _ in range(3):  # a cheap one comes each time
         Channel()
     assert sweeps == [3]
-    monkeypatch.setattr(channel_module, "sweep", lambda: sweep(0.005))
+    monkeypatch.setattr(channel_module, "sweep_segments", lambda: sweep(0.005))
     for wall, expected in [(100.0, 4), (100.0, 4), (100.049, 4), (100.051, 5), (100.052, 5)]:
         clock["wall"] = wall
         Channel()
@@ -191,18 +191,18 @@ def test_names_of_a_killed_creator_are_swept_by_the_next_channel(connected: bool
     channel = Channel()
     assert done.stdout.strip() not in names()
     assert len(names()) == 5  # the new one's
-    assert segment.sweep() == []  # somebody holds it
+    assert segment.sweep_segments() == []  # somebody holds it
     assert Channel.from_handle(channel.handle).capacity
 
 
 def test_a_lingering_channel_is_swept_only_on_demand() -> None:
     channel = Channel(linger=True)
     handle = channel.handle
-    assert segment.sweep(lingering=True) == []  # held by its creator
+    assert segment.sweep_segments(lingering=True) == []  # held by its creator
     del channel
     gc.collect()
-    assert segment.sweep() == []
-    assert segment.sweep(lingering=True) == [handle]
+    assert segment.sweep_segments() == []
+    assert segment.sweep_segments(lingering=True) == [handle]
     assert names() == set()
 
 
@@ -226,8 +226,8 @@ def test_a_sweep_sees_that_a_channel_lingers_though_its_creator_says_so_late(
         return real(hold, offset, length)
 
     monkeypatch.setattr(segment.Hold, "try_lock", locked_late)
-    assert segment.sweep() == []
-    assert segment.sweep(lingering=True) == [handle]
+    assert segment.sweep_segments() == []
+    assert segment.sweep_segments(lingering=True) == [handle]
 
 
 def test_a_sweep_keeps_nobody_from_a_channel_that_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_a_sweep_keeps_nobody_from_a_channel_that_lingers(monkeypatch: pytest.Mo
         return real(*args)
 
     monkeypatch.setattr(os, "pread", slow)
-    sweeper = threading.Thread(target=segment.sweep)
+    sweeper = threading.Thread(target=segment.sweep_segments)
     sweeper.start()
     try:
         assert looks.wait(30)
@@ -255,7 +255,7 @@ def test_a_sweep_keeps_nobody_from_a_channel_that_lingers(monkeypatch: pytest.Mo
     finally:
         goes_on.set()
         sweeper.join()
-    assert segment.sweep(lingering=True) == [handle]
+    assert segment.sweep_segments(lingering=True) == [handle]
 
 
 @pytest.mark.parametrize("linger", [False, True])
@@ -301,7 +301,7 @@ del channel
 def test_a_half_made_segment_is_swept() -> None:
     path = SHM / "shmch-AAAAAAAAAAAAAAAA"
     path.write_bytes(b"")
-    assert segment.sweep() == [path.name]
+    assert segment.sweep_segments() == [path.name]
     assert not path.exists()
 
 
@@ -416,7 +416,7 @@ def test_another_users_channel_is_refused() -> None:
     try:
         with pytest.raises(ChannelNotFound, match="belongs to another user"):
             Channel.from_handle(channel.handle)
-        assert segment.sweep() == []
+        assert segment.sweep_segments() == []
     finally:
         os.chown(SHM / channel.handle, 0, 0)
     # The other way: a user who may not even open it. (Imports first: it may not read our files.)
@@ -587,7 +587,7 @@ def test_whatever_the_system_refuses_nothing_is_left(monkeypatch: pytest.MonkeyP
             with pytest.raises(ChannelError, match="cannot map"):
                 Channel.from_handle(channel.handle)
         if refused == "shm_open":
-            assert segment.sweep() == []
+            assert segment.sweep_segments() == []
             with pytest.raises(ChannelNotFound, match="another user"):
                 Channel.from_handle(channel.handle)
     assert names() == before
@@ -606,10 +606,10 @@ def test_a_sweep_that_takes_a_segment_in_the_making_makes_the_creator_take_anoth
             return real(name, flags)
         opened.append(name)
         if when == "before the creator opens it":
-            assert segment.sweep() == [name]
+            assert segment.sweep_segments() == [name]
             return real(name)
         file = real(name)
-        assert segment.sweep() == [name]
+        assert segment.sweep_segments() == [name]
         return file
 
     monkeypatch.setattr(files, "open_name", open_beside_a_sweep)

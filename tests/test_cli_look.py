@@ -106,7 +106,7 @@ def test_what_lingers_and_what_is_abandoned(listed: Callable[..., Any]) -> None:
     one = listed(handle)
     assert (one["named"], one["wanted"], one["lingers"], one["abandoned"]) == (True, False, True, True)
     assert one["capacity"] == 8192
-    assert segment.sweep(lingering=True) == [handle]
+    assert segment.sweep_segments(lingering=True) == [handle]
     assert listed(handle) is None
 
 

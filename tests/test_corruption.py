@@ -34,6 +34,7 @@ from shmchannel import (
 from shmchannel.layout import HEAD, PART, READER, TAIL, WHOLE, WRITER
 from support import engines
 from support.engines import RINGS
+from support.inside import codec_of, consumer_of, producer_of
 
 SECOND = 1.0  # within which each call has an answer
 MESSAGES = 12
@@ -214,8 +215,8 @@ LARGE: list[Any] = [
 def test_a_payload_that_changes_while_it_is_decoded_gives_a_value_or_an_error(value: Any) -> None:
     channel = Channel(capacity=1 << 20)
     one = channel.connect()
-    outgoing: Any = one._outgoing
-    size = len(one._codec.encode(value))
+    outgoing: Any = producer_of(one)
+    size = len(codec_of(one).encode(value))
     frame = (size + 15) & ~7
     with attacked(channel, layout.DATA, 1 << 20), one, channel.connect() as two:
         for _ in range(100):
@@ -229,7 +230,7 @@ def test_a_payload_that_changes_while_it_is_decoded_gives_a_value_or_an_error(va
             except (CloneError, ChannelError) as error:
                 if isinstance(error, CloneError):
                     continue
-                incoming: Any = two._incoming  # the attacker was quicker with the header: go on behind it
+                incoming: Any = consumer_of(two)  # the attacker was quicker with the header: go on behind it
                 assert incoming._head == outgoing.position - frame
                 return
 
@@ -277,8 +278,8 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
 def test_parts_without_end_take_no_more_than_they_hold(size: int) -> None:
     channel = Channel(capacity=1 << 20, max_message_size=1 << 20)
     with channel.connect() as one, channel.connect() as two:
-        outgoing: Any = one._outgoing
-        incoming: Any = two._incoming
+        outgoing: Any = producer_of(one)
+        incoming: Any = consumer_of(two)
         part, count = bytes(size), 50_000
         tracemalloc.start()
         try:
@@ -295,7 +296,7 @@ def test_parts_without_end_take_no_more_than_they_hold(size: int) -> None:
 def test_a_deadline_holds_while_empty_parts_keep_coming() -> None:
     channel = Channel(capacity=4096)
     with channel.connect() as one, channel.connect() as two:
-        outgoing: Any = one._outgoing
+        outgoing: Any = producer_of(one)
         with meanwhile(lambda: outgoing.try_write(b"", PART)), pytest.raises(TimeoutError):
             two.read_sync(timeout=0.2)
         with pytest.raises(WouldBlock):

@@ -103,7 +103,7 @@ def test_a_death_that_was_noticed_once_is_known_at_once() -> None:
         assert port.read_sync(timeout=30) == "here"
         os.kill(peer.pid, signal.SIGKILL)
         peer.join(KILLED)
-        assert not port._peer.look()
+        assert not peer(port).look()
         with pytest.raises(PeerLost):
             port.read_nowait()
 
@@ -181,7 +181,7 @@ if how == "drops its Channel":
                 port.read_sync(timeout=10)
             with pytest.raises(PeerLost):
                 port.write_sync(1)
-    segment.sweep()
+    segment.sweep_segments()
     assert names() == set()
 
 
@@ -234,7 +234,7 @@ signal.pause()
         assert creator.stdout
         handle, child = creator.stdout.readline().split()
         assert creator.wait(10) == KILLED
-        assert segment.sweep() == [handle]
+        assert segment.sweep_segments() == [handle]
         os.kill(int(child), signal.SIGKILL)
 
 
@@ -247,7 +247,7 @@ port.write_sync("whole")
 try:
     port.write_sync(b"x" * 1_000_000, timeout=0)
 except TimeoutError:
-    port._outgoing.try_write(b"x" * 100, 2)  # a part
+    producer(port).try_write(b"x" * 100, 2)  # a part
     os.kill(os.getpid(), signal.SIGKILL)
 """
     channel = Channel(capacity=4096)
@@ -261,7 +261,7 @@ except TimeoutError:
 def test_life_is_told_by_locks_or_by_pid_and_start_time(monkeypatch: pytest.MonkeyPatch, locks: bool) -> None:
     monkeypatch.setattr(alive, "HAVE_LOCKS", locks)
     if not alive.HAVE_LOCKS:
-        assert segment.sweep() == []
+        assert segment.sweep_segments() == []
     channel = Channel()
     peer = Peer("fork", write_for_ever, channel.handle)  # inherits the setting
     with channel.connect() as port:

@@ -424,7 +424,7 @@ import os, signal, sys
 from shmchannel import Channel
 port = Channel.from_handle(sys.argv[1]).connect()
 port.write_sync("last words")
-port._end_writing()
+port.end_writing()
 assert port.read_sync() == "go"
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -106,7 +106,7 @@ def test_handoff_from_one_shell_to_another() -> None:
     assert text == "{'job': 1, 'text': 'first job'}\n{'job': 2, 'text': 'second job'}\n"
     assert "ChannelNotFound: there is no channel" in run("examples/handoff.py", "attach", handle, status=1)
     assert "WouldBlock: no room" in run("examples/handoff.py", "create", *["x" * 99_999] * 12, status=1)
-    assert len(segment.sweep(lingering=True)) == 1  # the one that it could not fill
+    assert len(segment.sweep_segments(lingering=True)) == 1  # the one that it could not fill
 
 
 def test_async_rpc_can_be_asked_once() -> None:

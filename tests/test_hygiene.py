@@ -255,11 +255,11 @@ except WouldBlock: pass
 two = channel.connect()
 try: one.write_sync(b"x" * 100_000, timeout=0.05)
 except TimeoutError: pass
-outgoing = one._outgoing
+outgoing = producer_of(one)
 outgoing.try_write(b"x", 2)
 """,
     "closed": "two = channel.connect(); one.close_sync()",
-    "half closed": "two = channel.connect(); one._end_writing()",
+    "half closed": "two = channel.connect(); one.end_writing()",
     "ended": """
 two = channel.connect(); two.close_sync()
 try: one.read_sync()

@@ -23,6 +23,7 @@ from shmchannel.waiting import sleeper as waiting
 from shmchannel.waiting.sleeper import NO_SPIN, SPIN_APART
 from support import peers
 from support.flavours import PROCESSES, Peer, call_in, interpreters, needs_interpreters, new_interpreter
+from support.inside import peer_of
 
 pytestmark = needs_interpreters
 
@@ -130,7 +131,7 @@ def test_an_interpreter_of_the_legacy_kind_works_too() -> None:
         for number in range(200):
             assert port.write_sync(number)
             assert port.read_sync(timeout=30) == number
-        assert port._peer.spins() != SPIN_APART or not peers_share_a_gil()
+        assert peer_of(port).spins() != SPIN_APART or not peers_share_a_gil()
     thread.join(30)
     legacy.close()
 
@@ -144,7 +145,7 @@ def test_ports_in_isolated_interpreters_spin_for_each_other() -> None:
     with running(peers.echo, channel.handle), channel.connect() as port:
         port.write_sync(1)
         assert port.read_sync(timeout=30) == 1
-        assert port._peer.spins() == (SPIN_APART if len(os.sched_getaffinity(0)) > 1 else NO_SPIN)
+        assert peer_of(port).spins() == (SPIN_APART if len(os.sched_getaffinity(0)) > 1 else NO_SPIN)
     with Channel().connect() as port:
         assert processes.shares_gil(processes.MAIN)
         assert not processes.shares_gil(987654)  # which there is not any more
@@ -192,7 +193,7 @@ def test_a_handle_or_a_channel_is_passed_to_a_function() -> None:
             channel = Channel()
             with channel.connect() as port:
                 port.write_sync("hello")
-                port._end_writing()
+                port.end_writing()
                 running = getattr(interpreter, how)(echo_of, what(channel))
                 assert port.read_sync(timeout=30) == "hello"
                 if running:
@@ -206,7 +207,7 @@ def test_a_handle_is_passed_by_prepare_main() -> None:
     interpreter.prepare_main(handle=channel.handle)
     with channel.connect() as port:
         port.write_sync("hello")
-        port._end_writing()
+        port.end_writing()
         interpreter.exec("import peers; peers.echo(handle)")
         assert port.read_sync(timeout=30) == "hello"
     interpreter.close()

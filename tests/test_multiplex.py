@@ -17,6 +17,7 @@ import pytest
 from shmchannel import Channel, ChannelError, PeerLost, Port, PortClosed, WouldBlock, multiplex, wait
 from shmchannel.system import doorbell
 from support.flavours import Peer
+from support.inside import doorbell_of
 from support.peers import connect_and_idle, echo
 
 
@@ -192,9 +193,9 @@ def test_two_threads_that_ring_first_make_one_socket(
         return mine
 
     monkeypatch.setattr(doorbell, "_socket", together)
-    other = threading.Thread(target=one._doorbell.ring_theirs)
+    other = threading.Thread(target=doorbell_of(one).ring_theirs)
     other.start()
-    one._doorbell.ring_theirs()
+    doorbell_of(one).ring_theirs()
     other.join()
     assert sorted(each.fileno() >= 0 for each in made) == [False, True]
     one.close_sync()
@@ -210,9 +211,9 @@ def test_who_rings_while_the_port_is_closed_leaves_no_socket(
 
     def late() -> socket.socket:
         made.append(real())
-        one._doorbell.close()
+        doorbell_of(one).close()
         return made[-1]
 
     monkeypatch.setattr(doorbell, "_socket", late)
-    one._doorbell.ring_theirs()
+    doorbell_of(one).ring_theirs()
     assert [each.fileno() for each in made] == [-1]

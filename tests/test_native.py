@@ -26,6 +26,7 @@ from shmchannel.waiting import sleeper as waiting
 from support import engines, peers
 from support.engines import needs_c
 from support.flavours import FLAVOURS, Peer
+from support.inside import producer_of
 from support.values import alike
 
 pytestmark = needs_c
@@ -163,7 +164,7 @@ def test_a_port_that_is_used_in_the_middle_of_encoding_and_decoding() -> None:
 def test_a_message_that_does_not_decode_is_consumed(size: int) -> None:
     channel = Channel()
     with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
-        outgoing: Any = one._outgoing
+        outgoing: Any = producer_of(one)
         for broken in (
             b"\xc6\0\0\0\1" * size,
             b"\xc4\1x\xc1" + b"x" * size,
@@ -183,7 +184,7 @@ def test_large_messages_that_do_not_decode_go_to_one_reader_each() -> None:
     # What is wrong is said in Python, in which threads take turns: each message is out of the ring by then.
     channel = Channel(capacity=1 << 20)
     with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
-        outgoing: Any = one._outgoing
+        outgoing: Any = producer_of(one)
         refused: list[int] = []
 
         def read() -> None:
@@ -360,7 +361,7 @@ def test_ports_that_come_and_go_leave_nothing() -> None:
                     one.write_sync(value)
                     two.read_sync()
                 one.write_sync("left unread")
-                outgoing: Any = one._outgoing
+                outgoing: Any = producer_of(one)
                 outgoing.try_write(b"a part", 2)
 
     turn(20)

@@ -19,6 +19,7 @@ import pytest
 from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, Port, PortClosed, WouldBlock
 from shmchannel.waiting import sleeper as waiting
 from support.flavours import FLAVOURS, PROCESSES, Peer
+from support.inside import consumer_of, producer_of
 from support.peers import (
     both_ways,
     collect_range,
@@ -262,7 +263,7 @@ def test_a_write_during_a_close_is_accepted_or_not_and_says_which() -> None:
 
 def test_a_ring_in_use_keeps_its_semaphores_open_whoever_closes_the_port(pair: tuple[Port, Port]) -> None:
     one, two = pair
-    outgoing: Any = one._outgoing
+    outgoing: Any = producer_of(one)
     one.close_sync()
     two.close_sync()
     gc.collect()
@@ -282,7 +283,7 @@ def test_a_port_dropped_open_warns_and_closes() -> None:
 
 def test_what_came_before_the_end_is_read_though_the_first_look_missed_it(pair: tuple[Port, Port]) -> None:
     one, two = pair
-    incoming: Any = two._incoming
+    incoming: Any = consumer_of(two)
     look = incoming.take_soon
 
     def look_just_before_the_peer_writes_and_closes() -> Any:
@@ -402,7 +403,7 @@ def test_an_infinite_timeout_waits(pair: tuple[Port, Port]) -> None:
 
 def test_the_deadline_holds_while_parts_keep_coming(pair: tuple[Port, Port]) -> None:
     one, two = pair
-    outgoing: Any = one._outgoing
+    outgoing: Any = producer_of(one)
     stop = threading.Event()
 
     def drip() -> None:
@@ -495,7 +496,7 @@ def test_a_message_that_does_not_decode_is_consumed_and_the_next_goes_on(pair: t
         b"\xa2\xff\xff",
         b"\x81\x90\x01",
     ):
-        one._outgoing.try_write(payload, 1)
+        producer_of(one).try_write(payload, 1)
         one.write_sync("next")
         with pytest.raises(CloneError):
             two.read_sync(timeout=1)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from shmchannel import ChannelCorrupted, CloneError, engine, layout
 from shmchannel.codec.interfaces import Interface
 from shmchannel.layout import ABORT, CONTROL_SIZE, HEADER, LAST, PART, WHOLE, Place, frame_size
-from shmchannel.ring import consumer, producer
-from shmchannel.ring.consumer import NOTHING, Consumer
+from shmchannel.messages import NOTHING
+from shmchannel.ring import consumer, end, producer
+from shmchannel.ring.consumer import Consumer
 from shmchannel.ring.producer import Producer
 from shmchannel.system.locks import NO_LOCK
 from shmchannel.waiting.sleeper import NO_SPIN
@@ -53,7 +55,7 @@ class FakeSleeper:
         self.stopped = True
 
 
-ENDS = producer, consumer
+ENDS = end, producer, consumer
 
 
 def patch_ends(patch: pytest.MonkeyPatch, name: str, value: object) -> None:
@@ -70,7 +72,6 @@ def make(
     start: int = 0,
     name: str = "python",
     wakes: list[int] | None = None,
-    interfaces: tuple[Interface, ...] = (),
 ) -> tuple[Producer, Consumer, Place]:
     """A ring in anonymous memory whose counters begin at ``start``, its ends of the engine of that name.
 
@@ -84,11 +85,12 @@ def make(
     sleeper: Any = FakeSleeper()
     other: Any = FakeSemaphore(wakes)
     bell = lambda: wakes.append(2)  # noqa: E731
-    new_codec, new_producer, new_consumer = engines.classes(name)
-    codec, looks = new_codec(interfaces), array("d", [math.inf])
-    producer = new_producer(place, sleeper, other, bell, codec, 1 << 20, looks)
-    consumer = new_consumer(place, sleeper, other, bell, codec, 1 << 20)
-    producer._tail = producer._head = consumer._head = consumer._tail = start
+    known = engines.classes(name)
+    producer = known.Producer(place, sleeper, other, bell)
+    consumer = known.Consumer(place, sleeper, other, bell, 1 << 20)
+    producer._tail = producer._head = consumer._head = start
+    if name == "c":
+        consumer._tail = start
     return producer, consumer, place
 
 
@@ -154,7 +156,7 @@ class RingAgainstDeque(RuleBasedStateMachine):
             size, expected = self.frames.popleft()
             self.used -= size
             steps += 1
-        ready = self.consumer.wait().ready()
+        ready = self.consumer.ready()
         assert ready is bool(steps) or self.closed
         assert self.consumer.try_read() == expected
 
@@ -351,14 +353,18 @@ def test_a_closed_consumer_takes_nothing_and_has_said_what_it_took(name: str) ->
         return place.words[layout.HEAD]
 
     closing = Interface(Closing, serialize=lambda _: None, deserialize=close)
-    producer, consumer, place = make(1024, name=name, interfaces=(closing,))
+    producer, consumer, place = make(1024, name=name)
+    known = engines.classes(name)
+    codec = known.Codec([closing])
+    writer = known.MessageWriter(producer, codec, 1 << 20, array("d", [math.inf]))
+    reader = known.MessageReader(consumer, codec)
     for value in (1, Closing(), 3):
-        assert producer.put(value) is None
+        assert writer.put(value) is None
     values: list[object] = []
-    consumer.take_many(values, 10)
+    reader.take_many(values, 10)
     assert values == [1, consumer.position]
     assert consumer.position < place.words[layout.TAIL]
-    assert consumer.take() is NOTHING
+    assert reader.take() is NOTHING
     assert consumer.try_read() is None
     assert producer.try_write(b"x") is False
 
@@ -367,28 +373,29 @@ def boom(*_arguments: Any, **_options: Any) -> None:
     raise Boom
 
 
-@pytest.mark.parametrize("lock", ["_acquire", "_release"])
-def test_what_a_handler_raises_around_a_lock_comes_out(lock: str) -> None:
+@pytest.mark.parametrize("method", ["acquire", "release"])
+def test_what_a_handler_raises_around_a_lock_comes_out(method: str) -> None:
     # As if it came before the lock was ours: the release then raises, and that is not the handler's.
     # And as if it came right after the release.
     producer, consumer, _ = make(256)
     producer.try_write(b"before")
     producer.try_write(b"part", PART)
-    for end, use in [
+    for one, use in [
         (producer, lambda: producer.try_write(b"x")),
         (producer, producer.abort),
         (producer, producer.close),
         (consumer, consumer.try_read),
     ]:
-        real = getattr(end, lock)
-        setattr(end, lock, boom)
+        real: Any = one.lock
+        fake: Any = SimpleNamespace(acquire=real.acquire, release=real.release)
+        setattr(fake, method, boom)
+        one.lock = fake
         with pytest.raises(Boom):
             use()
-        setattr(end, lock, real)
-        if lock == "_release":
-            real()
-        assert end._acquire(blocking=False)
-        end._release()
+        one.lock = real
+        if method == "release":
+            real.release()
+        assert not real._is_owned()
 
 
 @over_both
@@ -494,7 +501,7 @@ def test_the_reader_is_woken_only_when_it_sleeps(name: str) -> None:
 def test_a_tail_that_cannot_be_is_refused(name: str, tail: int) -> None:
     _, consumer, place = make(64, name=name)
     place.words[layout.TAIL] = tail
-    assert consumer.wait().ready()
+    assert consumer.ready()
     with pytest.raises(ChannelCorrupted, match="tail"):
         consumer.try_read()
 

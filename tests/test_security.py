@@ -28,6 +28,7 @@ from shmchannel.system import semaphores
 from shmchannel.transfer import block as blocks
 from shmchannel.transfer import buffer
 from support.engines import RINGS, made_by
+from support.inside import producer_of, slot_of
 
 ROOT = Path(__file__).parent.parent
 SHM = Path("/dev/shm")
@@ -97,7 +98,7 @@ def test_the_mode_is_0600_whatever_the_umask(
         os.umask(mask)
         channel, buffer = Channel(capacity=4096), SharedBuffer(10)
         made = [channel.handle, *(f"sem.{name[1:]}" for name in segment.semaphore_names(channel.handle))]
-        made.append(buffer._block.name)
+        made.append(buffer.block.name)
         for name in made:
             status = (SHM / name).lstat()
             assert stat.S_IMODE(status.st_mode) == 0o600, name
@@ -117,7 +118,7 @@ def test_another_users_block_is_refused() -> None:
     # Theirs, open to all, and with a record that says it is for us.
     channel = Channel(capacity=4096)
     with channel.connect() as one, channel.connect() as two:
-        slot: Any = two._slots[0]
+        slot: Any = slot_of(two)
         put_block(channel=channel.handle.encode(), slot=slot.index, moves=1)
         os.chown(SHM / f"{HANDLE}b", NOBODY, NOBODY)
         with pytest.raises(InterfaceError, match="no block of this user's"):
@@ -135,7 +136,7 @@ def test_handles_blocks_and_doorbells_have_random_names(monkeypatch: pytest.Monk
     with channel.connect() as port:
         port.fileno()
         assert drawn == [12, 12, 16]  # bytes
-    handles = {Channel(capacity=4096).handle for _ in range(50)} | {buffer._block.name[:-1]}
+    handles = {Channel(capacity=4096).handle for _ in range(50)} | {buffer.block.name[:-1]}
     assert len(handles) == 51
     buffer.close()
 
@@ -150,7 +151,7 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(ChannelError, match="symbolic links"):
         Channel.from_handle(HANDLE)
     with channel.connect() as port, pytest.raises(ChannelError, match="symbolic links"):
-        buffer.receive(f"{HANDLE}b", port._slots[0])
+        buffer.receive(f"{HANDLE}b", slot_of(port))
     assert victim.read_bytes() == bytes(layout.DATA + 2 * 4096)
 
 
@@ -230,7 +231,7 @@ def test_semaphores_that_were_ruined_before_the_connect_cost_a_slice() -> None:
 
 def put_block(**record: Any) -> None:
     path = SHM / f"{HANDLE}b"
-    path.write_bytes(blocks._RECORD.pack(*blocks.Record(size=8, **record)).ljust(blocks.HEAD + 8, b"\0"))
+    path.write_bytes(blocks._RECORD.pack(*blocks.Record(size=8, **record)).ljust(blocks.HEAD_SIZE + 8, b"\0"))
     os.chmod(path, 0o666)
 
 
@@ -326,7 +327,7 @@ def test_anybody_may_ring_and_nothing_comes_of_it(engine: str) -> None:
 def test_who_takes_a_bells_name_gets_rings_and_nothing_else() -> None:
     channel = Channel(capacity=4096)
     with channel.connect() as one, channel.connect() as two:
-        slot: Any = one._slots[0]
+        slot: Any = slot_of(one)
         _, theirs = slot.bells()
         theirs[:] = b"k" * 16  # as a peer's that was killed, or a liar's
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taken:
@@ -355,7 +356,7 @@ def test_a_handle_is_a_name_and_never_a_path() -> None:
         with pytest.raises(ChannelNotFound):
             Channel.from_handle(handle)
         with Channel(capacity=4096).connect() as port, pytest.raises(InterfaceError):
-            buffer.receive("x" + handle, port._slots[0])
+            buffer.receive("x" + handle, slot_of(port))
 
 
 DECODES = """
@@ -438,8 +439,8 @@ def test_a_peer_that_cuts_the_file_off_ends_us_as_a_kill_would() -> None:
         assert port.read_sync(timeout=30) == "here"
         os.ftruncate(file.fileno(), layout.DATA)
         with suppress(ChannelError):  # its memory is gone for us too: only the header is touched here
-            port._outgoing._control[0] += 4096  # type: ignore[union-attr]
-            port._slots[0].items[0].post()
+            producer_of(port)._control[0] += 4096
+            slot_of(port).items[0].post()
         assert victim.wait(30) == -signal.SIGBUS
         os.ftruncate(file.fileno(), layout.DATA + (2 << 16))
 

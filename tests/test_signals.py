@@ -23,6 +23,7 @@ from shmchannel.system import locks as alive
 from shmchannel.waiting import thread
 from support.engines import RINGS, made_by, needs_c
 from support.flavours import Peer
+from support.inside import producer_of, reader_of
 from support.peers import echo, fill, until_asleep
 
 
@@ -148,7 +149,7 @@ def test_a_signal_handler_may_close_and_may_read(pair: tuple[Port, Port]) -> Non
 
 def test_a_handler_that_times_out_leaves_the_turn_to_what_it_interrupted(pair: tuple[Port, Port]) -> None:
     one, two = pair
-    turn: Any = one._outgoing.sleeper.turn  # type: ignore[union-attr]
+    turn: Any = producer_of(one).sleeper.turn
     owned: list[bool] = []
 
     def handler(_number: int, _frame: object) -> None:
@@ -347,7 +348,7 @@ def test_a_stop_iteration_of_a_handler_is_no_end_of_an_operation(pair: tuple[Por
     one, _ = pair
 
     def operation() -> Iterator[Any]:
-        yield one._incoming.wait()._replace(ready=interrupt)
+        yield reader_of(one).wait()._replace(ready=interrupt)
 
     def interrupt() -> bool:
         raise StopIteration("of a handler")
@@ -361,7 +362,7 @@ def test_parts_whose_abort_was_interrupted_are_taken_back_by_the_next_message(
     pair: tuple[Port, Port],
 ) -> None:
     one, two = pair
-    outgoing: Any = one._outgoing
+    outgoing: Any = producer_of(one)
     outgoing.try_write(b"left behind", PART)
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(two.read_sync(timeout=10)))

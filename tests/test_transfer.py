@@ -32,11 +32,13 @@ from shmchannel import (
     Transferable,
     WouldBlock,
 )
+from shmchannel.port.port import connection_of
 from shmchannel.system import files
 from shmchannel.transfer import block as blocks
 from shmchannel.transfer import sweep, transfer
 from shmchannel.transfer.sweep import sweep_blocks
 from support.flavours import PROCESSES, Peer
+from support.inside import codec_of, under_way_of
 from support.peers import return_buffer, send_buffer_and_wait
 
 
@@ -230,8 +232,8 @@ def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
 
 def is_owned(buffer: SharedBuffer) -> bool:
     """Whether nobody else could take or remove it."""
-    record = blocks.read_record(buffer._block.hold)
-    with_lock = files.Hold(files.open_name, buffer._block.name)
+    record = blocks.read_record(buffer.block.hold)
+    with_lock = files.Hold(files.open_name, buffer.block.name)
     try:
         return record is not None and not record.handle and not with_lock.try_lock(blocks.OWNER)
     finally:
@@ -267,7 +269,7 @@ def test_a_receiver_that_closes_meanwhile_does_not_free_what_comes_back(
         assert one.write_sync(buffer, transfer=[buffer]) is False
         assert is_owned(buffer)
         one.close_sync()
-        assert names() == [buffer._block.name]
+        assert names() == [buffer.block.name]
 
 
 def test_who_connects_while_a_buffer_is_put_under_way_is_in_its_record(
@@ -286,7 +288,7 @@ def test_who_connects_while_a_buffer_is_put_under_way_is_in_its_record(
     monkeypatch.setattr(blocks, "write_record", connect_before)
     buffer = SharedBuffer(10)
     one.write_sync(buffer, transfer=[buffer])
-    ((_, block),) = one._under_way
+    ((_, block),) = under_way_of(one)
     record = blocks.read_record(block.hold)
     assert record
     assert record.pid == os.getpid()
@@ -299,14 +301,14 @@ def test_an_exception_after_the_message_is_out_leaves_what_moved_with_its_reader
     pair: tuple[Port, Port], movable: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = pair
-    real = one._put
+    real = connection_of(one).write_frame
 
-    def put_and_raise(*arguments: Any) -> None:
-        real(*arguments)
+    def put_and_raise(*arguments: Any, **named: Any) -> None:
+        real(*arguments, **named)
         raise KeyboardInterrupt
 
     thing = movable()
-    monkeypatch.setattr(one, "_put", put_and_raise)
+    monkeypatch.setattr(connection_of(one), "write_frame", put_and_raise)
     with pytest.raises(KeyboardInterrupt):
         one.write_sync([thing], transfer=[thing])
     assert thing.detached
@@ -369,7 +371,7 @@ def test_a_message_that_fails_after_it_has_brought_a_buffer_frees_it(pair: tuple
         buffer, token = SharedBuffer(10), Token("t")
         value = [buffer, token] if other == b"after" else [token, buffer]
         one.write_sync(value, transfer=[buffer, token])
-        codec: Any = two._codec
+        codec: Any = codec_of(two)
         known = codec.by_name.pop(next(name for name in codec.by_name if "Token" in name))
         with pytest.raises(InterfaceError, match="Token' came"):
             two.read_sync()
@@ -442,7 +444,7 @@ def test_a_sweep_removes_what_is_under_way_to_the_dead_and_leaves_what_it_cannot
     channel = Channel()
     with channel.connect() as one, channel.connect():
         buffer = SharedBuffer(1)
-        name = buffer._block.name
+        name = buffer.block.name
         one.write_sync(buffer, transfer=[buffer])
         one.close_sync()
         hold = files.Hold(files.open_name, name)
@@ -460,10 +462,10 @@ def test_only_the_port_that_it_is_under_way_to_gets_a_block(pair: tuple[Port, Po
     other = Channel()
     with other.connect() as sender, other.connect() as receiver:
         buffer = SharedBuffer(10)
-        name = buffer._block.name
+        name = buffer.block.name
         sender.write_sync(buffer, transfer=[buffer])
-        for claim in (name, "shmch-AAAAAAAAAAAAAAAAb", "../etc/passwd", 3, None, SharedBuffer(3)._block.name):
-            codec: Any = one._codec
+        for claim in (name, "shmch-AAAAAAAAAAAAAAAAb", "../etc/passwd", 3, None, SharedBuffer(3).block.name):
+            codec: Any = codec_of(one)
             (interface,) = [known for known in codec.by_class.values() if known.cls is SharedBuffer]
             give, interface.detach = interface.detach, lambda _, claim=claim: claim
             mine = SharedBuffer(1)
@@ -482,7 +484,7 @@ def test_a_fork_does_not_free_nor_move_its_parents_buffers(pair: tuple[Port, Por
         status = 1
         try:
             try:
-                one._codec.by_class[SharedBuffer].check_movable(buffer)
+                codec_of(one).by_class[SharedBuffer].check_movable(buffer)
                 buffer._check_movable()
             except ValueError:
                 status = 0
@@ -569,13 +571,15 @@ def test_a_buffer_of_a_killed_sender_that_nobody_reads_goes_with_the_port() -> N
 CRASHES = """
 import os, signal, sys
 from shmchannel import Channel, Port, SharedBuffer
+from shmchannel.port import connection
+from shmchannel.port.connection import Connection
 from shmchannel.transfer import block, buffer as buffers
 from shmchannel.transfer.transfer import Transfer
 step, handle = sys.argv[1:]
 port = Channel.from_handle(handle).connect()
 names = step.split(".")
-owner = {"block": block, "buffers": buffers, "Block": block.Block, "Port": Port, "SharedBuffer": SharedBuffer,
-    "Transfer": Transfer}[names[0]]
+owner = {"block": block, "buffers": buffers, "connection": connection, "Block": block.Block, "Connection": Connection,
+    "SharedBuffer": SharedBuffer, "Transfer": Transfer}[names[0]]
 def kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 real = getattr(owner, names[1])
 def then_kill(*args, **kwargs):
@@ -592,25 +596,19 @@ port.close_sync()
 
 
 SENDING = (
+    *("buffers.write_record", "buffers.write_record.after", "block.write_record", "block.write_record.after"),
+    *("Block.offer", "Block.offer.after", "Transfer.encode.after"),
     *(
-        "blocks.write_record",
-        "blocks.write_record.after",
-        "Block.offer",
-        "Block.offer.after",
-        "Transfer.encode.after",
+        "Connection.write_frame",
+        "Connection.write_frame.after",
+        "SharedBuffer.leave",
+        "SharedBuffer.leave.after",
     ),
-    *("Port._put", "Port._put.after", "SharedBuffer._leave", "SharedBuffer._leave.after"),
-    *("settle", "settle.after"),
+    *("connection.settle", "connection.settle.after"),
 )
 RECEIVING = (
-    *(
-        "blocks.lock_byte",
-        "blocks.lock_byte.after",
-        "blocks.write_record",
-        "blocks.write_record.after",
-        "SharedBuffer._map",
-    ),
-    *("SharedBuffer._map.after", "blocks.remove_file", "settle"),
+    *("buffers.lock_byte", "buffers.lock_byte.after", "buffers.write_record", "buffers.write_record.after"),
+    *("SharedBuffer._map", "SharedBuffer._map.after", "buffers.remove_file", "connection.settle"),
 )
 
 
@@ -658,7 +656,7 @@ def test_a_port_that_ends_while_a_sweep_looks_at_its_block_removes_it(
     one, two = pair
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
-    sweeping = files.Hold(files.open_name, buffer._block.name)
+    sweeping = files.Hold(files.open_name, buffer.block.name)
     assert sweeping.try_lock(blocks.OWNER)
     one.close_sync()
     closing = threading.Thread(target=two.close_sync)
@@ -673,12 +671,12 @@ def test_a_port_that_ends_waits_for_no_lock_for_long(pair: tuple[Port, Port]) ->
     one, two = pair
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
-    stopped = files.Hold(files.open_name, buffer._block.name)
+    stopped = files.Hold(files.open_name, buffer.block.name)
     assert stopped.try_lock(blocks.OWNER)
     one.close_sync()
     two.close_sync()
-    assert names() == [buffer._block.name]
-    files.remove_file(buffer._block.name)
+    assert names() == [buffer.block.name]
+    files.remove_file(buffer.block.name)
     stopped.close()
 
 
@@ -686,7 +684,7 @@ def test_a_block_that_has_moved_on_is_not_taken_for_what_its_record_said(pair: t
     one, two = pair
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
-    looking = files.Hold(files.open_name, buffer._block.name)
+    looking = files.Hold(files.open_name, buffer.block.name)
     record = blocks.read_record(looking)
     got = two.read_sync()
     assert two.write_sync(got, transfer=[got])
@@ -721,7 +719,7 @@ def test_a_buffer_that_cannot_be_given_back_costs_no_other(
 ) -> None:
     one, _two = pair
     first, second = SharedBuffer(10), SharedBuffer(20)
-    lockers = [files.Hold(files.open_name, each._block.name) for each in (first, second)]
+    lockers = [files.Hold(files.open_name, each.block.name) for each in (first, second)]
 
     def refuse(*_arguments: object) -> None:
         assert lockers[which].try_lock(blocks.OWNER)

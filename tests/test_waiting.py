@@ -29,6 +29,7 @@ from shmchannel.waiting import thread
 from shmchannel.waiting.deadline import Deadline
 from shmchannel.waiting.sleeper import Wait
 from support.flavours import FLAVOURS, Peer
+from support.inside import consumer_of, reader_of
 from support.peers import echo
 
 
@@ -248,7 +249,7 @@ def test_threads_that_wait_get_their_turn_in_order() -> None:
 def test_an_operation_that_never_has_to_sleep_still_keeps_its_deadline() -> None:
     channel = Channel(capacity=4096)
     with channel.connect() as one:
-        wait = one._incoming.wait()._replace(ready=lambda: True)
+        wait = reader_of(one).wait()._replace(ready=lambda: True)
 
         def endless() -> Iterator[Any]:
             while True:
@@ -299,7 +300,7 @@ def asleep() -> Iterator[Asleep]:
     """A port's sleep in C, and what it announces."""
     channel = Channel()
     with channel.connect() as peer, channel.connect() as port:
-        incoming: Any = port._incoming
+        incoming: Any = consumer_of(port)
         yield peer, incoming.sleep, lambda: incoming._flags[READER_SLEEPS]
 
 
@@ -337,9 +338,9 @@ def test_a_sleep_in_c_ends_with_the_slice_in_which_the_peer_has_died() -> None:
         peer = Peer("fork", port_that_is_left_open, channel.handle)
         assert port.read_sync() == "here"
         peer.join()
-        incoming: Any = port._incoming
+        incoming: Any = consumer_of(port)
         incoming.sleep(1000, 0.01)
-        assert not port._peer.look()
+        assert not peer(port).look()
 
 
 def port_that_is_left_open(handle: str) -> None:
@@ -452,8 +453,7 @@ def test_without_a_wait_for_c_a_reader_sleeps_in_python(monkeypatch: pytest.Monk
     monkeypatch.setattr(LibcSemaphore, "for_c", (0, 0, -1))
     channel = Channel()
     with channel.connect(spin=False) as port, channel.connect() as peer:
-        incoming: Any = port._incoming
-        assert incoming.wait().sleep is None
+        assert reader_of(port).wait().sleep is None
         writer = threading.Timer(0.05, peer.write_sync, [1])
         writer.start()
         assert port.read_sync() == 1
@@ -492,7 +492,7 @@ def test_in_an_event_loop_a_port_spins_for_less() -> None:
         async with channel.connect() as one, channel.connect() as two:
             await one.write("x")
             assert await two.read() == "x"
-            sleeper: Any = two._incoming.sleeper  # type: ignore[union-attr]
+            sleeper: Any = consumer_of(two).sleeper
             assert max(sleeper.budget) <= waiting.SPIN_IN_LOOP < waiting.SPIN
             sleeper.settle(time.perf_counter_ns() + 10**9)  # a wait that was as short as can be
             assert sleeper.budget[0] == waiting.SPIN_IN_LOOP

@@ -12,7 +12,7 @@ from .codec.interfaces import Interface, listed, several
 from .layout import FREE, MAXIMUM_CAPACITY, MOVES, RINGS, SLOTS
 from .port.connection import Connection
 from .port.port import Port
-from .segment import Segment, sweep, unlink
+from .segment import Segment, sweep_segments, unlink
 from .system.files import disown
 from .system.locks import Hold
 from .transfer.sweep import adopt, sweep_blocks
@@ -35,7 +35,7 @@ def _sweep_in_turn() -> None:
     if time.monotonic() < _next_sweep:
         return
     used = time.thread_time()
-    sweep()
+    sweep_segments()
     sweep_blocks()
     used = time.thread_time() - used
     if used > CHEAP_SWEEP:

@@ -287,7 +287,7 @@ def unlink(name: str) -> None:
     remove_file(name)
 
 
-def sweep(*, lingering: bool = False, remove: Callable[[str], object] = unlink) -> list[str]:
+def sweep_segments(*, lingering: bool = False, remove: Callable[[str], object] = unlink) -> list[str]:
     """Remove the names that this user owns and nobody holds; return their handles.
 
     A channel made with ``linger=True`` is left, unless ``lingering``.

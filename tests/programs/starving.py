@@ -28,6 +28,7 @@ if os.environ.get("LIBC"):
 
 from shmchannel import Channel, ChannelError, Port, SharedBuffer
 from shmchannel.system import semaphores
+from support.inside import loop_side_of
 
 FILL = Path("/dev/shm/fill")
 MIB = 1 << 20
@@ -204,7 +205,7 @@ def doorbells() -> None:
             else:
                 raise AssertionError("it has a doorbell")
         reading = asyncio.create_task(two.read())
-        while not (two._sides and two._sides[0].reading._future):
+        while not (loop_side_of(two) and loop_side_of(two).reading._future):
             await asyncio.sleep(0)
         with spare_descriptors(0):
             assert one.write_sync("without a bell")

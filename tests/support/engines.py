@@ -6,18 +6,31 @@ import gc
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from shmchannel import Channel, Port, engine
+from shmchannel import Channel, Port, engine, messages
 from shmchannel.codec import codec as clone
 from shmchannel.codec import messagepack, packing
 from shmchannel.codec.interfaces import Interface
 from shmchannel.ring import consumer, producer
 
-_IN_PYTHON = clone.Codec, producer.Producer, consumer.Consumer
-_IN_C = engine.Codec, engine.Producer, engine.Consumer
+
+class Engine(NamedTuple):
+    """The classes of one engine, by their names in engine.py."""
+
+    Codec: Any
+    Producer: Any
+    Consumer: Any
+    MessageWriter: Any
+    MessageReader: Any
+
+
+_IN_PYTHON = Engine(
+    clone.Codec, producer.Producer, consumer.Consumer, messages.MessageWriter, messages.MessageReader
+)
+_IN_C = Engine(*(getattr(engine, name) for name in Engine._fields))
 
 needs_c = pytest.mark.skipif(
     not engine.native, reason="the C core is not built, or SHMCHANNEL_PUREPYTHON is set"
@@ -28,8 +41,8 @@ CODECS = [*([] if ONLY_C else ["compiled"]), *RINGS]
 HERE = ["compiled", "python", *(["c"] if engine.native else [])]  # by their names
 
 
-def classes(name: str) -> tuple[Any, Any, Any]:
-    """The codec, the producer and the consumer of an engine."""
+def classes(name: str) -> Engine:
+    """The classes of the engine of that name."""
     return _IN_C if name == "c" else _IN_PYTHON
 
 
@@ -37,10 +50,8 @@ def classes(name: str) -> tuple[Any, Any, Any]:
 def made_by(name: str) -> Iterator[None]:
     """All that is made meanwhile is of that engine: "c", "compiled", or "python" as in a subinterpreter."""
     with pytest.MonkeyPatch.context() as patch:
-        codec, producer, consumer = classes(name)
-        patch.setattr(engine, "Codec", codec)
-        patch.setattr(engine, "Producer", producer)
-        patch.setattr(engine, "Consumer", consumer)
+        for attribute, replacement in classes(name)._asdict().items():
+            patch.setattr(engine, attribute, replacement)
         if name == "python":
             patch.setattr(packing, "COMPILED", False)
             patch.setattr(packing, "Packer", messagepack.Packer)

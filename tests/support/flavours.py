@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,8 @@ needs_interpreters = pytest.mark.skipif(
 )
 FLAVOURS = ["thread", "fork", "spawn", "program", pytest.param("interpreter", marks=needs_interpreters)]
 PROCESSES = ["fork", "spawn", "program"]
+# For a program that imports what the tests do.
+WITH_TESTS = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 class Peer:
@@ -42,8 +46,8 @@ class Peer:
             self.worker = threading.Thread(target=self._run, args=(run_in_new, function, handle, *args))
             self.worker.start()
         elif flavour == "program":
-            command = [sys.executable, peers.__file__, function.__name__, handle, json.dumps(args)]
-            self.worker = subprocess.Popen(command, stderr=subprocess.PIPE)
+            command = [sys.executable, "-m", peers.__name__, function.__name__, handle, json.dumps(args)]
+            self.worker = subprocess.Popen(command, stderr=subprocess.PIPE, env=WITH_TESTS)
         else:
             context: Any = multiprocessing.get_context(flavour)
             self.worker = context.Process(target=function, args=(handle, *args))

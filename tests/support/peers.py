@@ -24,6 +24,7 @@ from shmchannel import (
     wait,
 )
 from shmchannel.system import processes
+from support.inside import loop_side_of
 
 
 @contextlib.contextmanager
@@ -256,7 +257,7 @@ def leave_open_in_threads(handle: str, kinds: list[str]) -> None:
     asleep = {
         "read": lambda: port.statistics().read_sleeps,
         "write": lambda: port.statistics().write_sleeps,
-        "loop": lambda: port._sides and port._sides[0].reading._future,
+        "loop": lambda: loop_side_of(port) and loop_side_of(port).reading._future,
         "pool": lambda: port.statistics().read_sleeps,
     }
     while not all(asleep[kind]() for kind in kinds):
@@ -287,7 +288,7 @@ def lose_async(handle: str, pid: int) -> None:
         async with connect(handle) as port:
             assert await port.read() == "here"
             reading = asyncio.create_task(port.read())
-            while not port._sides or not port._sides[0].reading._future:
+            while not loop_side_of(port) or not loop_side_of(port).reading._future:
                 await asyncio.sleep(0)
             os.kill(pid, signal.SIGKILL)
             with raising(PeerLost):

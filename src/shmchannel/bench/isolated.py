@@ -141,7 +141,7 @@ def _kill(process: subprocess.Popen[bytes], number: int) -> bool:
 
 def _sweep(folder: str) -> None:
     """Remove the names of those that were ended."""
-    segment.sweep()
+    segment.sweep_segments()
     sweep_blocks()
     token = os.path.basename(folder)
     for name in os.listdir(MEMORY) if os.path.isdir(MEMORY) else []:

@@ -120,10 +120,10 @@ def reap(options: argparse.Namespace) -> int:
     """Remove the names that nobody holds; say of each what it was."""
     known = {one.handle: one for one in snapshot.channels()} if options.dry_run or segment.handles() else {}
     if options.dry_run:
-        removed = segment.sweep(lingering=True, remove=_keep)
+        removed = segment.sweep_segments(lingering=True, remove=_keep)
         removed += sweep_blocks(remove=_keep, without=removed)
     else:
-        removed = segment.sweep(lingering=True)
+        removed = segment.sweep_segments(lingering=True)
         removed += sweep_blocks()
     verb = "would remove" if options.dry_run else "removed"
     for name in removed:

@@ -161,21 +161,22 @@ class Producer(End):
                 fence()  # what the consumer copied out before it stored that head must not see our frame
             limit = self.capacity if kind == ABORT else self._limit
             end, count = frames_that_fit(frames, start, limit - (tail - head))
-            if not count or (self._closed or not self.parting if kind == ABORT else self._closed):
+            refused = not self.parting if kind == ABORT else self._closed
+            if refused or not count:
                 return start, 0, tail
             first, second = self._slices(tail, end - start)
             middle = start + first.stop - first.start
             one, two = view[start:middle], view[middle:end]
             after = tail + end - start
             messages = self.messages + (0 if kind in (PART, ABORT) else count)
-            if self._tail != tail or self._closed:  # step: look_if_shut
+            if self._tail != tail or (self._closed and kind != ABORT):  # step: look_if_shut
                 continue
             self._head = head
             memory[first] = one  # step: fill_frame
             memory[second] = two
             if WEAK_MEMORY:  # step: fence_before_publish
                 fence()  # the frames are out before the tail; x86 keeps stores in order
-                if self._tail != tail or self._closed:
+                if self._tail != tail or (self._closed and kind != ABORT):
                     continue
             self.parting = kind == PART or (self.parting and kind == WHOLE)
             self.messages = control[MESSAGES] = messages

@@ -35,7 +35,7 @@ from ..system.locks import Hold
 
 NAME = re.compile(HANDLE.pattern + "b")
 MAGIC = b"shmblck\1"
-HEAD = mmap.ALLOCATIONGRANULARITY  # bytes before the data: a mapping begins at a multiple of it
+HEAD_SIZE = mmap.ALLOCATIONGRANULARITY  # bytes before the data: a mapping begins at a multiple of it
 LARGEST = 1 << 62  # bytes: more no file has
 OWNER = 0  # the byte that its owner locks; the sender of move n locks byte n
 
@@ -153,7 +153,7 @@ def read_record(hold: Hold, file_size: int | None = None) -> Record | None:
     record = Record._make(_RECORD.unpack(data))
     if file_size is None:
         file_size = os.fstat(hold.fileno()).st_size
-    whole = record.magic == MAGIC and file_size == HEAD + record.size and record.moves < _MOST_MOVES
+    whole = record.magic == MAGIC and file_size == HEAD_SIZE + record.size and record.moves < _MOST_MOVES
     return record if whole else None
 
 

@@ -9,11 +9,10 @@ from multiprocessing.util import Finalize
 from typing import Any, NoReturn
 
 from ..errors import InterfaceError
-from ..layout import HEAD
 from ..segment import Slot
 from ..system.files import allocate, disown, is_ours, new_file, open_name, own, refused, remove_file
 from ..system.locks import Hold
-from .block import LARGEST, NAME, OWNER, Block, Record, lock_byte, read_record, write_record
+from .block import HEAD_SIZE, LARGEST, NAME, OWNER, Block, Record, lock_byte, read_record, write_record
 
 
 class SharedBuffer(mmap.mmap):
@@ -39,7 +38,7 @@ class SharedBuffer(mmap.mmap):
             raise ValueError(f"size must be from 1 to {LARGEST} bytes, not {size}")
         try:
             with new_file("b", OWNER, remove_file) as (name, file, hold):
-                allocate(file, HEAD + size)
+                allocate(file, HEAD_SIZE + size)
                 write_record(hold, Record(size=size))
                 return cls._map(Block(name, size, hold))
         except OSError as error:
@@ -48,7 +47,7 @@ class SharedBuffer(mmap.mmap):
     @classmethod
     def _map(cls, block: Block) -> SharedBuffer:
         try:
-            self = super().__new__(cls, block.hold.fileno(), block.size, offset=HEAD)
+            self = super().__new__(cls, block.hold.fileno(), block.size, offset=HEAD_SIZE)
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
         self.block = block

@@ -216,7 +216,7 @@ class Case:
         gc.collect()
         left = names(self.tag)
         sweep_blocks()
-        segment.sweep()
+        segment.sweep_segments()
         if left and not self.scenario.sweeps:
             self.problems.append(f"names are left: {left}")
         if names(self.tag):

@@ -22,6 +22,7 @@ from shmchannel import (
     segment,
 )
 from shmchannel.transfer.sweep import sweep_blocks
+from support.inside import producer_of, slot_of
 
 from .board import GO, PASSED, PATIENCE, STARTED, message, until
 from .steps import Victim
@@ -324,7 +325,7 @@ def meet_the_end(victim: Victim) -> None:
 def echoes(survivor: Survivor) -> None:
     with survivor.offer().connect() as port:
         survivor.go()
-        until(lambda: port._outgoing._flags[1] or reader_sleeps(port) or survivor.is_over())  # type: ignore[union-attr]
+        until(lambda: producer_of(port)._flags[1] or reader_sleeps(port) or survivor.is_over())
         survivor.write_all(port, 100, 1)
         survivor.read_all(port)
 
@@ -422,8 +423,7 @@ def attaches(survivor: Survivor) -> None:
 
 
 def has_peer(port: Port) -> bool:
-    (_channel, slot, *_ends), *_ = port._kept
-    return slot.peer()[layout.STATE] != layout.FREE
+    return bool(slot_of(port).peer()[layout.STATE] != layout.FREE)
 
 
 UNFINISHED = ("nothing there", "ChannelCorrupted", "ChannelNotFound")
@@ -478,4 +478,4 @@ def sweep(victim: Victim) -> None:
     go(victim)
     with victim:
         sweep_blocks()
-        segment.sweep()
+        segment.sweep_segments()

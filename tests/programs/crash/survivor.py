@@ -8,6 +8,7 @@ from typing import Any
 from shmchannel import Channel, EndOfChannel, PeerLost, Port
 from shmchannel.layout import READER_SLEEPS, WRITER
 from shmchannel.system import processes
+from support.inside import consumer_of, producer_of
 
 from .board import (
     ACTED,
@@ -101,11 +102,11 @@ class Survivor:
 
 def reader_sleeps(port: Port) -> bool:
     """Whether the other side sleeps, to be woken by what we write."""
-    outgoing: Any = port._outgoing
+    outgoing: Any = producer_of(port)
     return bool(outgoing._flags[READER_SLEEPS])
 
 
 def writer_sleeps(port: Port) -> bool:
     """Whether the other side sleeps, to be woken by what we read."""
-    incoming: Any = port._incoming
+    incoming: Any = consumer_of(port)
     return bool(incoming._control[WRITER])

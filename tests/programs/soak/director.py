@@ -301,7 +301,7 @@ class Director:
     def names(self) -> list[str]:
         """Those in /dev/shm, after a sweep of what the killed have left."""
         sweep_blocks()
-        segment.sweep(lingering=True)
+        segment.sweep_segments(lingering=True)
         return [name for name in os.listdir("/dev/shm") if self.tag in name]
 
     def compare(self, before: dict[str, Census], after: dict[str, Census]) -> None:
