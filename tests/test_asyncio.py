@@ -208,7 +208,7 @@ def test_a_missed_ring_is_made_good_by_the_pulse(monkeypatch: pytest.MonkeyPatch
         async with pair() as (one, two):
             monkeypatch.setattr(doorbell_of(one), "ring_theirs", lambda: None)
             outgoing: Any = producer_of(one)
-            monkeypatch.setattr(outgoing, "_ring", lambda: None)
+            monkeypatch.setattr(outgoing, "bell", lambda: None)
             reading = asyncio.create_task(two.read())
             await soon(lambda: loop_side_of(two) and asleep(loop_side_of(two).reading))
             await one.write("unrung")

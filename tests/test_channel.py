@@ -481,7 +481,7 @@ def test_an_attacher_looks_again_after_it_has_found_the_creator_dead(monkeypatch
         words[layout.MAGIC_WORD] = layout.MAGIC
         return False
 
-    monkeypatch.setattr(segment.alive, "is_held", finish_and_die)
+    monkeypatch.setattr(segment.locks, "is_held", finish_and_die)
     assert Channel.from_handle(channel.handle).capacity == channel.capacity
 
 

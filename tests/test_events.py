@@ -16,6 +16,7 @@ import pytest
 
 from shmchannel import Channel, EndOfChannel, PeerLost, Port
 from shmchannel.port import shutdown as exits
+from shmchannel.port.port import connection_of
 from support.flavours import Peer
 from support.peers import connect_and_idle
 from test_asyncio import pair, soon
@@ -119,18 +120,19 @@ def test_end_comes_before_close_also_when_two_threads_find_it_at_once(
         seen.append("end")
 
     def let_another_close(slot: Any) -> None:
-        monkeypatch.setattr(two, "_settle", settle)
+        monkeypatch.setattr(connection, "_settle", settle)
         other.start()
         assert in_callback.wait(10)  # it has gone all the way to the listeners
         settle(slot)
 
     channel = Channel()
     with channel.connect() as one, channel.connect() as two:
-        settle = two._settle
+        connection = connection_of(two)
+        settle = connection._settle
         other = threading.Thread(target=two.close_sync)
         two.on("end", tell_slowly)
         two.on("close", lambda: seen.append("close"))
-        monkeypatch.setattr(two, "_settle", let_another_close)
+        monkeypatch.setattr(connection, "_settle", let_another_close)
         one.close_sync()
         with pytest.raises(EndOfChannel):
             two.read_sync()

@@ -19,7 +19,7 @@ import pytest
 from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, Port, PortClosed, WouldBlock
 from shmchannel.waiting import sleeper as waiting
 from support.flavours import FLAVOURS, PROCESSES, Peer
-from support.inside import consumer_of, producer_of
+from support.inside import producer_of, reader_of
 from support.peers import (
     both_ways,
     collect_range,
@@ -267,7 +267,7 @@ def test_a_ring_in_use_keeps_its_semaphores_open_whoever_closes_the_port(pair: t
     one.close_sync()
     two.close_sync()
     gc.collect()
-    outgoing._wake()  # a thread that was in the middle of a write may still get here
+    outgoing.wake()  # a thread that was in the middle of a write may still get here
 
 
 def test_a_port_dropped_open_warns_and_closes() -> None:
@@ -283,7 +283,7 @@ def test_a_port_dropped_open_warns_and_closes() -> None:
 
 def test_what_came_before_the_end_is_read_though_the_first_look_missed_it(pair: tuple[Port, Port]) -> None:
     one, two = pair
-    incoming: Any = consumer_of(two)
+    incoming: Any = reader_of(two)
     look = incoming.take_soon
 
     def look_just_before_the_peer_writes_and_closes() -> Any:

@@ -19,7 +19,6 @@ from conftest import names
 from shmchannel import Channel, Port, PortClosed, WouldBlock, segment
 from shmchannel.layout import PART
 from shmchannel.system import interrupts
-from shmchannel.system import locks as alive
 from shmchannel.waiting import thread
 from support.engines import RINGS, made_by, needs_c
 from support.flavours import Peer
@@ -323,7 +322,7 @@ def test_without_fork_lets_what_a_handler_raises_out_and_holds_nothing(
             self.lock = threading.RLock()
             self.where = where
 
-        def acquire(self) -> None:
+        def acquire(self, timeout: float = -1) -> None:  # noqa: ARG002
             if self.where == "acquire":
                 raise Boom
             self.lock.acquire()
@@ -337,11 +336,11 @@ def test_without_fork_lets_what_a_handler_raises_out_and_holds_nothing(
             raise Boom
 
     for where in ("acquire", "release"):
-        monkeypatch.setattr(alive, "_no_fork", Interrupted(where))
+        monkeypatch.setattr(interrupts, "_no_fork", Interrupted(where))
         with pytest.raises(Boom):
             interrupts.without_fork(lambda: None)
-    monkeypatch.setattr(alive, "_no_fork", threading.RLock())
-    alive._allow_fork()  # a handler that raised in os.fork: there was nothing to release
+    monkeypatch.setattr(interrupts, "_no_fork", threading.RLock())
+    interrupts._allow_fork()  # a handler that raised in os.fork: there was nothing to release
 
 
 def test_a_stop_iteration_of_a_handler_is_no_end_of_an_operation(pair: tuple[Port, Port]) -> None:

@@ -36,9 +36,10 @@ from shmchannel.port.port import connection_of
 from shmchannel.system import files
 from shmchannel.transfer import block as blocks
 from shmchannel.transfer import sweep, transfer
+from shmchannel.transfer.buffer import block_of, check_movable
 from shmchannel.transfer.sweep import sweep_blocks
 from support.flavours import PROCESSES, Peer
-from support.inside import codec_of, under_way_of
+from support.inside import codec_of, under_way_of, writer_of
 from support.peers import return_buffer, send_buffer_and_wait
 
 
@@ -181,11 +182,11 @@ def test_a_transfer_that_cannot_be_raises_and_changes_nothing(pair: tuple[Port, 
         ([thing], [], CloneError, r"\$\[0\]: .* can only be moved: list the instance in transfer=\[...\]"),
     ]:
         if "x" * 100 in value:
-            one._max_message_size = 90
+            writer_of(one).max_message_size = 90
         with pytest.raises(error, match=message):
             one.write_sync(value, transfer=value if listed is None else listed)
         assert whole(thing)
-    one._max_message_size = 1 << 20
+    writer_of(one).max_message_size = 1 << 20
     with pytest.raises(WouldBlock):
         two.read_nowait()
     one.write_sync(thing, transfer=[thing])
@@ -232,8 +233,8 @@ def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
 
 def is_owned(buffer: SharedBuffer) -> bool:
     """Whether nobody else could take or remove it."""
-    record = blocks.read_record(buffer.block.hold)
-    with_lock = files.Hold(files.open_name, buffer.block.name)
+    record = blocks.read_record(block_of(buffer).hold)
+    with_lock = files.Hold(files.open_name, block_of(buffer).name)
     try:
         return record is not None and not record.handle and not with_lock.try_lock(blocks.OWNER)
     finally:
@@ -269,7 +270,7 @@ def test_a_receiver_that_closes_meanwhile_does_not_free_what_comes_back(
         assert one.write_sync(buffer, transfer=[buffer]) is False
         assert is_owned(buffer)
         one.close_sync()
-        assert names() == [buffer.block.name]
+        assert names() == [block_of(buffer).name]
 
 
 def test_who_connects_while_a_buffer_is_put_under_way_is_in_its_record(
@@ -444,7 +445,7 @@ def test_a_sweep_removes_what_is_under_way_to_the_dead_and_leaves_what_it_cannot
     channel = Channel()
     with channel.connect() as one, channel.connect():
         buffer = SharedBuffer(1)
-        name = buffer.block.name
+        name = block_of(buffer).name
         one.write_sync(buffer, transfer=[buffer])
         one.close_sync()
         hold = files.Hold(files.open_name, name)
@@ -462,9 +463,16 @@ def test_only_the_port_that_it_is_under_way_to_gets_a_block(pair: tuple[Port, Po
     other = Channel()
     with other.connect() as sender, other.connect() as receiver:
         buffer = SharedBuffer(10)
-        name = buffer.block.name
+        name = block_of(buffer).name
         sender.write_sync(buffer, transfer=[buffer])
-        for claim in (name, "shmch-AAAAAAAAAAAAAAAAb", "../etc/passwd", 3, None, SharedBuffer(3).block.name):
+        for claim in (
+            name,
+            "shmch-AAAAAAAAAAAAAAAAb",
+            "../etc/passwd",
+            3,
+            None,
+            block_of(SharedBuffer(3)).name,
+        ):
             codec: Any = codec_of(one)
             (interface,) = [known for known in codec.by_class.values() if known.cls is SharedBuffer]
             give, interface.detach = interface.detach, lambda _, claim=claim: claim
@@ -485,7 +493,7 @@ def test_a_fork_does_not_free_nor_move_its_parents_buffers(pair: tuple[Port, Por
         try:
             try:
                 codec_of(one).by_class[SharedBuffer].check_movable(buffer)
-                buffer._check_movable()
+                check_movable(buffer)
             except ValueError:
                 status = 0
             buffer.close()
@@ -573,12 +581,13 @@ import os, signal, sys
 from shmchannel import Channel, Port, SharedBuffer
 from shmchannel.port import connection
 from shmchannel.port.connection import Connection
-from shmchannel.transfer import block, buffer as buffers
+from shmchannel.transfer import block, transfer, buffer as buffers
 from shmchannel.transfer.transfer import Transfer
 step, handle = sys.argv[1:]
 port = Channel.from_handle(handle).connect()
 names = step.split(".")
-owner = {"block": block, "buffers": buffers, "connection": connection, "Block": block.Block, "Connection": Connection,
+owner = {"block": block, "buffers": buffers, "connection": connection, "transfer": transfer, 
+    "Block": block.Block, "Connection": Connection,
     "SharedBuffer": SharedBuffer, "Transfer": Transfer}[names[0]]
 def kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 real = getattr(owner, names[1])
@@ -601,14 +610,14 @@ SENDING = (
     *(
         "Connection.write_frame",
         "Connection.write_frame.after",
-        "SharedBuffer.leave",
-        "SharedBuffer.leave.after",
+        "transfer.detach",
+        "transfer.detach.after",
     ),
     *("connection.settle", "connection.settle.after"),
 )
 RECEIVING = (
     *("buffers.lock_byte", "buffers.lock_byte.after", "buffers.write_record", "buffers.write_record.after"),
-    *("SharedBuffer._map", "SharedBuffer._map.after", "buffers.remove_file", "connection.settle"),
+    *("SharedBuffer._map", "SharedBuffer._map.after", "block.remove_file", "connection.settle"),
 )
 
 
@@ -652,11 +661,11 @@ def test_a_sweep_removes_what_is_left_when_both_are_killed() -> None:
 def test_a_port_that_ends_while_a_sweep_looks_at_its_block_removes_it(
     pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "SLICE", 30.0)
+    monkeypatch.setattr(sweep, "SLICE", 30.0)
     one, two = pair
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
-    sweeping = files.Hold(files.open_name, buffer.block.name)
+    sweeping = files.Hold(files.open_name, block_of(buffer).name)
     assert sweeping.try_lock(blocks.OWNER)
     one.close_sync()
     closing = threading.Thread(target=two.close_sync)
@@ -671,12 +680,12 @@ def test_a_port_that_ends_waits_for_no_lock_for_long(pair: tuple[Port, Port]) ->
     one, two = pair
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
-    stopped = files.Hold(files.open_name, buffer.block.name)
+    stopped = files.Hold(files.open_name, block_of(buffer).name)
     assert stopped.try_lock(blocks.OWNER)
     one.close_sync()
     two.close_sync()
-    assert names() == [buffer.block.name]
-    files.remove_file(buffer.block.name)
+    assert names() == [block_of(buffer).name]
+    files.remove_file(block_of(buffer).name)
     stopped.close()
 
 
@@ -684,12 +693,12 @@ def test_a_block_that_has_moved_on_is_not_taken_for_what_its_record_said(pair: t
     one, two = pair
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
-    looking = files.Hold(files.open_name, buffer.block.name)
+    looking = files.Hold(files.open_name, block_of(buffer).name)
     record = blocks.read_record(looking)
     got = two.read_sync()
     assert two.write_sync(got, transfer=[got])
     del buffer
-    one._transfer([])  # lets go of what has been read
+    connection_of(one).moving([])  # lets go of what has been read
     assert not sweep._nobody_has(looking, record)
     looking.close()
     assert len(one.read_sync()) == 10
@@ -704,7 +713,7 @@ def test_a_buffer_whose_detaching_was_cut_off_goes_with_the_ports(
     def cut(_buffer: SharedBuffer) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SharedBuffer, "_leave", cut)
+    monkeypatch.setattr(transfer, "detach", cut)
     with pytest.raises(KeyboardInterrupt):
         one.write_sync(buffer, transfer=[buffer])
     assert not buffer.detached  # so its memory is mapped here, and what is locked by that
@@ -719,14 +728,14 @@ def test_a_buffer_that_cannot_be_given_back_costs_no_other(
 ) -> None:
     one, _two = pair
     first, second = SharedBuffer(10), SharedBuffer(20)
-    lockers = [files.Hold(files.open_name, each.block.name) for each in (first, second)]
+    lockers = [files.Hold(files.open_name, block_of(each).name) for each in (first, second)]
 
-    def refuse(*_arguments: object) -> None:
+    def refuse(*_arguments: object, **_named: object) -> None:
         assert lockers[which].try_lock(blocks.OWNER)
         raise WouldBlock
 
     monkeypatch.setattr(blocks, "PATIENCE", 0.0)
-    monkeypatch.setattr(one, "_put", refuse)
+    monkeypatch.setattr(connection_of(one), "write_frame", refuse)
     with pytest.raises(ChannelError, match="somebody else holds"):
         one.write_nowait([first, second], transfer=[first, second])
     record = blocks.read_record(lockers[1 - which])
@@ -754,7 +763,7 @@ def test_a_buffer_that_is_closed_during_a_write_costs_no_other(pair: tuple[Port,
 
     asyncio.run(give_up())
     assert len(kept) == 20
-    kept._check_movable()
+    check_movable(kept)
     kept.close()
     assert not [name for name in names() if name.endswith("b")]
 

@@ -38,7 +38,7 @@ class MessageWriter:
         """
         self.producer = producer
         self._codec = codec
-        self._max_message_size = max_message_size
+        self.max_message_size = max_message_size
         self._next_look = next_look
 
     def encode(self, value: object) -> bytes:
@@ -51,8 +51,8 @@ class MessageWriter:
 
     def checked(self, payload: bytes) -> bytes:
         """Return a payload that is not too large."""
-        if len(payload) > self._max_message_size:
-            raise too_large(len(payload), self._max_message_size)
+        if len(payload) > self.max_message_size:
+            raise too_large(len(payload), self.max_message_size)
         return payload
 
     def put(self, value: object) -> bytes | None:

@@ -28,7 +28,7 @@ class SharedBuffer(mmap.mmap):
     Raises ``ChannelError`` when the system refuses (/dev/shm is full), ``ValueError`` for a size below 1.
     """
 
-    block: Block
+    _block: Block
     _free: Finalize
 
     def __new__(cls, size: int) -> SharedBuffer:
@@ -50,7 +50,7 @@ class SharedBuffer(mmap.mmap):
             self = super().__new__(cls, block.hold.fileno(), block.size, offset=HEAD_SIZE)
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
-        self.block = block
+        self._block = block
         own(block.claim, block.claim.remove_name)  # beside its Finalize, which may be cut off
         disown(block.name)
         # Finalize and not weakref.finalize: a fork must not free its parent's.
@@ -80,34 +80,43 @@ class SharedBuffer(mmap.mmap):
     def __reduce__(self) -> NoReturn:
         raise TypeError("a SharedBuffer is not pickled: move it, with write(value, transfer=[buffer])")
 
-    # For transfer.py
 
-    def check_movable(self) -> None:
-        if self.closed:
-            raise ValueError("cannot transfer a SharedBuffer that is detached or closed already")
-        if not self.block.claim.holds:  # a signal handler came in between the move and the detaching
-            raise ValueError("cannot transfer a SharedBuffer that has been moved already")
-        try:
-            self.block.hold.fileno()
-        except ValueError:
-            raise ValueError("cannot transfer a SharedBuffer in a fork of the process that owns it") from None
-        try:
-            super().resize(len(self))  # to the size that it has: refused while there are views of it
-        except BufferError:
-            raise BufferError(
-                "cannot transfer a SharedBuffer while there are views of it: let go of them first"
-            ) from None
-        except SystemError:
-            pass  # this system cannot resize: then the close has to find out
+# -- for transfer.py
 
-    def leave(self) -> None:
-        """It has been moved: let go of the memory."""
-        disown(self.block.claim)
-        self._free.cancel()
-        try:
-            super().close()
-        except BufferError:
-            pass  # a view that another thread has made meanwhile: the memory goes with that
+
+def block_of(buffer: SharedBuffer) -> Block:
+    """The block that a buffer holds."""
+    return buffer._block
+
+
+def check_movable(buffer: SharedBuffer) -> None:
+    """Raise ``ValueError`` or ``BufferError`` for a buffer that cannot be moved now."""
+    if buffer.closed:
+        raise ValueError("cannot transfer a SharedBuffer that is detached or closed already")
+    if not buffer._block.claim.holds:  # a signal handler came in between the move and the detaching
+        raise ValueError("cannot transfer a SharedBuffer that has been moved already")
+    try:
+        buffer._block.hold.fileno()
+    except ValueError:
+        raise ValueError("cannot transfer a SharedBuffer in a fork of the process that owns it") from None
+    try:
+        mmap.mmap.resize(buffer, len(buffer))  # to the size that it has: refused while there are views of it
+    except BufferError:
+        raise BufferError(
+            "cannot transfer a SharedBuffer while there are views of it: let go of them first"
+        ) from None
+    except SystemError:
+        pass  # this system cannot resize: then the close has to find out
+
+
+def detach(buffer: SharedBuffer) -> None:
+    """Let go of the memory of a buffer that has been moved."""
+    disown(buffer._block.claim)
+    buffer._free.cancel()
+    try:
+        mmap.mmap.close(buffer)
+    except BufferError:
+        pass  # another thread has made a view meanwhile: the memory goes with that
 
 
 def receive(name: Any, slot: Slot | None) -> SharedBuffer:

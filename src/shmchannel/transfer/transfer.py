@@ -13,7 +13,7 @@ from ..codec.interfaces import Interface, set_state, state_of
 from ..ring.producer import Note
 from ..segment import Slot
 from .block import Block
-from .buffer import SharedBuffer, receive
+from .buffer import SharedBuffer, block_of, check_movable, detach, receive
 
 
 def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
@@ -24,7 +24,7 @@ def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
     return Interface(
         SharedBuffer,
         name="shmchannel.SharedBuffer",
-        detach=lambda buffer: buffer.block.name,
+        detach=lambda buffer: block_of(buffer).name,
         attach=lambda value: receive(value, slot()),
     )
 
@@ -66,7 +66,7 @@ class Transfer:
                 raise TypeError(f"cannot transfer {type(instance)}: list its class in interfaces=[...]")
             interface.check_movable(instance)
             if isinstance(instance, SharedBuffer):
-                instance.check_movable()
+                check_movable(instance)
             if id(instance) in self._instances:
                 raise ValueError(f"transfer lists {instance!r} twice")
             self._instances[id(instance)] = instance, interface
@@ -80,7 +80,7 @@ class Transfer:
             if isinstance(instance, SharedBuffer):
                 if self._slot is not None:
                     self._offered.append(instance)
-                    instance.block.offer(self._slot, self.note)
+                    block_of(instance).offer(self._slot, self.note)
             else:
                 self._states.append((instance, state_of(instance)))
             moves[one] = Move(instance, interface, interface.give_up(instance))
@@ -94,11 +94,11 @@ class Transfer:
     ) -> None:
         if self.note.accepted:
             for buffer in self._offered:
-                self._keep(buffer.block)
-                buffer.leave()
+                self._keep(block_of(buffer))
+                detach(buffer)
             return
         with ExitStack() as stack:
             for buffer in self._offered:
-                stack.callback(buffer.block.withdraw)
+                stack.callback(block_of(buffer).withdraw)
         for instance, state in self._states:
             set_state(instance, state)
