@@ -586,7 +586,7 @@ from shmchannel.transfer.transfer import Transfer
 step, handle = sys.argv[1:]
 port = Channel.from_handle(handle).connect()
 names = step.split(".")
-owner = {"block": block, "buffers": buffers, "connection": connection, "transfer": transfer, 
+owner = {"block": block, "buffers": buffers, "connection": connection, "transfer": transfer,
     "Block": block.Block, "Connection": Connection,
     "SharedBuffer": SharedBuffer, "Transfer": Transfer}[names[0]]
 def kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
