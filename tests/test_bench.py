@@ -251,9 +251,9 @@ def test_a_run_that_is_interrupted_or_killed_leaves_nothing(peer: str, number: i
 RUN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from shmchannel.bench import turn
+from shmchannel.bench import isolated
 from shmchannel.cli import main
-turn.MEMORY = sys.argv.pop(1)
+isolated.MEMORY = sys.argv.pop(1)
 sys.exit(main())
 """
 

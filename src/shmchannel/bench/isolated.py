@@ -25,7 +25,7 @@ from .catalogue import find
 from .far_side import describe, tell
 from .workloads import Task
 
-COMMAND = [sys.executable, "-m", "shmchannel.bench.turn"]
+COMMAND = [sys.executable, "-m", "shmchannel.bench.isolated"]
 MEMORY = "/dev/shm"  # where files are memory, and semaphores have their names
 GRACE = 5.0  # seconds in which what was told to end, or is done, ends
 
