@@ -42,8 +42,8 @@ zmq = pytest.importorskip("zmq")
 from shmchannel.bridge import CLEAR, Bridge, wire  # noqa: E402
 from shmchannel.bridge.link import Listener  # noqa: E402
 from shmchannel.bridge.link import _Inlet as Inlet  # noqa: E402
+from shmchannel.bridge.portable import check_portable  # noqa: E402
 from shmchannel.bridge.queues import Inbox, Outbox  # noqa: E402
-from shmchannel.bridge.raw_port import check_portable  # noqa: E402
 from support import bridges  # noqa: E402
 from support.bridges import DIALER, LISTENER, bridged, cutting  # noqa: E402
 

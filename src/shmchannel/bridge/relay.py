@@ -16,8 +16,9 @@ from ..errors import ChannelCorrupted, ChannelError, EndOfChannel, PeerLost
 from ..layout import LAST, PART, WHOLE
 from . import wire
 from .link import Dialer, Listener
+from .portable import check_portable
 from .queues import Inbox, Outbox
-from .raw_port import Messages, check_portable
+from .raw_port import Messages
 from .wire import DONE, NOBODY, STOPPED, Ack, Data, Hello, Refused
 
 TICK = 0.1  # seconds between looks at what tells nobody: a port that reads no more, a connection that is gone
