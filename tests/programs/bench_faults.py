@@ -1,4 +1,4 @@
-"""A turn of the bench in which peers that go wrong take part: ``python tests/programs/bench_faults.py``."""
+"""A turn of the bench in which faulty rivals take part: ``python tests/programs/bench_faults.py``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import sys
 import threading
 from typing import Any
 
-from shmchannel.bench import isolated as turn
-from shmchannel.bench import rivals as peers
-from shmchannel.bench.rivals import End, Peer
+from shmchannel.bench import isolated
+from shmchannel.bench.rivals import RIVALS, End, Rival
 
-PIPE = next(peer for peer in peers.PEERS if peer.name == "mp.Pipe")
+PIPE = RIVALS["mp.Pipe"]
 
 
 def opened(connection: Any) -> tuple[End, bool]:
-    """The end of a pipe, and whether it is the far one: that was made second."""
+    """The end of a pipe, and whether it is the far side's."""
     far, end = connection
     return PIPE.open(end), far
 
@@ -92,13 +91,13 @@ def loses(state: Any) -> End:
 
 
 def talks(state: Any) -> End:
-    """Nothing wrong with it but what it prints."""
+    """It works, but prints lines that are no answers."""
     print('{"unheard": "of"}\n[1]\nnot JSON', flush=True)
     return opened(state)[0]
 
 
 FAULTS = [raises_near, raises_far, hangs, dies, exits, alters, doubles, loses, talks]
-peers.PEERS += [Peer(fault.__name__, ("process",), make, fault) for fault in FAULTS]
+RIVALS.update({fault.__name__: Rival(fault.__name__, ("process",), make, fault) for fault in FAULTS})
 
 if __name__ == "__main__":
-    raise SystemExit(turn.main())
+    raise SystemExit(isolated.main())

@@ -1,4 +1,4 @@
-"""How the peers of asyncio send and receive: a channel beside asyncio's own Unix streams."""
+"""How the rivals in asyncio send and receive: a channel beside asyncio's own Unix streams."""
 
 from __future__ import annotations
 
@@ -9,45 +9,36 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..channel import Channel
-from .rivals import OURS, Room
+from .rivals import OURS, Room, connected, make_channel
 
 
-class TaskEnd(NamedTuple):
-    """One side of a transport: how to send, how to receive, how to let go."""
+class AsyncEnd(NamedTuple):
+    """One side of a transport."""
 
     send: Callable[[Any], Awaitable[Any]]
     receive: Callable[[], Awaitable[Any]]
     close: Callable[[], Awaitable[Any]]
 
 
-class TaskPeer(NamedTuple):
-    """A way to talk in asyncio; either side's state is opened in its event loop."""
+class AsyncRival(NamedTuple):
+    """A transport for asyncio. Each side opens its state in its own event loop."""
 
     name: str
-    make: Callable[[Room, int], tuple[Any, Any]]  # the int tells those of one room apart
-    near: Callable[[Any], Coroutine[Any, Any, TaskEnd]]
-    far: Callable[[Any], Coroutine[Any, Any, TaskEnd]]
+    make: Callable[[Room, int], tuple[Any, Any]]  # the int tells several in one room apart
+    near: Callable[[Any], Coroutine[Any, Any, AsyncEnd]]
+    far: Callable[[Any], Coroutine[Any, Any, AsyncEnd]]
 
 
-def _make_channel(room: Room, _number: int) -> tuple[Any, Any]:
-    channel = Channel(capacity=room.capacity)
-    return channel, channel.handle
-
-
-async def _near_channel(channel: Channel) -> TaskEnd:
-    port = channel.connect()
-    return TaskEnd(port.write, port.read, port.close)
-
-
-async def _far_channel(handle: str) -> TaskEnd:
-    return await _near_channel(Channel.from_handle(handle))
+async def _open_channel(state: Channel | str) -> AsyncEnd:
+    port = connected(state)
+    return AsyncEnd(port.write, port.read, port.close)
 
 
 def _make_unix(room: Room, number: int) -> tuple[Any, Any]:
     return (f"{room.folder}/{number}",) * 2
 
 
-async def _near_unix(path: str) -> TaskEnd:
+async def _near_unix(path: str) -> AsyncEnd:
     connected: asyncio.Future[tuple[Any, Any]] = asyncio.get_running_loop().create_future()
     server = await asyncio.start_unix_server(lambda *streams: connected.set_result(streams), path)
     end = _framed(*await connected)
@@ -59,7 +50,7 @@ async def _near_unix(path: str) -> TaskEnd:
     return end._replace(close=close)
 
 
-async def _far_unix(path: str) -> TaskEnd:
+async def _far_unix(path: str) -> AsyncEnd:
     while True:
         try:
             return _framed(*await asyncio.open_unix_connection(path))
@@ -67,8 +58,8 @@ async def _far_unix(path: str) -> TaskEnd:
             await asyncio.sleep(0.001)
 
 
-def _framed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> TaskEnd:
-    """As quick as it goes: an Unpacker finds the messages in whatever comes at once."""
+def _framed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncEnd:
+    """The fastest framing we know: an Unpacker finds the messages in each chunk that arrives."""
     pack, unpacker = msgpack.Packer().pack, msgpack.Unpacker()
 
     async def send(value: Any) -> None:
@@ -89,10 +80,13 @@ def _framed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> TaskE
         writer.close()
         await writer.wait_closed()
 
-    return TaskEnd(send, receive, close)
+    return AsyncEnd(send, receive, close)
 
 
-TASK_PEERS = [
-    TaskPeer(OURS, _make_channel, _near_channel, _far_channel),
-    TaskPeer("asyncio Unix streams+msgpack", _make_unix, _near_unix, _far_unix),
-]
+ASYNC_RIVALS = {
+    rival.name: rival
+    for rival in [
+        AsyncRival(OURS, lambda room, _number: make_channel(room), _open_channel, _open_channel),
+        AsyncRival("asyncio Unix streams+msgpack", _make_unix, _near_unix, _far_unix),
+    ]
+}

@@ -1,4 +1,4 @@
-"""What is measured between two sides in asyncio, each in an event loop of its own."""
+"""The workloads between two sides in asyncio, each in an event loop of its own."""
 
 from __future__ import annotations
 
@@ -7,39 +7,29 @@ import statistics
 import time
 from typing import Any
 
-import msgpack
-
 from ..bench import VALUE
-from .async_rivals import TASK_PEERS, TaskEnd, TaskPeer
-from .far_side import PLACES, beside
-from .rivals import Room
-from .workloads import SMALL_ROOM, Task, Workload, check
+from .async_rivals import ASYNC_RIVALS
+from .far_side import BETWEEN, beside
+from .rivals import PROCESS
+from .workloads import Turn, Workload, check, check_ready
 
 IDLE_PORTS = 100
-SETTLE = 0.2  # seconds in which those that are awaited come to rest
+SETTLE = 0.2  # seconds for the waiting reads to come to rest
 
 
-def _peer(task: Task) -> TaskPeer:
-    return next(peer for peer in TASK_PEERS if peer.name == task.peer)
-
-
-def _room(task: Task, capacity: int) -> Room:
-    return Room(capacity, len(msgpack.packb(VALUE)), task.folder)
-
-
-def echo(task: Task) -> float:
+def echo(turn: Turn) -> float:
     """The median round trip in seconds."""
-    state, there = _peer(task).make(_room(task, SMALL_ROOM), 0)
-    with beside(task.where, _answer, task, there):
-        return asyncio.run(_ask(task, state))
+    near_state, far_state = ASYNC_RIVALS[turn.rival].make(turn.room(), 0)
+    with beside(turn.where, _answer, turn, far_state):
+        return asyncio.run(_ask(turn, near_state))
 
 
-async def _ask(task: Task, state: Any) -> float:
-    send, receive, close = await _peer(task).near(state)
-    check(await receive() == "ready", "does not begin with the beginning")
+async def _ask(turn: Turn, state: Any) -> float:
+    send, receive, close = await ASYNC_RIVALS[turn.rival].near(state)
+    check_ready(await receive())
     trips = []
     clock = time.perf_counter
-    for _ in range(task.echoes):
+    for _ in range(turn.echoes):
         begin = clock()
         await send(VALUE)
         reply = await receive()
@@ -51,11 +41,11 @@ async def _ask(task: Task, state: Any) -> float:
     return statistics.median(trips)
 
 
-def _answer(task: Task, state: Any) -> None:
+def _answer(turn: Turn, state: Any) -> None:
     async def main() -> None:
-        send, receive, close = await _peer(task).far(state)
+        send, receive, close = await ASYNC_RIVALS[turn.rival].far(state)
         await send("ready")
-        for _ in range(task.echoes):
+        for _ in range(turn.echoes):
             await send(await receive())
         check(await receive() == "done", "there is more than was sent")
         await send("done")
@@ -64,14 +54,14 @@ def _answer(task: Task, state: Any) -> None:
     asyncio.run(main())
 
 
-def idle_loop(task: Task) -> float:
+def idle_loop(turn: Turn) -> float:
     """The cores that the far side's process uses while its loop awaits ``IDLE_PORTS`` messages."""
-    peer, room = _peer(task), _room(task, 4096)
-    states = [peer.make(room, number) for number in range(IDLE_PORTS)]
+    rival, room = ASYNC_RIVALS[turn.rival], turn.room(4096)
+    states = [rival.make(room, number) for number in range(IDLE_PORTS)]
 
     async def main() -> float:
-        ends = [await peer.near(near) for near, _far in states]
-        check(await ends[0].receive() == "ready", "does not begin with the beginning")
+        ends = [await rival.near(near) for near, _far in states]
+        check_ready(await ends[0].receive())
         share = await ends[0].receive()
         for end in ends:
             await end.send(VALUE)
@@ -79,18 +69,18 @@ def idle_loop(task: Task) -> float:
             await end.close()
         return float(share)
 
-    with beside(task.where, _watch, task, [far for _near, far in states]):
+    with beside(turn.where, _watch, turn, [far for _near, far in states]):
         return asyncio.run(main())
 
 
-def _watch(task: Task, states: list[Any]) -> None:
+def _watch(turn: Turn, states: list[Any]) -> None:
     async def main() -> None:
-        ends: list[TaskEnd] = [await _peer(task).far(state) for state in states]
+        ends = [await ASYNC_RIVALS[turn.rival].far(state) for state in states]
         reading = asyncio.gather(*(end.receive() for end in ends))
         await asyncio.sleep(SETTLE)
         await ends[0].send("ready")
         clock, used = time.perf_counter(), time.process_time()
-        await asyncio.sleep(task.seconds)
+        await asyncio.sleep(turn.seconds)
         await ends[0].send((time.process_time() - used) / (time.perf_counter() - clock))
         check(await reading == [VALUE] * len(ends), "altered a message")
         for end in ends:
@@ -99,15 +89,9 @@ def _watch(task: Task, states: list[Any]) -> None:
     asyncio.run(main())
 
 
+EVERYWHERE = dict.fromkeys(ASYNC_RIVALS, tuple(BETWEEN))
+PROCESSES = dict.fromkeys(ASYNC_RIVALS, PROCESS)
 WORKLOADS = [
-    Workload(
-        "asyncio", "round trip, in asyncio", "seconds", echo, {peer.name: [*PLACES] for peer in TASK_PEERS}
-    ),
-    Workload(
-        "idle-loop",
-        f"idle: a loop, {IDLE_PORTS} awaited",
-        "cores",
-        idle_loop,
-        {peer.name: ["process"] for peer in TASK_PEERS},
-    ),
+    Workload("asyncio", "round trip, in asyncio", "seconds", echo, EVERYWHERE),
+    Workload("idle-loop", f"idle: a loop, {IDLE_PORTS} awaited", "cores", idle_loop, PROCESSES),
 ]

@@ -1,7 +1,7 @@
-"""What a bridge costs: ``python -m shmchannel.bench.bridge``, over loopback. Needs ``shmchannel[bridge]``.
+"""The cost of a bridge: ``python -m shmchannel.bench.bridge``, over loopback. Needs ``shmchannel[bridge]``.
 
-Two processes; small messages one way, and round trips, one at a time. Beside the bridge stand what it is
-made of: a channel without one, and a ZeroMQ socket with the same values in MessagePack.
+Two processes; small messages one way, then round trips, one at a time. The bridge is measured beside its
+parts: a channel alone, and a ZeroMQ socket with the same values in MessagePack.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,68 +20,83 @@ import zmq
 from ..bridge import CLEAR, Bridge
 from ..channel import Channel
 from ..port.port import Port
+from .rivals import SPAWN
 
 MESSAGE = {"id": 12345, "name": "a name", "data": bytes(64)}
 ROUNDS = 5
-LONG = 600  # seconds, in which even the slowest is done; else it ends with TimeoutError
+LONG = 600  # seconds; the slowest way takes less, so a hang ends with TimeoutError
 
 
-class End(NamedTuple):
+class Side(NamedTuple):
+    """One side of a way to talk, and the address for the other side."""
+
     send: Callable[[Any], object]
     receive: Callable[[], Any]
+    address: str
 
 
 class Setup(NamedTuple):
-    """What both processes know: the two key pairs, whether they are used, and where the other is."""
+    """The settings that both processes share. The side that connects has the other's address."""
 
     keys: tuple[Any, Any]
     encrypted: bool
     address: str = ""
 
+    @property
+    def ours_and_theirs(self) -> tuple[Any, Any]:
+        """The key pair of this side, and that of the other."""
+        return self.keys if self.address else (self.keys[1], self.keys[0])
 
-def _end(port: Port) -> End:
-    return End(
+
+def _side(port: Port, address: str) -> Side:
+    return Side(
         functools.partial(port.write_sync, timeout=LONG),
         functools.partial(port.read_sync, timeout=LONG),
+        address,
     )
 
 
 @contextlib.contextmanager
-def _channel(setup: Setup) -> Iterator[tuple[End, str]]:
+def _channel(setup: Setup) -> Iterator[Side]:
     channel = Channel.from_handle(setup.address) if setup.address else Channel()
     with channel.connect() as port:
-        yield _end(port), channel.handle
+        yield _side(port, channel.handle)
 
 
 @contextlib.contextmanager
-def _bridge(setup: Setup) -> Iterator[tuple[End, str]]:
+def _bridge(setup: Setup) -> Iterator[Side]:
     channel = Channel()
-    ours, theirs = setup.keys if setup.address else reversed(setup.keys)
-    options: dict[str, Any] = {"server" if setup.address else "clients": CLEAR}
-    if setup.encrypted:
-        options = (
-            {"keys": ours, "server": theirs[0]} if setup.address else {"keys": ours, "clients": [theirs[0]]}
-        )
+    ours, theirs = setup.ours_and_theirs
+    options: dict[str, Any] = {"keys": ours} if setup.encrypted else {}
+    if setup.address:
+        options["server"] = theirs[0] if setup.encrypted else CLEAR
+    else:
+        options["clients"] = [theirs[0]] if setup.encrypted else CLEAR
     bridge = Bridge(channel.connect(), setup.address or "tcp://127.0.0.1:*", **options)
     with bridge, channel.connect() as port:
-        yield _end(port), bridge.address
+        yield _side(port, bridge.address)
 
 
 @contextlib.contextmanager
-def _socket(setup: Setup) -> Iterator[tuple[End, str]]:
-    ours, theirs = setup.keys if setup.address else reversed(setup.keys)
+def _socket(setup: Setup) -> Iterator[Side]:
     with zmq.Context() as context, context.socket(zmq.PAIR) as pair:
         pair.set(zmq.SNDTIMEO, LONG * 1000)
         pair.set(zmq.RCVTIMEO, LONG * 1000)
         if setup.encrypted:
+            ours, theirs = setup.ours_and_theirs
             pair.set(zmq.CURVE_PUBLICKEY, ours[0])
             pair.set(zmq.CURVE_SECRETKEY, ours[1])
-            pair.set(
-                zmq.CURVE_SERVERKEY if setup.address else zmq.CURVE_SERVER, theirs[0] if setup.address else 1
-            )
-        pair.connect(setup.address) if setup.address else pair.bind("tcp://127.0.0.1:*")
-        yield (
-            End(lambda value: pair.send(msgpack.packb(value)), lambda: msgpack.unpackb(pair.recv())),
+            if setup.address:
+                pair.set(zmq.CURVE_SERVERKEY, theirs[0])
+            else:
+                pair.set(zmq.CURVE_SERVER, 1)
+        if setup.address:
+            pair.connect(setup.address)
+        else:
+            pair.bind("tcp://127.0.0.1:*")
+        yield Side(
+            lambda value: pair.send(msgpack.packb(value)),
+            lambda: msgpack.unpackb(pair.recv()),
             pair.get_string(zmq.LAST_ENDPOINT),
         )
 
@@ -97,41 +111,39 @@ WAYS: dict[str, tuple[Callable[[Setup], Any], bool]] = {
 
 
 def _far(way: str, setup: Setup, count: int, trips: int) -> None:
-    with WAYS[way][0](setup) as (end, _):
-        end.send("here")
+    with WAYS[way][0](setup) as (send, receive, _):
+        send("here")
         for _ in range(ROUNDS):
             for _ in range(count):
-                end.receive()
-            end.send("all")
+                receive()
+            send("all")
         for _ in range(trips):
-            end.send(end.receive())
-        end.receive()
+            send(receive())
+        receive()
 
 
 def measure(way: str, count: int, trips: int) -> tuple[float, float]:
-    """Messages a second one way, the best of some rounds; seconds for a round trip, the median."""
+    """Messages a second one way, the best of ``ROUNDS``; seconds for a round trip, the median."""
     make, encrypted = WAYS[way]
     setup = Setup((zmq.curve_keypair(), zmq.curve_keypair()), encrypted)
-    with make(setup) as (end, address):
-        far = multiprocessing.get_context("spawn").Process(
-            target=_far, args=(way, setup._replace(address=address), count, trips)
-        )
+    with make(setup) as (send, receive, address):
+        far = SPAWN.Process(target=_far, args=(way, setup._replace(address=address), count, trips))
         far.start()
-        end.receive()
+        receive()
         rounds = []
         for _ in range(ROUNDS):
             started = time.perf_counter()
             for _ in range(count):
-                end.send(MESSAGE)
-            end.receive()
+                send(MESSAGE)
+            receive()
             rounds.append(time.perf_counter() - started)
         times = []
         for _ in range(trips):
             started = time.perf_counter()
-            end.send(MESSAGE)
-            end.receive()
+            send(MESSAGE)
+            receive()
             times.append(time.perf_counter() - started)
-        end.send("over")
+        send("over")
     far.join(LONG)
     return count / min(rounds), statistics.median(times)
 

@@ -1,10 +1,9 @@
-"""All that is measured, and all who are."""
+"""All workloads, and the names of all rivals."""
 
 from __future__ import annotations
 
 from . import async_workloads, batches, growth, moves, workloads
-from .rivals import INTERPRETER, PEERS
-from .workloads import Workload
+from .rivals import INTERPRETER, RIVALS
 
 COMPARISONS = [
     *workloads.WORKLOADS[:3],
@@ -20,16 +19,11 @@ GROUPS = {
 }
 
 
-def peer_names() -> list[str]:
-    """Every peer once, ours first."""
-    return list(dict.fromkeys(name for workload in WORKLOADS.values() for name in workload.peers))
+def rival_names() -> list[str]:
+    """Every rival once, the channel first."""
+    return list(dict.fromkeys(name for workload in WORKLOADS.values() for name in workload.rivals))
 
 
 def not_installed() -> list[str]:
-    """The peers whose package is not there; what Python itself lacks is no matter of installing."""
-    return [peer.name for peer in PEERS if not peer.installed and peer.places != INTERPRETER]
-
-
-def find(name: str) -> Workload:
-    """The workload of that name."""
-    return WORKLOADS[name]
+    """The rivals whose package is missing. A rival that this Python lacks cannot be installed."""
+    return [rival.name for rival in RIVALS.values() if not rival.installed and rival.where != INTERPRETER]

@@ -1,21 +1,24 @@
-"""The command ``shmchannel bench``: its options, and the rounds in which the peers take turns."""
+"""The command ``shmchannel bench``: its options, and the rounds in which the rivals take turns."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from . import far_side, isolated, plot, report
-from .catalogue import GROUPS, WORKLOADS, find, not_installed, peer_names
+from .catalogue import GROUPS, WORKLOADS, not_installed, rival_names
 from .report import Result, Run
 from .rivals import OURS
-from .workloads import Task, Workload
+from .workloads import Turn, Workload
 
 
-def add_arguments(command: argparse.ArgumentParser, positive: Callable[[str], int]) -> None:
-    """What can be asked for."""
-    command.add_argument("--where", choices=[*far_side.PLACES, "all"], default="all", help="(all)")
+def add_arguments(command: argparse.ArgumentParser, number: Callable[..., Callable[[str], Any]]) -> None:
+    """Add the options. ``number`` is ``cli.parser.number``."""
+    positive = number(int, lambda value: value >= 1, "is not a positive whole number")
+    seconds = number(float, lambda value: 0 < value < float("inf"), "is not a positive number of seconds")
+    command.add_argument("--where", choices=[*far_side.BETWEEN, "all"], default="all", help="(all)")
     command.add_argument(
         "--workload",
         type=_listed("workload", [*WORKLOADS, *GROUPS]),
@@ -26,16 +29,16 @@ def add_arguments(command: argparse.ArgumentParser, positive: Callable[[str], in
     )
     command.add_argument(
         "--peers",
-        type=_listed("peer", peer_names()),
-        default=peer_names(),
+        type=_listed("peer", rival_names()),
+        default=rival_names(),
         metavar="NAME,...",
-        help=f"of {', '.join(peer_names())} (those installed)",
+        help=f"of {', '.join(rival_names())} (those installed)",
     )
     command.add_argument("--rounds", type=positive, default=5, help="rounds, each with every peer (5)")
     command.add_argument("--messages", type=positive, default=100_000, help="one-way messages (100000)")
     command.add_argument("--echoes", type=positive, default=10_000, help="round trips (10000)")
-    command.add_argument("--idle", type=_seconds, default=2.0, help="seconds that an idle one is watched (2)")
-    command.add_argument("--deadline", type=_seconds, default=120.0, help="seconds for a turn (120)")
+    command.add_argument("--idle", type=seconds, default=2.0, help="seconds that an idle side is watched (2)")
+    command.add_argument("--deadline", type=seconds, default=120.0, help="seconds for a turn (120)")
     command.add_argument("--json", type=report.writable, metavar="FILE", help="write all figures")
     command.add_argument(
         "--plot", type=plot.path, metavar="FILE", help="draw them: .svg, .png or .pdf, by matplotlib"
@@ -53,70 +56,58 @@ def _listed(kind: str, known: list[str]) -> Callable[[str], list[str]]:
     return parse
 
 
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return number
-
-
 def run(options: argparse.Namespace) -> int:
-    """Measure and print. Returns 0, or 1 when nothing could be measured or ours failed."""
+    """Measure and print. Returns 0, or 1 when nothing could be measured or a turn of ours failed."""
     found = Run(options.rounds, options.messages, options.echoes, not_installed())
     report.show_header(found)
-    wanted = [name for one in options.workload for name in GROUPS.get(one, [one])]
-    for workload, where in _asked(map(find, dict.fromkeys(wanted)), options.where):
+    names = dict.fromkeys(name for wanted in options.workload for name in GROUPS.get(wanted, [wanted]))
+    for workload, where in _asked((WORKLOADS[name] for name in names), options.where):
         results = _measure(workload, where, options, found.not_installed)
         report.compare(results)
         report.show(results)
         found.results += results
     if not found.results:
-        print(
-            "nothing to measure: none of these workloads is for this place and these peers", file=sys.stderr
-        )
+        print("nothing to measure: --where and --peers leave none of these workloads", file=sys.stderr)
         return 1
     if options.json:
         options.json.write_text(found.as_json())
     if options.plot:
         plot.draw(found.results, options.plot)
-    return int(any(result.failure for result in found.results if result.peer == OURS))
+    return int(any(result.failure for result in found.results if result.rival == OURS))
 
 
-def _asked(workloads: Iterable[Workload], where: str) -> list[tuple[Workload, str]]:
+def _asked(workloads: Iterable[Workload], wanted: str) -> list[tuple[Workload, str]]:
     pairs = [
-        (workload, place) for workload in workloads for place in workload.places if where in (place, "all")
+        (workload, where) for workload in workloads for where in workload.where if wanted in (where, "all")
     ]
-    if far_side.interpreters is None and any(place == "interpreter" for _, place in pairs):
+    if far_side.interpreters is None and any(where == "interpreter" for _, where in pairs):
         print("between interpreters: not measured, that takes Python 3.14 (concurrent.interpreters)")
         pairs = [pair for pair in pairs if pair[1] != "interpreter"]
     return pairs
 
 
 def _measure(workload: Workload, where: str, options: argparse.Namespace, missing: list[str]) -> list[Result]:
-    """All rounds of a workload in a place. A peer that has failed is left out of the rest of it."""
+    """All rounds of a workload there. A rival that fails has no further turns in this workload."""
     results = [
-        Result(workload.name, where, peer, point, workload.unit)
-        for peer in workload.peers_in(where)
-        if peer in options.peers and peer not in missing
+        Result(workload.name, where, rival, point, workload.unit)
+        for rival in workload.rivals_in(where)
+        if rival in options.peers and rival not in missing
         for point in workload.points
     ]
     for number in range(options.rounds):
         for result in results:
             if result.failure is None:
-                _tell(f"round {number + 1} of {options.rounds}, {workload.name}, {where}: {result.peer}")
-                _take_turn(result, number, options)
+                _tell(f"round {number + 1} of {options.rounds}, {workload.name}, {where}: {result.rival}")
+                _run_turn(result, number, options)
     _tell("")
     return results
 
 
-def _take_turn(result: Result, number: int, options: argparse.Namespace) -> None:
-    task = Task(
+def _run_turn(result: Result, number: int, options: argparse.Namespace) -> None:
+    turn = Turn(
         result.workload,
         result.where,
-        result.peer,
+        result.rival,
         options.messages,
         options.echoes,
         result.at,
@@ -124,8 +115,8 @@ def _take_turn(result: Result, number: int, options: argparse.Namespace) -> None
         folder="",
     )
     try:
-        result.figures.append(isolated.take(task, options.deadline))
-    except isolated.Failed as error:
+        result.figures.append(isolated.measure(turn, options.deadline))
+    except isolated.TurnFailed as error:
         result.figures.append(None)
         result.failure = f"round {number + 1}: {error}"
 

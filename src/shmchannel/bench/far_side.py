@@ -1,4 +1,4 @@
-"""Where the far side runs: another process, a thread, or a thread in a subinterpreter (Python 3.14)."""
+"""Runs the far side in another process, in a thread, or in a thread of a subinterpreter (Python 3.14)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ interpreters: Any = None
 if sys.version_info >= (3, 14):
     from concurrent import interpreters
 
-PLACES = {"process": "processes", "thread": "threads", "interpreter": "interpreters"}
+BETWEEN = {"process": "processes", "thread": "threads", "interpreter": "interpreters"}
 
 
 @contextmanager
 def beside(where: str, far: Callable[..., None], *arguments: Any) -> Iterator[None]:
-    """Run ``far(*arguments)`` there meanwhile, and wait for its end.
+    """Run ``far(*arguments)`` there meanwhile, and wait until it ends.
 
-    After an exception here it is not waited for: it may never end, and goes with the turn's process.
+    After an exception here it is not waited for: it may never end. It ends with the turn's process.
     """
     join = _STARTS[where](far, *arguments)
     yield
@@ -31,7 +31,7 @@ def beside(where: str, far: Callable[..., None], *arguments: Any) -> Iterator[No
 
 
 def guarded(far: Callable[..., None], *arguments: Any) -> None:
-    """Call it; a failure is told to who waits for the turn, since the near side would wait for ever."""
+    """Call it, and report a failure at once: the near side would wait for ever."""
     try:
         far(*arguments)
     except BaseException as error:
@@ -40,7 +40,7 @@ def guarded(far: Callable[..., None], *arguments: Any) -> None:
 
 
 def tell(answer: dict[str, Any]) -> None:
-    """A line on standard output, in one piece whoever else writes there."""
+    """Write a line to standard output in one piece: a rival may write there at the same time."""
     os.write(1, json.dumps(answer).encode() + b"\n")
 
 

@@ -1,7 +1,7 @@
-"""One turn in a process of its own: however a peer ends, or does not, the run goes on and nothing is left.
+"""One turn in a process of its own. A rival may crash or hang: the run goes on, and nothing is left behind.
 
-The process leads a session, so that all that it starts can be ended with it and nobody else; it ends by
-itself when its standard input does, that is with whoever waits for it.
+The process leads a session, so that it can be ended together with all processes that it started, and no
+others. It ends by itself when its standard input ends, so it never outlives the process that asked for it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from typing import IO, Any
 
 from .. import segment
 from ..transfer.sweep import sweep_blocks
-from .catalogue import find
+from .catalogue import WORKLOADS
 from .far_side import describe, tell
-from .workloads import Task
+from .workloads import Turn
 
 COMMAND = [sys.executable, "-m", "shmchannel.bench.isolated"]
-MEMORY = "/dev/shm"  # where files are memory, and semaphores have their names
-GRACE = 5.0  # seconds in which what was told to end, or is done, ends
+MEMORY = "/dev/shm"  # files there are memory, and semaphores have their names there
+GRACE = 5.0  # seconds for a process to end after its figure, or after SIGTERM
 
 
-class Failed(Exception):
-    """A turn that gave no figure; says why in a line."""
+class TurnFailed(Exception):
+    """A turn gave no figure; the message says why in a line."""
 
 
-def take(task: Task, deadline: float) -> float:
-    """Have a turn taken within so many seconds, and return its figure. Raises ``Failed``."""
+def measure(turn: Turn, deadline: float) -> float:
+    """Run a turn within ``deadline`` seconds, and return its figure. Raises ``TurnFailed``."""
     memory = MEMORY if os.path.isdir(MEMORY) else None
     with (
         tempfile.TemporaryDirectory(prefix="shmchannel-bench-", dir=memory) as folder,
@@ -44,50 +44,49 @@ def take(task: Task, deadline: float) -> float:
         process = subprocess.Popen(
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
         )
-        ended = False
+        finished = False
         try:
-            figure = _ask(process, task._replace(folder=folder), deadline, errors)
-            ended = True
+            figure = _ask(process, turn._replace(folder=folder), deadline, errors)
+            finished = True
             return figure
         finally:
-            _end(process, by_itself=ended)
-            if not ended:
+            _end(process, by_itself=finished)
+            if not finished:
                 _sweep(folder)
 
 
-def _ask(process: subprocess.Popen[bytes], task: Task, deadline: float, errors: IO[bytes]) -> float:
+def _ask(process: subprocess.Popen[bytes], turn: Turn, deadline: float, errors: IO[bytes]) -> float:
     assert process.stdin is not None
     assert process.stdout is not None
     until = time.monotonic() + deadline
-    os.write(process.stdin.fileno(), json.dumps(task._asdict()).encode() + b"\n")
-    said, output = b"", process.stdout.fileno()
+    os.write(process.stdin.fileno(), json.dumps(turn._asdict()).encode() + b"\n")
+    received, output = b"", process.stdout.fileno()
     while (left := until - time.monotonic()) > 0:
         if not select.select([output], [], [], left)[0]:
             break
         more = os.read(output, 1 << 16)
-        said += more
-        *lines, _rest = said.split(b"\n")
+        *lines, received = (received + more).split(b"\n")
         for line in lines:
             answer = _understood(line)
             if "figure" in answer:
                 return float(answer["figure"])
             if "failure" in answer:
-                raise Failed(_blame(process, answer["failure"], errors))
+                raise TurnFailed(_blame(process, answer["failure"], errors))
         if not more:
-            raise Failed(_died(process, errors))
-    raise Failed(f"took longer than {deadline:g} s, or hung")
+            raise TurnFailed(_died(process, errors))
+    raise TurnFailed(f"took longer than {deadline:g} s, or hung")
 
 
 def _blame(process: subprocess.Popen[bytes], failure: str, errors: IO[bytes]) -> str:
-    """Why there is no figure. The far side may have failed because the near one has died without a word."""
+    """The reason for a failure. The far side may have failed because the near side died without a message."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        if process.wait(0.2) not in (0, 1):  # 1: an exception, which is told
+        if process.wait(0.2) not in (0, 1):  # 1: an exception, and that is the failure
             return _died(process, errors)
     return failure
 
 
 def _understood(line: bytes) -> dict[str, Any]:
-    """An answer; empty for what a peer prints."""
+    """An answer; empty if the line is a rival's own output."""
     try:
         answer = json.loads(line)
     except ValueError:
@@ -105,12 +104,12 @@ def _died(process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
 
 
 def _end(process: subprocess.Popen[bytes], *, by_itself: bool) -> None:
-    """End the turn's processes, whatever they do, and wait until they have."""
+    """End all processes of the turn, and wait until they have ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     if not (by_itself and _ended_in_time(process)):
-        # What multiprocessing calls its resource tracker ignores this one: it removes the names of those
-        # that it served once they have ended, and then ends.
+        # multiprocessing's resource tracker ignores SIGTERM: it waits until the other processes have ended,
+        # removes the names that they registered, and ends.
         _kill(process, signal.SIGTERM)
         until = time.monotonic() + GRACE
         while _kill(process, 0) and time.monotonic() < until:
@@ -131,7 +130,7 @@ def _ended_in_time(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _kill(process: subprocess.Popen[bytes], number: int) -> bool:
-    """Signal the turn's session; whether anybody is there. Its number stays taken while anybody is."""
+    """Signal the turn's session; False if it is empty. Its id stays reserved while a member lives."""
     try:
         os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):
@@ -140,7 +139,7 @@ def _kill(process: subprocess.Popen[bytes], number: int) -> bool:
 
 
 def _sweep(folder: str) -> None:
-    """Remove the names of those that were ended."""
+    """Remove the names that the killed processes have left."""
     segment.sweep_segments()
     sweep_blocks()
     token = os.path.basename(folder)
@@ -151,17 +150,17 @@ def _sweep(folder: str) -> None:
 
 
 def main() -> int:
-    """Take the turn that standard input asks for; the figure, or why there is none, goes to the output."""
+    """Run the turn that standard input asks for; write the figure, or the failure, to standard output."""
     line = b""
     while not line.endswith(b"\n"):
         more = os.read(0, 1 << 16)
         if not more:
             return 1
         line += more
-    task = Task(**json.loads(line))
-    threading.Thread(target=_go_with_the_asker, args=(task.folder,), daemon=True).start()
+    turn = Turn(**json.loads(line))
+    threading.Thread(target=_end_with_the_asker, args=(turn.folder,), daemon=True).start()
     try:
-        figure = find(task.workload).near(task)
+        figure = WORKLOADS[turn.workload].near(turn)
     except Exception as error:
         tell({"failure": describe(error)})
         raise
@@ -169,8 +168,8 @@ def main() -> int:
     return 0
 
 
-def _go_with_the_asker(folder: str) -> None:
-    """The asker keeps our standard input open for as long as it lives."""
+def _end_with_the_asker(folder: str) -> None:
+    """Wait for the end of standard input, which the asking process keeps open as long as it lives."""
     while os.read(0, 1):
         pass
     if os.getpgrp() == os.getpid():

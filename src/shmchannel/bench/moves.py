@@ -1,4 +1,4 @@
-"""What it takes to hand over memory: a ``SharedBuffer``, and what is done without one."""
+"""The cost of handing over memory: with a ``SharedBuffer``, and without one."""
 
 from __future__ import annotations
 
@@ -12,62 +12,45 @@ from typing import Any, NamedTuple
 
 from ..channel import Channel
 from ..transfer.buffer import SharedBuffer
-from .far_side import PLACES, beside
-from .rivals import OURS, SPAWN
-from .workloads import MIB, SMALL_ROOM, Task, Workload, check
+from .far_side import BETWEEN, beside
+from .rivals import OURS, SPAWN, End, Room, connected, make_channel
+from .workloads import MIB, Turn, Workload, check
 
-# Else the tracker would be told of it by whoever creates it and by each who attaches, but of its end once.
+# With tracking, the creator and each attaching side would register the name, but it is unregistered once.
 _UNTRACKED: dict[str, Any] = {"track": False} if sys.version_info >= (3, 13) else {}
 
 
 class Mover(NamedTuple):
-    """A way to hand memory over. What is received is there whole, and is the receiver's to write."""
+    """A way to hand memory over. The receiver gets all of the memory, and may write to it."""
 
     name: str
-    places: list[str]
-    make: Callable[[], tuple[Any, Any]]
-    open: Callable[[Any], tuple[Callable[[Any], None], Callable[[], Any], Callable[[], object]]]
-    new: Callable[[Task], Any]
+    where: list[str]
+    make: Callable[[Room], tuple[Any, Any]]
+    open: Callable[[Any], End]
+    new: Callable[[Turn], Any]
     free: Callable[[Any], None]
     bytes_of: Callable[[Any], Any]
 
 
-def _make_channel() -> tuple[Any, Any]:
-    channel = Channel(capacity=SMALL_ROOM)
-    return channel, channel.handle
+def _open_channel(state: Channel | str) -> End:
+    port = connected(state)
+    return End(lambda buffer: port.write_sync(buffer, transfer=[buffer]), port.read_sync, port.close_sync)
 
 
-def _open_channel(state: Channel | str) -> Any:
-    channel = Channel.from_handle(state) if isinstance(state, str) else state
-    port = channel.connect()
-
-    def send(buffer: SharedBuffer) -> None:
-        port.write_sync(buffer, transfer=[buffer])
-
-    return send, port.read_sync, port.close_sync
-
-
-def _new_buffer(task: Task) -> SharedBuffer:
-    return SharedBuffer(task.at)
-
-
-def _open_pipe(connection: Any) -> Any:
-    """The name goes through the pipe. Whose the memory is remains an agreement of the two."""
+def _open_pipe(connection: Any) -> End:
+    """The memory's name goes through the pipe. Which side owns the memory is up to the two programs."""
 
     def send(memory: SharedMemory) -> None:
         memory.close()
         connection.send(memory.name)
 
-    def receive() -> SharedMemory:
-        return SharedMemory(connection.recv(), **_UNTRACKED)
-
-    return send, receive, connection.close
+    return End(send, lambda: SharedMemory(connection.recv(), **_UNTRACKED), connection.close)
 
 
-def _new_memory(task: Task) -> SharedMemory:
-    # Named after the turn's folder: so it is removed with that if the turn is ended.
-    name = f"{os.path.basename(task.folder)}-memory"
-    return SharedMemory(name, create=True, size=task.at, **_UNTRACKED)
+def _new_memory(turn: Turn) -> SharedMemory:
+    # Its name contains the folder's: if the turn is killed, the memory is removed with the folder.
+    name = f"{os.path.basename(turn.folder)}-memory"
+    return SharedMemory(name, create=True, size=turn.at, **_UNTRACKED)
 
 
 def _free_memory(memory: SharedMemory) -> None:
@@ -75,48 +58,53 @@ def _free_memory(memory: SharedMemory) -> None:
     memory.unlink()
 
 
-MOVERS = [
-    Mover(
-        OURS, [*PLACES], _make_channel, _open_channel, _new_buffer, SharedBuffer.close, lambda buffer: buffer
-    ),
-    Mover(
-        "SharedMemory by name over mp.Pipe",
-        ["process"],
-        SPAWN.Pipe,
-        _open_pipe,
-        _new_memory,
-        _free_memory,
-        lambda memory: memory.buf,
-    ),
-]
+MOVERS = {
+    mover.name: mover
+    for mover in [
+        Mover(
+            OURS,
+            [*BETWEEN],
+            make_channel,
+            _open_channel,
+            lambda turn: SharedBuffer(turn.at),
+            SharedBuffer.close,
+            lambda buffer: buffer,
+        ),
+        Mover(
+            "SharedMemory by name over mp.Pipe",
+            ["process"],
+            lambda _: SPAWN.Pipe(),
+            _open_pipe,
+            _new_memory,
+            _free_memory,
+            lambda memory: memory.buf,
+        ),
+    ]
+}
 
 
-def _mover(task: Task) -> Mover:
-    return next(mover for mover in MOVERS if mover.name == task.peer)
+def _trips(turn: Turn) -> int:
+    return max(4, turn.echoes // 100)
 
 
-def _there_and_back(task: Task) -> int:
-    return max(4, task.echoes // 100)
+def transfer(turn: Turn) -> float:
+    """Seconds to hand over ``turn.at`` bytes: half the median of the times there and back.
 
-
-def transfer(task: Task) -> float:
-    """Seconds to hand over ``task.at`` bytes: half the median of the times there and back.
-
-    Either side reads the first and the last byte and writes the first, so that the memory is really there.
+    Each side reads the first and the last byte and writes the first, so the memory must really be there.
     """
-    mover = _mover(task)
-    state, there = mover.make()
-    with beside(task.where, _hand_back, task, there):
-        send, receive, close = mover.open(state)
-        buffer = mover.new(task)
-        mover.bytes_of(buffer)[task.at - 1] = 77
+    mover = MOVERS[turn.rival]
+    near_state, far_state = mover.make(turn.room())
+    with beside(turn.where, _hand_back, turn, far_state):
+        send, receive, close = mover.open(near_state)
+        buffer = mover.new(turn)
+        mover.bytes_of(buffer)[turn.at - 1] = 77
         trips = []
-        for _ in range(_there_and_back(task)):
+        for _ in range(_trips(turn)):
             before = mover.bytes_of(buffer)[0]
             begin = time.perf_counter()
             send(buffer)
             buffer = receive()
-            found = mover.bytes_of(buffer)[0], mover.bytes_of(buffer)[task.at - 1]
+            found = mover.bytes_of(buffer)[0], mover.bytes_of(buffer)[turn.at - 1]
             trips.append(time.perf_counter() - begin)
             check(found == ((before + 1) % 256, 77), "is not the memory that was sent")
     mover.free(buffer)
@@ -124,13 +112,13 @@ def transfer(task: Task) -> float:
     return statistics.median(trips) / 2
 
 
-def _hand_back(task: Task, state: Any) -> None:
-    mover = _mover(task)
+def _hand_back(turn: Turn, state: Any) -> None:
+    mover = MOVERS[turn.rival]
     send, receive, close = mover.open(state)
-    for _ in range(_there_and_back(task)):
+    for _ in range(_trips(turn)):
         buffer = receive()
         memory = mover.bytes_of(buffer)
-        check(memory[task.at - 1] == 77, "is not the memory that was sent")
+        check(memory[turn.at - 1] == 77, "is not the memory that was sent")
         memory[0] = (memory[0] + 1) % 256
         del memory
         send(buffer)
@@ -144,7 +132,7 @@ WORKLOADS = [
         "memory handed over",
         "seconds",
         transfer,
-        {mover.name: mover.places for mover in MOVERS},
+        {mover.name: mover.where for mover in MOVERS.values()},
         (1 * MIB, 64 * MIB),
         "bytes",
     )

@@ -1,4 +1,4 @@
-"""What a run has found: as JSON, and as tables, by rich where that is installed."""
+"""The figures of a run as JSON, and as tables, drawn by rich if it is installed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ import msgpack
 import shmchannel
 
 from ..bench import VALUE
-from .catalogue import find
-from .far_side import PLACES
+from .catalogue import WORKLOADS
+from .far_side import BETWEEN
 from .rivals import OURS
 
-SCHEMA = 1  # of the JSON; grows when a reader of an older one would misread it
+SCHEMA = 1  # of the JSON; grows when a program that reads an older schema would misread a newer one
 
 
 class Scale(NamedTuple):
-    """How a unit is shown: what it is divided by, what that is called, how many decimals."""
+    """How figures in a unit are shown: divided by ``divisor``, in the unit ``name``."""
 
     divisor: float
     name: str
     decimals: int
+
+    def text(self, figure: float) -> str:
+        """The figure as it is shown."""
+        return f"{figure / self.divisor:,.{self.decimals}f}"
 
 
 SCALES = {
@@ -43,26 +47,33 @@ SCALES = {
 
 @dataclass
 class Result:
-    """The figures of one peer in one workload at one place and point, one a round; None: it failed."""
+    """The figures of one rival in one workload at one point, one a round; None: the turn failed."""
 
     workload: str
     where: str
-    peer: str
+    rival: str
     at: int
     unit: str
     figures: list[float | None] = field(default_factory=list)
     failure: str | None = None
-    ours_is_better: float | None = None  # times; the median over the rounds
+    ours_is_better: float | None = None  # how many times; the median over the rounds
 
     @property
     def found(self) -> list[float]:
-        """The figures that there are."""
+        """The figures of the turns that did not fail."""
         return [figure for figure in self.figures if figure is not None]
+
+    def as_json(self) -> dict[str, Any]:
+        """The record for the JSON, with median, minimum and maximum."""
+        record = {"peer" if key == "rival" else key: value for key, value in asdict(self).items()}
+        found = self.found
+        summary = (statistics.median(found), min(found), max(found)) if found else (None, None, None)
+        return record | dict(zip(("median", "min", "max"), summary, strict=True))
 
 
 @dataclass
 class Run:
-    """Where and how it was measured, and what was found."""
+    """How it was measured, and the results."""
 
     rounds: int
     messages: int
@@ -71,11 +82,11 @@ class Run:
     results: list[Result] = field(default_factory=list)
 
     def header(self) -> dict[str, Any]:
-        """What a figure means nothing without."""
+        """The software, the machine and the settings: without them a figure means nothing."""
         return {
             "schema": SCHEMA,
             "shmchannel": shmchannel.__version__,
-            "engine": "native" if getattr(shmchannel, "native", False) else "python",
+            "engine": "native" if shmchannel.native else "python",
             "python": f"{platform.python_implementation()} {platform.python_version()}",
             "system": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
@@ -89,68 +100,64 @@ class Run:
         }
 
     def as_json(self) -> str:
-        """All of it: the header, and a record for each result with its median, minimum and maximum."""
-        results = []
-        for result in self.results:
-            found = result.found
-            summary = dict.fromkeys(("median", "min", "max"))
-            if found:
-                summary = {"median": statistics.median(found), "min": min(found), "max": max(found)}
-            results.append({**asdict(result), **summary})
+        """The header, and a record for each result."""
+        results = [result.as_json() for result in self.results]
         return json.dumps({**self.header(), "results": results}, indent=1) + "\n"
 
 
 def compare(results: list[Result]) -> None:
-    """Fill in how much better ours is, round by round: what slows the machine down slows both of a round."""
-    ours = {result.at: result for result in results if result.peer == OURS}
+    """Fill in ``ours_is_better``, round by round: a slow moment of the machine slows both of a round."""
+    ours = {result.at: result for result in results if result.rival == OURS}
     for result in results:
-        if result.peer == OURS or result.at not in ours:
+        if result.rival == OURS or result.at not in ours:
             continue
-        pairs = [
-            (our, their)
+        more = WORKLOADS[result.workload].more_is_better
+        ratios = [
+            our / their if more else their / our
             for our, their in zip(ours[result.at].figures, result.figures, strict=False)
             if our and their
         ]
-        if pairs:
-            more = find(result.workload).more_is_better
-            result.ours_is_better = statistics.median(
-                our / their if more else their / our for our, their in pairs
-            )
+        if ratios:
+            result.ours_is_better = statistics.median(ratios)
 
 
 class Table(NamedTuple):
-    """A title and rows of cells, the first row their headings."""
+    """A title, and rows of cells; the first row has the headings."""
 
     title: str
     rows: list[tuple[str, str, str]]
     notes: list[str]
 
 
-def grouped(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
-    """By workload and place."""
+def grouped(results: list[Result]) -> list[list[Result]]:
+    """The results of each workload and each kind of two sides, together."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.workload, result.where), []).append(result)
-    return groups
+    return list(groups.values())
 
 
-def tables(results: list[Result]) -> list[Table]:
-    """One for each workload and place."""
-    return [
-        _table(find(workload).title, where, group) for (workload, where), group in grouped(results).items()
-    ]
+def title(group: list[Result]) -> str:
+    """The title of a group."""
+    return f"{WORKLOADS[group[0].workload].title}, between {BETWEEN[group[0].where]}"
 
 
-def _table(title: str, where: str, results: list[Result]) -> Table:
-    several = len({result.at for result in results}) > 1
-    workload = find(results[0].workload)
+def labels(group: list[Result]) -> list[str]:
+    """The rival of each result of a group, with the point if there are several."""
+    axis = WORKLOADS[group[0].workload].axis
+    several = len({result.at for result in group}) > 1
+    return [f"{result.rival}, {amount(result.at, axis)}" if several else result.rival for result in group]
+
+
+def _table(group: list[Result]) -> Table:
+    workload = WORKLOADS[group[0].workload]
     scale = SCALES[workload.unit]
+    by_point = sorted(group, key=lambda result: result.at)
     rows = [("", f"{scale.name}: median (min to max)", "ours against it")]
-    for result in sorted(results, key=lambda one: one.at):
-        name = f"{result.peer}, {amount(result.at, workload.axis)}" if several else result.peer
-        rows.append((name, spread(result.found, scale), _ratio(result, workload.more_is_better)))
-    notes = [f"{result.peer} failed: {result.failure}" for result in results if result.failure]
-    return Table(f"{title}, between {PLACES[where]}", rows, notes)
+    for label, result in zip(labels(by_point), by_point, strict=True):
+        rows.append((label, spread(result.found, scale), _ratio(result, workload.more_is_better)))
+    notes = [f"{result.rival} failed: {result.failure}" for result in group if result.failure]
+    return Table(title(group), rows, notes)
 
 
 def amount(at: int, axis: str) -> str:
@@ -167,15 +174,12 @@ def spread(figures: list[float], scale: Scale) -> str:
     """Median, minimum and maximum."""
     if not figures:
         return "failed"
-    shown = [
-        f"{figure / scale.divisor:,.{scale.decimals}f}"
-        for figure in (statistics.median(figures), min(figures), max(figures))
-    ]
-    return f"{shown[0]} ({shown[1]} to {shown[2]})"
+    median, least, most = map(scale.text, (statistics.median(figures), min(figures), max(figures)))
+    return f"{median} ({least} to {most})"
 
 
 def _ratio(result: Result, more_is_better: bool) -> str:
-    """Our figure divided by its."""
+    """Our figure divided by the rival's."""
     if result.ours_is_better is None:
         return ""
     times = result.ours_is_better if more_is_better else 1 / result.ours_is_better
@@ -183,7 +187,7 @@ def _ratio(result: Result, more_is_better: bool) -> str:
 
 
 def writable(text: str) -> Path:
-    """The file of an option: refused before anything is measured, if it could not be written."""
+    """The file that an option names. It is refused here, before the first turn, if it cannot be written."""
     file = Path(text)
     if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"cannot write to {text}")
@@ -191,7 +195,7 @@ def writable(text: str) -> Path:
 
 
 def show_header(run: Run) -> None:
-    """Say what is measured on what."""
+    """Print the software, the machine and the settings."""
     head = run.header()
     print(
         f"shmchannel {head['shmchannel']}, engine: {head['engine']}, "
@@ -204,17 +208,18 @@ def show_header(run: Run) -> None:
 
 
 def show(results: list[Result]) -> None:
-    """Print tables: on a terminal by rich, where that is installed."""
+    """Print the tables: with rich on a terminal, if it is installed."""
+    tables = [_table(group) for group in grouped(results)]
     wanted = sys.stdout.isatty() or os.environ.get("FORCE_COLOR")
     if not wanted or importlib.util.find_spec("rich") is None:
-        for table in tables(results):
+        for table in tables:
             _print_plain(table)
         return
     from rich.console import Console
 
-    # Not cut to a terminal's width where there is none.
+    # In a file or a pipe nothing is cut to a terminal's width.
     console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
-    for table in tables(results):
+    for table in tables:
         _print_rich(console, table)
 
 

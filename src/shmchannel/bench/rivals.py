@@ -1,8 +1,8 @@
-"""How each peer sends and receives, blocking. What is not in the standard library is imported when used.
+"""How each rival sends and receives, blocking. A package outside the standard library is imported when used.
 
-Each gets the same memory for what is under way, where that can be set: a ``Room``. It cannot be for
-multiprocessing's: ``Pipe`` and ``SimpleQueue`` have what the kernel gives a socket or a pipe, ``Queue``
-keeps any number of messages in the memory of the sender.
+Every rival gets the same memory for messages under way, a ``Room``, where it can be set. multiprocessing
+has no such setting: ``Pipe`` and ``SimpleQueue`` use the kernel's buffer of a socket or a pipe, and ``Queue``
+keeps any number of messages in the sender's memory.
 """
 
 from __future__ import annotations
@@ -19,62 +19,64 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..channel import Channel
+from ..port.port import Port
 
 SPAWN = multiprocessing.get_context("spawn")
-FOREVER = 3600.0  # seconds, for a peer that wants a number; a turn's deadline comes long before
+FOREVER = 3600.0  # seconds, for a rival that needs a number; a turn's deadline comes long before
 
 
 class Room(NamedTuple):
-    """What a transport may take: bytes of buffer each way, for messages of so many bytes."""
+    """The memory that a transport may use, and the messages that it is for."""
 
-    capacity: int
-    message: int
-    folder: str  # for files and sockets; removed after the turn, with all that is named after it
+    capacity: int  # bytes of buffer each way
+    message: int  # bytes of a message
+    folder: str  # for files and sockets; removed after the turn, with all names that contain its name
 
 
 class End(NamedTuple):
-    """One side of a transport: how to send, how to receive, how to let go."""
+    """One side of a transport."""
 
     send: Callable[[Any], object]
     receive: Callable[[], Any]
     close: Callable[[], object]
 
 
-class Peer(NamedTuple):
-    """A way to talk. ``make`` returns the near side's state and the far side's, which ``open`` opens."""
+class Rival(NamedTuple):
+    """A transport. ``make`` returns a state for the near side and one for the far side, for ``open``."""
 
     name: str
-    places: tuple[str, ...]
+    where: tuple[str, ...]  # keys of far_side.BETWEEN
     make: Callable[[Room], tuple[Any, Any]]
     open: Callable[[Any], End]
-    module: str = "shmchannel"  # what has to be importable
+    module: str = "shmchannel"  # must be importable
     in_parts: bool = True  # a message may be larger than the room
-    many: bool = False  # cheap enough to have 2,000 of
+    many: bool = False  # 2,000 of it are affordable
     threads: bool = False  # several threads may send on one end
     most_echoes: int = 1_000_000
 
     @property
     def installed(self) -> bool:
-        """Whether it can be used by this interpreter."""
+        """Whether this interpreter can import it."""
         try:
             return importlib.util.find_spec(self.module) is not None
-        except ModuleNotFoundError:  # a parent package
+        except ModuleNotFoundError:  # a parent package is missing
             return False
 
 
-def _make_channel(room: Room) -> tuple[Any, Any]:
+def make_channel(room: Room) -> tuple[Channel, str]:
+    """The near side gets the channel, the far side its handle."""
     channel = Channel(capacity=room.capacity)
     return channel, channel.handle
 
 
+def connected(state: Channel | str) -> Port:
+    """The port of the side that has this state."""
+    return (Channel.from_handle(state) if isinstance(state, str) else state).connect()
+
+
 def _open_channel(state: Channel | str) -> End:
-    channel = Channel.from_handle(state) if isinstance(state, str) else state
-    port = channel.connect()
+    port = connected(state)
     return End(port.write_sync, port.read_sync, port.close_sync)
-
-
-def _make_pipe(_room: Room) -> tuple[Any, Any]:
-    return SPAWN.Pipe()
 
 
 def _open_pipe(connection: Any) -> End:
@@ -82,7 +84,7 @@ def _open_pipe(connection: Any) -> End:
 
 
 def _two(new: Callable[[], Any]) -> tuple[Any, Any]:
-    """Two queues, one each way: for either side its outgoing one and its incoming one."""
+    """Two queues, one each way; each side gets the queue it sends on, then the queue it receives from."""
     there, back = new(), new()
     return (there, back), (back, there)
 
@@ -102,7 +104,7 @@ def _open_queues(queues: Any) -> End:
 
 
 def _open_packed_queues(queues: Any) -> End:
-    """Packed and unpacked, so that the receiver shares nothing with the sender, as in the others."""
+    """With msgpack, so that sender and receiver share no object, as with the other rivals."""
     put, get = queues[0].put, queues[1].get
     pack, unpack = msgpack.packb, msgpack.unpackb
     return End(lambda value: put(pack(value)), lambda: unpack(get()), lambda: None)
@@ -113,15 +115,15 @@ def _new_interpreter_queue() -> Any:
 
 
 def _make_faster_fifo(room: Room) -> tuple[Any, Any]:
-    """With msgpack, which is quicker there than its default, pickle."""
-    import_module("faster_fifo_reduction")  # without it a queue does not pickle
+    """With msgpack, which is faster there than the default, pickle."""
+    import_module("faster_fifo_reduction")  # a queue does not pickle without it
     new = import_module("faster_fifo").Queue
     return _two(lambda: new(room.capacity, loads=msgpack.unpackb, dumps=msgpack.packb))
 
 
 def _open_faster_fifo(queues: Any) -> End:
     outgoing, incoming = queues
-    # Both take (..., block, timeout), and give up after 10 s if not told otherwise.
+    # Both take (..., block, timeout); the default timeout is 10 s.
     return End(
         lambda value: outgoing.put(value, True, FOREVER), lambda: incoming.get(True, FOREVER), lambda: None
     )
@@ -143,7 +145,7 @@ def _open_cloudtoid(state: Any) -> End:
 
     def send(value: Any) -> None:
         data = pack(value)
-        while not try_send(data):  # it has no way to wait for room
+        while not try_send(data):  # it cannot wait for room
             give_way()
 
     def take() -> Any:
@@ -183,37 +185,40 @@ def _open_zmq(state: Any) -> End:
 
 OURS = "shmchannel"
 PROCESS, THREAD, INTERPRETER = ("process",), ("thread",), ("interpreter",)
-PEERS = [
-    Peer(OURS, (*PROCESS, *THREAD, *INTERPRETER), _make_channel, _open_channel, many=True, threads=True),
-    Peer("mp.Pipe", PROCESS, _make_pipe, _open_pipe, many=True),
-    Peer("mp.Queue", PROCESS, lambda _: _two(SPAWN.Queue), _open_mp_queues, threads=True),
-    Peer("mp.SimpleQueue", PROCESS, lambda _: _two(SPAWN.SimpleQueue), _open_queues, threads=True),
-    Peer(
-        "faster-fifo+msgpack",
-        PROCESS,
-        _make_faster_fifo,
-        _open_faster_fifo,
-        "faster_fifo",
-        in_parts=False,
-        threads=True,
-    ),
-    Peer(
-        "cloudtoid-interprocess+msgpack",
-        PROCESS,
-        _make_cloudtoid,
-        _open_cloudtoid,
-        "cloudtoid_interprocess",
-        in_parts=False,
-    ),
-    Peer("pyzmq ipc+msgpack", PROCESS, _make_zmq, _open_zmq, "zmq"),
-    Peer("queue.SimpleQueue+msgpack", THREAD, lambda _: _two(queue.SimpleQueue), _open_packed_queues),
-    Peer(
-        "interpreters.Queue",
-        INTERPRETER,
-        lambda _: _two(_new_interpreter_queue),
-        _open_queues,
-        "concurrent.interpreters",
-        # Its get looks every 10 ms: a thousand round trips would take 10 s, and say no more than a hundred.
-        most_echoes=100,
-    ),
-]
+RIVALS = {
+    rival.name: rival
+    for rival in [
+        Rival(OURS, (*PROCESS, *THREAD, *INTERPRETER), make_channel, _open_channel, many=True, threads=True),
+        Rival("mp.Pipe", PROCESS, lambda _: SPAWN.Pipe(), _open_pipe, many=True),
+        Rival("mp.Queue", PROCESS, lambda _: _two(SPAWN.Queue), _open_mp_queues, threads=True),
+        Rival("mp.SimpleQueue", PROCESS, lambda _: _two(SPAWN.SimpleQueue), _open_queues, threads=True),
+        Rival(
+            "faster-fifo+msgpack",
+            PROCESS,
+            _make_faster_fifo,
+            _open_faster_fifo,
+            "faster_fifo",
+            in_parts=False,
+            threads=True,
+        ),
+        Rival(
+            "cloudtoid-interprocess+msgpack",
+            PROCESS,
+            _make_cloudtoid,
+            _open_cloudtoid,
+            "cloudtoid_interprocess",
+            in_parts=False,
+        ),
+        Rival("pyzmq ipc+msgpack", PROCESS, _make_zmq, _open_zmq, "zmq"),
+        Rival("queue.SimpleQueue+msgpack", THREAD, lambda _: _two(queue.SimpleQueue), _open_packed_queues),
+        Rival(
+            "interpreters.Queue",
+            INTERPRETER,
+            lambda _: _two(_new_interpreter_queue),
+            _open_queues,
+            "concurrent.interpreters",
+            # Its get polls every 10 ms, so 1000 round trips would take 10 s, and say no more than 100.
+            most_echoes=100,
+        ),
+    ]
+}

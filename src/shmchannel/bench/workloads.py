@@ -1,7 +1,7 @@
-"""What is measured between two blocking sides: the near side measures, the far side checks what arrives.
+"""The workloads between two blocking sides. The near side measures; the far side checks the values it gets.
 
-Each near side returns one figure. The far side begins with "ready", and ends with "done" from the near one,
-which nothing that was sent twice or lost lets it find there.
+Each near side returns one figure. The far side starts with "ready". The near side ends with "done": if a
+message was lost or doubled, the far side finds something else in its place.
 """
 
 from __future__ import annotations
@@ -9,111 +9,110 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import msgpack
 
 from ..bench import VALUE
-from .far_side import PLACES, beside
-from .rivals import PEERS, End, Peer, Room
+from .far_side import BETWEEN, beside
+from .rivals import RIVALS, End, Rival, Room
 
 KIB, MIB = 1 << 10, 1 << 20
 SMALL_ROOM, LARGE_ROOM = 1 * MIB, 8 * MIB  # bytes each way
 BULK = 1 * MIB  # bytes of a message
 
 
-class Task(NamedTuple):
-    """One turn: what is measured, where, of whom."""
+class Turn(NamedTuple):
+    """One measurement of one rival."""
 
     workload: str
     where: str
-    peer: str
+    rival: str
     messages: int  # sent one way
     echoes: int  # round trips
-    at: int  # which of the workload's points: a size, a number of channels or of writers
-    seconds: float  # that an idle one is watched for
-    folder: str  # for what a peer puts there
+    at: int  # the workload's point: a size, a number of channels or of writers
+    seconds: float  # how long an idle side is watched
+    folder: str  # for the rival's files
+
+    def room(self, capacity: int = SMALL_ROOM) -> Room:
+        """The room for messages with ``VALUE``."""
+        return Room(capacity, len(msgpack.packb(VALUE)), self.folder)
 
 
 class Workload(NamedTuple):
-    """What is measured. ``near`` runs a turn, starts its far side, and returns a figure in ``unit``."""
+    """A workload. ``near`` runs a turn, starts its far side, and returns a figure in ``unit``."""
 
     name: str
     title: str
-    unit: str  # messages/s, bytes/s: more is better; seconds, cores: less is
-    near: Callable[[Task], float]
-    peers: dict[str, Sequence[str]]  # who takes part, and where each can
+    unit: str  # messages/s, bytes/s: more is better; seconds, cores: less is better
+    near: Callable[[Turn], float]
+    rivals: Mapping[str, Sequence[str]]  # where each rival can be measured
     points: tuple[int, ...] = (0,)
-    axis: str = ""  # what the points are
+    axis: str = ""  # the unit of the points
 
     @property
-    def places(self) -> list[str]:
+    def where(self) -> list[str]:
         """Where it can be measured."""
-        return [where for where in PLACES if self.peers_in(where)]
+        return [where for where in BETWEEN if self.rivals_in(where)]
 
     @property
     def more_is_better(self) -> bool:
-        """Whether a higher figure is a better one."""
+        """Whether a higher figure is better."""
         return self.unit.endswith("/s")
 
-    def peers_in(self, where: str) -> list[str]:
-        """Those of its peers that are for that place."""
-        return [name for name in self.peers if where in self.peers[name]]
+    def rivals_in(self, where: str) -> list[str]:
+        """The rivals that can be measured there."""
+        return [name for name in self.rivals if where in self.rivals[name]]
 
 
 def check(right: bool, problem: str) -> None:
-    """Raises ``RuntimeError`` when what arrived is not what was sent."""
+    """Raise ``RuntimeError`` unless the values that arrived are right."""
     if not right:
         raise RuntimeError(problem)
 
 
-def peer_named(name: str) -> Peer:
-    """The blocking peer of that name."""
-    return next(peer for peer in PEERS if peer.name == name)
+def check_ready(value: Any) -> None:
+    """Check the first value from the far side."""
+    check(value == "ready", "does not begin with the beginning")
 
 
-def taking_part(suits: Callable[[Peer], bool] = lambda _: True) -> dict[str, Sequence[str]]:
-    """Those of the blocking peers that suit, and where each can be."""
-    return {peer.name: peer.places for peer in PEERS if suits(peer)}
+def taking_part(suits: Callable[[Rival], bool] = lambda _: True) -> dict[str, Sequence[str]]:
+    """The suitable blocking rivals, and where each can be measured."""
+    return {rival.name: rival.where for rival in RIVALS.values() if suits(rival)}
 
 
 @contextmanager
-def near_end(task: Task, far: Callable[[Task, Any], None], room: Room) -> Iterator[End]:
-    """Our side, with the other one at work."""
-    peer = peer_named(task.peer)
-    state, there = peer.make(room)
-    with beside(task.where, far, task, there):
-        end = peer.open(state)
-        check(end.receive() == "ready", "does not begin with the beginning")
+def near_end(turn: Turn, far: Callable[[Turn, Any], None], room: Room) -> Iterator[End]:
+    """The near side's end, with ``far`` at work on the other."""
+    rival = RIVALS[turn.rival]
+    near_state, far_state = rival.make(room)
+    with beside(turn.where, far, turn, far_state):
+        end = rival.open(near_state)
+        check_ready(end.receive())
         yield end
         end.send("done")
     end.close()
 
 
 @contextmanager
-def far_end(task: Task, state: Any) -> Iterator[End]:
-    """The other side."""
-    end = peer_named(task.peer).open(state)
+def far_end(turn: Turn, state: Any) -> Iterator[End]:
+    """The far side's end."""
+    end = RIVALS[turn.rival].open(state)
     end.send("ready")
     yield end
     check(end.receive() == "done", "there is more than was sent")
     end.close()
 
 
-def noise(size: int) -> bytes:
-    """So many bytes, the same each time."""
-    return random.Random(size).randbytes(size)
-
-
 class Parcel(NamedTuple):
-    """What is sent one way: a value so many times, and then a last one, which is another."""
+    """The messages of a one-way turn: ``times - 1`` times ``value``, then ``last``, which differs."""
 
     value: Any
     last: Any
     times: int
-    room: int  # bytes of buffer each way
+    capacity: int  # bytes of buffer each way
 
     @property
     def size(self) -> int:
@@ -121,26 +120,26 @@ class Parcel(NamedTuple):
         return len(self.value) if isinstance(self.value, bytes) else len(msgpack.packb(self.value))
 
 
-def _parcel(task: Task) -> Parcel:
-    if task.workload == "one-way":
-        return Parcel(VALUE, {**VALUE, "id": 12346}, task.messages, SMALL_ROOM)
-    size, count, room = BULK, max(8, task.messages // 100), LARGE_ROOM
-    if task.workload == "sizes":
-        size = task.at
-        count = max(8, min(task.messages, task.messages * 4 * KIB // size))
-        if not peer_named(task.peer).in_parts:
-            room = max(room, 2 * size)  # twice the message, or it could not be sent at all
-    value = noise(size)
-    return Parcel(value, value[:-1] + bytes([value[-1] ^ 1]), count, room)
+def _parcel(turn: Turn) -> Parcel:
+    if turn.workload == "one-way":
+        return Parcel(VALUE, {**VALUE, "id": 12346}, turn.messages, SMALL_ROOM)
+    size, count, capacity = BULK, max(8, turn.messages // 100), LARGE_ROOM
+    if turn.workload == "sizes":
+        size = turn.at
+        count = max(8, min(turn.messages, turn.messages * 4 * KIB // size))
+        if not RIVALS[turn.rival].in_parts:
+            capacity = max(capacity, 2 * size)  # less could not carry the message at all
+    value = random.Random(size).randbytes(size)  # the same bytes on both sides
+    return Parcel(value, value[:-1] + bytes([value[-1] ^ 1]), count, capacity)
 
 
-def _pour(task: Task) -> tuple[float, Parcel]:
-    """Send one way; the seconds until the other side says that it has everything.
+def _pour(turn: Turn) -> tuple[float, Parcel]:
+    """Send one way; return the seconds until the far side has confirmed all of it.
 
-    One comes first and is not counted: large messages take memory that neither side has had before.
+    One more message goes first and does not count: for large messages both sides have to get new memory.
     """
-    value, last, count, room = parcel = _parcel(task)
-    with near_end(task, _drain, Room(room, parcel.size, task.folder)) as end:
+    value, last, count, capacity = parcel = _parcel(turn)
+    with near_end(turn, _drain, Room(capacity, parcel.size, turn.folder)) as end:
         send = end.send
         send(value)
         answer = end.receive()
@@ -155,9 +154,9 @@ def _pour(task: Task) -> tuple[float, Parcel]:
     return seconds, parcel
 
 
-def _drain(task: Task, state: Any) -> None:
-    value, last, count, _ = _parcel(task)
-    with far_end(task, state) as end:
+def _drain(turn: Turn, state: Any) -> None:
+    value, last, count, _ = _parcel(turn)
+    with far_end(turn, state) as end:
         receive = end.receive
         received = receive()
         end.send("the first" if received == value else "not the same")
@@ -167,35 +166,35 @@ def _drain(task: Task, state: Any) -> None:
         end.send(count if right else "not the same")
 
 
-def one_way(task: Task) -> float:
+def one_way(turn: Turn) -> float:
     """Messages/s, one way."""
-    seconds, parcel = _pour(task)
+    seconds, parcel = _pour(turn)
     return parcel.times / seconds
 
 
-def bulk(task: Task) -> float:
+def bulk(turn: Turn) -> float:
     """Bytes/s, in large messages."""
-    seconds, parcel = _pour(task)
+    seconds, parcel = _pour(turn)
     return parcel.times * parcel.size / seconds
 
 
-def per_message(task: Task) -> float:
-    """Seconds a message of ``task.at`` bytes."""
-    seconds, parcel = _pour(task)
+def per_message(turn: Turn) -> float:
+    """Seconds for a message of ``turn.at`` bytes."""
+    seconds, parcel = _pour(turn)
     return seconds / parcel.times
 
 
-def _trips(task: Task) -> int:
-    return min(task.echoes, peer_named(task.peer).most_echoes)
+def _trips(turn: Turn) -> int:
+    return min(turn.echoes, RIVALS[turn.rival].most_echoes)
 
 
-def echo(task: Task) -> float:
+def echo(turn: Turn) -> float:
     """The median round trip in seconds: each message is answered before the next is sent."""
     trips = []
     clock = time.perf_counter
-    with near_end(task, _answer, Room(SMALL_ROOM, len(msgpack.packb(VALUE)), task.folder)) as end:
+    with near_end(turn, _answer, turn.room()) as end:
         send, receive = end.send, end.receive
-        for _ in range(_trips(task)):
+        for _ in range(_trips(turn)):
             begin = clock()
             send(VALUE)
             reply = receive()
@@ -204,23 +203,23 @@ def echo(task: Task) -> float:
     return statistics.median(trips)
 
 
-def _answer(task: Task, state: Any) -> None:
-    with far_end(task, state) as end:
+def _answer(turn: Turn, state: Any) -> None:
+    with far_end(turn, state) as end:
         send, receive = end.send, end.receive
-        for _ in range(_trips(task)):
+        for _ in range(_trips(turn)):
             send(receive())
 
 
-def idle_reader(task: Task) -> float:
+def idle_reader(turn: Turn) -> float:
     """The cores that the far side's process uses while its one thread waits for a message."""
-    with near_end(task, _wait, Room(SMALL_ROOM, len(msgpack.packb(VALUE)), task.folder)) as end:
-        time.sleep(task.seconds)
+    with near_end(turn, _wait, turn.room()) as end:
+        time.sleep(turn.seconds)
         end.send(VALUE)
         return float(end.receive())
 
 
-def _wait(task: Task, state: Any) -> None:
-    with far_end(task, state) as end:
+def _wait(turn: Turn, state: Any) -> None:
+    with far_end(turn, state) as end:
         clock, used = time.perf_counter(), time.process_time()
         value = end.receive()
         share = (time.process_time() - used) / (time.perf_counter() - clock)
