@@ -1,4 +1,4 @@
-"""The command line: what ``shmchannel`` and ``python -m shmchannel`` run."""
+"""The command line: ``shmchannel`` and ``python -m shmchannel``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ..errors import ChannelError
 from .parser import make_parser
 from .pipe import complain
 
-_BROKEN_PIPE = 128 + 13  # as a shell says that SIGPIPE ended a program
+_BROKEN_PIPE = 128 + 13  # a shell's status for a program that SIGPIPE has ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    0; 1 when it failed, which a line on stderr explains; 2 for wrong arguments; 130 on Ctrl-C; 141, without a
-    word, when nobody reads the output any more.
+    0; 1 if it failed, and a line on stderr says why; 2 for wrong arguments; 130 on Ctrl-C; 141, and no
+    message, if nobody reads the output any more.
     """
     if sys.stderr is None:  # closed: print would write to stdout instead
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (until the end)
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (stays open until the end)
     if sys.stdout is None:
         complain("stdout is closed")
         return 1
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """What is still in the buffer would be written at exit, and fail once more."""
+    """Send the rest of the buffer to nowhere: written at exit, it would fail once more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

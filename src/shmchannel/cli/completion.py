@@ -1,4 +1,7 @@
-"""Completion scripts for bash, zsh and fish, generated from the parser: they cannot fall behind it."""
+"""Completion scripts for bash, zsh and fish, generated from the parser, so they always match it.
+
+argparse has no public list of commands and arguments: ``commands_of`` reads private attributes of the parser.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ _HANDLES = "ls /dev/shm 2>/dev/null | grep -Ex 'shmch-[A-Za-z0-9_-]{16}'"
 
 
 class Option(NamedTuple):
-    """An option, as a shell needs to know it."""
+    """An option, with all that a shell has to know."""
 
     flags: Sequence[str]
     help: str
@@ -19,7 +22,7 @@ class Option(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command, its options, and what its arguments are: choices, or handles."""
+    """A command. Its arguments are choices, or a handle."""
 
     name: str
     help: str
@@ -30,14 +33,15 @@ class Command(NamedTuple):
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """The script for that shell: bash, zsh or fish."""
-    return SHELLS[shell](parser.prog, _commands(parser))
+    return SHELLS[shell](parser.prog, commands_of(parser))
 
 
-def _commands(parser: argparse.ArgumentParser) -> list[Command]:
+def commands_of(parser: argparse.ArgumentParser) -> list[Command]:
+    """The commands of the parser."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            return [_command(name, helps[name], one) for name, one in action.choices.items()]
+            return [_command(name, helps[name], command) for name, command in action.choices.items()]
     raise ValueError("the parser has no commands")
 
 
@@ -59,12 +63,13 @@ def _quoted(text: str) -> str:
 
 
 def _bash(prog: str, commands: list[Command]) -> str:
+    words = " ".join([command.name for command in commands] + ["--help", "--version"])
     lines = [
         f'# bash completion for {prog}: eval "$({prog} completion bash)"',
         f"_{prog}() {{",
         '    local current="${COMP_WORDS[COMP_CWORD]}" words=""',
         '    if [ "$COMP_CWORD" -eq 1 ]; then',
-        f"        words={_quoted(' '.join([one.name for one in commands] + ['--help', '--version']))}",
+        f"        words={_quoted(words)}",
         "    else",
         '        case "${COMP_WORDS[1]} ${COMP_WORDS[COMP_CWORD-1]}" in',
     ]
@@ -96,7 +101,7 @@ def _zsh(prog: str, commands: list[Command]) -> str:
         f"_{prog}() {{",
         "    local -a commands handles",
         "    commands=(",
-        *(f"        {_quoted(one.name + ':' + one.help)}" for one in commands),
+        *(f"        {_quoted(command.name + ':' + command.help)}" for command in commands),
         "    )",
         "    if (( CURRENT == 2 )); then",
         "        _describe command commands",
@@ -111,7 +116,7 @@ def _zsh(prog: str, commands: list[Command]) -> str:
         lines.append(f"    {command.name})")
         specifications = [_zsh_option(option, flag) for option in command.options for flag in option.flags]
         if command.takes_handle:
-            specifications.append("'*:handle:($handles)'".replace("'", '"'))
+            specifications.append('"*:handle:($handles)"')
         elif command.arguments:
             specifications.append(_quoted(f"1:argument:({' '.join(command.arguments)})"))
         lines += [f"        _arguments {' '.join(specifications)}", "        ;;"]

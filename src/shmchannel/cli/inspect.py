@@ -1,4 +1,4 @@
-"""``ls``, ``inspect`` and ``reap``: look once, and say it."""
+"""``ls``, ``inspect`` and ``reap``: commands that look at the channels once."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from ..errors import ChannelError
 from ..transfer.sweep import sweep_blocks
 from . import processes, snapshot, tables, wording
 from .jsonlines import Jsonlines
-from .snapshot import Look
+from .snapshot import RingSnapshot, Snapshot
 
-_PEEK = 500  # characters that are shown of a value
+_PEEK = 500  # characters of a value that are shown
+
+Facts = list[tuple[str, str]]
 
 
 def ls(options: argparse.Namespace) -> int:
-    """Every channel of this user, a row for each port."""
+    """Show this user's channels, a row for each port."""
     found = snapshot.channels()
     if options.json:
-        _print_json([wording.record(one) for one in found])
+        _print_json([wording.record(channel) for channel in found])
         return 0
     if not found:
         print("no channels", file=sys.stderr)
         return 0
-    rows = [row for one in sorted(found, key=lambda one: bool(one.fault)) for row in tables.list_rows(one)]
+    by_fault = sorted(found, key=lambda channel: bool(channel.fault))
+    rows = [row for channel in by_fault for row in tables.list_rows(channel)]
     if tables.uses_rich(plain=options.plain):
         console = tables.console(tables.least_width(tables.LIST, rows))
         console.print(tables.rich_table(tables.LIST, rows, console.width))
@@ -37,27 +40,21 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def inspect(options: argparse.Namespace) -> int:
-    """All that there is to know of a channel, or of each that a process has open."""
+    """Show everything about a channel, or about each channel that a process has open."""
     target = options.handle
     found = snapshot.held_by(int(target)) if snapshot.is_pid(target) else snapshot.named(target)
     peeked = [
-        [_peek(one, index) if options.peek else None for index in range(len(one.rings))] for one in found
+        (channel, [_peek(channel, index) if options.peek else None for index in range(len(channel.rings))])
+        for channel in found
     ]
     if options.json:
-        records = []
-        for one, values in zip(found, peeked, strict=True):
-            record = wording.record(one)
-            for ring, value in zip(record["rings"], values, strict=True):
-                if value is not None:
-                    ring["peek"] = value
-            records.append(record)
-        _print_json(records)
+        _print_json([_record(channel, values) for channel, values in peeked])
         return 0
     rich = tables.uses_rich(plain=options.plain)
-    for place, (one, values) in enumerate(zip(found, peeked, strict=True)):
-        facts = _facts(one, values)
-        if place:
+    for number, (channel, values) in enumerate(peeked):
+        if number:
             print()
+        facts = _facts(channel, values)
         if rich:
             tables.console().print(tables.rich_facts(facts))
         else:
@@ -65,39 +62,51 @@ def inspect(options: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(one: Look, values: list[Any]) -> list[tuple[str, str]]:
+def _record(channel: Snapshot, values: list[Any]) -> dict[str, Any]:
+    record = wording.record(channel)
+    for ring, value in zip(record["rings"], values, strict=True):
+        if value is not None:
+            ring["peek"] = value
+    return record
+
+
+def _facts(channel: Snapshot, values: list[Any]) -> Facts:
+    programs = (f"{pid} {processes.program(pid)}".strip() for pid in channel.holders)
+    heading = (channel.handle, "")
     facts = [
-        (one.handle, ""),
-        ("capacity", f"2 x {one.capacity:,} bytes" if one.capacity else ""),
-        ("size", f"{one.size:,} bytes, layout version {one.version}"),
-        ("made", f"{wording.created(one)}, {wording.age(one.age)} ago"),
-        ("names", wording.names(one)),
-        (
-            "open in",
-            ", ".join(f"{pid} {processes.program(pid)}".strip() for pid in one.holders) or "none",
-        ),
+        ("capacity", f"2 x {channel.capacity:,} bytes" if channel.capacity else ""),
+        ("size", f"{channel.size:,} bytes, layout version {channel.version}"),
+        ("made", f"{wording.created(channel)}, {wording.age(channel.age)} ago"),
+        ("names", wording.names(channel)),
+        ("open in", ", ".join(programs) or "none"),
     ]
-    if one.fault:
-        return [fact for fact in facts if fact[1] or fact[0] == one.handle] + [("fault", one.fault)]
-    for index, (port, ring) in enumerate(zip(one.ports, one.rings, strict=True)):
+    if channel.fault:
+        return [heading, *(fact for fact in facts if fact[1]), ("fault", channel.fault)]
+    for index, (port, ring) in enumerate(zip(channel.ports, channel.rings, strict=True)):
         facts += [
             (f"port {index}", ""),
             ("state", port.state),
             ("process", wording.process(port)),
-            ("has written", f"{ring.messages:,} messages, {ring.bytes_written:,} bytes"),
-            ("unread", f"{ring.fill:,} bytes, {wording.percent(ring, one.capacity)} of the ring"),
-            ("comes next", wording.frame(ring.next, ring)),
+            *_ring_facts(ring, channel.capacity, values[index]),
         ]
-        if values[index] is not None:
-            facts.append(("value", _cut(json.dumps(values[index], ensure_ascii=False))))
-        waits = [
-            f"the reader {ring.reader_waits}" if ring.reader_waits else "",
-            f"the writer {ring.writer_waits}" if ring.writer_waits else "",
-            "nothing more will be written" if ring.producer_closed else "",
-            "nothing more will be read" if ring.consumer_closed else "",
-        ]
-        facts.append(("flags", "; ".join(one for one in waits if one) or "none"))
-    return facts
+    return [heading, *facts]
+
+
+def _ring_facts(ring: RingSnapshot, capacity: int, value: Any) -> Facts:
+    facts = [
+        ("has written", f"{ring.messages:,} messages, {ring.bytes_written:,} bytes"),
+        ("unread", f"{ring.fill:,} bytes, {wording.percent(ring, capacity)} of the ring"),
+        ("comes next", wording.frame(ring.next, ring)),
+    ]
+    if value is not None:
+        facts.append(("value", _cut(json.dumps(value, ensure_ascii=False))))
+    flags = [
+        f"the reader {ring.reader_waits}" if ring.reader_waits else "",
+        f"the writer {ring.writer_waits}" if ring.writer_waits else "",
+        "nothing more will be written" if ring.producer_closed else "",
+        "nothing more will be read" if ring.consumer_closed else "",
+    ]
+    return [*facts, ("flags", "; ".join(filter(None, flags)) or "none")]
 
 
 def _cut(text: str) -> str:
@@ -105,20 +114,22 @@ def _cut(text: str) -> str:
     return text if len(text) <= _PEEK else f"{text[:_PEEK]}... ({len(text):,} characters)"
 
 
-def _peek(one: Look, index: int) -> Any:
-    """The next value as ``cat`` would say it; it is left where it is, and nothing in it is attached to."""
-    if one.rings[index].next is None:
+def _peek(channel: Snapshot, index: int) -> Any:
+    """The next value in the form of ``cat``. It stays in the ring, and nothing that it names is attached."""
+    if channel.rings[index].next is None:
         return None
     codec, lines = Codec(), Jsonlines()
     try:
-        return json.loads(lines.line(snapshot.peek(one, index, codec.decode)))
+        return json.loads(lines.line(snapshot.peek(channel, index, codec.decode)))
     except ChannelError as error:
         return {"$unseen": str(error)}
 
 
 def reap(options: argparse.Namespace) -> int:
-    """Remove the names that nobody holds; say of each what it was."""
-    known = {one.handle: one for one in snapshot.channels()} if options.dry_run or segment.handles() else {}
+    """Remove the names that nobody holds, and describe each channel."""
+    known = {}
+    if options.dry_run or segment.handles():
+        known = {channel.handle: channel for channel in snapshot.channels()}
     if options.dry_run:
         removed = segment.sweep_segments(lingering=True, remove=_keep)
         removed += sweep_blocks(remove=_keep, without=removed)
@@ -127,18 +138,18 @@ def reap(options: argparse.Namespace) -> int:
         removed += sweep_blocks()
     verb = "would remove" if options.dry_run else "removed"
     for name in removed:
-        print(f"{verb} {name}{_was(known[name]) if name in known else ''}")
+        print(f"{verb} {name}{_description(known[name]) if name in known else ''}")
     print(f"{len(removed)} {'to be ' if options.dry_run else ''}removed" if removed else "nothing to remove")
     return 0
 
 
 def _keep(_name: str) -> None:
-    """In a dry run."""
+    """Keep the name: a dry run."""
 
 
-def _was(one: Look) -> str:
-    unread = sum(ring.fill > 0 for ring in one.rings)
-    return f": {wording.about(one)}{', with messages that nobody has read' if unread else ''}"
+def _description(channel: Snapshot) -> str:
+    unread = any(ring.fill for ring in channel.rings)
+    return f": {wording.about(channel)}{', with messages that nobody has read' if unread else ''}"
 
 
 def _print_json(value: Any) -> None:

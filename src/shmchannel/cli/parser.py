@@ -1,23 +1,23 @@
-"""What can be typed: the commands, their options, and what each runs."""
+"""The commands, their options, and the function that runs each."""
 
 from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
 from ..bench import command as bench
 from ..channel import DEFAULT_CAPACITY
 from ..layout import MAXIMUM_CAPACITY
-from . import completion, pipe, top
-from . import inspect as look_commands
+from . import completion, inspect, pipe, top
 
-Commands = Any  # what argparse calls _SubParsersAction
+Commands = Any  # argparse's _SubParsersAction, which has no public name
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser; ``options.run(options)`` runs what was typed."""
+    """The parser; ``options.run(options)`` runs the command."""
     parser = argparse.ArgumentParser(
         prog="shmchannel",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
@@ -26,16 +26,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"shmchannel {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_looks(commands)
+    _add_lists(commands)
+    _add_inspect_and_reap(commands)
     _add_pipes(commands)
 
     command = commands.add_parser(
         "bench",
-        help="measure against multiprocessing, queue, asyncio, interpreters and compiled peers",
-        description="Measure a channel beside what else there is, in turns.",
+        help="compare with multiprocessing, queue, asyncio, interpreters and compiled packages",
+        description="Measure a channel and its rivals, which take turns.",
         epilog="example: shmchannel bench --where process --workload one-way,echo --plot bench.svg",
     )
-    bench.add_arguments(command, _positive)
+    bench.add_arguments(command, number)
     command.set_defaults(run=bench.run)
 
     command = commands.add_parser(
@@ -49,24 +50,23 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_looks(commands: Commands) -> None:
+def _add_lists(commands: Commands) -> None:
     command = _add(
         commands,
-        "ls",
+        inspect.ls,
         "list the channels",
-        "List this user's channels, those without names too. A row for each port: the process that has "
-        "it, and what of its writing is unread. A pid in brackets is of another pid namespace, or gone; "
-        "behind a stroke is the subinterpreter.",
+        "List this user's channels, also those without names. Each port has a row: its process, and how much "
+        "of its writing is unread. A pid in brackets belongs to another pid namespace, or to a process that "
+        "is gone; the subinterpreter follows a stroke.",
         "shmchannel ls\nshmchannel ls --json | jq -r '.[] | select(.abandoned).handle'",
     )
     _add_forms(command)
-    command.set_defaults(run=look_commands.ls)
 
     command = _add(
         commands,
-        "top",
+        top.top,
         "watch the channels",
-        "Show what goes through each channel a second, again and again. q quits.",
+        "Show each channel's messages and bytes a second, again and again. q quits.",
         "shmchannel top\nshmchannel top --interval 0.5\nshmchannel top --interval 60 --count 60 >channels",
     )
     command.add_argument(
@@ -74,14 +74,15 @@ def _add_looks(commands: Commands) -> None:
     )
     command.add_argument("--count", type=_positive, metavar="N", help="end after N rounds")
     command.add_argument("--plain", action="store_true", help="text only, as in a pipe")
-    command.set_defaults(run=top.top)
 
+
+def _add_inspect_and_reap(commands: Commands) -> None:
     command = _add(
         commands,
-        "inspect",
-        "show all there is to know of a channel",
-        "Show a channel's header, ports and counters, and the kind and length of what is read next. "
-        "Nothing is changed or locked. With a PID: each channel that this process has open.",
+        inspect.inspect,
+        "show everything about a channel",
+        "Show a channel's header, ports and counters, and the kind and length of the next message. Nothing "
+        "is changed or locked. With a PID: every channel that this process has open.",
         "shmchannel inspect shmch-Jv2qXh9d0LkT7aZe\nshmchannel inspect 4711 --json",
     )
     command.add_argument("handle", metavar="HANDLE|PID")
@@ -89,27 +90,24 @@ def _add_looks(commands: Commands) -> None:
         "--peek", action="store_true", help="show the next message's value too; it stays there"
     )
     _add_forms(command)
-    command.set_defaults(run=look_commands.inspect)
 
     command = _add(
         commands,
-        "reap",
+        inspect.reap,
         "remove channels that nobody holds",
-        "Remove the names of this user's channels and blocks that nobody holds, lingering ones too, and say "
-        "what they were.",
+        "Remove the names of this user's channels and blocks that nobody holds, also of those that linger, "
+        "and describe each.",
         "shmchannel reap --dry-run",
     )
-    command.add_argument("--dry-run", action="store_true", help="remove nothing, say what would be")
-    command.set_defaults(run=look_commands.reap)
+    command.add_argument("--dry-run", action="store_true", help="remove nothing, only show the names")
 
 
 def _add_pipes(commands: Commands) -> None:
     command = _add(
         commands,
-        "create",
+        pipe.create,
         "make a channel and print its handle",
-        "Make a channel for two others to connect to. It lingers: shmchannel reap removes one that nobody "
-        "came for.",
+        "Make a channel for two other programs. It lingers: if nobody connects, shmchannel reap removes it.",
         "handle=$(shmchannel create)\npython worker.py $handle & seq 9 | shmchannel tee --replies $handle",
     )
     command.add_argument(
@@ -119,48 +117,49 @@ def _add_pipes(commands: Commands) -> None:
         metavar="BYTES",
         help=f"bytes each way, rounded up to a power of two ({DEFAULT_CAPACITY})",
     )
-    command.set_defaults(run=pipe.create)
 
     command = _add(
         commands,
-        "cat",
-        "connect, and print what comes as JSON lines",
-        "Connect to a channel and print each message as a line of JSON, until the other side ends. What "
-        "JSON has no word for is an object with a key like $bytes: docs/cli.md lists them.",
+        pipe.cat,
+        "connect, and print the messages as JSON lines",
+        "Connect to a channel and print each message as a line of JSON, until the other side ends. A value "
+        "that JSON does not have becomes an object with a key like $bytes: docs/cli.md lists them.",
         "shmchannel cat shmch-Jv2qXh9d0LkT7aZe | jq .id",
     )
     command.add_argument("handle", metavar="HANDLE")
     command.add_argument("-n", "--count", type=_positive, metavar="N", help="end after N messages")
-    command.set_defaults(run=pipe.cat)
 
     command = _add(
         commands,
-        "tee",
+        pipe.tee,
         "connect, and write JSON lines to the channel",
-        "Connect to a channel, write each line of the input to it as a value, and copy the line to the "
-        "output.",
+        "Connect to a channel, write the value of each input line to it, and copy the line to the output.",
         "seq 9 | shmchannel tee shmch-Jv2qXh9d0LkT7aZe\n"
         "shmchannel tee --replies shmch-Jv2qXh9d0LkT7aZe < jobs.jsonl | jq .",
     )
     command.add_argument("handle", metavar="HANDLE")
     command.add_argument(
-        "--replies", action="store_true", help="print what the other side answers instead of the copy"
+        "--replies", action="store_true", help="print the other side's replies instead of the copy"
     )
-    command.set_defaults(run=pipe.tee)
 
 
 def _add(
-    commands: Commands, name: str, text: str, description: str, examples: str
+    commands: Commands,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    description: str,
+    examples: str,
 ) -> argparse.ArgumentParser:
-    """A command whose help ends with examples."""
+    """A command that is named after its function, and whose help ends with examples."""
     lines = "".join(f"\n  $ {line}" for line in examples.splitlines())
     parser: argparse.ArgumentParser = commands.add_parser(
-        name,
+        run.__name__,
         help=text,
         description=textwrap.fill(description, 78),
         epilog=f"examples:{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(run=run)
     return parser
 
 
@@ -175,28 +174,27 @@ def _print(text: str) -> int:
     return 0
 
 
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0.05 <= number <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time from 0.05 to 86400 seconds")
-    return number
+def number(kind: type, suits: Callable[[Any], bool], complaint: str) -> Callable[[str], Any]:
+    """A parser for an option's value: an int or a float that suits."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not suits(value):
+            raise argparse.ArgumentTypeError(f"{text!r} {complaint}")
+        return value
+
+    return parse
+
+
+_seconds = number(float, lambda value: 0.05 <= value <= 86400, "is not a time from 0.05 to 86400 seconds")
+_positive = number(int, lambda value: value >= 1, "is not a positive whole number")
 
 
 def _capacity(text: str) -> int:
-    number = _positive(text)
-    if number > MAXIMUM_CAPACITY:
+    capacity: int = _positive(text)
+    if capacity > MAXIMUM_CAPACITY:
         raise argparse.ArgumentTypeError(f"{text!r} is more than {MAXIMUM_CAPACITY}")
-    return number
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return number
+    return capacity

@@ -1,4 +1,4 @@
-"""A shell's end of a channel: ``create``, ``cat`` and ``tee``, with a JSON value a line."""
+"""``create``, ``cat`` and ``tee``: a shell's end of a channel, with a JSON value a line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import ChannelError, ChannelNotFound, CloneError, EndOfChannel, In
 from ..port.port import Port
 from .jsonlines import Jsonlines, NotJson
 
-_BATCH = 1000  # messages that are printed in one go
+_BATCH = 1000  # messages that are printed at once
 
 
 def create(options: argparse.Namespace) -> int:
@@ -22,38 +22,38 @@ def create(options: argparse.Namespace) -> int:
     try:
         print(channel.handle, flush=True)
     except OSError:
-        for port in (channel.connect(), channel.connect()):  # of which nobody knows: it must not linger
+        for port in (channel.connect(), channel.connect()):  # nobody knows the handle: it must not linger
             port.close_sync()
         raise
     return 0
 
 
 def cat(options: argparse.Namespace) -> int:
-    """Print what comes, until the other side ends."""
+    """Print the messages until the other side ends."""
     with Channel.from_handle(options.handle).connect() as port:
         return _print_all(port, options.count)
 
 
 def tee(options: argparse.Namespace) -> int:
-    """Write each line of the input to the channel, and copy it, or print what comes back."""
+    """Write each line of the input to the channel; copy it to the output, or print the replies."""
     if sys.stdin is None:
         complain("stdin is closed: tee writes the lines that come there")
         return 1
     with Channel.from_handle(options.handle).connect() as port:
-        if not options.replies:
-            return _write_all(port, sys.stdin.buffer, sys.stdout.buffer)
-        return _exchange(port)
+        if options.replies:
+            return _exchange(port)
+        return _write_all(port, sys.stdin.buffer, sys.stdout.buffer)
 
 
 def _print_all(port: Port, most: int | None = None) -> int:
-    """Print values until the end, or so many; 1 when one could not be shown."""
+    """Print values until the end, at most ``most``; return 1 if a value could not be shown."""
     lines, status, count = Jsonlines(), 0, 0
     while most is None or count < most:
         try:
             values = port.read_many_sync(_BATCH if most is None else min(_BATCH, most - count))
         except EndOfChannel:
             return status
-        except (CloneError, InterfaceError, ChannelNotFound) as error:  # it is consumed, and others follow
+        except (CloneError, InterfaceError, ChannelNotFound) as error:  # that message is gone; others follow
             count += 1
             complain(f"message {count}: {error}")
             status = 1
@@ -70,7 +70,7 @@ def _print_all(port: Port, most: int | None = None) -> int:
 
 
 def _write_all(port: Port, source: BinaryIO, copy: BinaryIO | None) -> int:
-    """Write the value of each line, and copy the line once it is accepted; stop at the first that is none."""
+    """Write the value of each line, and copy the line once it is accepted; stop at a line without a value."""
     lines = Jsonlines()
     for number, line in enumerate(source, 1):
         if not line.strip():
@@ -90,29 +90,29 @@ def _write_all(port: Port, source: BinaryIO, copy: BinaryIO | None) -> int:
 
 
 def _exchange(port: Port) -> int:
-    """Write in a thread and print in this one: neither waits for the other, whatever the other side does."""
-    written: list[int] = []
+    """Write in a thread and print in this one, so that neither waits for the other."""
+    write_status = 0
 
     def write() -> None:
+        nonlocal write_status
         try:
             with open(os.dup(sys.stdin.fileno()), "rb") as source:
-                written.append(_write_all(port, source, None))
+                write_status = _write_all(port, source, None)
         except PeerLost:
-            written.append(1)  # the reader says so
+            write_status = 1  # the reader reports it
         except ChannelError:
-            return  # the port was closed: printing has failed, or is over
+            return  # the port was closed: printing is over or has failed
         except OSError as error:
             complain(f"stdin: {error.strerror or error}")
-            written.append(1)
-        port.end_writing()  # the other side's loop ends, and may still answer
+            write_status = 1
+        port.end_writing()  # the other side's loop ends, and the other side may still answer
 
-    # A daemon: where the other side ends first, nobody waits for the rest of the input.
-    thread = threading.Thread(target=write, daemon=True)
-    thread.start()
-    status = _print_all(port)
-    return max([status, *written])
+    # A daemon: if the other side ends first, the rest of the input is not waited for.
+    threading.Thread(target=write, daemon=True).start()
+    read_status = _print_all(port)
+    return max(read_status, write_status)
 
 
 def complain(text: str) -> None:
-    """One line to the one who typed the command."""
+    """Print a line to stderr."""
     print(f"shmchannel: {text}", file=sys.stderr)

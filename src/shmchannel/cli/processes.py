@@ -1,7 +1,7 @@
-"""Processes as /proc shows them: their programs' names, and which files of channels they hold open.
+"""Processes as /proc shows them: their programs, and the segments that they have open.
 
-A mapping keeps a descriptor of its file too (``mmap.mmap`` makes one), so descriptors tell of all who
-have a channel, whether or not its names are still there.
+A mapping keeps a descriptor of its file (``mmap.mmap`` duplicates it). So the descriptors show every process
+that has a channel open, whether or not the channel's names still exist.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator
 
 from ..system import processes
+from ..system.files import HANDLE
 
-_LINK = re.compile(r".*/(shmch-[A-Za-z0-9_-]{16})(?: \(deleted\))?", re.DOTALL)
+_LINK = re.compile(rf".*/({HANDLE.pattern})(?: \(deleted\))?", re.DOTALL)
 
 
 def pids() -> list[int]:
-    """The processes that are seen from here; none where there is no /proc."""
+    """The processes that are visible from here; none where there is no /proc."""
     try:
         return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
     except OSError:
@@ -24,9 +25,9 @@ def pids() -> list[int]:
 
 
 def open_segments(pid: int) -> Iterator[tuple[str, str]]:
-    """For each descriptor on what may be a channel's segment: the handle, and a path that opens it.
+    """The process's descriptors that look like a segment's: for each the handle, and a path that opens it.
 
-    Those of other users' processes are not ours to see, and are left out.
+    None if the process is another user's: /proc does not show its descriptors.
     """
     folder = f"/proc/{pid}/fd"
     try:
@@ -44,9 +45,9 @@ def open_segments(pid: int) -> Iterator[tuple[str, str]]:
 
 
 def find(pid: int, started: int, namespace: int, holders: set[int]) -> int | None:
-    """The pid, as it is seen from here, of the process that is ``pid`` in that namespace; None if it is gone.
+    """The pid here of the process that is ``pid`` in that pid namespace; None if it is gone.
 
-    ``holders`` are those that may be it where the namespace is another.
+    In another namespace only ``holders``, the processes that have the segment open, come into question.
     """
     if namespace == processes.namespace():
         return pid if pid and processes.process_started(pid) == started else None
@@ -68,9 +69,9 @@ def _innermost_pid(pid: int) -> int:
 
 
 def program(pid: int) -> str:
-    """What a process runs, in a word: for Python its script or module; '' when it is gone.
+    """The name of the program that a process runs; '' if the process is gone.
 
-    Nothing in it that would move a terminal's cursor.
+    Unprintable characters are replaced: a process may have a name that would move a terminal's cursor.
     """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
@@ -80,21 +81,22 @@ def program(pid: int) -> str:
                 words = [os.fsdecode(file.read()).strip()]
     except OSError:
         return ""
-    return printable(_word(words))
+    return printable(program_name(words))
 
 
-def _word(words: list[str]) -> str:
+def program_name(words: list[str]) -> str:
+    """The name of the program that a command line starts; for Python its script or module."""
     name = os.path.basename(words[0])
     if not re.fullmatch(r"python[\d.]*t?", name):
         return name
     if "--multiprocessing-fork" in words:
         return "multiprocessing"
     takes_value = False
-    for place, word in enumerate(words[1:], 1):
+    for index, word in enumerate(words[1:], 1):
         if takes_value:
             takes_value = False
         elif word in ("-m", "-c"):
-            return f"{name} -c" if word == "-c" else "".join(words[place + 1 : place + 2]) or name
+            return f"{name} -c" if word == "-c" else "".join(words[index + 1 : index + 2]) or name
         elif word in ("-W", "-X"):
             takes_value = True
         elif word and not word.startswith("-"):
@@ -103,5 +105,5 @@ def _word(words: list[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with a question mark for each control character, and for what is no character."""
+    """The text with a question mark in place of each control character and each undecodable byte."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

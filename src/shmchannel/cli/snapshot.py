@@ -1,19 +1,19 @@
-"""Finds channels and reads them, from outside and without a trace.
+"""Finds channels and reads them from outside, without a trace.
 
-A segment is opened read-only and read with ``pread``, not mapped: so it may be truncated meanwhile. Nothing
-is stored, nothing locked (``F_OFD_GETLK`` only asks), and the descriptor is closed before anything is shown.
-What is read is a snapshot of something that moves: counters are read again until they fit together.
+A segment is opened read-only and read with ``pread``, not mapped, because it may be truncated meanwhile.
+Nothing is stored and nothing is locked (``F_OFD_GETLK`` only asks), and the descriptor is closed before
+anything is shown. Both sides may go on meanwhile: counters are read again until they fit together.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .. import layout, segment
@@ -24,46 +24,46 @@ from . import processes
 STATES = {layout.FREE: "free", layout.CONNECTED: "connected", layout.CLOSED: "closed"}
 LOST = "lost"
 KINDS = {layout.WHOLE: "WHOLE", layout.PART: "PART", layout.LAST: "LAST", layout.ABORT: "ABORT"}
-_ATTEMPTS = 20  # to read what moves: a reader would have to take a message in each of these moments
-_MOST = 1 << 24  # bytes of a message that is looked into
+_ATTEMPTS = 20  # at a consistent read; each fails only if a message goes through at that moment
+_MOST = 1 << 24  # bytes of a message that is peeked at
+
+Key = tuple[int, int]  # a file's device and inode: a file has one key, however often it is found
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a segment was found, and who has it open."""
+class Location:
+    """A path that opens a segment, and the processes that have it open."""
 
     handle: str
     path: str
     holders: set[int] = field(default_factory=set)
-    key: tuple[int, int] | None = None
-    """Its device and inode, where they are known."""
+    key: Key | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
-    """A slot, as it stands. ``pid`` is as its holder gave it, ``seen_as`` is what it is called here."""
+class PortSnapshot:
+    """One of a channel's two ports."""
 
     state: str
-    pid: int = 0
-    seen_as: int | None = None
+    pid: int = 0  # as the port's process knows it
+    seen_as: int | None = None  # the pid of that process here
     interpreter: int = 0
     program: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What comes next in a ring; ``fault`` says why it is none."""
+    """The next frame in a ring."""
 
     kind: str
     length: int
-    start: int
-    """Where its payload begins, in the ring's bytes since the beginning."""
-    fault: str = ""
+    start: int  # the position of its payload: bytes since the ring's beginning
+    fault: str = ""  # why no peer can have written it, or ''
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
-    """One direction: what the port of the same number writes."""
+class RingSnapshot:
+    """One direction: the port with the same index writes to it."""
 
     messages: int
     bytes_written: int
@@ -76,18 +76,17 @@ class Ring:
 
     @property
     def fill(self) -> int:
-        """Bytes that are not read yet, headers and padding included."""
+        """Unread bytes, including headers and padding."""
         return max(0, self.bytes_written - self.bytes_read)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """A channel, as it was at one moment."""
+class Snapshot:
+    """A channel as it was at one moment."""
 
     handle: str
     path: str
-    key: tuple[int, int]
-    """The file's device and inode: a handle may be found twice, a file cannot."""
+    key: Key
     holders: list[int]
     size: int
     named: bool
@@ -95,50 +94,48 @@ class Look:
     capacity: int = 0
     created: int = 0
     lingers: bool = False
-    wanted: bool = False
-    """Whether its creator still wants it."""
-    ports: tuple[Port, ...] = ()
-    rings: tuple[Ring, ...] = ()
-    fault: str = ""
-    """Why nothing in it can be believed, or ''."""
+    wanted: bool = False  # its creator still wants it
+    ports: tuple[PortSnapshot, ...] = ()
+    rings: tuple[RingSnapshot, ...] = ()
+    fault: str = ""  # why none of the content can be trusted, or ''
 
     @property
     def age(self) -> float | None:
-        """Seconds since it was made; None where that cannot be true."""
+        """Seconds since it was made; None if the stored time is impossible."""
         age = time.time() - self.created / 1e9
         return age if self.created and age > -1 else None
 
     @property
     def abandoned(self) -> bool:
-        """Whether its names are there and nobody holds them: what ``shmchannel reap`` removes."""
+        """Whether it has names and nobody holds them, so that ``shmchannel reap`` removes them."""
         held = self.wanted or any(port.state == "connected" for port in self.ports)
         return self.named and not held
 
 
-def channels() -> list[Look]:
-    """Every channel of this user, the oldest first; also those without names, which a process has open.
+def channels() -> list[Snapshot]:
+    """The channels of this user, the oldest first; also those without names that a process has open.
 
-    Raises ``ChannelError`` where the system does not show that.
+    Raises ``ChannelError`` if the system does not show them.
     """
     if not os.path.isdir("/proc/self/fd"):
         raise ChannelError("this system has no /proc, and does not tell which channels there are")
-    looks = [look(place) for place in _places().values()]
-    return sorted((one for one in looks if one), key=lambda one: (one.created, one.handle))
+    found = [channel for location in locations().values() if (channel := read(location))]
+    return sorted(found, key=lambda channel: (channel.created, channel.handle))
 
 
-def held_by(pid: int) -> list[Look]:
-    """The channels that a process has open. Raises ``ChannelNotFound`` when there are none."""
-    looks = [one for one in channels() if pid in one.holders]
-    if not looks:
+def held_by(pid: int) -> list[Snapshot]:
+    """The channels that a process has open. Raises ``ChannelNotFound`` if there are none."""
+    found = [channel for channel in channels() if pid in channel.holders]
+    if not found:
         raise ChannelNotFound(f"process {pid} has no channel of this user open")
-    return looks
+    return found
 
 
-def named(handle: str) -> list[Look]:
-    """The channel of that handle. Raises ``ChannelNotFound``."""
-    looks = [one for one in channels() if one.handle == handle]
-    if looks:
-        return looks
+def named(handle: str) -> list[Snapshot]:
+    """The channel with that handle. Raises ``ChannelNotFound``."""
+    found = [channel for channel in channels() if channel.handle == handle]
+    if found:
+        return found
     if not files.HANDLE.fullmatch(handle):
         raise ChannelNotFound(f"{handle!r} is no handle and no process's pid")
     if os.path.exists(os.path.join(files.NAMES_FOLDER, handle)):
@@ -146,122 +143,123 @@ def named(handle: str) -> list[Look]:
     raise ChannelNotFound(f"there is no channel {handle}: nobody has it open, and it has no name")
 
 
-def _places() -> dict[tuple[int, int], Place]:
-    places: dict[tuple[int, int], Place] = {}
+def locations() -> dict[Key, Location]:
+    """Where this user's segments are: under their names, and in the processes that have them open."""
+    found: dict[Key, Location] = {}
     for handle in segment.handles():
         path = os.path.join(files.NAMES_FOLDER, handle)
-        key = _key(path, follow=False)
-        if key:
-            places[key] = Place(handle, path, key=key)
+        if key := _key_at(path, follow_symlinks=False):
+            found[key] = Location(handle, path, key=key)
     for pid in processes.pids():
         for handle, path in processes.open_segments(pid):
-            key = _key(path)
-            if key:
-                places.setdefault(key, Place(handle, path, key=key)).holders.add(pid)
-    return places
+            if key := _key_at(path, follow_symlinks=True):
+                found.setdefault(key, Location(handle, path, key=key)).holders.add(pid)
+    return found
 
 
-def _key(path: str, *, follow: bool = True) -> tuple[int, int] | None:
-    """Device and inode of a file of this user's that may be a segment."""
+def _key_at(path: str, *, follow_symlinks: bool) -> Key | None:
+    """The key of a file of this user that may be a segment."""
     try:
-        found = os.stat(path, follow_symlinks=follow)
+        status = os.stat(path, follow_symlinks=follow_symlinks)
     except OSError:
-        return None  # gone by now
-    ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-    return (found.st_dev, found.st_ino) if ours else None
+        return None  # removed or closed meanwhile
+    return _key(status) if files.is_ours(status) else None
 
 
-# -- reading one
+def _key(status: os.stat_result) -> Key:
+    return status.st_dev, status.st_ino
 
 
-def look(place: Place) -> Look | None:
-    """Read a segment; None when it is gone by now."""
+# -- reading a segment
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    # O_NONBLOCK: if the path is a FIFO by now, open does not wait for a writer.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        fd = _open(place.path)
-    except OSError:
-        return None
-    try:
-        found = os.fstat(fd)
-        known: dict[str, Any] = {
-            "handle": place.handle,
-            "path": place.path,
-            "key": (found.st_dev, found.st_ino),
-            "holders": sorted(place.holders),
-            "size": found.st_size,
-            "named": found.st_nlink > 0,
-        }
-        if place.key not in (None, known["key"]):
-            return None  # it has gone since it was found, and its descriptor's number is another file's
-        if not place.holders and not found.st_nlink:
-            return None
-        return _read(fd, place, known)
-    except OSError:
-        return None
+        yield fd
     finally:
         os.close(fd)
 
 
-def _open(path: str) -> int:
-    # Not waiting for a writer, should it have become a FIFO meanwhile.
-    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-
-
-def _read(fd: int, place: Place, known: dict[str, Any]) -> Look:
-    wanted = locks.is_held(fd, layout.CREATOR, 0, 0)
-    words = _words(fd)
-    if words is None or not words[layout.MAGIC_WORD]:
-        fault = "is being made" if wanted else "was never finished, or was cut off"
-        return Look(**known, wanted=wanted, fault=fault)
-    if words[layout.MAGIC_WORD] != layout.MAGIC:
-        return Look(**known, wanted=wanted, fault=f"its magic is {words[layout.MAGIC_WORD]:#018x}")
-    known |= {
-        "wanted": wanted,
-        "version": words[layout.VERSION_WORD],
-        "capacity": words[layout.CAPACITY_WORD],
-        "created": words[layout.CREATED_WORD],
-        "lingers": bool(words[layout.FLAGS_WORD] & layout.LINGER),
-    }
+def read(location: Location) -> Snapshot | None:
+    """Read a segment; None if it has gone meanwhile."""
     try:
-        segment.check_header(place.handle, words, known["size"])
-    except ChannelCorrupted as error:
-        return Look(**known, fault=str(error).removeprefix(place.handle + " ").partition(": ")[0])
-    ports = tuple(_port(fd, index, place.holders) for index in (0, 1))
-    rings = []
-    for index in (0, 1):
-        one = _ring(fd, index, known["capacity"])
-        if isinstance(one, str):
-            return Look(**known, ports=ports, fault=f"ring {index}: {one}")
-        rings.append(one)
-    return Look(**known, ports=ports, rings=tuple(rings))
+        with _opened(location.path) as fd:
+            return _read(fd, location)
+    except OSError:
+        return None
 
 
-def _words(fd: int) -> memoryview | None:
+def _read(fd: int, location: Location) -> Snapshot | None:
+    status = os.fstat(fd)
+    if location.key not in (None, _key(status)):
+        return None  # the holder has closed it, and its descriptor's number is another file's now
+    if not location.holders and not status.st_nlink:
+        return None
+    snapshot = Snapshot(
+        handle=location.handle,
+        path=location.path,
+        key=_key(status),
+        holders=sorted(location.holders),
+        size=status.st_size,
+        named=status.st_nlink > 0,
+        wanted=locks.is_held(fd, layout.CREATOR, 0, 0),
+    )
     data = os.pread(fd, layout.DATA, 0)
-    return memoryview(data).cast("Q") if len(data) == layout.DATA else None
+    words = memoryview(data).cast("Q") if len(data) == layout.DATA else None
+    if words is None or not words[layout.MAGIC_WORD]:
+        return replace(
+            snapshot, fault="is being made" if snapshot.wanted else "was never finished, or was cut off"
+        )
+    if words[layout.MAGIC_WORD] != layout.MAGIC:
+        return replace(snapshot, fault=f"its magic is {words[layout.MAGIC_WORD]:#018x}")
+    return _read_content(fd, words, snapshot)
+
+
+def _read_content(fd: int, words: memoryview, snapshot: Snapshot) -> Snapshot:
+    snapshot = replace(
+        snapshot,
+        version=words[layout.VERSION_WORD],
+        capacity=words[layout.CAPACITY_WORD],
+        created=words[layout.CREATED_WORD],
+        lingers=bool(words[layout.FLAGS_WORD] & layout.LINGER),
+    )
+    try:
+        segment.check_header(snapshot.handle, words, snapshot.size)
+    except ChannelCorrupted as error:
+        fault = str(error).removeprefix(snapshot.handle + " ").partition(": ")[0]
+        return replace(snapshot, fault=fault)
+    snapshot = replace(snapshot, ports=tuple(_port(fd, index, set(snapshot.holders)) for index in (0, 1)))
+    try:
+        return replace(snapshot, rings=tuple(_ring(fd, index, snapshot.capacity) for index in (0, 1)))
+    except _RingFault as fault:
+        return replace(snapshot, fault=str(fault))
 
 
 def _word(fd: int, offset: int) -> int:
     return int.from_bytes(os.pread(fd, 8, offset), sys.byteorder)
 
 
-def _port(fd: int, index: int, holders: set[int]) -> Port:
+def _port(fd: int, index: int, holders: set[int]) -> PortSnapshot:
     offset = layout.SLOTS[index]
     while True:
         data = os.pread(fd, 64, offset)
         if len(data) < 64:
-            return Port("?")  # cut off meanwhile: the rings will say so
+            return PortSnapshot("?")  # cut off meanwhile: the rings will say so
         record = memoryview(data).cast("Q")
         state, pid, started = record[layout.STATE], record[layout.PID], record[layout.STARTED]
         if state not in STATES:
-            return Port("?")
+            return PortSnapshot("?")
         if state == layout.FREE:
-            return Port("free")
+            return PortSnapshot("free")
         held = locks.is_held(fd, offset, pid, started)
-        # Looked at again: it may have closed in between, state first, then the lock.
+        # A port that closes stores the state, then unlocks. It may have done both since the read above.
         if _word(fd, offset + 8 * layout.STATE) == state:
             break
     seen_as = processes.find(pid, started, record[layout.NAMESPACE], holders)
-    return Port(
+    return PortSnapshot(
         state=LOST if state == layout.CONNECTED and not held else STATES[state],
         pid=pid,
         seen_as=seen_as,
@@ -270,23 +268,17 @@ def _port(fd: int, index: int, holders: set[int]) -> Port:
     )
 
 
-def _ring(fd: int, index: int, capacity: int) -> Ring | str:
-    """Read a ring's control words; a str says what cannot be true in them."""
-    before: tuple[int, int] | None = None
-    for _ in range(_ATTEMPTS):
-        data = os.pread(fd, layout.CONTROL_SIZE, layout.RINGS[index])
-        if len(data) < layout.CONTROL_SIZE:
-            return "was cut off"
-        control = memoryview(data).cast("Q")
-        tail, head = control[layout.TAIL], control[layout.HEAD]
-        if head <= tail <= head + capacity and not (tail | head) & 7:
-            break
-        if before == (tail, head):  # it does not move: no snapshot of something half done
-            return f"holds what no peer writes: tail {tail:#x} and head {head:#x}"
-        before = tail, head
+class _RingFault(Exception):
+    """A ring's control words cannot be right; the message says why."""
+
+
+def _ring(fd: int, index: int, capacity: int) -> RingSnapshot:
+    data = _control(fd, index, capacity)
+    control = memoryview(data).cast("Q")
     flags = data[8 * layout.READER :]
     needs = memoryview(data).cast("I")[2 * layout.WRITER :]
-    return Ring(
+    tail, head = control[layout.TAIL], control[layout.HEAD]
+    return RingSnapshot(
         messages=control[layout.MESSAGES],
         bytes_written=tail,
         bytes_read=head,
@@ -298,12 +290,29 @@ def _ring(fd: int, index: int, capacity: int) -> Ring | str:
     )
 
 
+def _control(fd: int, index: int, capacity: int) -> bytes:
+    """A ring's control words, with a tail and a head that fit together. Raises ``_RingFault``."""
+    before: tuple[int, int] | None = None
+    for _ in range(_ATTEMPTS):
+        data = os.pread(fd, layout.CONTROL_SIZE, layout.RINGS[index])
+        if len(data) < layout.CONTROL_SIZE:
+            raise _RingFault(f"ring {index}: was cut off")
+        control = memoryview(data).cast("Q")
+        tail, head = control[layout.TAIL], control[layout.HEAD]
+        if head <= tail <= head + capacity and not (tail | head) & 7:
+            break
+        if before == (tail, head):  # nothing moves, so this was no read in the middle of a change
+            raise _RingFault(f"ring {index}: holds what no peer writes: tail {tail:#x} and head {head:#x}")
+        before = tail, head
+    return data
+
+
 def _waits(sleeps: int, rings: int) -> str:
     return "sleeps" if sleeps else "waits on its doorbell" if rings else ""
 
 
 def _next(fd: int, index: int, capacity: int) -> Frame | None:
-    """The frame at the head; None when there is none, or readers are too quick for a look."""
+    """The frame at the head; None if there is none, or if the reader takes each before it is read here."""
     control, data = layout.RINGS[index], layout.DATA + index * capacity
     for _ in range(_ATTEMPTS):
         head = _word(fd, control + 8 * layout.HEAD)
@@ -320,32 +329,28 @@ def _next(fd: int, index: int, capacity: int) -> Frame | None:
     return None
 
 
-def peek(one: Look, index: int, decode: Callable[[bytes], Any]) -> Any:
-    """The value of the next frame of a ring.
+def peek(channel: Snapshot, index: int, decode: Callable[[bytes], Any]) -> Any:
+    """Decode the next frame of a ring; it stays there.
 
-    Raises ``ChannelNotFound`` when it has been read meanwhile or is no whole message, and what
-    ``decode`` does.
+    Raises ``ChannelNotFound`` if it is no whole message or has been read meanwhile, and the exceptions of
+    ``decode``.
     """
-    frame = one.rings[index].next
+    frame = channel.rings[index].next
     if frame is None or frame.fault or frame.kind != "WHOLE":
         raise ChannelNotFound("no whole message")
     if frame.length > _MOST:
         raise ChannelNotFound(f"more than {_MOST} bytes")
-    data = layout.DATA + index * one.capacity
-    begin = frame.start % one.capacity
-    before = min(frame.length, one.capacity - begin)
+    data = layout.DATA + index * channel.capacity
+    begin = frame.start % channel.capacity
+    before_wrap = min(frame.length, channel.capacity - begin)
     try:
-        fd = _open(one.path)
+        with _opened(channel.path) as fd:
+            payload = os.pread(fd, before_wrap, data + begin) + os.pread(fd, frame.length - before_wrap, data)
+            head, key = _word(fd, layout.RINGS[index] + 8 * layout.HEAD), _key(os.fstat(fd))
     except OSError:
         raise ChannelNotFound("gone by now") from None
-    try:
-        found = os.fstat(fd)
-        payload = os.pread(fd, before, data + begin) + os.pread(fd, frame.length - before, data)
-        still = _word(fd, layout.RINGS[index] + 8 * layout.HEAD) == frame.start - layout.HEADER
-        if (found.st_dev, found.st_ino) != one.key or not still:
-            raise ChannelNotFound("read meanwhile")
-    finally:
-        os.close(fd)
+    if key != channel.key or head != frame.start - layout.HEADER:
+        raise ChannelNotFound("read meanwhile")
     return decode(payload)
 
 

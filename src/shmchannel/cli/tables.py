@@ -1,6 +1,6 @@
-"""Shows channels: with rich on a terminal where it is installed, and plainly otherwise.
+"""Tables of channels: with rich on a terminal if it is installed, and otherwise as plain text.
 
-Both show the same rows. A row is a list of cells, and a cell a text with the name of a style.
+Both show the same rows. A row is a list of cells; a cell is a text with the name of a style.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from typing import Any, NamedTuple
 
 from . import wording
-from .snapshot import LOST, Look
+from .snapshot import LOST, PortSnapshot, RingSnapshot, Snapshot
 
 _NO_RICH = "rich is not installed, so this is plain: pip install 'shmchannel[cli]'"
 _BAR = 6  # characters
@@ -32,22 +32,22 @@ _STYLES = {
 
 
 class Cell(NamedTuple):
-    """A text, and how it looks."""
+    """A text, and the name of its style."""
 
     text: str
     style: str = ""
 
 
 class Column(NamedTuple):
-    """A heading, whether numbers stand below it, and a width so that it does not move with each of them."""
+    """A column of a table."""
 
     heading: str
-    right: bool = False
-    width: int = 0
+    right: bool = False  # numbers stand to the right
+    width: int = 0  # at least; in top a column must not move when a number changes
 
 
 class Rates(NamedTuple):
-    """Of one ring: messages and bytes a second."""
+    """Messages and bytes a second that go through a ring."""
 
     messages: float
     bytes: float
@@ -60,11 +60,11 @@ _PORT = [Column("channel"), Column("pid", right=True), Column("program")]
 LIST = [*_PORT, Column("state"), Column("unread"), Column("messages", right=True)]
 TOP = [*_PORT, Column("unread"), Column("msg/s", right=True, width=6), Column("per s", right=True, width=8)]
 _GAP = 2  # spaces between columns
-_LEAST = 8  # characters of a program's name, however narrow the terminal
+_LEAST = 8  # characters of a program's name that even a narrow terminal shows
 
 
 def uses_rich(*, plain: bool) -> bool:
-    """Whether to show with rich: on a terminal, unless it is not wanted, or not there (which is said)."""
+    """Whether to use rich: on a terminal, unless ``plain`` forbids it. Complains if it is not installed."""
     wanted = not plain and (sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR")))
     if wanted and importlib.util.find_spec("rich") is None:
         print(f"shmchannel: {_NO_RICH}", file=sys.stderr)
@@ -75,71 +75,67 @@ def uses_rich(*, plain: bool) -> bool:
 # -- rows
 
 
-def list_rows(one: Look) -> list[Row]:
-    """A row for each port: what it is, and what it has written that is unread."""
-    if one.fault:
-        return _fault_rows(one)
-    rows = []
-    for index, heading in enumerate(_headings(one)):
-        port, ring = one.ports[index], one.rings[index]
-        rows.append(
-            [
-                heading,
-                *_port_cells(one, index),
-                Cell(port.state, port.state),
-                _fill(one, index),
-                Cell(wording.number(ring.messages), "" if ring.messages else "quiet"),
-            ]
-        )
-    return rows
+def list_rows(channel: Snapshot) -> list[Row]:
+    """A row for each port: its process and state, and how much of its writing is unread."""
+    if channel.fault:
+        return _fault_rows(channel)
+    return [
+        [
+            heading,
+            *_port_cells(port),
+            Cell(port.state, port.state),
+            _fill(ring, channel.capacity),
+            Cell(wording.number(ring.messages), "" if ring.messages else "quiet"),
+        ]
+        for heading, port, ring in zip(_headings(channel), channel.ports, channel.rings, strict=True)
+    ]
 
 
-def top_rows(one: Look, rates: list[Rates] | None) -> list[Row]:
-    """A row for each port: what it is, what is unread of it, and how much it writes a second."""
-    if one.fault:
-        return _fault_rows(one)
+def top_rows(channel: Snapshot, rates: list[Rates] | None) -> list[Row]:
+    """A row for each port: its process, how much of its writing is unread, and its rates."""
+    if channel.fault:
+        return _fault_rows(channel)
     rows = []
-    for index, heading in enumerate(_headings(one)):
-        port, rate = one.ports[index], rates[index] if rates else None
-        cells = _port_cells(one, index)
+    for index, heading in enumerate(_headings(channel)):
+        port = channel.ports[index]
+        pid, program = _port_cells(port)
         if port.state != "connected":
-            cells[1] = Cell(f"{port.state} {port.program}".rstrip(), port.state)
-        rows.append(
-            [
-                heading,
-                *cells,
-                _fill(one, index),
-                Cell(wording.number(rate.messages), "rate" if rate.messages else "quiet")
-                if rate
-                else _UNKNOWN,
-                Cell(wording.size(rate.bytes), "" if rate.bytes else "quiet") if rate else _UNKNOWN,
-            ]
-        )
+            program = Cell(f"{port.state} {port.program}".rstrip(), port.state)
+        fill = _fill(channel.rings[index], channel.capacity)
+        rows.append([heading, pid, program, fill, *_rate_cells(rates[index] if rates else None)])
     return rows
 
 
-def _headings(one: Look) -> tuple[Cell, Cell]:
-    return Cell(one.handle, "handle"), Cell(wording.about(one), "quiet")
+def _rate_cells(rate: Rates | None) -> Row:
+    if rate is None:
+        return [_UNKNOWN, _UNKNOWN]
+    return [
+        Cell(wording.number(rate.messages), "rate" if rate.messages else "quiet"),
+        Cell(wording.size(rate.bytes), "" if rate.bytes else "quiet"),
+    ]
 
 
-def _port_cells(one: Look, index: int) -> Row:
-    port = one.ports[index]
+def _headings(channel: Snapshot) -> tuple[Cell, Cell]:
+    return Cell(channel.handle, "handle"), Cell(wording.about(channel), "quiet")
+
+
+def _port_cells(port: PortSnapshot) -> Row:
     return [Cell(wording.pid(port), "" if port.seen_as else "quiet"), Cell(port.program)]
 
 
-def _fault_rows(one: Look) -> list[Row]:
-    return [[Cell(one.handle, "handle"), Cell(one.fault, "fault")], [Cell(wording.about(one), "quiet")]]
+def _fault_rows(channel: Snapshot) -> list[Row]:
+    heading, about = _headings(channel)
+    return [[heading, Cell(channel.fault, "fault")], [about]]
 
 
-def _fill(one: Look, index: int) -> Cell:
-    ring = one.rings[index]
-    part = wording.share(ring, one.capacity)
+def _fill(ring: RingSnapshot, capacity: int) -> Cell:
+    part = wording.share(ring, capacity)
     style = "quiet" if not ring.fill else "low" if part < 0.5 else "middle" if part < 0.9 else "high"
-    return Cell(f"{bar(part)} {wording.percent(ring, one.capacity):>5}", style)
+    return Cell(f"{bar(part)} {wording.percent(ring, capacity):>5}", style)
 
 
 def bar(part: float, width: int = _BAR) -> str:
-    """A bar of so many characters, filled from the left; in eighths where the output can say them."""
+    """A bar of ``width`` characters, filled from the left; in eighths if the output's encoding has them."""
     try:
         _EIGHTHS.encode(sys.stdout.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -147,7 +143,7 @@ def bar(part: float, width: int = _BAR) -> str:
         return "#" * full + "." * (width - full)
     full, rest = divmod(int(part * width * 8), 8)
     if part > 0 and not full:
-        rest = rest or 1  # something is there
+        rest = rest or 1  # only an empty ring shows an empty bar
     return ("█" * full + _EIGHTHS[rest]).ljust(width)[:width] if part else "·" * width
 
 
@@ -155,7 +151,7 @@ def bar(part: float, width: int = _BAR) -> str:
 
 
 def plain_table(columns: list[Column], rows: list[Row]) -> str:
-    """The rows as text. A row of fewer cells ends in one without bounds."""
+    """The rows as text. The last cell of a short row may be of any width."""
     widths = _widths(columns, rows)
     lines = [_plain_line([Cell(column.heading) for column in columns], columns, widths)]
     lines += [_plain_line(row, columns, widths) for row in rows]
@@ -163,11 +159,11 @@ def plain_table(columns: list[Column], rows: list[Row]) -> str:
 
 
 def _widths(columns: list[Column], rows: list[Row]) -> list[int]:
-    """Columns are as wide as they must be."""
+    """How wide each column has to be."""
     whole = [row for row in rows if len(row) == len(columns)]
     return [
-        max([len(column.heading), column.width, *(len(row[place].text) for row in whole)])
-        for place, column in enumerate(columns)
+        max([len(column.heading), column.width, *(len(row[index].text) for row in whole)])
+        for index, column in enumerate(columns)
     ]
 
 
@@ -183,7 +179,7 @@ def _plain_line(row: Row, columns: list[Column], widths: list[int]) -> str:
 
 
 def plain_facts(facts: list[tuple[str, str]]) -> str:
-    """Names and what they are, one a line; a name without anything is a heading."""
+    """A line for each fact, its name and its text; a name without a text is a heading."""
     width = max(len(name) for name, text in facts if text)
     lines = [f"  {name.ljust(width)}  {text}" if text else name for name, text in facts]
     return "\n".join(lines) + "\n"
@@ -193,7 +189,7 @@ def plain_facts(facts: list[tuple[str, str]]) -> str:
 
 
 def console(least: int = 0) -> Any:
-    """The rich Console to print to. A narrower terminal wraps lines of up to ``least`` characters."""
+    """The rich Console to print to. It is at least so wide: a narrower terminal wraps the lines."""
     from rich.console import Console
 
     made = Console(highlight=False, markup=False, emoji=False)
@@ -202,14 +198,14 @@ def console(least: int = 0) -> Any:
 
 
 def least_width(columns: list[Column], rows: list[Row]) -> int:
-    """Characters of a line in which nothing but the programs' names is cut."""
+    """The width of a line in which only the programs' names are cut."""
     widths = _widths(columns, rows)
     names = [column.heading for column in columns].index("program")
     return sum(widths) - widths[names] + _LEAST + _GAP * (len(widths) - 1)
 
 
 def rich_table(columns: list[Column], rows: list[Row], width: int) -> Any:
-    """The same rows as a rich renderable; where it is too wide the programs' names are cut."""
+    """The rows as a rich renderable. If they are too wide, the programs' names are cut."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -233,7 +229,7 @@ def rich_table(columns: list[Column], rows: list[Row], width: int) -> Any:
 
 
 def rich_facts(facts: list[tuple[str, str]]) -> Any:
-    """The same facts as a rich renderable."""
+    """The facts as a rich renderable."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""``top``: the list again and again, with what goes through each ring a second."""
+"""``top``: the list again and again, with messages and bytes a second."""
 
 from __future__ import annotations
 
@@ -12,79 +12,79 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from . import snapshot, tables, wording
-from .snapshot import Look
+from .snapshot import Key, Snapshot
 from .tables import Rates
 
-_TERMINATED = 128 + signal.SIGTERM  # as a shell says it
+_TERMINATED = 128 + signal.SIGTERM  # a shell's status for a program that SIGTERM has ended
 _CLEAR = "\033[H\033[2J"
 
-
-class Screen(Protocol):
-    """Where a round is drawn."""
-
-    def draw(self, heading: str, rows: list[tables.Row]) -> None: ...
+Draw = Callable[[str, list[tables.Row]], None]
+"""Draws a round, from its heading and its rows."""
 
 
 def top(options: argparse.Namespace) -> int:
-    """Show rounds until q, Ctrl-C, or so many of them."""
+    """Show rounds until q or Ctrl-C, or until ``--count`` is reached."""
     rounds, history = 0, History()
-    with _ends_on_sigterm(), _screen(plain=options.plain) as screen, _keys() as keys:
+    with _ends_on_sigterm(), _screen(plain=options.plain) as draw, _keys() as keys:
         while True:
             found = snapshot.channels()
             rates = history.rates(found)
-            shown, left = _fitting(found, rates)
-            rows = [row for one in shown for row in tables.top_rows(one, rates[one.key])]
-            screen.draw(_heading(found, left, options.interval, keys), rows)
+            shown = _fitting(found, rates)
+            rows = [row for channel in shown for row in tables.top_rows(channel, rates[channel.key])]
+            draw(_heading(found, len(found) - len(shown), options.interval, keys), rows)
             rounds += 1
             if rounds == options.count or _pressed(keys, options.interval):
                 return 0
 
 
 class History:
-    """What was counted in the last round, by file: rates are between two rounds."""
+    """The last round's counters. A rate is the difference between two rounds."""
 
     def __init__(self) -> None:
-        self._before: dict[tuple[int, int], tuple[Look, float]] = {}
+        self._before: dict[Key, tuple[Snapshot, float]] = {}
 
-    def rates(self, found: list[Look]) -> dict[tuple[int, int], list[Rates] | None]:
-        """The rates of each channel's two rings since the last call; None for one that was not there."""
+    def rates(self, found: list[Snapshot]) -> dict[Key, list[Rates] | None]:
+        """The rates of each channel's two rings since the last call; None for a new channel."""
         now = time.monotonic()
-        rates = {one.key: self._rates(one, now) for one in found}
-        self._before = {one.key: (one, now) for one in found}
+        rates = {channel.key: self._rates(channel, now) for channel in found}
+        self._before = {channel.key: (channel, now) for channel in found}
         return rates
 
-    def _rates(self, one: Look, now: float) -> list[Rates] | None:
-        before, then = self._before.get(one.key, (one, now))
+    def _rates(self, channel: Snapshot, now: float) -> list[Rates] | None:
+        before, then = self._before.get(channel.key, (channel, now))
         seconds = now - then
-        if not seconds or len(before.rings) != len(one.rings):
+        if not seconds or len(before.rings) != len(channel.rings):
             return None
         return [
             Rates(
                 max(0, ring.messages - old.messages) / seconds,
                 max(0, ring.bytes_written - old.bytes_written) / seconds,
             )
-            for ring, old in zip(one.rings, before.rings, strict=True)
+            for ring, old in zip(channel.rings, before.rings, strict=True)
         ]
 
 
-def _fitting(found: list[Look], rates: dict[tuple[int, int], list[Rates] | None]) -> tuple[list[Look], int]:
-    """Those that the screen has room for, the busiest first chosen; and how many are left out."""
+def _fitting(found: list[Snapshot], rates: dict[Key, list[Rates] | None]) -> list[Snapshot]:
+    """The channels that the screen has room for: if not all, the busiest."""
     room = max(1, (shutil.get_terminal_size().lines - 5) // 2) if sys.stdout.isatty() else len(found)
-    busiest = sorted(found, key=lambda one: -sum(rate.messages for rate in rates[one.key] or ()))[:room]
-    shown = [one for one in found if one in busiest]  # in their order, so that rows stay where they are
-    shown.sort(key=lambda one: bool(one.fault))
-    return shown, len(found) - len(shown)
+
+    def messages(channel: Snapshot) -> float:
+        return sum(rate.messages for rate in rates[channel.key] or ())
+
+    busiest = sorted(found, key=messages, reverse=True)[:room]
+    shown = [channel for channel in found if channel in busiest]  # in their old order: a row keeps its place
+    return sorted(shown, key=lambda channel: bool(channel.fault))
 
 
-def _heading(found: list[Look], left: int, interval: float, keys: int | None) -> str:
+def _heading(found: list[Snapshot], hidden: int, interval: float, keys: int | None) -> str:
     parts = [time.strftime("%H:%M:%S"), f"{len(found)} channels"]
-    parts.append(wording.size(sum(one.size for one in found)))
-    if left:
-        parts.append(f"{left} not shown")
+    parts.append(wording.size(sum(channel.size for channel in found)))
+    if hidden:
+        parts.append(f"{hidden} not shown")
     parts.append(f"every {interval:g} s")
     if keys is not None:
         parts.append("q quits")
@@ -95,11 +95,13 @@ def _heading(found: list[Look], left: int, interval: float, keys: int | None) ->
 
 
 @contextlib.contextmanager
-def _screen(*, plain: bool) -> Iterator[Screen]:
+def _screen(*, plain: bool) -> Iterator[Draw]:
     if not tables.uses_rich(plain=plain):
-        yield _Plain()
+        yield _draw_plain
         return
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     console = tables.console()
     on_screen = sys.stdout.isatty()
@@ -107,39 +109,28 @@ def _screen(*, plain: bool) -> Iterator[Screen]:
         console=console,
         screen=on_screen,
         auto_refresh=False,
-        redirect_stdout=False,  # it would hide from us whether that is a terminal, and what it can show
+        redirect_stdout=False,  # else we could not ask whether stdout is a terminal, and for its encoding
         redirect_stderr=False,
         vertical_overflow="crop",
     ) as live:
-        yield _Rich(live)
+
+        def draw(heading: str, rows: list[tables.Row]) -> None:
+            table = tables.rich_table(tables.TOP, rows, console.width)
+            live.update(Group(Text(heading, "dim"), table), refresh=True)
+
+        yield draw
 
 
-class _Plain:
-    """A terminal is cleared for each round; in a pipe they follow each other."""
-
-    def draw(self, heading: str, rows: list[tables.Row]) -> None:
-        clear = _CLEAR if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else ""
-        sys.stdout.write(f"{clear}{heading}\n\n{tables.plain_table(tables.TOP, rows)}\n")
-        sys.stdout.flush()
-
-
-class _Rich:
-    def __init__(self, live: Any) -> None:
-        self._live = live
-
-    def draw(self, heading: str, rows: list[tables.Row]) -> None:
-        from rich.console import Group
-        from rich.text import Text
-
-        self._live.update(
-            Group(Text(heading, "dim"), tables.rich_table(tables.TOP, rows, self._live.console.width)),
-            refresh=True,
-        )
+def _draw_plain(heading: str, rows: list[tables.Row]) -> None:
+    """Clear a terminal for each round; in a pipe one round follows another."""
+    clear = _CLEAR if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else ""
+    sys.stdout.write(f"{clear}{heading}\n\n{tables.plain_table(tables.TOP, rows)}\n")
+    sys.stdout.flush()
 
 
 @contextlib.contextmanager
 def _keys() -> Iterator[int | None]:
-    """A descriptor that gives each key as it is pressed; None where there is no keyboard."""
+    """A descriptor from which each key can be read as it is pressed; None if there is no keyboard."""
     if sys.stdin is None or not sys.stdin.isatty() or not sys.stdout.isatty():
         yield None
         return
@@ -153,7 +144,7 @@ def _keys() -> Iterator[int | None]:
 
 
 def _pressed(keys: int | None, interval: float) -> bool:
-    """Wait for the next round, or less: for a q, which is True. Any other key makes it come at once."""
+    """Wait for the next round; a key starts it at once. True for q, and at the end of the input."""
     if keys is None:
         time.sleep(interval)
         return False
@@ -164,7 +155,7 @@ def _pressed(keys: int | None, interval: float) -> bool:
 
 @contextlib.contextmanager
 def _ends_on_sigterm() -> Iterator[None]:
-    """SIGTERM leaves the terminal as it was."""
+    """Let SIGTERM raise, so that the terminal is left as it was."""
 
     def end(_signal: int, _frame: object) -> NoReturn:
         raise SystemExit(_TERMINATED)

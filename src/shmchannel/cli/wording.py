@@ -1,4 +1,4 @@
-"""What is said of a channel, in words and numbers that fit a column; how they look is show.py's matter."""
+"""Channels in words and in numbers that fit a column; tables.py decides how they look."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 from ..layout import HEADER
-from .snapshot import Frame, Look, Port, Ring
+from .snapshot import Frame, PortSnapshot, RingSnapshot, Snapshot
 
 
 def size(count: float) -> str:
@@ -45,55 +45,56 @@ def age(seconds: float | None) -> str:
     return f"{max(0, int(seconds))} s"
 
 
-def pid(port: Port) -> str:
-    """The pid as it is seen here, or in brackets as its holder gave it; the interpreter behind a stroke."""
+def pid(port: PortSnapshot) -> str:
+    """The pid as it is here, or in brackets as the process knows it; the subinterpreter behind a stroke."""
     if not port.pid:
         return ""
     text = str(port.seen_as) if port.seen_as else f"({port.pid})"
     return f"{text}/{port.interpreter}" if port.interpreter else text
 
 
-def share(ring: Ring, capacity: int) -> float:
+def share(ring: RingSnapshot, capacity: int) -> float:
     """How full a ring is, from 0 to 1."""
-    return min(1.0, ring.fill / (capacity - HEADER))  # which is kept for an ABORT
+    return min(1.0, ring.fill / (capacity - HEADER))  # a header's room is kept free for an ABORT
 
 
-def percent(ring: Ring, capacity: int) -> str:
-    """The same for people: 0 % is empty, and 100 % is full."""
+def percent(ring: RingSnapshot, capacity: int) -> str:
+    """How full a ring is, for people: only an empty ring shows 0 %."""
     part = share(ring, capacity) * 100
     if 0 < part < 1:
         return "<1 %"
     return f"{part:.0f} %"
 
 
-def about(one: Look) -> str:
-    """What a channel is besides its ports, in a few words."""
-    if not one.capacity:
-        return size(one.size)
-    words = [size(one.capacity), age(one.age)]
-    if one.named and one.lingers and (one.abandoned or any(port.state == "free" for port in one.ports)):
+def about(channel: Snapshot) -> str:
+    """A channel without its ports, in a few words."""
+    if not channel.capacity:
+        return size(channel.size)
+    words = [size(channel.capacity), age(channel.age)]
+    has_free_port = any(port.state == "free" for port in channel.ports)
+    if channel.named and channel.lingers and (channel.abandoned or has_free_port):
         words.append("lingers")
-    elif one.abandoned:
+    elif channel.abandoned:
         words.append("abandoned")
     return ", ".join(words)
 
 
-def frame(one: Frame | None, ring: Ring) -> str:
-    """What comes next in a ring."""
-    if one is None:
+def frame(next_frame: Frame | None, ring: RingSnapshot) -> str:
+    """The next frame in a ring."""
+    if next_frame is None:
         return "too quick to be seen" if ring.fill else "nothing"
-    return one.fault or f"{one.kind}, {one.length:,} bytes"
+    return next_frame.fault or f"{next_frame.kind}, {next_frame.length:,} bytes"
 
 
-def created(one: Look) -> str:
+def created(channel: Snapshot) -> str:
     """When it was made, in local time."""
-    if one.age is None:
-        return "at a time that cannot be"
-    return datetime.datetime.fromtimestamp(one.created / 1e9).astimezone().isoformat(" ", "seconds")
+    if channel.age is None:
+        return "at an impossible time"
+    return datetime.datetime.fromtimestamp(channel.created / 1e9).astimezone().isoformat(" ", "seconds")
 
 
-def process(port: Port) -> str:
-    """Who has the port."""
+def process(port: PortSnapshot) -> str:
+    """The process that has the port."""
     if not port.pid:
         return "nobody yet"
     where = f", subinterpreter {port.interpreter}" if port.interpreter else ""
@@ -103,48 +104,50 @@ def process(port: Port) -> str:
     return f"{port.seen_as} {port.program}{inside}{where}"
 
 
-def names(one: Look) -> str:
-    """Whether its names are there, and why."""
-    if not one.named:
+def names(channel: Snapshot) -> str:
+    """Whether it has names, and why."""
+    if not channel.named:
         return "gone: both ports were connected, or its creator has dropped it"
-    reason = "its creator wants it" if one.wanted else "it lingers" if one.lingers else "nobody wants it"
-    return f"there: {reason}"
+    if channel.wanted:
+        return "there: its creator wants it"
+    return "there: it lingers" if channel.lingers else "there: nobody wants it"
 
 
-def record(one: Look) -> dict[str, Any]:
+def record(channel: Snapshot) -> dict[str, Any]:
     """A channel for ``--json``: docs/cli.md lists the keys."""
-    created = (
-        datetime.datetime.fromtimestamp(one.created / 1e9, datetime.UTC) if one.age is not None else None
-    )
+    made = None
+    if channel.age is not None:
+        made = datetime.datetime.fromtimestamp(channel.created / 1e9, datetime.UTC).isoformat()
     return {
-        "handle": one.handle,
-        "capacity": one.capacity,
-        "size": one.size,
-        "version": one.version,
-        "created": created.isoformat() if created else None,
-        "age": one.age,
-        "named": one.named,
-        "lingers": one.lingers,
-        "wanted": one.wanted,
-        "abandoned": one.abandoned,
-        "holders": one.holders,
-        "ports": [
-            {
-                "state": port.state,
-                "pid": port.seen_as or port.pid or None,
-                "here": port.seen_as is not None,
-                "interpreter": port.interpreter,
-                "program": port.program or None,
-            }
-            for port in one.ports
-        ],
-        "rings": [_ring_record(ring, one.capacity) for ring in one.rings],
-        "fault": one.fault or None,
+        "handle": channel.handle,
+        "capacity": channel.capacity,
+        "size": channel.size,
+        "version": channel.version,
+        "created": made,
+        "age": channel.age,
+        "named": channel.named,
+        "lingers": channel.lingers,
+        "wanted": channel.wanted,
+        "abandoned": channel.abandoned,
+        "holders": channel.holders,
+        "ports": [_port_record(port) for port in channel.ports],
+        "rings": [_ring_record(ring, channel.capacity) for ring in channel.rings],
+        "fault": channel.fault or None,
     }
 
 
-def _ring_record(ring: Ring, capacity: int) -> dict[str, Any]:
-    one = ring.next
+def _port_record(port: PortSnapshot) -> dict[str, Any]:
+    return {
+        "state": port.state,
+        "pid": port.seen_as or port.pid or None,
+        "here": port.seen_as is not None,
+        "interpreter": port.interpreter,
+        "program": port.program or None,
+    }
+
+
+def _ring_record(ring: RingSnapshot, capacity: int) -> dict[str, Any]:
+    following = ring.next
     return {
         "messages": ring.messages,
         "bytes_written": ring.bytes_written,
@@ -155,5 +158,6 @@ def _ring_record(ring: Ring, capacity: int) -> dict[str, Any]:
         "consumer_closed": ring.consumer_closed,
         "reader_waits": ring.reader_waits or None,
         "writer_waits": ring.writer_waits or None,
-        "next": {"kind": one.kind, "length": one.length, "fault": one.fault or None} if one else None,
+        "next": following
+        and {"kind": following.kind, "length": following.length, "fault": following.fault or None},
     }
