@@ -1,8 +1,7 @@
-"""The bench: every workload in every place, peers that fail, what it prints, writes and draws."""
+"""The bench: every workload everywhere, rivals that fail, its tables, its JSON and its plots."""
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -13,29 +12,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from programs import bench_faults
 from shmchannel import __version__, segment
-from shmchannel.bench import catalogue, plot, report
-from shmchannel.bench import far_side as places
-from shmchannel.bench import isolated as turn
+from shmchannel.bench import catalogue, far_side, isolated, plot, report
 from shmchannel.bench.report import Result, Run
-from shmchannel.bench.rivals import PEERS
-from shmchannel.bench.workloads import Task
+from shmchannel.bench.rivals import PROCESS, RIVALS
+from shmchannel.bench.workloads import Turn
 from shmchannel.cli import main
 from support.commands import ESCAPE
 
 FEW = ["--rounds", "1", "--messages", "200", "--echoes", "20", "--idle", "0.05"]
-FAULTS = Path(__file__).parent / "programs" / "bench_faults.py"
 needs_interpreters = pytest.mark.skipif(
-    places.interpreters is None, reason="needs Python 3.14: concurrent.interpreters"
+    far_side.interpreters is None, reason="needs Python 3.14: concurrent.interpreters"
 )
-INSTALLED = {name for name in catalogue.peer_names() if name not in catalogue.not_installed()}
+INSTALLED = {name for name in catalogue.rival_names() if name not in catalogue.not_installed()}
 
 
 @pytest.fixture
@@ -56,15 +52,15 @@ def measured(file: Path, *arguments: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "where", ["process", "thread", pytest.param("interpreter", marks=needs_interpreters)]
 )
-def test_every_workload_reports_every_installed_peer_of_a_place(
+def test_every_workload_reports_every_installed_rival(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = measured(tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth,batch")
     assert [(one["workload"], one["peer"], one["at"]) for one in results] == [
-        (workload.name, peer, point)
+        (workload.name, rival, point)
         for workload in catalogue.WORKLOADS.values()
-        for peer in workload.peers_in(where)
-        if peer in INSTALLED
+        for rival in workload.rivals_in(where)
+        if rival in INSTALLED
         for point in workload.points
     ]
     for one in results:
@@ -75,45 +71,35 @@ def test_every_workload_reports_every_installed_peer_of_a_place(
             assert one["median"] < 4
     text = capsys.readouterr().out
     for workload in catalogue.WORKLOADS.values():
-        assert (f"{workload.title}, between {places.PLACES[where]}" in text) == (where in workload.places)
+        assert (f"{workload.title}, between {far_side.BETWEEN[where]}" in text) == (where in workload.where)
     assert ("not installed: " in text) == bool(catalogue.not_installed())
 
 
 TURNS = [
-    (workload.name, peer, workload.points[0])
+    (workload.name, rival, workload.points[0])
     for workload in catalogue.WORKLOADS.values()
-    for peer in workload.peers
-    # Not the compiled ones: what they have taken they keep until their process ends.
-    if peer in INSTALLED and not any(one.name == peer and one.module != "shmchannel" for one in PEERS)
+    for rival in workload.rivals
+    # Not the compiled packages: they free their resources only when their process ends.
+    if rival in INSTALLED and (rival not in RIVALS or RIVALS[rival].module == "shmchannel")
 ]
 
 
-@pytest.mark.parametrize(("workload", "peer", "at"), TURNS)
-def test_the_two_sides_of_a_turn_fit_and_end(workload: str, peer: str, at: int) -> None:
-    """As a turn has it, but here and with a thread."""
+@pytest.mark.parametrize(("workload", "rival", "at"), TURNS)
+def test_the_two_sides_of_a_turn_fit_and_end(workload: str, rival: str, at: int) -> None:
+    """A turn in this process, with a thread."""
     with tempfile.TemporaryDirectory(prefix="shmchannel-bench-") as folder:
-        task = Task(workload, "thread", peer, messages=40, echoes=10, at=at, seconds=0.05, folder=folder)
-        assert catalogue.find(workload).near(task) >= 0
+        turn = Turn(workload, "thread", rival, messages=40, echoes=10, at=at, seconds=0.05, folder=folder)
+        assert catalogue.WORKLOADS[workload].near(turn) >= 0
 
 
 @pytest.fixture
 def with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a round trip and one way the peers of bench_faults.py take part."""
-    bench_faults = importlib.import_module("programs.bench_faults")
-
-    monkeypatch.setattr(turn, "COMMAND", [sys.executable, str(FAULTS)])
+    """In a round trip and one way the rivals of bench_faults.py take part."""
+    monkeypatch.setattr(isolated, "COMMAND", [sys.executable, bench_faults.__file__])
     for name in ("one-way", "echo"):
         workload = catalogue.WORKLOADS[name]
-        peers = {**workload.peers, **{fault.__name__: ["process"] for fault in bench_faults.FAULTS}}
-        monkeypatch.setitem(catalogue.WORKLOADS, name, workload._replace(peers=peers))
-
-
-@pytest.fixture(autouse=True)
-def peers_as_they_were() -> Iterator[None]:
-    before = list(PEERS)
-    yield
-    PEERS[:] = before
-    sys.modules.pop("programs.bench_faults", None)
+        rivals = {**workload.rivals, **dict.fromkeys(bench_faults.FAULTS, PROCESS)}
+        monkeypatch.setitem(catalogue.WORKLOADS, name, workload._replace(rivals=rivals))
 
 
 @pytest.mark.usefixtures("with_faults")
@@ -133,7 +119,7 @@ def peers_as_they_were() -> Iterator[None]:
         ),
     ],
 )
-def test_a_peer_that_fails_is_reported_and_stops_nothing(
+def test_a_rival_that_fails_is_reported_and_stops_nothing(
     fault: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = measured(
@@ -167,7 +153,7 @@ def test_an_altered_answer_is_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("with_faults")
-def test_what_a_peer_prints_is_not_taken_for_an_answer(tmp_path: Path) -> None:
+def test_a_rivals_output_is_not_taken_for_an_answer(tmp_path: Path) -> None:
     arguments = ("--workload", "echo", "--where", "process", "--peers", "talks")
     (result,) = measured(tmp_path / "it.json", *FEW, *arguments)
     assert result["failure"] is None
@@ -179,7 +165,7 @@ def test_the_status_is_1_when_ours_fails_or_nothing_is_measured(
 ) -> None:
     assert main(["bench", "--where", "thread", "--workload", "growth"]) == 1
     assert "nothing to measure" in capsys.readouterr().err
-    monkeypatch.setattr(turn, "COMMAND", [sys.executable, "-c", "raise SystemExit('no luck')"])
+    monkeypatch.setattr(isolated, "COMMAND", [sys.executable, "-c", "raise SystemExit('no luck')"])
     assert main(["bench", *FEW, "--where", "thread", "--workload", "echo", "--peers", "shmchannel"]) == 1
     assert "shmchannel failed: round 1: ended with status 1: no luck" in capsys.readouterr().out
 
@@ -187,13 +173,13 @@ def test_the_status_is_1_when_ours_fails_or_nothing_is_measured(
 def test_without_interpreters_it_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(places, "interpreters", None)
+    monkeypatch.setattr(far_side, "interpreters", None)
     assert main(["bench", "--where", "interpreter"]) == 1
     assert "between interpreters: not measured, that takes Python 3.14" in capsys.readouterr().out
 
 
 def descendants(pid: int) -> set[int]:
-    """The processes that one has started, and those have."""
+    """The processes that a process has started, directly or not."""
     found: set[int] = set()
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -212,7 +198,7 @@ def alive(pid: int) -> bool:
 
 
 def mapped(pid: int) -> set[int]:
-    """The inodes, whatever their names now, of what a process has mapped in /dev/shm."""
+    """The inodes of the files in /dev/shm that a process has mapped, also of those without a name by now."""
     try:
         return set(map(int, re.findall(r"(\d+) +/dev/shm/", Path(f"/proc/{pid}/maps").read_text())))
     except OSError:
@@ -220,15 +206,15 @@ def mapped(pid: int) -> set[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("peer", ["shmchannel", "mp.Queue"])
-def test_a_run_that_is_interrupted_or_killed_leaves_nothing(peer: str, number: int, tmp_path: Path) -> None:
-    arguments = ["--where", "process", "--workload", "idle-reader", "--idle", "300", "--peers", peer]
+@pytest.mark.parametrize("rival", ["shmchannel", "mp.Queue"])
+def test_a_run_that_is_interrupted_or_killed_leaves_nothing(rival: str, number: int, tmp_path: Path) -> None:
+    arguments = ["--where", "process", "--workload", "idle-reader", "--idle", "300", "--peers", rival]
     bench = subprocess.Popen(
         [sys.executable, "-c", RUN, str(tmp_path), "bench", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    # The turn, and its far side: what else multiprocessing starts is not told apart, nor does it matter.
+    # The turn and its far side; a helper process of multiprocessing may count for one of them.
     while len(started := descendants(bench.pid)) < 3 and bench.poll() is None:
         time.sleep(0.01)
     used = set[int]().union(*map(mapped, started))
@@ -247,7 +233,7 @@ def test_a_run_that_is_interrupted_or_killed_leaves_nothing(peer: str, number: i
     assert os.listdir(tmp_path) == []
 
 
-# A shell's background job ignores SIGINT, and so would what a test started from there.
+# If the tests run as a shell's background job, SIGINT is ignored there, and this process would inherit that.
 RUN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -258,13 +244,12 @@ sys.exit(main())
 """
 
 
-def result(peer: str, *figures: float | None, at: int = 0, workload: str = "one-way") -> Result:
-    unit = catalogue.find(workload).unit
-    return Result(workload, "process", peer, at, unit, list(figures))
+def result(rival: str, *figures: float | None, at: int = 0, workload: str = "one-way") -> Result:
+    return Result(workload, "process", rival, at, catalogue.WORKLOADS[workload].unit, list(figures))
 
 
 def test_ours_is_compared_round_by_round() -> None:
-    """The machine was ten times as fast in the second round: that makes nobody better."""
+    """In the second round the machine is ten times as fast, which must not change the comparison."""
     ours, theirs = result("shmchannel", 10.0, 100.0, 20.0), result("mp.Pipe", 5.0, 25.0, 5.0)
     report.compare([ours, theirs])
     assert theirs.ours_is_better == 4.0
@@ -407,7 +392,7 @@ def test_rich_shows_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     ]
 
 
-def test_amounts_are_said_in_their_units() -> None:
+def test_amounts_have_their_units() -> None:
     assert [report.amount(at, "bytes") for at in (16, 4096, 1 << 20, 64 << 20)] == [
         "16 B",
         "4 KiB",
@@ -417,12 +402,12 @@ def test_amounts_are_said_in_their_units() -> None:
     assert [report.amount(at, "channels") for at in (1, 2000)] == ["1 channel", "2,000 channels"]
 
 
-def test_progress_is_told_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(turn, "take", lambda _task, _deadline: 1.0)
+    monkeypatch.setattr(isolated, "measure", lambda _turn, _deadline: 1.0)
     arguments = ["bench", *FEW, "--where", "thread", "--workload", "echo"]
     for stream, told in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", stream)
@@ -432,7 +417,7 @@ def test_progress_is_told_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(scope="module")
 def fonts() -> None:
-    """Matplotlib keeps the files of its fonts open: let it, before there is a look at what a test leaves."""
+    """Let matplotlib open its font files, which it keeps open, before a test's open files are counted."""
     pytest.importorskip("matplotlib")
     with tempfile.TemporaryDirectory() as folder:
         for suffix in plot.FORMATS:
@@ -477,14 +462,14 @@ def test_figures_far_apart_are_drawn_on_a_log_scale(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fonts")
-def test_of_failures_alone_nothing_is_drawn(tmp_path: Path) -> None:
+def test_a_plot_of_failures_alone_is_not_drawn(tmp_path: Path) -> None:
     plot.draw([result("mp.Pipe", None)], tmp_path / "it.svg")
     assert not (tmp_path / "it.svg").exists()
 
 
 @pytest.mark.usefixtures("fonts")
 def test_the_command_draws_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "take", lambda _task, _deadline: 1.0)
+    monkeypatch.setattr(isolated, "measure", lambda _turn, _deadline: 1.0)
     arguments = [*FEW, "--where", "thread", "--workload", "echo", "--plot", str(tmp_path / "it.svg")]
     assert main(["bench", *arguments]) == 0
     assert "queue.SimpleQueue" in (tmp_path / "it.svg").read_text()
@@ -524,9 +509,9 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(
     assert "drawing takes matplotlib: pip install 'shmchannel[bench]'" in capsys.readouterr().err
 
 
-def test_a_peer_is_used_only_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = PEERS[1]._replace(name="missing", module="no_such_package.at_all")
+def test_a_rival_is_used_only_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = RIVALS["mp.Pipe"]._replace(name="missing", module="no_such_package.at_all")
     assert not missing.installed
-    assert PEERS[0].installed
-    monkeypatch.setattr(catalogue, "PEERS", [*PEERS, missing])
+    assert RIVALS["shmchannel"].installed
+    monkeypatch.setitem(RIVALS, "missing", missing)
     assert "missing" in catalogue.not_installed()

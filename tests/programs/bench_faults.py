@@ -96,8 +96,12 @@ def talks(state: Any) -> End:
     return opened(state)[0]
 
 
-FAULTS = [raises_near, raises_far, hangs, dies, exits, alters, doubles, loses, talks]
-RIVALS.update({fault.__name__: Rival(fault.__name__, ("process",), make, fault) for fault in FAULTS})
+FAULTS = {
+    fault.__name__: Rival(fault.__name__, ("process",), make, fault)
+    for fault in [raises_near, raises_far, hangs, dies, exits, alters, doubles, loses, talks]
+}
 
+if __name__ in ("__main__", "__mp_main__"):  # the turn's process, and its far side's
+    RIVALS.update(FAULTS)
 if __name__ == "__main__":
     raise SystemExit(isolated.main())
