@@ -1,9 +1,9 @@
-"""A pipeline in asyncio whose expensive stage runs in another process, behind an ``async for``.
+"""An asyncio pipeline whose expensive stage runs in another process, behind an ``async for``.
 
     python examples/async_pipeline.py [--texts N] [--rounds N]
 
-Texts come in, a key is derived from each (PBKDF2, which takes its time) in a process of its own, and
-the results come out in order. The event loop stays free meanwhile: it counts its own ticks to show it.
+A stage in a process of its own derives a key from each text (with PBKDF2, which is slow), and the keys come
+out in order. The event loop stays free meanwhile. It counts its own ticks to show this.
 """
 
 import argparse
@@ -25,9 +25,9 @@ def derive_keys(handle: str, rounds: int) -> None:
             for number, text in port:
                 key = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", rounds)
                 if not port.write_sync((number, key)):
-                    break  # nobody wants the rest, which may be thousands
+                    break  # nobody reads the rest, which may be thousands
     except (ChannelNotFound, PeerLost):
-        pass  # the pipeline was cut off before we came, or killed
+        pass  # the pipeline ended before this stage connected, or was killed
 
 
 async def texts(count: int) -> AsyncIterator[tuple[int, str]]:
@@ -36,13 +36,13 @@ async def texts(count: int) -> AsyncIterator[tuple[int, str]]:
 
 
 async def through(port: Port, items: AsyncIterator[tuple[int, str]]) -> AsyncIterator[tuple[int, bytes]]:
-    """Send the items in, and yield what comes out: as an ordinary stage of the pipeline."""
+    """Send the items to the stage, and yield its results: looks like any other stage of the pipeline."""
     stream = port.create_stream()
 
     async def feed() -> None:
         async for item in items:
-            await stream.send(item)  # waits when the stage is behind
-        await stream.send_eof()  # the stage's loop ends, and its port; then so does ours
+            await stream.send(item)  # waits while the stage is behind
+        await stream.send_eof()  # ends the stage's loop and its port, and then the loop below
 
     async with asyncio.TaskGroup() as group:
         group.create_task(feed())
@@ -61,7 +61,7 @@ ticks = 0
 
 
 async def run(port: Port, count: int) -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from here on it ends this task
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from here on Ctrl-C ends this task
     ticking = asyncio.create_task(tick(0.001))
     digest = hashlib.sha256()
     begin = time.perf_counter()
@@ -95,19 +95,18 @@ def main() -> None:
     port = channel.connect()
     context = multiprocessing.get_context("spawn")
     stage = context.Process(target=derive_keys, args=(channel.handle, options.rounds))
-    # A terminal's Ctrl-C goes to both processes: the stage ignores it from its birth, and ends when we close.
+    # A terminal sends Ctrl-C to both processes. The stage inherits that it is ignored, and ends when our
+    # port closes.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         stage.start()
     finally:
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGINT}
-        )  # one that comes before the loop runs waits for it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the event loop runs
         signal.signal(signal.SIGINT, before)
     try:
         asyncio.run(run(port, options.texts))
     finally:
-        port.close_sync()  # where the loop never ran
+        port.close_sync()  # if the loop never ran
         stage.join()
 
 

@@ -2,8 +2,9 @@
 
     python examples/async_rpc.py [--requests N] [--in-flight N]
 
-The parent sends (id, method, arguments) and awaits the reply of that id; the server, another process,
-answers each when it is done, in whatever order. A request that fails there fails here, and only it.
+The parent sends (id, method, arguments) and awaits the reply with that id. The server, another process,
+replies to each request as soon as it is done, in any order. A request that fails in the server raises here,
+and disturbs no other.
 """
 
 import argparse
@@ -20,11 +21,11 @@ from shmchannel import Channel, ChannelNotFound, PeerLost, Port, PortClosed
 
 
 class Failed(Exception):
-    """The server says so."""
+    """The server reports that the request has failed."""
 
 
 class Client:
-    """Calls methods at the other end of a port."""
+    """Calls the methods of a server at the other end of a port."""
 
     def __init__(self, port: Port) -> None:
         self.port = port
@@ -33,7 +34,7 @@ class Client:
         self.reader = asyncio.create_task(self.read())
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Return what the server returned. Raises ``Failed``, or why no reply can come any more."""
+        """Return the server's result. Raises ``Failed``, or the reason why no reply can come any more."""
         if self.reader.done():
             raise ConnectionError("the server has gone")
         number = next(self.numbers)
@@ -45,12 +46,12 @@ class Client:
             del self.waiting[number]
 
     async def read(self) -> None:
-        """Hand each reply to who waits for it, until the end; then tell those who still wait."""
+        """Hand each reply to its caller until the end; then raise in the callers that still wait."""
         reason: Exception = ConnectionError("the server has ended")
         try:
             async for number, ok, result in self.port:
                 future = self.waiting.get(number)
-                if future and not future.done():  # or its caller has given up
+                if future and not future.done():  # otherwise its caller has given up
                     if ok:
                         future.set_result(result)
                     else:
@@ -63,10 +64,10 @@ class Client:
 
 
 class Server:
-    """The methods that can be called."""
+    """The methods that a client can call."""
 
     async def square(self, number: int) -> int:
-        await asyncio.sleep(random.uniform(0, 0.002))  # so that replies overtake each other
+        await asyncio.sleep(random.uniform(0, 0.002))  # makes replies overtake each other
         return number * number
 
     async def reciprocal(self, number: int) -> float:
@@ -92,14 +93,14 @@ def server_process(handle: str) -> None:
     try:
         asyncio.run(serve(handle))
     except* (ChannelNotFound, PeerLost):
-        pass  # the client was cut off before we came, or killed
+        pass  # the client ended before this server connected, or was killed
 
 
 async def run(port: Port, requests: int, in_flight: int) -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from here on it ends this task
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from here on Ctrl-C ends this task
     async with port:
         client = Client(port)
-        numbers = iter(range(requests))  # each caller takes the next one: so many are in flight
+        numbers = iter(range(requests))  # each caller takes the next one
         latencies = []
 
         async def caller() -> None:
@@ -138,21 +139,21 @@ def main() -> None:
     parser.add_argument("--in-flight", type=positive, default=1_000)
     options = parser.parse_args()
     channel = Channel()
-    port = channel.connect()  # before there is a server, who would wait for us as we do for its end
+    # Connect first: after an early Ctrl-C, server and parent would otherwise wait for each other.
+    port = channel.connect()
     server = multiprocessing.get_context("spawn").Process(target=server_process, args=(channel.handle,))
-    # A terminal's Ctrl-C goes to both processes: the server ignores it, and ends when we close.
+    # A terminal sends Ctrl-C to both processes. The server inherits that it is ignored, and ends when our
+    # port closes.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         server.start()
     finally:
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGINT}
-        )  # one that comes before the loop runs waits for it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the event loop runs
         signal.signal(signal.SIGINT, before)
     try:
         asyncio.run(run(port, options.requests, options.in_flight))
     finally:
-        port.close_sync()  # where the loop never ran
+        port.close_sync()  # if the loop never ran
         server.join()
 
 

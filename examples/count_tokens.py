@@ -1,10 +1,10 @@
-"""Count the tokens of Python's own standard library, in another process and then in a thread.
+"""Count the tokens of Python's standard library, in another process and then in a thread.
 
     python examples/count_tokens.py [--limit FILES] [--worker process|thread]
 
-The parent streams every .py file (its path and its bytes) to a worker that has nothing but the
-channel's handle; the worker tokenizes each and sends the counts back. A file that does not tokenize
-is counted and named, and stops nothing.
+The parent sends every .py file (its path and its bytes) to a worker that knows only the channel's handle.
+The worker tokenizes each file and sends the counts back. A file that does not tokenize is reported at the
+end, and stops nothing.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def worker(handle: str) -> None:
 
 
 def count_tokens(source: bytes) -> dict[str, int] | str:
-    """How often each token occurs; or, for a source that does not tokenize, why."""
+    """Return how often each token occurs, or the reason why the source does not tokenize."""
     counts: Counter[str] = Counter()
     try:
         for token in tokenize.tokenize(io.BytesIO(source).readline):
@@ -55,20 +55,20 @@ def count_tokens(source: bytes) -> dict[str, int] | str:
 
 
 def feed(port: Port, library: Path, files: Iterable[Path]) -> None:
-    """Write every file; waits by itself while the ring is full."""
+    """Write every file. ``write_sync`` waits while the ring is full."""
     try:
         for path in files:
             port.write_sync((str(path.relative_to(library)), path.read_bytes()))
     except (PortClosed, PeerLost):
-        pass  # the reading side has stopped, and says why
+        pass  # the main thread has stopped reading, and reports why
 
 
 @contextmanager
 def started(kind: str, handle: str) -> Iterator[None]:
     make = multiprocessing.get_context("spawn").Process if kind == "process" else threading.Thread
     other = make(target=worker, args=(handle,))
-    # A terminal's Ctrl-C goes to both processes. A child inherits that a signal is ignored: so from
-    # its birth on the worker leaves Ctrl-C to us, and ends when we close.
+    # A terminal sends Ctrl-C to both processes. The worker inherits that it is ignored, and ends when our
+    # port closes.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         other.start()
@@ -84,7 +84,8 @@ def run(kind: str, library: Path, files: list[Path], console: Console) -> None:
     channel = Channel()
     totals: Counter[str] = Counter()
     failed: dict[str, str] = {}
-    port = channel.connect()  # before there is a worker, who would wait for us as we do for its end
+    # Connect first: after an early Ctrl-C, worker and parent would otherwise wait for each other.
+    port = channel.connect()
     with started(kind, channel.handle), port:
         begin = time.perf_counter()
         feeder = threading.Thread(target=feed, args=(port, library, files))
@@ -117,7 +118,7 @@ def run(kind: str, library: Path, files: list[Path], console: Console) -> None:
 
 
 def find_files(limit: int | None) -> tuple[Path, list[Path]]:
-    """Python's own library, and its source files."""
+    """Return the folder of Python's standard library, and its source files."""
     library = Path(sysconfig.get_path("stdlib"))
     found = (path for path in library.rglob("*.py") if "site-packages" not in path.parts)
     return library, sorted(path for path in found if path.is_file())[:limit]
@@ -125,7 +126,7 @@ def find_files(limit: int | None) -> tuple[Path, list[Path]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, metavar="FILES", help="count only the first so many files")
+    parser.add_argument("--limit", type=int, metavar="FILES", help="count only the first FILES files")
     parser.add_argument("--worker", choices=["process", "thread"], help="only this kind of worker")
     options = parser.parse_args()
     library, files = find_files(options.limit)

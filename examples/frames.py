@@ -1,9 +1,9 @@
-"""1080p frames from a producer process to a consumer, copied and by transfer.
+"""Send 1080p frames from one process to another: copied, and then by transfer.
 
     $ python examples/frames.py
 
-Copied, a frame is an array in a message. By transfer it lies in a SharedBuffer: the producer draws into the
-memory itself, and the consumer, who owns it then, sends it back to be drawn into again.
+Copied, a frame is an array in a message. By transfer, a frame is in a SharedBuffer: the producer draws
+straight into its memory and moves it to the consumer, which moves it back for the next frame.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, S
 from shmchannel.numpy import ndarray_interface
 
 SHAPE = (1080, 1920, 3)  # bytes: height, width, colours
-BUFFERS = 4  # under way at a time
+BUFFERS = 4  # in use at a time
 
 
 def draw(frame: numpy.ndarray, number: int) -> None:
-    """A line that wanders down the picture."""
+    """Draw a line that moves down the frame."""
     frame[number % SHAPE[0]] = number % 251
 
 
@@ -38,7 +38,7 @@ def produce(handle: str, how: str, count: int) -> None:
             port.read_sync()  # the consumer is ready
             send(port, count)
     except (ChannelNotFound, EndOfChannel, PeerLost):
-        pass  # the consumer was cut off
+        pass  # the consumer has ended
 
 
 def send_copies(port: Port, count: int) -> None:
@@ -46,7 +46,7 @@ def send_copies(port: Port, count: int) -> None:
     for number in range(count):
         draw(frame, number)
         if not port.write_sync(frame):
-            break  # the consumer was cut off
+            break  # the consumer has ended
 
 
 def send_buffers(port: Port, count: int) -> None:
@@ -54,7 +54,7 @@ def send_buffers(port: Port, count: int) -> None:
         buffer = SharedBuffer(numpy.prod(SHAPE).item()) if number < BUFFERS else port.read_sync()
         frame = numpy.frombuffer(buffer, numpy.uint8).reshape(SHAPE)
         draw(frame, number)
-        del frame  # nothing may look at a buffer that is moved
+        del frame  # a buffer with a view of it cannot move
         if not port.write_sync(buffer, transfer=[buffer]):
             break
 
@@ -71,11 +71,12 @@ def frames(port: Port, how: str, count: int) -> Iterator[numpy.ndarray]:
 
 
 def consume(how: str, count: int) -> float:
-    """Return the seconds that it took."""
+    """Receive the frames, and return the seconds that this took."""
     channel = Channel(capacity=1 << 25, interfaces=[ndarray_interface])
     spawn = multiprocessing.get_context("spawn")
     producer = spawn.Process(target=produce, args=(channel.handle, how, count))
-    # A terminal's Ctrl-C goes to both processes: the producer ignores it, and ends when we close.
+    # A terminal sends Ctrl-C to both processes. The producer inherits that it is ignored, and ends when our
+    # port closes.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         producer.start()
@@ -97,7 +98,9 @@ def consume(how: str, count: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, default=300, help="how many each way (default: 300)")
+    parser.add_argument(
+        "--frames", type=int, default=300, help="how many to send by each method (default: 300)"
+    )
     count = parser.parse_args().frames
     for how in ("copied", "transferred"):
         seconds = consume(how, count)

@@ -1,4 +1,4 @@
-"""Hand work from one shell to another, by a name.
+"""Hand work from one shell to another, by the name of a channel.
 
     $ python examples/handoff.py create "first job" "second job"
     shmch-...
@@ -6,7 +6,7 @@
     {'job': 1, 'text': 'first job'}
     {'job': 2, 'text': 'second job'}
 
-`create` writes, prints the handle and is gone; the channel lingers until somebody attaches.
+`create` writes the jobs, prints the handle and exits. The channel stays until `attach` comes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def create(texts: list[str]) -> None:
     print(channel.handle)
     with channel.connect() as port:
         for number, text in enumerate(texts, start=1):
-            # Nobody reads yet: a full ring is an error here, not something to wait for.
+            # Nobody reads yet, so waiting for room would never end: a full ring is an error here.
             port.write_nowait({"job": number, "text": text})
 
 

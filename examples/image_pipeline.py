@@ -1,11 +1,11 @@
-"""Images through two stages in processes of their own, by transfer: no stage copies a picture.
+"""Pass images through two stages, each in its own process, by transfer: no stage copies an image.
 
     python examples/image_pipeline.py [--images N]
 
-A picture lies in a SharedBuffer. Each stage sees it with numpy, changes it in place and hands the buffer
-on: from then on the next stage owns it. The first stage blurs, the second marks the edges, and both work
-at the same time on different pictures.
-Prints a digest of all results, and the same computed in this process alone.
+Each image is in a SharedBuffer. A stage changes it in place with numpy and moves the buffer to the next
+stage, which then owns it. The first stage blurs, the second marks the edges, and both work at the same time
+on different images. Prints a digest of all results, and then the same digest computed in this process
+alone.
 """
 
 import argparse
@@ -18,28 +18,28 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy
-from numpy.random import default_rng  # here, and not when it is first used: that import may swallow a Ctrl-C
+from numpy.random import default_rng  # imported early: its import may swallow a Ctrl-C
 
 from shmchannel import Channel, ChannelNotFound, PeerLost, Port, SharedBuffer
 
 SHAPE = (480, 640)
-UNDER_WAY = 4  # pictures in the pipeline at a time
+UNDER_WAY = 4  # images in the pipeline at a time
 Image = numpy.ndarray[Any, numpy.dtype[numpy.float32]]
 
 
 def draw(image: Image, number: int) -> None:
-    """Noise: the same for the same number."""
+    """Fill the image with noise that depends only on the number."""
     image[:] = default_rng(number).random(SHAPE, numpy.float32)
 
 
 def blur(image: Image) -> None:
-    """Each point becomes the mean of itself and its four neighbours; at an edge, of those at the other."""
+    """Replace each point by the mean of itself and its four neighbours; the edges wrap around."""
     shifted = [numpy.roll(image, step, axis) for axis in (0, 1) for step in (-1, 1)]
     image[:] = (image + sum(shifted)) / 5
 
 
 def mark_edges(image: Image) -> None:
-    """Each point becomes how steep the picture is there."""
+    """Replace each point by the gradient there."""
     down, right = numpy.gradient(image)
     image[:] = numpy.hypot(down, right)
 
@@ -49,18 +49,18 @@ def seen(buffer: SharedBuffer) -> Image:
 
 
 def stage(change: Callable[[Image], None], source: str, sink: str) -> None:
-    """Change each picture that comes, and hand it on, until no more come."""
+    """Change each image that comes and pass it on, until no more come."""
     try:
         with Channel(handle=source).connect() as incoming, Channel(handle=sink).connect() as outgoing:
             for buffer in incoming:
-                change(seen(buffer))  # no view of it is left when it moves on
+                change(seen(buffer))  # keeps no view: a buffer with a view of it cannot move
                 outgoing.write_sync(buffer, transfer=[buffer])
     except (ChannelNotFound, PeerLost):
-        pass  # a neighbour was cut off or killed, and our end tells the next
+        pass  # a neighbour ended or was killed; closing our ports tells the other neighbour
 
 
 def pipeline(first: Port, last: Port, count: int) -> Iterator[SharedBuffer]:
-    """The changed pictures, in order. Each must be given up before the next is taken."""
+    """Yield the changed images in order. The caller closes each before it takes the next."""
     for number in range(count + UNDER_WAY):
         if number >= UNDER_WAY:
             yield last.read_sync()
@@ -75,7 +75,8 @@ def by_stages(count: int) -> str:
     spawn = multiprocessing.get_context("spawn")
     channels = [Channel() for _ in range(3)]
     with ExitStack() as stack:
-        # A terminal's Ctrl-C goes to all: the stages ignore it from their birth, and end when we close.
+        # A terminal sends Ctrl-C to all processes. The stages inherit that it is ignored, and end when our
+        # ports close.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for number, change in enumerate((blur, mark_edges)):

@@ -1,10 +1,10 @@
-"""An actor: an object that lives in an interpreter of its own, behind an asyncio front.
+"""An actor: an object in an interpreter of its own, whose methods are awaited in asyncio.
 
     python examples/interpreter_actor.py [--texts N] [--clients N]
 
-The actor keeps an index of texts. Its methods are awaited in the event loop and run there, one after
-the other, under another GIL: so it needs no locks, and the loop goes on meanwhile. What a method raises
-is raised here. Needs Python 3.14.
+The actor keeps an index of texts. Its methods run in its interpreter, one after the other and under another
+GIL. So it needs no locks, and the event loop goes on meanwhile. An exception of a method is raised in its
+caller. Needs Python 3.14.
 """
 
 import argparse
@@ -29,13 +29,13 @@ except ImportError:
 
 
 class Index:
-    """Which texts have a word in them."""
+    """Knows which texts contain a word."""
 
     def __init__(self) -> None:
         self.texts: dict[str, set[int]] = defaultdict(set)
 
     def add(self, number: int, text: str) -> str:
-        """Take a text in; return its digest, which is made slow on purpose."""
+        """Add a text and return its digest, which is slow on purpose."""
         for word in text.split():
             self.texts[word].add(number)
         return hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", 5000).hex()
@@ -48,21 +48,21 @@ class Index:
 
 
 def serve(handle: str) -> None:
-    """Run the methods that are asked for, until the other side ends."""
+    """Run the requested methods until the other side ends."""
     index = Index()
     with Channel.from_handle(handle).connect() as port:
         for number, method, arguments in port:
             try:
                 port.write_sync((number, getattr(index, method)(*arguments), None))
-            except Exception as error:  # built-in exceptions travel as they are
+            except Exception as error:  # built-in exceptions can be written
                 port.write_sync((number, None, error))
 
 
-# -- the front
+# -- the caller's side
 
 
 class Actor:
-    """What runs ``serve`` in an interpreter, and the way to it; for ``async with``."""
+    """Runs ``serve`` in an interpreter and calls its methods; for ``async with``."""
 
     async def __aenter__(self) -> Self:
         self.channel = Channel()
@@ -90,7 +90,7 @@ class Actor:
             async for number, result, error in self.port:
                 future = self.waiting.get(number)
                 if future is None or future.done():
-                    pass  # its caller has given up
+                    pass  # the caller has given up
                 elif error is None:
                     future.set_result(result)
                 else:
@@ -104,7 +104,7 @@ class Actor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.port.close()  # which ends its loop
+        await self.port.close()  # ends the loop in serve
         self.reader.cancel()
         await asyncio.to_thread(self.thread.join)
         self.interpreter.close()
@@ -138,7 +138,7 @@ async def main(options: argparse.Namespace) -> None:
 
 
 async def tick(latest: list[float]) -> None:
-    """Note by how much the loop is late at most."""
+    """Record the longest delay of the event loop."""
     while True:
         due = time.perf_counter() + 0.01
         await asyncio.sleep(0.01)

@@ -2,9 +2,9 @@
 
     python examples/interpreters.py [--limit FILES] [--workers N]
 
-The three differ in the executor and in nothing else: each worker gets a channel's handle, a str, attaches
-to it and answers what comes. Interpreters have a GIL each, so that they count at the same time, as
-processes do, and start in less time. Needs Python 3.14.
+Only the executor differs between the three. Each worker gets the handle of a channel, a str, connects to it
+and answers each message. Each interpreter has its own GIL, so interpreters count at the same time, as
+processes do, but they start faster. Needs Python 3.14.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 
-from count_tokens import find_files, worker  # takes a handle, and answers (path, source) with (path, counts)
+from count_tokens import find_files, worker  # worker(handle) answers (path, source) with (path, counts)
 from rich.console import Console
 from rich.table import Table
 
@@ -30,11 +30,11 @@ try:
 except ImportError:
     raise SystemExit("this example needs Python 3.14 or newer, with concurrent.interpreters") from None
 
-IN_FLIGHT = 4  # sources that a worker has before it, so that it never waits for the next
+IN_FLIGHT = 4  # sources that a worker has at a time, so that it never waits for the next
 
 
 def processes(workers: int) -> Executor:
-    # A terminal's Ctrl-C goes to all processes: the workers leave it to us, and end when we close.
+    # A terminal sends Ctrl-C to all processes. The workers ignore it, and end when our ports close.
     ignore = (signal.SIGINT, signal.SIG_IGN)
     context = get_context("spawn")
     return ProcessPoolExecutor(workers, context, initializer=signal.signal, initargs=ignore)
@@ -50,13 +50,13 @@ KINDS: dict[str, Callable[[int], Executor]] = {
 def count(
     pool: Executor, workers: int, library: Path, files: list[Path]
 ) -> tuple[Counter[str], float, float]:
-    """Return the sum of all counts, and when the first source went out and the last answer came."""
+    """Return the sum of all counts, the time of the first source sent, and the time of the last answer."""
     totals: Counter[str] = Counter()
     with ExitStack() as stack:
         channels = [Channel() for _ in range(workers)]
         ports = [stack.enter_context(channel.connect()) for channel in channels]
         running = [pool.submit(worker, channel.handle) for channel in channels]
-        for port in ports:  # until every worker is there
+        for port in ports:  # wait until every worker has connected
             port.write_sync(("nothing", b""))
             port.read_sync()
 
@@ -69,10 +69,10 @@ def count(
             for port in wait(ports):
                 _path, counts = port.read_nowait()
                 left -= 1
-                for source in sources:  # the next one, if there is one
+                for source in sources:  # the next one, if any is left
                     port.write_sync(source)
                     break
-                if not isinstance(counts, str):  # why it does not tokenize
+                if not isinstance(counts, str):  # a str says why the source does not tokenize
                     totals.update(counts)
         end = time.perf_counter()
     for one in running:
@@ -82,7 +82,7 @@ def count(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, metavar="FILES", help="count only the first so many files")
+    parser.add_argument("--limit", type=int, metavar="FILES", help="count only the first FILES files")
     parser.add_argument("--workers", type=int, default=os.process_cpu_count(), metavar="N")
     options = parser.parse_args()
     library, files = find_files(options.limit)
@@ -94,7 +94,7 @@ def main() -> None:
         start = time.perf_counter()
         with make(options.workers) as pool:
             totals, begin, end = count(pool, options.workers, library, files)
-        rate = 2 * len(files) / (end - begin)  # a source and an answer each
+        rate = 2 * len(files) / (end - begin)  # a source and an answer for each file
         name = f"{options.workers} {kind}"
         numbers = f"{totals.total():,}", f"{begin - start:.2f} s", f"{end - begin:.2f}", f"{rate:,.0f}"
         table.add_row(name, *numbers)

@@ -1,11 +1,11 @@
-"""Logs of four processes in one: a logging handler over a channel each, and one reader that merges.
+"""Merge the logs of four processes: each has a logging handler over a channel, and one reader merges.
 
     python examples/log_fan_in.py [--records N]
 
-Each worker logs as usual. The reader waits for all ports at once and prints the records in the order
-in which they were made: the oldest goes out once every living worker has shown a later one. So a silent
-worker holds the others back; where yours may be silent, let them log a heartbeat. The last worker kills
-itself half way: its records all arrive, and then the reader logs PeerLost for it.
+Each worker logs as usual. The reader waits for all ports at once and prints the records in the order in
+which they were made. It prints the oldest record once every living worker has sent a later one. So a silent
+worker holds the others back: let a worker that may be silent log a heartbeat. The last worker kills itself
+half way. All its records arrive, and then the reader logs PeerLost for it.
 """
 
 import argparse
@@ -25,7 +25,7 @@ WORKERS = 4
 
 
 class ChannelHandler(logging.Handler):
-    """Writes each record to a port, as a dict of what a formatter needs; waits while the ring is full."""
+    """Writes each record to a port, as a dict of what a formatter needs. Waits while the ring is full."""
 
     def __init__(self, port: Port) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class ChannelHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             fields = {name: getattr(record, name) for name in ("name", "levelno", "levelname", "created")}
-            if not self.port.write_sync({**fields, "msg": self.format(record)}):  # a traceback is in the text
+            if not self.port.write_sync({**fields, "msg": self.format(record)}):  # msg has the traceback too
                 raise EndOfChannel("the reader has ended")
         except (PeerLost, EndOfChannel):
             raise  # nobody reads what this worker logs
@@ -53,11 +53,11 @@ def work(handle: str, number: int, records: int) -> None:
                 if number == WORKERS - 1 and count == records // 2:
                     os.kill(os.getpid(), signal.SIGKILL)
     except (ChannelNotFound, PeerLost, EndOfChannel):
-        pass  # the reader was killed, or cut off
+        pass  # the reader ended or was killed
 
 
 class Source:
-    """One worker's records that have come and are not yet printed."""
+    """The records of one worker that have arrived and are not printed yet."""
 
     def __init__(self, process: BaseProcess, port: Port) -> None:
         self.process, self.port = process, port
@@ -65,9 +65,9 @@ class Source:
         self.open = True
 
     def drain(self, dead: bool) -> None:
-        """Take all that is there. ``dead``: the process has ended, so that nothing more will come."""
+        """Read every record that has arrived. ``dead``: the process has ended, so no more will come."""
         try:
-            while True:  # that the peer is dead is noticed within 200 ms
+            while True:  # the port notices a dead peer within 200 ms
                 fields = self.port.read_sync(timeout=1 if dead else 0)
                 self.records.append(logging.makeLogRecord(fields))
         except TimeoutError:
@@ -85,7 +85,7 @@ class Source:
 
 
 def merged(sources: list[Source]) -> Iterator[logging.LogRecord]:
-    """The records of all, by the time of their making."""
+    """Yield the records of all workers by the time at which they were made."""
     while True:
         while waiting := [source for source in sources if source.records or source.open]:
             if not all(source.records for source in waiting):
@@ -98,7 +98,7 @@ def merged(sources: list[Source]) -> Iterator[logging.LogRecord]:
         for source in living:
             dead = source.process.sentinel in ready
             if dead:
-                source.process.join()  # from here on all that it has written is there
+                source.process.join()  # now everything that it has written is in the ring
             if dead or source.port in ready:
                 source.drain(dead)
 
@@ -109,7 +109,8 @@ def run(records: int) -> None:
     handler.setFormatter(logging.Formatter("%(created).6f %(name)s %(levelname)s %(message)s"))
     with ExitStack() as stack:
         sources = []
-        # A terminal's Ctrl-C goes to all: the workers ignore it from their birth, and end when we close.
+        # A terminal sends Ctrl-C to all processes. The workers inherit that it is ignored, and end when our
+        # ports close.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for number in range(WORKERS):
@@ -127,7 +128,7 @@ def run(records: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", type=int, default=5, help="of each worker (default: 5)")
+    parser.add_argument("--records", type=int, default=5, help="records of each worker (default: 5)")
     try:
         run(parser.parse_args().records)
     except KeyboardInterrupt:

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Filter from one Python program to another in a shell: `shmchannel cat | ... | shmchannel tee`.
+# Filter messages between two Python programs in a shell: `shmchannel cat | ... | shmchannel tee`.
 #
 #     sh examples/pipeline.sh
 #
-# One program writes readings to a channel; a filter of text keeps those of the sensor "b"; another program
-# adds up what comes on a second channel. Neither knows of the shell. Prints "3 readings, sum 9".
-# PYTHON says which Python has shmchannel.
+# One program writes readings to a channel. grep keeps the readings of the sensor "b". Another program adds up the
+# values that arrive on a second channel. Neither program knows of the shell. Prints "3 readings, sum 9".
+# Set PYTHON to a Python that has shmchannel.
 set -eu
 python=${PYTHON:-python3}
 source=$("$python" -m shmchannel create)

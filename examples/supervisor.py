@@ -1,11 +1,11 @@
-"""A supervisor that restarts a killed worker with a fresh channel, and loses no job.
+"""A supervisor that replaces a killed worker, over a new channel, and loses no job.
 
     python examples/supervisor.py [--jobs N]         # and in another shell: kill -9 the worker that it names
 
-A job is acknowledged by its result, and stays pending until that is read. When a worker dies, what it
-has written is read first; what is then still pending goes to the next worker, over a channel of its own.
-So a job may be run twice, but has one result. Prints each worker's pid, each result, and a last line
-with how many there were.
+A job stays pending until the supervisor has read its result. When a worker dies, the supervisor first reads
+the results that it has written, and then gives the jobs that are still pending to a new worker with a
+channel of its own. So a job may run twice, but has one result. Prints each worker's pid, each result, and
+at the end the number of results.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from multiprocessing.process import BaseProcess
 
 from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, WouldBlock, wait
 
-IN_FLIGHT = 4  # jobs that a worker has at a time: no more are run twice when it dies
-PATIENCE = 5  # workers that may die in a row without one result, as by a job that kills each
+IN_FLIGHT = 4  # jobs that a worker has at a time; at most these run twice when it dies
+PATIENCE = 5  # workers that may die in a row without a result; a job may kill each worker
 
 
 def work(handle: str) -> None:
@@ -32,16 +32,18 @@ def work(handle: str) -> None:
                 digest = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", 20_000)
                 port.write_sync((number, digest.hex()))
     except (ChannelNotFound, PeerLost):
-        pass  # the supervisor was cut off before we came, or killed
+        pass  # the supervisor ended before this worker connected, or was killed
 
 
 @contextmanager
 def worker() -> Iterator[tuple[BaseProcess, Port]]:
-    """A new worker and the way to it. At the end the port is closed, and by that the worker ends."""
+    """Yield a new worker and a port to it. Closing the port at the end ends the worker."""
     channel = Channel()
-    port = channel.connect()  # before there is a worker, who would wait for us as we do for its end
+    # Connect first: after an early Ctrl-C, worker and parent would otherwise wait for each other.
+    port = channel.connect()
     process = multiprocessing.get_context("spawn").Process(target=work, args=(channel.handle,))
-    # A terminal's Ctrl-C goes to both processes: the worker ignores it from its birth, and ends with us.
+    # A terminal sends Ctrl-C to both processes. The worker inherits that it is ignored, and ends when our
+    # port closes.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         process.start()
@@ -55,25 +57,25 @@ def worker() -> Iterator[tuple[BaseProcess, Port]]:
 
 
 def results(process: BaseProcess, port: Port, pending: dict[int, str]) -> Iterator[tuple[int, str]]:
-    """What this worker answers, until nothing is pending or it is dead; takes what it yields from pending."""
+    """Yield this worker's results and delete each from pending, until none is pending or the worker dies."""
     unsent = iter(list(pending.items()))
     try:
         for job in islice(unsent, IN_FLIGHT):
             port.write_sync(job)
         while pending:
             if process.sentinel in wait([port, process.sentinel]):
-                process.join()  # from here on all that it has written is there
+                process.join()  # now everything that it has written is in the ring
             number, result = port.read_nowait()
             del pending[number]
             yield number, result
             for job in islice(unsent, 1):
                 port.write_sync(job)
     except (PeerLost, EndOfChannel, WouldBlock):
-        pass  # it died; WouldBlock: before it had connected, or the port has not noticed yet
+        pass  # the worker died; WouldBlock: before it connected, or the port has not noticed its death yet
 
 
 def supervise(jobs: dict[int, str]) -> Iterator[tuple[int, str]]:
-    """Each job's result, once. Raises ``RuntimeError`` when no worker gets anywhere."""
+    """Yield each job's result once. Raises ``RuntimeError`` if PATIENCE workers in a row die in vain."""
     pending = dict(jobs)
     in_vain = 0
     while pending:

@@ -1,12 +1,12 @@
-"""A web server in asyncio that hands CPU work to a worker process over a channel.
+"""A web server in asyncio that gives CPU work to a worker process over a channel.
 
     python examples/web_server.py [--port N]         # and in another shell:
     curl 'http://127.0.0.1:8000/digest/some-text?rounds=100000'
     curl http://127.0.0.1:8000/status
 
-Requests are numbered, so that answers come in any order. When a client goes away its work is called off;
-when the worker is killed the requests under way are answered with 503, and another worker takes over with
-a channel of its own. Ctrl-C and SIGTERM let the requests under way be answered first.
+Requests are numbered, so their answers may come in any order. When a client goes away, the server cancels
+its work. When the worker is killed, the server answers the requests under way with 503, and starts another
+worker with a channel of its own. After Ctrl-C or SIGTERM the server first answers the requests under way.
 Prints its address and each worker's pid. Needs starlette and uvicorn.
 """
 
@@ -34,8 +34,8 @@ MOST_ROUNDS = 10_000_000
 
 
 def work(handle: str) -> None:
-    """Answer each job when it is done; a job without a text calls off the one of that number."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all of a service: we end with the server
+    """Answer each job when it is done. A job without a text cancels the job with that number."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process ends with the server
     jobs: dict[int, Future[None]] = {}
 
     def answer(number: int, text: str, rounds: int) -> None:
@@ -43,7 +43,7 @@ def work(handle: str) -> None:
         port.write_sync((number, digest.hex()))
 
     with (
-        suppress(ChannelNotFound, PeerLost),  # the server was cut off before we came, or killed
+        suppress(ChannelNotFound, PeerLost),  # the server ended before this worker connected, or was killed
         Channel.from_handle(handle).connect() as port,
         ThreadPoolExecutor() as pool,
     ):
@@ -63,12 +63,12 @@ class WorkerLost(Exception):
 
 
 class Worker:
-    """A process, the way to it, and who waits for its answers. Ends the process at the end of ``with``."""
+    """A worker process, a port to it, and the requests that wait for answers. ``with`` ends the process."""
 
     def __enter__(self) -> "Worker":
         channel = Channel()
         self.process = multiprocessing.get_context("spawn").Process(target=work, args=(channel.handle,))
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # so the worker ignores it from its birth
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker inherits that Ctrl-C is ignored
         try:
             self.process.start()
             self.port = channel.connect()
@@ -79,7 +79,7 @@ class Worker:
         return self
 
     def __exit__(self, *_reason: object) -> None:
-        self.port.close_sync()  # which ends its loop
+        self.port.close_sync()  # ends the worker's loop
         self.process.join()
 
     async def digest(self, text: str, rounds: int) -> str:
@@ -93,7 +93,7 @@ class Worker:
         except (PeerLost, PortClosed):
             raise WorkerLost from None
         except asyncio.CancelledError:
-            with suppress(WouldBlock, PeerLost, PortClosed):  # full or gone: then its answer is for nobody
+            with suppress(WouldBlock, PeerLost, PortClosed):  # then nobody gets its answer
                 self.port.write_nowait((number, None, 0))
             raise
         finally:
@@ -104,17 +104,17 @@ class Worker:
             async for number, digest in self.port:
                 self.answered += 1
                 future = self.waiting.get(number)
-                if future and not future.done():  # or its client has gone away
+                if future and not future.done():  # otherwise its client has gone away
                     future.set_result(digest)
 
     async def run(self) -> None:
-        """Hand out answers until the process has ended; then fail those who still wait."""
+        """Hand out answers until the process has ended; then fail the requests that still wait."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self.process.sentinel, ended.set)
         reading = asyncio.create_task(self.read())
         try:
             await ended.wait()
-            await asyncio.wait([reading], timeout=1)  # PeerLost takes 200 ms; none if it never connected
+            await asyncio.wait([reading], timeout=1)  # PeerLost comes within 200 ms, if at all
         finally:
             loop.remove_reader(self.process.sentinel)
             reading.cancel()
@@ -131,10 +131,10 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
                 app.state.worker = worker
                 print(f"worker {worker.process.pid}", flush=True)
                 await worker.run()
-            await asyncio.sleep(0 if worker.answered else 1)  # it may be that none can start
+            await asyncio.sleep(0 if worker.answered else 1)  # perhaps no worker can start
 
     keeping = asyncio.create_task(keep_a_worker())
-    await asyncio.sleep(0)  # the first worker is there
+    await asyncio.sleep(0)  # starts the first worker
     yield
     keeping.cancel()
     await asyncio.wait([keeping])
@@ -146,11 +146,11 @@ async def digest(request: Request) -> Response:
         return JSONResponse({"error": f"rounds is a number from 1 to {MOST_ROUNDS}"}, 400)
     await request.body()
     answer = asyncio.create_task(request.app.state.worker.digest(text, int(rounds)))
-    gone = asyncio.create_task(request.receive())  # all that comes behind a body
+    gone = asyncio.create_task(request.receive())  # after the body only the client's leaving comes
     try:
         await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
-            return Response(status_code=499)  # which nobody reads
+            return Response(status_code=499)  # nobody reads it
         return JSONResponse({"text": text, "digest": answer.result()})
     except WorkerLost:
         return JSONResponse({"error": "the worker has ended"}, 503, {"Retry-After": "1"})
@@ -167,7 +167,7 @@ async def status(request: Request) -> Response:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--port", type=int, default=8000, help="0: any that is free (default: 8000)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes any free port (default: 8000)")
     options = parser.parse_args()
     routes = [Route("/digest/{text}", digest), Route("/status", status)]
     app = Starlette(routes=routes, lifespan=lifespan)
