@@ -33,6 +33,7 @@ pytestmark = [
     pytest.mark.deadline(600),
 ]
 PATIENCE = 30  # seconds for the browser to show something
+REPOSITORY = "https://github.com/example/shmchannel"  # on this host Material would ask for the stars
 WIDE, NARROW = (1300, 1000), (390, 850)
 
 
@@ -51,7 +52,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-d",
         str(folder),
     ]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "REPOSITORY_URL": REPOSITORY}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
@@ -132,7 +133,7 @@ def test_a_search_finds_a_page_and_its_link_leads_there(site: str, browser: Any)
     browser.save_screenshot(str(SHOTS / "search.png"))
     next(one for one in results if "/howto/transfers.html" in one.get_attribute("href")).click()
     until(browser, lambda b: "/howto/transfers.html" in b.current_url)
-    assert browser.find_element("tag name", "h1").text.startswith("Memory that moves")
+    assert browser.find_element("tag name", "h1").text.startswith("Moving memory")
     browser.find_element("css selector", ".md-footer__link--next").click()
     until(browser, lambda b: "/howto/classes.html" in b.current_url)
 
@@ -168,6 +169,11 @@ def test_a_picture_follows_the_switch(site: str, browser: Any) -> None:
     for title in ("Switch to light", "Switch to dark"):
         browser.find_element("css selector", f"label[title='{title}']").click()
     until(browser, lambda b: brightness(b, picture.screenshot_as_base64) < 80)
+
+
+def test_every_page_links_to_the_repository(pages: Path) -> None:
+    for path in pages.rglob("*.html"):
+        assert f'href="{REPOSITORY}"' in path.read_text(), path.name
 
 
 def test_the_site_asks_nobody_else_and_complains_of_nothing(pages: Path, site: str, browser: Any) -> None:
