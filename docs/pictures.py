@@ -1,6 +1,6 @@
 """Draws the pictures of these pages: `python docs/pictures.py` writes docs/pictures/*.svg.
 
-Each has a light and a dark look, and a ground of its own, so that it can be read whatever is around it.
+Each picture has a light and a dark look and its own background, so it is readable on any page.
 """
 
 from __future__ import annotations

@@ -124,6 +124,24 @@ def test_the_reference_has_all_that_is_public() -> None:
     assert sorted(members) == sorted(name for name in dir(shmchannel.Port) if not name.startswith("_"))
 
 
+def rows(page: Path, heading: str) -> list[list[str]]:
+    """The rows of the first table with that beginning of its heading, cells without bold and backticks."""
+    text = page.read_text()
+    lines = text[text.index(heading) :].split("\n\n")[0].splitlines()
+    return [[re.sub(r"[*`]", "", cell).strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_figures_of_the_first_pages_are_those_of_the_performance_page() -> None:
+    measured = {name: cells for name, *cells in rows(ROOT / "docs" / "performance.md", "| | one-way")[2:]}
+    heading, _, *shown = rows(ROOT / "docs" / "index.md", "| | shmchannel |")
+    for column, name in enumerate(heading[1:], start=1):
+        rate, _, trip, _, large, _ = measured[name.replace("multiprocessing.", "mp.")]
+        assert [row[column] for row in shown] == [f"{1000 * int(rate):,}", f"{trip} µs", f"{large} GiB/s"]
+    pipe, best = measured["mp.Pipe"], measured["cloudtoid-interprocess"]
+    ratios = re.findall(r"\*\*(\d[^*]*)\*\*", (ROOT / "README.md").read_text())
+    assert ratios == [pipe[1], best[1], pipe[3]]
+
+
 def test_every_page_is_in_the_navigation() -> None:
     listed = re.findall(r"[\w./-]+\.md\b", (ROOT / "docs" / "mkdocs.yml").read_text())
     pages = [str(path.relative_to(ROOT / "docs")) for path in PAGES if path != ROOT / "README.md"]
