@@ -17,6 +17,7 @@ from shmchannel import errors, layout
 from shmchannel.transfer import block as blocks
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "src" / "shmchannel"
 BESIDE = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
@@ -154,30 +155,76 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def imported_on_loading(module: Path) -> set[str]:
-    """The modules of the package that a module imports at its top level."""
-    statements = ast.parse(module.read_text()).body
-    found = {
-        name
-        for one in [
-            *statements,
-            *(inner for each in statements if isinstance(each, ast.Try) for inner in each.body),
-        ]
-        if isinstance(one, ast.ImportFrom) and one.level == 1
-        for name in ([one.module] if one.module else [each.name for each in one.names])
+def text_blocks(after: str) -> list[str]:
+    """The text blocks of CONTRIBUTING.md from that heading to the next."""
+    section = (ROOT / "CONTRIBUTING.md").read_text().split(f"## {after}\n")[1].split("\n## ")[0]
+    return re.findall(r"^```text\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+def mapped() -> list[str]:
+    """The files on the map, from top to bottom."""
+    (block,) = text_blocks("The map")
+    files, folder = [], ""
+    for indent, name in re.findall(r"^( *)(\S+)", block, re.MULTILINE):
+        if name.endswith("/"):
+            folder = name
+        else:
+            files.append(f"{folder if indent else ''}{name}")
+    return files
+
+
+def imported(module: str) -> set[str]:
+    """The files that a module imports from its package, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {"__init__.py" for each in node.names if each.name.split(".")[0] == "shmchannel"}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            above = PACKAGE.joinpath(module).parents[node.level - 1]
+            target = above.joinpath(*(node.module or "").split("."))
+            for name in {each.name for each in node.names} - {"_native"}:
+                places = target / f"{name}.py", target.with_suffix(".py"), target / "__init__.py"
+                found.add(str(next(path for path in places if path.exists()).relative_to(PACKAGE)))
+    return found
+
+
+def test_the_map_has_every_module_and_header_once() -> None:
+    files = {path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".c", ".h")}
+    files -= {
+        path for path in files if path.name == "__init__.py" and len(ast.parse(path.read_text()).body) == 1
     }
-    return found - {"_native"}
+    assert sorted(mapped()) == sorted(str(path.relative_to(PACKAGE)) for path in files)
 
 
-def test_the_map_has_every_module_after_what_it_imports() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    listed = re.findall(r"^\| `(\w+)\.py` \|", text, re.MULTILINE)
-    package = ROOT / "src" / "shmchannel"
-    assert sorted(listed) == sorted(path.stem for path in package.glob("*.py") if path.stem[:2] != "__")
-    for number, name in enumerate(listed):
-        assert imported_on_loading(package / f"{name}.py") <= set(listed[:number]), name
-    headers = re.findall(r"`(\w+\.h)`", text)
-    assert sorted(headers) == sorted(path.name for path in (package / "native").iterdir())
+def test_every_import_points_down_the_map() -> None:
+    files = mapped()
+    for number, file in enumerate(files):
+        if file.startswith("native/"):
+            included = re.findall(r'^#include "(\w+\.h)"$', (PACKAGE / file).read_text(), re.MULTILINE)
+            below = {f"native/{name}" for name in included}
+        else:
+            below = imported(file)
+        assert below <= set(files[number + 1 :]), f"{file} imports {sorted(below - set(files[number:]))}"
+
+
+def test_the_library_imports_neither_command_line_nor_benchmarks_nor_bridge() -> None:
+    library = mapped()[mapped().index("__init__.py") :]
+    assert not [file for file in library if file.startswith(("cli/", "bench/", "bridge/"))]
+
+
+def test_the_way_of_a_message_leads_by_names_that_are_there() -> None:
+    blocks = text_blocks("The way of a message")
+    steps = re.findall(r"^ *(\S+) +([\w/]+\.(?:py|h))", "".join(blocks), re.MULTILINE)
+    assert len(steps) == sum(block.count("\n") for block in blocks) >= 20
+    for name, file in steps:
+        text = (PACKAGE / file).read_text()
+        if file.endswith(".py"):
+            *owner, function = name.split(".")
+            nodes = [node for node in ast.walk(ast.parse(text)) if getattr(node, "name", "") in owner]
+            inside = ast.unparse(nodes[0]) if owner else text
+            assert re.search(rf"^ *def {function}\(", inside, re.MULTILINE), f"{file} has no {name}"
+        else:
+            assert re.search(rf"^static .*\b{name}\(", text, re.MULTILINE), f"{file} has no {name}"
 
 
 def table(heading: str) -> list[list[str]]:
