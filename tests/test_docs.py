@@ -1,4 +1,4 @@
-"""What the documentation says is so: its code runs, prints what it says, and its tables are the code's."""
+"""The documentation is true: its code runs and prints what it says; its tables and maps are the code's."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_example_runs_as_printed(tmp_path: Path, code: str, output: str | Non
 
 @pytest.mark.parametrize(("code", "output"), SHELL_EXAMPLES)
 def test_a_shell_example_runs_as_printed(tmp_path: Path, code: str, output: str) -> None:
-    """But for ``...``, which stands for anything, and for how wide columns are."""
+    """Except for ``...``, which stands for any text, and for the width of columns."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", code],
@@ -81,7 +81,7 @@ def test_the_shell_examples_were_found() -> None:
 
 
 def test_every_example_is_run() -> None:
-    """By the test above or, with a title, by the next."""
+    """Either the test above runs it or, if it has a title, the next one."""
     for page in PAGES:
         text = page.read_text()
         titled = text.count("```python title=") if page.name == "tutorial.md" else 0
@@ -90,7 +90,7 @@ def test_every_example_is_run() -> None:
 
 
 def test_the_tutorial_followed_to_the_letter(tmp_path: Path) -> None:
-    """But for its installation, which is this interpreter's."""
+    """Except for the installation: this interpreter has the library already."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
     text = (ROOT / "docs" / "tutorial.md").read_text()

@@ -1,7 +1,7 @@
-"""The documentation's site as its reader has it: built, opened in a browser, searched, followed.
+"""The site as its reader has it: built, opened in a browser, searched, its links followed.
 
-Runs where mkdocs, selenium and Debian's chromium and chromium-driver are installed: `make docs-test`. What
-the browser showed is then in build/screenshots, to be looked at.
+These tests need mkdocs, selenium, and Debian's chromium and chromium-driver: `make docs-test`. They leave
+screenshots in build/screenshots for a person to look at.
 """
 
 from __future__ import annotations
@@ -92,14 +92,14 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 def until(browser: Any, condition: Any) -> Any:
-    """What the condition returns, once that is something."""
+    """Wait until the condition returns something true, and return that."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     return WebDriverWait(browser, PATIENCE).until(condition)
 
 
 def look(browser: Any, scheme: str, size: tuple[int, int]) -> None:
-    """Have the system ask for that scheme, in a window of that size."""
+    """Open a window of that size, in a system with that colour scheme."""
     wish = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
     metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == NARROW}
@@ -107,7 +107,7 @@ def look(browser: Any, scheme: str, size: tuple[int, int]) -> None:
 
 
 def brightness(browser: Any, picture: str) -> float:
-    """The mean of a PNG's pixels, 0 to 255; the picture in Base64."""
+    """Return the mean of a PNG's pixels, 0 to 255. The picture is in Base64."""
     script = """
         const [data, done] = arguments, image = new Image();
         image.onload = () => {
