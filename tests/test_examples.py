@@ -166,7 +166,7 @@ def test_ctrl_c_in_a_command_is_status_130(
     def interrupt(*_arguments: object, **_options: object) -> list[str]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(segment, "sweep", interrupt)
+    monkeypatch.setattr(segment, "sweep_segments", interrupt)
     assert main(["reap"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
