@@ -241,7 +241,7 @@ def test_workers_of_an_example_that_is_killed_end_by_themselves_quietly(example:
         program.kill()
         _, errors = program.communicate(timeout=50)
         assert errors == ""
-    segment.sweep_segments()  # as the next Channel() does: killed before its worker connected, it leaves names
+    segment.sweep_segments()  # as the next Channel() does: a program that was killed early leaves names
 
 
 def test_ctrl_c_while_it_waits_for_another_shell_ends_the_handoff_quietly() -> None:

@@ -7,7 +7,7 @@ import time
 
 
 def check_timeout(timeout: object) -> None:
-    """Raises ``TypeError``, ``ValueError`` for what is no time, whether or not there will be a wait."""
+    """Raise ``TypeError`` or ``ValueError`` for a timeout that cannot be, also if no wait will come."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
     if math.isnan(timeout) or timeout < 0:
@@ -26,7 +26,7 @@ class Deadline:
         self._at = None if timeout is None or math.isinf(timeout) else time.monotonic() + timeout
 
     def remaining(self) -> float:
-        """Seconds left, ``inf`` without a deadline. Raises ``TimeoutError`` when none are."""
+        """Seconds left, ``inf`` without a deadline. Raises ``TimeoutError`` when none are left."""
         if self._at is None:
             return math.inf
         left = self._at - time.monotonic()

@@ -1,7 +1,7 @@
-"""How a side waits for the other: spin, announce, look again, sleep, be woken, notice a death.
+"""How a side waits for the other: it spins, announces, looks again, sleeps, is woken, or notices a death.
 
-Knows nothing of frames or values: what is waited for comes in as a function. The protocol, step by
-step and with its fences, is in docs/design.md ("Sleeping and waking").
+A sleeper knows nothing of frames or values. The caller gives it a function that says what it waits for.
+docs/design.md ("Sleeping and waking") has the protocol step by step, with its fences.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ from .deadline import Deadline
 
 T = TypeVar("T")
 
-# A sleep looks around this often (seconds): the bound on noticing a dead peer, a signal that came
-# just before the sleep, or a wake-up that died with the process that owed it.
+# Seconds. A sleeper looks around this often. That bounds how long it takes to notice a dead peer, a signal
+# that came just before the sleep, or a wake-up that died with the process that owed it.
 SLICE = 0.1
-# So many of a sleep in C: it sees to all that by itself, and is back in Python for what only the interpreter
-# does there, such as an exception that another thread has set.
+# Slices that a sleep in C lasts at most. C looks around by itself, and returns to Python for what only the
+# interpreter does there, such as raising an exception that another thread has set.
 SLICES = 10
 
-# A side's two flags, or two needs, in the ring's control words: it sleeps on its semaphore, on its doorbell.
+# A side has two flags, or two needs, in the ring's control words, for the two places where it may sleep.
 ON_SEMAPHORE, ON_BELL = READER_SLEEPS, READER_RINGS
 assert (ON_SEMAPHORE, ON_BELL) == (WRITER_SLEEPS, WRITER_RINGS)
 
-# A sleep costs 30 µs of the waker's time, and on a virtual machine the sleeper is back after 100 µs with
-# cold caches; a quick peer answers in less. Worth this much looking (ns):
+# Nanoseconds of a spin at most. To wake a sleeper costs the waker 30 µs, and on a virtual machine the sleeper
+# is back after 100 µs with cold caches. A quick peer answers in less, so this much looking pays.
 SPIN = 150_000
-SPIN_IN_LOOP = 50_000  # in an event loop, where it holds up the other tasks
-# A wait that lasted less than this (ns), as one does that such a spin has just missed and a sleep has ended,
-# earns the next one a full spin; a longer one halves it.
+SPIN_IN_LOOP = 50_000  # in an event loop, where a spin holds up the other tasks
+# Nanoseconds. A wait that lasted less, such as a sleep that a slightly longer spin would have avoided, gives
+# the next wait a full spin. A longer wait halves the next spin.
 SHORT_WAIT = 300_000
+NOW, AT_MOST = 0, 1  # the two numbers of a budget
 
-# Whether spinning can pay: not on one CPU, nor before there is a peer; for a peer behind the same GIL only
-# where the spin lets go of it.
+# Whether spinning can pay: not on one CPU, nor before there is a peer. For a peer behind the same GIL it pays
+# only if the spin lets go of the GIL.
 NO_SPIN, SPIN_APART, SPIN_BESIDE = range(3)
 
 TURN = 0.002  # seconds between a thread's looks at a turn that a task has, and the other way round
@@ -58,17 +59,17 @@ class TaskTurn(Protocol):
     """A task's hold on a turn, across its suspensions."""
 
     def is_ours(self) -> bool:
-        """Whether the task's loop is this thread's: who waits for it here waits for ever."""
+        """Whether the task's loop is this thread's: to wait for it here would be to wait for ever."""
 
     def is_over(self) -> bool:
-        """Whether the task's loop is closed; what it had half done has been taken back then."""
+        """Whether the task's loop is closed. Then what the task had half done has been taken back."""
 
 
 class Sleeper:
     """The place where one side of one ring sleeps; at most one of its threads at a time.
 
     ``flags[ON_SEMAPHORE]``, in shared memory, says to the other side "I sleep, post the semaphore". The other
-    side clears the flag and posts. A post too many is one look too many, a post too few ends with the slice.
+    side clears the flag and posts. A post too many costs one look, a post too few a slice.
     ``flags[ON_BELL]`` says the same of the port's doorbell, which wakes an event loop or a select.
     """
 
@@ -81,31 +82,31 @@ class Sleeper:
         spins: Callable[[], int],
         peers_lock: tuple[int, int] = NO_LOCK,
     ) -> None:
-        """``alive`` looks whether the peer is; ``spins`` tells whether spinning can pay at all.
+        """``alive`` says whether the peer is; ``spins`` whether spinning can pay, as ``NO_SPIN`` and its like.
 
-        ``peers_lock`` is a descriptor and the byte of its file that the peer holds locked while it lives.
+        ``peers_lock`` is a descriptor, and the byte of its file that the peer keeps locked while it lives.
         """
         self.flags = flags
         self.semaphore = semaphore
-        self.budget = array("q", [SPIN, SPIN])  # ns that a spin may take: now, and at most
+        self.budget = array("q", [SPIN, SPIN])  # ns that a spin may take; in memory that C can read
         self.alive = alive
         self.spins = spins
         self.peers_lock = peers_lock
-        # Held by the operation that waits; the others queue on it.
-        self.turn = threading.RLock()
-        self.task: TaskTurn | None = None  # that has the turn instead: its thread may end before it does
-        self.stopped = False  # set by close, before it posts
+        self.turn = threading.RLock()  # held by the operation that waits; the others queue on it
+        # The task that has the turn instead. It holds no lock, since its thread may end before it does.
+        self.task: TaskTurn | None = None
+        self.stopped = False  # set by ``stop``, before it posts
         self.sleeps = 0
 
     def stop(self) -> None:
-        """Release whoever waits here, now and later; never waits itself."""
+        """Release every thread that waits here, now and later. Never waits itself."""
         self.stopped = True
         self.semaphore.post()
 
     def wait(self, wait: Wait, deadline: Deadline) -> None:
-        """Return when ``wait.ready()`` holds, the port is closed, or the peer is dead. Holds ``turn``.
+        """Return when ``wait.ready()`` holds, the port is closed, or the peer is dead. Needs the turn.
 
-        Raises ``TimeoutError``, and whatever a signal handler raises; the ring is as before then.
+        Raises ``TimeoutError``, and whatever a signal handler raises. Then the ring is as before.
         """
         started = time.perf_counter_ns()
         if self.spin(wait):
@@ -119,30 +120,33 @@ class Sleeper:
             self.settle(started)
 
     def spin(self, wait: Wait) -> bool:
-        """Look for as long as has lately paid; whether it did."""
+        """Look again and again, for as long as that has lately paid. Whether it did now."""
         if wait.spin is not None:
             return wait.spin()
         ready = wait.ready
         clock = time.perf_counter_ns
-        until = clock() + self.budget[0] if self.spins() == SPIN_APART else 0
+        until = clock() + self.budget[NOW] if self.spins() == SPIN_APART else 0
         while not ready():  # step: spin
             if clock() >= until:
                 return False
-            os.sched_yield()  # the peer may stand in line for this CPU: spinning would keep it from answering
+            os.sched_yield()  # the peer may queue for this CPU: a spin would keep it from answering
         return True
 
     def limit_spin(self, most: int) -> None:
-        """Have no spin take more than so many nanoseconds from now on."""
-        self.budget[1] = most
-        self.budget[0] = min(self.budget)
+        """Have no spin take more than ``most`` nanoseconds from now on."""
+        self.budget[AT_MOST] = most
+        self.budget[NOW] = min(self.budget)
 
     def settle(self, started: int) -> None:
         """Learn from a wait that ends now and began at ``started`` (``perf_counter_ns``)."""
         short = time.perf_counter_ns() - started < SHORT_WAIT
-        self.budget[0] = self.budget[1] if short else self.budget[0] >> 1
+        self.budget[NOW] = self.budget[AT_MOST] if short else self.budget[NOW] >> 1
 
     def lend(self, task: TaskTurn) -> bool:
-        """Give the turn to a task unless another thread or task has it; it gives it back by ``task``."""
+        """Give the turn to a task, unless another thread or task has it. The task gives it back by ``task``.
+
+        The lock is held as in ``locked``, but never waited for.
+        """
         acquire, release = self.turn.acquire, self.turn.release
         try:
             if not acquire(blocking=False) or not (self.task is None or self.task.is_over()):
@@ -157,22 +161,21 @@ class Sleeper:
                     raise
 
     def outwait(self, deadline: Deadline) -> None:
-        """Wait for the task that has the turn, if one does. Holds ``turn``. Raises as ``wait``."""
+        """Wait for the task that has the turn, if one does. Needs the lock of the turn. Raises as ``wait``."""
         while (task := self.task) and not (self.stopped or task.is_ours() or task.is_over()):
             time.sleep(min(TURN, deadline.remaining()))
 
     def _sleep(self, wait: Wait, deadline: Deadline) -> None:
         left = deadline.remaining()
         if wait.sleep is not None:
-            self.sleeps += 1  # first: so one that sleeps shows
+            self.sleeps += 1  # first, so that a sleep that lasts is counted
             if not wait.sleep(min(SLICES * SLICE, left), SLICE):
                 self.sleeps -= 1
             return
         flags = self.flags
         try:
-            flags[ON_SEMAPHORE] = (
-                wait.need
-            )  # step: announce. Pairs with the look at the flag after a publication
+            # Pairs with the look at the flag after a publication, in ``_attend`` of either end.
+            flags[ON_SEMAPHORE] = wait.need  # step: announce
             fence()  # step: fence_after_announce. Nothing below is read before the announcement is out
             if wait.ready() or self.stopped:  # step: look_again
                 return
@@ -183,17 +186,19 @@ class Sleeper:
 
 
 class Wait(NamedTuple):
-    """What an operation yields: where to sleep, until what, and the number to announce there."""
+    """What an operation yields: where to sleep and until when."""
 
     sleeper: Sleeper
     ready: Callable[[], bool]
+    """Whether the operation can go on."""
     need: int = 1
+    """What to announce while asleep: any number for a reader; the room that a writer needs, in NEED bytes."""
     exclusive: bool = False
-    """Whether it is the first wait of an operation that no other of its kind may come between."""
+    """Whether the operation keeps the turn from now on, so that no other of its kind comes between."""
     spin: Callable[[], bool] | None = None
-    """Looks, in C and without the GIL, for as long as the sleeper's budget says; then so says ``ready``."""
+    """In C: looks without the GIL for as long as the sleeper's budget allows, and returns ``ready()``."""
     sleep: Callable[[float, float], bool] | None = None
-    """Announces, looks again, sleeps and withdraws, in C: for so many seconds, in slices of so many.
+    """In C: announces, looks again, sleeps and withdraws. Takes the seconds of the sleep and of its slices.
 
     Returns whether it slept.
     """
@@ -204,6 +209,6 @@ class Wait(NamedTuple):
         return cls(sleeper, ready=lambda: True, exclusive=True)
 
 
-# It is sent, after its first wait, whether it runs in a signal handler that has interrupted another
-# operation of this thread at the same place.
+# An operation yields its waits and returns its result. After the first wait, ``send`` tells it whether it is
+# nested: it runs in a signal handler that has interrupted another operation of this thread at the same place.
 Operation = Generator[Wait, bool, T]

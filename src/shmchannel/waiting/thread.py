@@ -1,4 +1,4 @@
-"""The first way to wait: in a thread. The second is event_loop.py."""
+"""The first way to wait: in a thread. The second is in event_loop.py, the third in select.py."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 def drive(operation: Operation[T], timeout: float | None) -> T:
-    """Run an operation to its end, blocking this thread where it waits.
+    """Run an operation to its end, blocking this thread where the operation waits.
 
-    The first wait takes the sleeper's turn and keeps it: threads that wait for the same thing are
-    served one after the other, and none overtakes an operation that is half done.
+    The first wait takes the sleeper's turn and keeps it. So threads that wait for the same thing are served
+    one after the other, and none overtakes an operation that is half done.
 
-    The turn is a lock held after signals.py, whatever a handler raises.
+    The turn is a lock, held as in ``locked`` (interrupts.py), but waited for in slices.
     """
     deadline = Deadline(timeout)
     close = operation.close
@@ -29,7 +29,7 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
         left = deadline.remaining()
         acquire, release = turn.acquire, turn.release
         try:
-            # In slices, so that a close releases us. (The operation, when it goes on, finds the port closed.)
+            # In slices, so that a close releases this thread. The operation then finds the port closed.
             while not (acquire(timeout=min(SLICE, left)) or wait.sleeper.stopped):
                 left = deadline.remaining()
             try:
@@ -37,9 +37,9 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
                 while True:
                     wait.sleeper.wait(wait, deadline)
                     wait = operation.send(nested)
-                    deadline.remaining()  # also when every wait is short
+                    deadline.remaining()  # also if every wait is short
             finally:
-                close()  # what is half done is taken back, before others have their turn
+                close()  # what is half done is taken back before another thread has the turn
         finally:
             try:
                 release()
@@ -49,11 +49,11 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
     except StopIteration as done:
         return operation_result(operation, done)
     finally:
-        close()  # not by its destructor, in which an exception would be swallowed
+        close()  # here and not in its destructor, where Python would swallow an exception
 
 
 def operation_result(_operation: Operation[T], done: StopIteration) -> T:
-    """What an operation returned; ``done`` may as well be a signal handler's."""
+    """Return what an operation returned, unless ``done`` is an exception of a signal handler: raise that."""
     if is_from_handler(done):
         raise done
     result: T = done.value
