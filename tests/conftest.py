@@ -134,7 +134,7 @@ def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="module", params=engines.CODECS)
 def packer(request: pytest.FixtureRequest) -> Iterator[None]:
     """Messages are encoded by each engine in turn."""
-    with engines.using(request.param):
+    with engines.made_by(request.param):
         yield
 
 

@@ -68,7 +68,7 @@ codes = st.sampled_from(
 tags = codes.map(lambda code: msgpack.ExtType(code, b"\0"))
 leaves = st.builds(msgpack.ExtType, codes, st.binary(max_size=40))
 references = st.integers(0, 8).map(lambda number: msgpack.ExtType(REFERENCE, number.to_bytes(4, "little")))
-words = st.sampled_from(["ValueError", "OSError", "x", "__class__", *codec.by_name])
+words = st.sampled_from(["ValueError", "OSError", "x", "__class__", *codec.interfaces.by_name])
 scalars = (
     st.none()
     | st.booleans()

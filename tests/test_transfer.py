@@ -373,10 +373,12 @@ def test_a_message_that_fails_after_it_has_brought_a_buffer_frees_it(pair: tuple
         value = [buffer, token] if other == b"after" else [token, buffer]
         one.write_sync(value, transfer=[buffer, token])
         codec: Any = codec_of(two)
-        known = codec.by_name.pop(next(name for name in codec.by_name if "Token" in name))
+        known = codec.interfaces.by_name.pop(
+            next(name for name in codec.interfaces.by_name if "Token" in name)
+        )
         with pytest.raises(InterfaceError, match="Token' came"):
             two.read_sync()
-        codec.by_name[known.name] = known
+        codec.interfaces.by_name[known.name] = known
     gc.collect()
     two.close_sync()
     one.close_sync()
@@ -474,7 +476,9 @@ def test_only_the_port_that_it_is_under_way_to_gets_a_block(pair: tuple[Port, Po
             block_of(SharedBuffer(3)).name,
         ):
             codec: Any = codec_of(one)
-            (interface,) = [known for known in codec.by_class.values() if known.cls is SharedBuffer]
+            (interface,) = [
+                known for known in codec.interfaces.by_class.values() if known.cls is SharedBuffer
+            ]
             give, interface.detach = interface.detach, lambda _, claim=claim: claim
             mine = SharedBuffer(1)
             one.write_sync(mine, transfer=[mine])
@@ -492,7 +496,7 @@ def test_a_fork_does_not_free_nor_move_its_parents_buffers(pair: tuple[Port, Por
         status = 1
         try:
             try:
-                codec_of(one).by_class[SharedBuffer].check_movable(buffer)
+                codec_of(one).interfaces.by_class[SharedBuffer].check_movable(buffer)
                 check_movable(buffer)
             except ValueError:
                 status = 0

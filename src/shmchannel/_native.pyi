@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterable
 from mmap import mmap
 from typing import Any
 
-from .codec.codec import Move
-from .codec.interfaces import Interface
+from .codec.interfaces import Interface, Serialized
 from .messages import Batch
 from .ring.producer import Note
 
 class Codec:
     def _prepare(self, by_class: dict[type[Any], Interface], /) -> None: ...
     def encode(self, value: object, /) -> bytes: ...
-    def encode_moving(self, value: object, moves: dict[int, Move], /) -> bytes: ...
+    def encode_moving(self, value: object, moves: dict[int, Serialized], /) -> bytes: ...
     def decode(self, payload: bytes, /) -> Any: ...
 
 class Producer:

@@ -41,7 +41,7 @@ else:
 
         def __init__(self, interfaces: Iterable[Interface] = ()) -> None:
             codec.Codec.__init__(self, interfaces)
-            self._prepare(self.by_class)
+            self._prepare(self.interfaces.by_class)
 
     class Producer(_native.Producer, producer.Producer):
         """``try_write``, ``try_write_frames``, ``abort`` and ``shut`` are C."""

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import Any, NamedTuple
 
-from .codec.codec import Codec, Move
+from .codec.codec import Codec
+from .codec.interfaces import Serialized
 from .errors import CloneError
 from .ring.consumer import Consumer
 from .ring.producer import Producer, frame
@@ -45,7 +46,7 @@ class MessageWriter:
         """Return a value's payload. Raises ``CloneError`` if it cannot be cloned or is too large."""
         return self.checked(self._codec.encode(value))
 
-    def encode_moving(self, value: object, moves: dict[int, Move]) -> bytes:
+    def encode_moving(self, value: object, moves: dict[int, Serialized]) -> bytes:
         """As ``encode``, for a value in which some instances move."""
         return self.checked(self._codec.encode_moving(value, moves))
 

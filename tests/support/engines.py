@@ -1,18 +1,22 @@
-"""The engines that tests run over: in C; in Python, over msgpack's compiled part or over messagepack.py."""
+"""The engines that tests run over: "c", and "python", the reference.
+
+The Python codec leaves the packing to msgpack, whose compiled part does not load in an isolated interpreter.
+"fallback" is the Python core over msgpack's own fallback in Python, which serves there.
+"""
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import msgpack
+import msgpack.fallback
 import pytest
 
 from shmchannel import Channel, Port, engine, messages
-from shmchannel.codec import codec as clone
-from shmchannel.codec import messagepack, packing
+from shmchannel.codec import codec
 from shmchannel.codec.interfaces import Interface
 from shmchannel.ring import consumer, producer
 
@@ -28,7 +32,7 @@ class Engine(NamedTuple):
 
 
 _IN_PYTHON = Engine(
-    clone.Codec, producer.Producer, consumer.Consumer, messages.MessageWriter, messages.MessageReader
+    codec.Codec, producer.Producer, consumer.Consumer, messages.MessageWriter, messages.MessageReader
 )
 _IN_C = Engine(*(getattr(engine, name) for name in Engine._fields))
 
@@ -37,8 +41,8 @@ needs_c = pytest.mark.skipif(
 )
 ONLY_C = os.environ.get("ENGINES") == "c"  # as the sanitizers want it
 RINGS = [*([] if ONLY_C else ["python"]), pytest.param("c", marks=needs_c)]
-CODECS = [*([] if ONLY_C else ["compiled"]), *RINGS]
-HERE = ["compiled", "python", *(["c"] if engine.native else [])]  # by their names
+CODECS = [*([] if ONLY_C else ["fallback"]), *RINGS]
+HERE = ["python", "fallback", *(["c"] if engine.native else [])]  # by their names
 
 
 def classes(name: str) -> Engine:
@@ -48,14 +52,13 @@ def classes(name: str) -> Engine:
 
 @contextmanager
 def made_by(name: str) -> Iterator[None]:
-    """All that is made meanwhile is of that engine: "c", "compiled", or "python" as in a subinterpreter."""
+    """All that is made meanwhile is of that engine."""
     with pytest.MonkeyPatch.context() as patch:
         for attribute, replacement in classes(name)._asdict().items():
             patch.setattr(engine, attribute, replacement)
-        if name == "python":
-            patch.setattr(packing, "COMPILED", False)
-            patch.setattr(packing, "Packer", messagepack.Packer)
-            patch.setattr(packing, "unpackb", messagepack.unpackb)
+        if name == "fallback":
+            patch.setattr(msgpack, "Packer", msgpack.fallback.Packer)
+            patch.setattr(msgpack, "unpackb", msgpack.fallback.unpackb)
         yield
 
 
@@ -63,23 +66,6 @@ def connected(channel: Channel, name: str) -> Port:
     """A port of that engine."""
     with made_by(name):
         return channel.connect()
-
-
-@contextmanager
-def using(name: str) -> Iterator[None]:
-    """As ``made_by``, and what is there already has its packers made anew."""
-    with made_by(name):
-        _forget_packers()
-        yield
-    _forget_packers()
-
-
-def _forget_packers() -> None:
-    gc.unfreeze()
-    for one in gc.get_objects():
-        if type(one) is clone.Codec:
-            one._encoders.clear()
-    gc.freeze()
 
 
 class Codec:

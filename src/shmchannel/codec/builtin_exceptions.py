@@ -1,4 +1,4 @@
-"""Built-in exceptions as parts: name, if the context is hidden, cause, context, attributes, arguments."""
+"""Built-in exceptions as parts: name, is the context hidden, cause, context, attributes, arguments."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Messages in which something is shared: a table of entries that refer to each other by number.
 
 An entry is a container: the code of its type, then its parts. A part that is itself a container is a
-reference. Entry 0 is the value; the others have their numbers in the order in which they are first
-referred to, level by level. So a container that comes twice is written once, and cycles are nothing
-special for the writer. The reader builds each object after its parts, unless it is part of itself.
+reference. Entry 0 is the value; the others are numbered in the order in which they are first referred to,
+level by level. So a container that occurs twice is written once, and a cycle is nothing special for the
+writer. The reader builds each object after its parts, unless the object is part of itself.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ from __future__ import annotations
 import reprlib
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgpack
 
 from ..errors import ChannelError, CloneError
-from . import graph_limits, packing
 from .builtin_exceptions import fill_exception, new_exception
-from .graph_limits import Reference
-from .interfaces import Interface, adopt
-from .limits import MAX_DEPTH
-from .packing import AS_DATETIME
+from .graph_limits import Reference, check_cost, check_order, hashed, references
+from .interfaces import Interfaces, Serialized
+from .limits import MAX_DEPTH, too_deep, unpack
 from .types import (
     EXCEPTION,
+    IMMUTABLE_LEAVES,
     INSTANCE,
-    LEAVES,
     LEAVES_BY_CODE,
     MOVED,
     MUTABLE_LEAVES,
@@ -33,127 +32,142 @@ from .types import (
     PARTS_BY_CODE,
     PLAIN,
     REFERENCE,
+    decode_leaf,
+    encode_leaf,
 )
 
-if TYPE_CHECKING:
-    from .codec import Codec, Move
 
+def encode(
+    value: object, interfaces: Interfaces, moves: Mapping[int, Serialized], asked: Mapping[int, Serialized]
+) -> bytes:
+    """Return the table of ``value``'s containers.
 
-def encode(value: object, codec: Codec, moves: Mapping[int, Move], instances: Mapping[int, Move]) -> bytes:
-    """Return the table of ``value``'s containers; ``instances`` have been asked for their values before.
-
+    ``moves`` has the instances that are moved, by id, and ``asked`` those that have been serialized already.
     Raises ``CloneError`` for the first value, level by level, that cannot be cloned.
     """
-    writer = _Writer(codec, moves, instances)
-    table = writer.write(value)
-    writer.check_moved()
-    return table
+    entries = _Writer(interfaces, moves, asked).entries(value)
+    check_cost(entries)
+    packed: bytes = msgpack.Packer(default=_pack_other, strict_types=True).pack(entries)
+    return packed
 
 
-def decode(payload: bytes | memoryview, codec: Codec, restore: Callable[[int, bytes], Any]) -> object:
-    """Return the value of such a table. ``restore(code, data)`` decodes the leaves."""
+def decode(payload: bytes | memoryview, interfaces: Interfaces) -> object:
+    """Return the value of such a table."""
+    entries = unpack(payload, ext_hook=_unpack_other)
+    check_order(entries)
+    check_cost(entries)
+    return _Reader(interfaces, entries).read()
 
-    def hook(code: int, data: bytes) -> Any:
-        if code == REFERENCE:
-            return Reference(int.from_bytes(data, "little"))
-        return restore(code, data)
 
-    entries = packing.unpackb(payload, ext_hook=hook, timestamp=AS_DATETIME)
-    graph_limits.check_read(entries)
-    return _Reader(codec, entries).read()
+def _pack_other(value: Any) -> msgpack.ExtType:
+    if type(value) is Reference:
+        return msgpack.ExtType(REFERENCE, value.to_bytes(4, "little"))
+    return encode_leaf(value)
+
+
+def _unpack_other(code: int, data: bytes) -> Any:
+    if code == REFERENCE:
+        return Reference.from_bytes(data, "little")
+    return decode_leaf(code, data)
 
 
 # -- writing
 
+Path = Callable[[], str]  # where a value is in the whole, for errors
 
-class _Node:
-    """A container: its parts, where it was met first, and how its parts are reached from it."""
 
-    def __init__(
-        self, code: int, parts: list[Any], path: Callable[[], str], step: Callable[[int], str]
-    ) -> None:
-        self.code, self.parts, self.path, self.step = code, parts, path, step
+class _Node(NamedTuple):
+    """A container: its entry, and how it was reached first."""
 
-    def path_to(self, place: int) -> str:
-        return self.path() + self.step(place)
+    value: Any  # kept, so that its id belongs to no other object meanwhile
+    code: int
+    parts: list[Any]
+    step: Callable[[int], str]  # from the container to its part of that place
+    parent: _Node | None
+    place: int  # in the parent
+    depth: int
+
+
+def _path(node: _Node | None, place: int) -> str:
+    steps = []
+    while node:
+        steps.append(node.step(place))
+        place, node = node.place, node.parent
+    return "$" + "".join(reversed(steps))
 
 
 class _Writer:
-    def __init__(self, codec: Codec, moves: Mapping[int, Move], instances: Mapping[int, Move]) -> None:
-        self._interfaces = codec.by_class
-        self._moves, self._instances = moves, instances
-        self._numbers: dict[int, int] = {}  # by id
+    def __init__(
+        self, interfaces: Interfaces, moves: Mapping[int, Serialized], asked: Mapping[int, Serialized]
+    ) -> None:
+        self._by_class = interfaces.by_class
+        self._moves, self._serialized = moves, {**asked, **moves}
+        self._numbers: dict[int, Reference] = {}  # by id
         self._nodes: list[_Node] = []
-        self._kept: list[Any] = []  # what these are the ids of: so that none is used twice
 
-    def write(self, value: object) -> bytes:
-        self._part(value, lambda: "$")
+    def entries(self, value: object) -> list[list[Any]]:
+        self._part(value, None, 0)
         entries = []
-        depth, level_ends = 1, 1
-        for number, node in enumerate(self._nodes):  # it grows under way
-            if number == level_ends:
-                depth, level_ends = depth + 1, len(self._nodes)
-                if depth > MAX_DEPTH:
-                    raise CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers")
-            parts = [self._part(part, _to(node, place)) for place, part in enumerate(node.parts)]
-            entries.append([node.code, *parts])
-        if not entries:
-            self.check_moved()
-            raise ValueError("it has no form")  # a scalar that the packer could not pack either
-        graph_limits.check_written(entries)
-        packed: bytes = packing.Packer(default=_extend, strict_types=True).pack(entries)
-        return packed
-
-    def check_moved(self) -> None:
+        for node in self._nodes:  # the list grows meanwhile
+            if node.depth > MAX_DEPTH:
+                raise too_deep()
+            entries.append([node.code, *(self._part(part, node, at) for at, part in enumerate(node.parts))])
         for one, move in self._moves.items():
             if one not in self._numbers:
                 raise CloneError(f"$: transfer lists {move.instance!r}, which is not in this value")
+        if not entries:
+            raise ValueError("it has no form")  # a scalar that msgpack could not pack either
+        return entries
 
-    def _part(self, part: Any, path: Callable[[], str]) -> Any:
-        """What stands for a value in an entry: itself, or a reference."""
-        kind = type(part)
+    def _part(self, part: Any, parent: _Node | None, place: int) -> Any:
+        """Return what stands for a value in an entry: a scalar, or a reference."""
+        kind, path = type(part), partial(_path, parent, place)
+        if kind is memoryview:
+            return bytes(part)
+        if kind is str:
+            _check_str(part, path)
         if kind in PLAIN:
-            if kind is str and not part.isascii():
-                _check_str(part, path)
-            return bytes(part) if kind is memoryview else part
+            return part
+        if kind in IMMUTABLE_LEAVES:
+            return _explained(encode_leaf, part, path, (TypeError, ValueError))
         number = self._numbers.get(id(part))
         if number is None:
-            if kind in LEAVES and kind not in MUTABLE_LEAVES:
-                return msgpack.ExtType(LEAVES[kind].code, _leaf(part, path))
-            number = self._numbers[id(part)] = len(self._nodes)
-            self._nodes.append(self._node(part, path))
-            self._kept.append(part)
-        return msgpack.ExtType(REFERENCE, number.to_bytes(4, "little"))
+            number = self._numbers[id(part)] = Reference(len(self._nodes))
+            depth = parent.depth + 1 if parent else 1
+            self._nodes.append(_Node(part, *self._entry(part, path), parent, place, depth))
+        return number
 
-    def _node(self, value: Any, path: Callable[[], str]) -> _Node:
+    def _entry(self, value: Any, path: Path) -> tuple[int, list[Any], Callable[[int], str]]:
+        """Return a container's code, its parts, and how each part is reached."""
         kind = type(value)
         if kind in MUTABLE_LEAVES:
-            return _Node(LEAVES[kind].code, [_leaf(value, path)], path, str)
+            code, data = _explained(encode_leaf, value, path, (TypeError, ValueError))
+            return code, [data], str
         if kind in PARTS:
-            parts = _parts(value, path)
-            return _Node(PARTS[kind].code, parts, path, lambda place: _step(value, parts, place))
-        interface = self._interfaces.get(kind)
+            # An exception is made anew, with arguments that may be anything: so may be what that raises.
+            parts = _explained(lambda value: [*PARTS[kind].take(value)], value, path, (Exception,))
+            return PARTS[kind].code, parts, partial(_step, value, parts)
+        return self._instance(value, path)
+
+    def _instance(self, value: Any, path: Path) -> tuple[int, list[Any], Callable[[int], str]]:
+        interface = self._by_class.get(type(value))
         if interface is None:
-            raise CloneError(f"{path()}: cannot clone {kind}; list its class in interfaces=[...]")
-        move = self._moves.get(id(value)) or self._instances.get(id(value))
+            raise CloneError(f"{path()}: cannot clone {type(value)}; list its class in interfaces=[...]")
+        serialized = self._serialized.get(id(value))
         try:
-            form = move.value if move else interface.take(value)
+            form = serialized.value if serialized else interface.take(value)
         except TypeError as error:
             raise CloneError(f"{path()}: {error}") from None
-        code = MOVED if id(value) in self._moves else INSTANCE
-        if interface.fields is None or code == MOVED:
-            step = ".detach()" if code == MOVED else ".serialize()"
-            return _Node(code, [interface.name, form], path, lambda _: step)
-        parts = [interface.name, *(part for pair in form.items() for part in pair)]
-        return _Node(code, parts, path, lambda place: f".{parts[place - 1]}")
-
-
-def _to(node: _Node, place: int) -> Callable[[], str]:
-    return lambda: node.path_to(place)
+        if id(value) in self._moves:
+            return MOVED, [interface.name, form], lambda _: ".detach()"
+        if interface.fields is None:
+            return INSTANCE, [interface.name, form], lambda _: ".serialize()"
+        parts = [interface.name, *PARTS[dict].take(form)]
+        return INSTANCE, parts, lambda place: f".{parts[place - 1]}"
 
 
 def _step(value: Any, parts: list[Any], place: int) -> str:
-    """How one gets from a value to its part of that place."""
+    """How an expression in Python reaches a value's part of that place."""
     if isinstance(value, dict):
         key = _shown(parts[place - place % 2])
         return f"[{key}]" if place % 2 else f".key({key})"
@@ -170,7 +184,7 @@ def _step(value: Any, parts: list[Any], place: int) -> str:
 _shown = reprlib.Repr().repr  # also where a repr of the user's raises
 
 
-def _check_str(text: str, path: Callable[[], str]) -> None:
+def _check_str(text: str, path: Path) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -178,197 +192,181 @@ def _check_str(text: str, path: Callable[[], str]) -> None:
         raise CloneError(f"{path()}: cannot clone a str with the lone surrogate {found}") from None
 
 
-def _leaf(value: Any, path: Callable[[], str]) -> bytes:
+def _explained(
+    take: Callable[[Any], Any], value: Any, path: Path, errors: tuple[type[Exception], ...]
+) -> Any:
+    """Return what ``take`` makes of a value. Raises ``CloneError``, with the path, for these errors of it."""
     try:
-        return LEAVES[type(value)].encode(value)
-    except (TypeError, ValueError) as error:
-        raise CloneError(f"{path()}: cannot clone {type(value)}: {error}") from error
-
-
-def _parts(value: Any, path: Callable[[], str]) -> list[Any]:
-    try:
-        return [*PARTS[type(value)].take(value)]
+        return take(value)
     except (ChannelError, MemoryError):
         raise
-    except Exception as error:  # an exception is made anew, of arguments that may be anything
+    except errors as error:
         raise CloneError(f"{path()}: cannot clone {type(value)}: {error}") from error
-
-
-def _extend(value: Any) -> msgpack.ExtType:
-    leaf = LEAVES[type(value)]  # an int beyond 64 bits: the others are ext objects by now
-    return msgpack.ExtType(leaf.code, leaf.encode(value))
 
 
 # -- reading
 
 
 class _Waits(Exception):
-    """An object can only be finished when one is there that it is itself a part of: that of this number."""
+    """Raised for an object that cannot be built before another one is, whose part it is itself."""
 
     def __init__(self, number: int | None = None) -> None:
-        self.number = number
+        self.number = number  # of the other one
 
 
-_Steps = Generator[int, Any, Any]  # yields the numbers of objects that it needs; they are sent
+# Steps of building an object: they yield the numbers of other objects, and are sent those.
+_Steps = Generator[int, Any, Any]
 
 
 class _Reader:
     """Builds the objects, depth first and without recursion: each after its parts.
 
-    An object that is part of itself is handed out unfinished: empty, where its type allows that; for an
-    instance that its class builds, a shell, which gets the attributes of what is built at last. Between
-    them may stand one that must be whole at once, such as a tuple. Then what is above it and can be
-    handed out unfinished is, and its filling waits for the tuple.
+    An object that is part of itself is handed out unfinished: empty, where its type allows that; without
+    attributes, where its class builds it, and it gets those of the instance that is built at last. Such an
+    object may contain another one that must be whole at once, such as a tuple, and that is not there yet.
+    Then it is handed out unfinished too, and is filled once the tuple is there.
     """
 
-    def __init__(self, codec: Codec, entries: list[list[Any]]) -> None:
-        self._find = codec.find
+    def __init__(self, interfaces: Interfaces, entries: list[list[Any]]) -> None:
+        self._find = interfaces.find
         self._entries = entries
-        self._objects: dict[int, Any] = {}  # which are there; some unfinished
+        self._objects: dict[int, Any] = {}  # some are unfinished
         self._open: set[int] = set()  # being built right now
-        self._shells: dict[int, Interface] = {}  # handed out before their classes built them
-        # To be filled when all others are there, in this order. What hashes its parts comes last: the hashes
-        # may be of attributes that are still to come.
+        # To be filled when all others are there, in this order. Objects that hash their parts come last:
+        # the hashes may be of attributes that are still missing.
         self._waiting: OrderedDict[int, None] = OrderedDict()
         self._waiting_to_hash: OrderedDict[int, None] = OrderedDict()
-        # An object that is not there yet, and the open one that it has to wait for; not asked twice.
+        self._have_waited: set[int] = set()
+        # An object that is not there yet, and the open one that it waits for: it is not tried again before.
         self._stuck: dict[int, int | None] = {}
-        self._finished: set[int] = set()  # what is known not to be unfinished
+        self._finished: set[int] = set()  # known to be finished
 
     def read(self) -> Any:
         value = self._run(0)
         while waiting := self._waiting or self._waiting_to_hash:
             number, _ = waiting.popitem(last=False)
-            self._run(number, again=True)
+            self._run(number)
         return value
 
-    def _run(self, number: int, *, again: bool = False) -> Any:
-        steps = [self._steps(number, again=again)]
-        answer: Any = None
-        failure: _Waits | None = None
+    def _run(self, number: int) -> Any:
+        """Build an object and all that it needs: their steps are a stack here, not Python's."""
+        stack = [self._steps(number)]
+        go_on: Callable[[], int] = partial(next, stack[-1])
         while True:
             try:
-                wanted = steps[-1].throw(failure) if failure else steps[-1].send(answer)
+                wanted = go_on()
             except StopIteration as done:
-                answer, failure = done.value, None
-                steps.pop()
-                if not steps:
-                    return answer
+                stack.pop()
+                if not stack:
+                    return done.value
+                go_on = partial(stack[-1].send, done.value)
             except _Waits as waits:
-                answer, failure = None, waits
-                steps.pop()
-                if not steps:
+                stack.pop()
+                if not stack:
                     raise ValueError("a cycle that no value has") from None
+                go_on = partial(stack[-1].throw, waits)
             else:
-                answer, failure = self._objects.get(wanted), None
-                if wanted not in self._objects:
-                    if wanted in self._open:
-                        failure, answer = self._hand_out(wanted)
-                    elif self._stuck.get(wanted) in self._open:
-                        failure = _Waits(self._stuck[wanted])
-                    else:
-                        steps.append(self._steps(wanted))
+                stack.append(self._steps(wanted))
+                go_on = partial(next, stack[-1])
 
-    def _hand_out(self, number: int) -> tuple[_Waits | None, Any]:
-        """An object that is needed while it is being built."""
-        entry = self._entries[number]
-        if entry[0] not in (INSTANCE, MOVED):
-            return _Waits(number), None
-        interface = self._find(entry[1])
-        self._shells[number] = interface
-        shell = self._objects[number] = interface.shell()
-        return None, shell
-
-    def _steps(self, number: int, *, again: bool = False) -> _Steps:
-        """Build one object; with ``again``, fill one that waits."""
+    def _steps(self, number: int) -> _Steps:
+        """Build one object, or fill one that has waited."""
         self._open.add(number)
         try:
-            value = yield from self._build(number, again)
+            yield from self._build(number)
         except _Waits as waits:
-            if number not in self._objects:
-                if self._entries[number][0] not in (INSTANCE, MOVED):
-                    self._stuck[number] = waits.number
-                    raise
-                self._hand_out(number)
-            if again:
+            if number not in self._objects and not self._is_instance(number):
+                self._stuck[number] = waits.number
                 raise
-            (self._waiting_to_hash if self._keys(number) else self._waiting)[number] = None
-            return self._objects[number]
+            if number in self._have_waited:
+                raise
+            self._hand_out(number)
+            self._have_waited.add(number)
+            (self._waiting_to_hash if hashed(self._entries[number]) else self._waiting)[number] = None
         finally:
             self._open.discard(number)
-        return value
+        return self._objects[number]
 
-    def _build(self, number: int, again: bool) -> _Steps:
+    def _is_instance(self, number: int) -> bool:
+        return self._entries[number][0] in (INSTANCE, MOVED)
+
+    def _hand_out(self, number: int) -> Any:
+        """Return an object that is needed before it is finished."""
+        if number not in self._objects:
+            if not self._is_instance(number):
+                raise _Waits(number)
+            self._objects[number] = self._find(self._entries[number][1]).new()
+        return self._objects[number]
+
+    def _build(self, number: int) -> _Steps:
         code, *entry = self._entries[number]
-        objects = self._objects
         if code in (INSTANCE, MOVED):
-            return (yield from self._build_instance(number, code, entry))
-        if code == EXCEPTION.code:
-            if number not in objects:
-                objects[number] = new_exception(entry[:5] + (yield from self._parts(entry[5:])))
-            fill_exception(objects[number], (yield from self._parts(entry[:5])))
-            return objects[number]
-        if code in LEAVES_BY_CODE:
+            yield from self._build_instance(number, code, entry)
+        elif code == EXCEPTION.code:
+            if number not in self._objects:
+                self._objects[number] = new_exception(entry[:5] + (yield from self._parts(entry[5:])))
+            fill_exception(self._objects[number], (yield from self._parts(entry[:5])))
+        elif code in LEAVES_BY_CODE:
             (data,) = entry
-            objects[number] = LEAVES_BY_CODE[code].decode(data)
-            return objects[number]
-        if code not in PARTS_BY_CODE:
+            self._objects[number] = LEAVES_BY_CODE[code].decode(data)
+        elif code in PARTS_BY_CODE:
+            yield from self._build_of_parts(number, code, entry)
+        else:
             raise CloneError(f"$: an entry of code {code}, unknown here: the peer runs a newer shmchannel")
+
+    def _build_of_parts(self, number: int, code: int, entry: list[Any]) -> _Steps:
         kind = PARTS_BY_CODE[code]
         if kind.fill is None or kind.new is None:
-            objects[number] = kind.build((yield from self._parts(entry)))
-            return objects[number]
-        if number not in objects:
-            objects[number] = kind.new()
+            self._objects[number] = kind.build((yield from self._parts(entry)))
+            return
+        if number not in self._objects:
+            self._objects[number] = kind.new()
         parts = yield from self._parts(entry)
-        if not again and any(self._is_unfinished(part) for part in self._keys(number)):
+        if number not in self._have_waited and any(map(self._is_unfinished, hashed(self._entries[number]))):
             raise _Waits
-        kind.fill(objects[number], parts)
-        return objects[number]
+        kind.fill(self._objects[number], parts)
 
     def _build_instance(self, number: int, code: int, entry: list[Any]) -> _Steps:
         name, *entry = entry
         interface = self._find(name)
-        objects = self._objects
         if interface.fields is not None and code == INSTANCE:
-            if number not in objects:
-                objects[number] = interface.shell()
-            parts = yield from self._parts(entry)
-            interface.fill_fields(objects[number], PARTS[dict].build(parts))
-            return objects[number]
-        parts = yield from self._parts(entry)
-        (value,) = parts
-        made = interface.build(value, code == MOVED)
-        if number in objects:  # a shell is out
-            adopt(objects[number], made, interface)
+            instance = self._hand_out(number)
+            interface.fill_fields(instance, PARTS[dict].build((yield from self._parts(entry))))
+            return
+        (value,) = yield from self._parts(entry)
+        built = interface.build(value, code == MOVED)
+        if number in self._objects:  # it was handed out meanwhile
+            interface.complete(self._objects[number], built)
         else:
-            objects[number] = made
-        return objects[number]
+            self._objects[number] = built
 
-    def _parts(self, entry: list[Any]) -> _Steps:
-        """The parts with objects for references."""
+    def _parts(self, entry: list[Any]) -> Generator[int, Any, list[Any]]:
+        """Return the parts, with objects in place of references."""
         parts = []
         for part in entry:
-            if type(part) is Reference:
-                part = yield int(part)
-            parts.append(part)
+            if type(part) is not Reference:
+                parts.append(part)
+            elif part in self._objects:
+                parts.append(self._objects[part])
+            elif part in self._open:
+                parts.append(self._hand_out(part))
+            elif self._stuck.get(part) in self._open:
+                raise _Waits(self._stuck[part])
+            else:
+                parts.append((yield part))
         return parts
 
-    def _keys(self, number: int) -> list[int]:
-        """The entries that an object hashes."""
-        return [part for part in graph_limits.keys(self._entries[number]) if type(part) is Reference]
-
     def _is_unfinished(self, number: int) -> bool:
-        """Whether an object, or one that it hashes with, is still to get its attributes."""
-        above = [number]
+        """Whether an object, or one that is hashed with it, is still to get its parts or attributes."""
+        todo = [number]
         seen: set[int] = set()
-        while above:
-            one = above.pop()
+        while todo:
+            one = todo.pop()
             if one in self._open or one in self._waiting or one in self._waiting_to_hash:
                 return True
             if one not in seen and one not in self._finished:
                 seen.add(one)
                 if self._entries[one][0] in (PARTS[tuple].code, PARTS[frozenset].code):
-                    above += [part for part in self._entries[one] if type(part) is Reference]
-        self._finished |= seen  # and stays so
+                    todo += references(self._entries[one])
+        self._finished |= seen  # and stays finished
         return False

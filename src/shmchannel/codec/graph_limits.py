@@ -1,9 +1,9 @@
-"""What a graph may not be, looked at before it is written or built: too long to hash, a crash to free.
+"""Which graphs are written or built at all: none that takes for ever to hash, or crashes when it is freed.
 
-A tuple does not keep its hash. One that has another twice, which has a third twice, and so on, takes some
-hundred bytes of a message and, as a member of a set, longer than anybody waits. Who has such a value has
-hashed it himself, so the limit is above what values have. And freeing a slice that has a slice that has a
-slice recurses on the C stack before Python 3.14, other types' objects do not.
+A tuple does not keep its hash. A tuple that has another one twice, which has a third one twice, and so on,
+takes some hundred bytes of a message; to add it to a set takes longer than anybody waits. The sender had to
+hash the value too, so real values stay below this limit. And before Python 3.14, to free a slice in a slice
+in a slice recurses on the C stack. No other type's objects do that.
 """
 
 from __future__ import annotations
@@ -11,67 +11,47 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import msgpack
-
 from ..errors import CloneError
 from .limits import MAX_DEPTH, too_deep
-from .types import INSTANCE, MOVED, PARTS, PARTS_BY_CODE, REFERENCE
+from .types import INSTANCE, MOVED, PARTS, PARTS_BY_CODE
 
 # Parts that may be hashed, whatever the message: some tenths of a second. And for each part that it has.
 _MANY, _EACH = 1 << 22, 32
 
 _FROZENSET, _SLICE = PARTS[frozenset].code, PARTS[slice].code
-# What is hashed by its parts. Instances may be: a frozen dataclass is.
+# What is hashed by its parts. An instance may be: a frozen dataclass is.
 _BY_PARTS = frozenset({PARTS[tuple].code, _SLICE, _FROZENSET, INSTANCE, MOVED})
 
-Entries = Sequence[Sequence[Any]]
-NumberOf = Callable[[Any], int | None]  # of the entry that a part refers to, or None
-
-
-class _Weight(NamedTuple):
-    """How many parts are gone through; one that comes twice counts twice."""
-
-    hashing: int = 1
-    comparing: int = 1  # also those of a frozenset, which keeps its hash
+Entry = Sequence[Any]
 
 
 class Reference(int):
-    """A part that is the object of another entry."""
+    """A part of an entry that is the object of another entry: its number."""
 
 
-def keys(entry: Sequence[Any]) -> Sequence[Any]:
-    """The parts of an entry that are hashed when it is built."""
+class _Weight(NamedTuple):
+    """How many parts are visited to hash an object; a part that it has twice counts twice."""
+
+    hashing: int = 1
+    comparing: int = 1  # with the parts of a frozenset, which keeps its hash
+
+
+def references(parts: Entry) -> list[Reference]:
+    return [part for part in parts if type(part) is Reference]
+
+
+def hashed(entry: Entry) -> list[Reference]:
+    """Return the objects that are hashed when an entry's object is filled: a set's members, a dict's keys."""
     kind = PARTS_BY_CODE.get(entry[0])
-    return entry[1 :: kind.keys] if kind and kind.keys else ()
+    return references(entry[1 :: kind.key_stride]) if kind and kind.key_stride else []
 
 
-def check_written(entries: Entries) -> None:
-    """Raise ``CloneError`` for a graph that is not to be read."""
-    _check(entries, _number_written)
-
-
-def check_read(entries: Any) -> None:
-    """As ``check_written``, and ``ValueError`` for what is no graph."""
-    _check_entries(entries)
-    _check(entries, _number_read)
-
-
-def _number_written(part: Any) -> int | None:
-    if type(part) is msgpack.ExtType and part.code == REFERENCE:
-        return int.from_bytes(part.data, "little")
-    return None
-
-
-def _number_read(part: Any) -> int | None:
-    return int(part) if type(part) is Reference else None
-
-
-def _check_entries(entries: Any) -> None:
-    """Raise ``CloneError`` unless each entry is first referred to in its turn, and not too deep."""
+def check_order(entries: Any) -> None:
+    """Raise ``ValueError`` unless each entry is first referred to in its turn, ``CloneError`` if too deep."""
     depths = [1]
     for number, entry in enumerate(entries if type(entries) is list else ()):
         if number >= len(depths) or type(entry) is not list or type(entry[0]) is not int:
-            raise ValueError("an entry that none refers to, or that is none")
+            raise ValueError("an entry without a reference to it, or without a code")
         for part in entry:
             if type(part) is Reference:
                 if part == len(depths):
@@ -86,18 +66,16 @@ def _check_entries(entries: Any) -> None:
         raise too_deep()
 
 
-def _check(entries: Entries, number_of: NumberOf) -> None:
+def check_cost(entries: Sequence[Entry]) -> None:
     """Raise ``CloneError`` for a graph that takes too long to hash, or in which slices are too deep."""
-    _check_slices(entries, number_of)
+    _check_slices(entries)
     size = sum(map(len, entries))
     most = max(_MANY, _EACH * size)
     weights: dict[int, _Weight] = {}
     total = 0
     for entry in entries:
-        for number in map(number_of, keys(entry)):
-            if number is None:
-                continue
-            weight = _weigh(number, entries, number_of, weights, most)
+        for number in hashed(entry):
+            weight = _weigh(number, entries, weights, most)
             # Members are compared only where their hashes are the same: those of real values hardly ever.
             total += weight.hashing if weight.comparing <= size else weight.comparing
             if total > most:
@@ -107,55 +85,48 @@ def _check(entries: Entries, number_of: NumberOf) -> None:
                 )
 
 
-def _check_slices(entries: Entries, number_of: NumberOf) -> None:
-    """Here it is not the shortest way that counts."""
-    slices = {
-        place: [number for number in map(number_of, entry) if number is not None]
-        for place, entry in enumerate(entries)
-        if entry[0] == _SLICE
-    }
+def _check_slices(entries: Sequence[Entry]) -> None:
+    """Here the longest way to a slice counts, not the shortest."""
+    slices = {number: references(entry) for number, entry in enumerate(entries) if entry[0] == _SLICE}
     heights: dict[int, int] = {}
-    for place in slices:
-        for one, below in _bottom_up(place, lambda number: slices.get(number, ()), heights):
-            heights[one] = (one in slices) + max((heights.get(number, 0) for number in below), default=0)
-            if heights[one] > MAX_DEPTH:
+    for root in slices:
+        for number, below in _bottom_up(root, lambda number: slices.get(number, ()), heights):
+            heights[number] = (number in slices) + max((heights.get(part, 0) for part in below), default=0)
+            if heights[number] > MAX_DEPTH:
                 raise too_deep()
 
 
-def _weigh(
-    root: int, entries: Entries, number_of: NumberOf, weights: dict[int, _Weight], most: int
-) -> _Weight:
-    """The weight of an object, which is remembered; beyond ``most`` it does not matter how much."""
+def _weigh(root: int, entries: Sequence[Entry], weights: dict[int, _Weight], most: int) -> _Weight:
+    """Return the weight of an object, at most a little above ``most``; ``weights`` remembers it."""
 
-    def hashed(number: int) -> list[int]:
-        parts = entries[number] if entries[number][0] in _BY_PARTS else ()
-        return [part for part in map(number_of, parts) if part is not None]
+    def parts_of(number: int) -> Sequence[int]:
+        return references(entries[number]) if entries[number][0] in _BY_PARTS else ()
 
-    for one, below in _bottom_up(root, hashed, weights):
-        size = len(entries[one])
-        found = [weights.get(number, _Weight()) for number in below]  # no hash goes round a cycle
-        hashing = 1 if entries[one][0] == _FROZENSET else size + sum(weight.hashing for weight in found)
+    for number, below in _bottom_up(root, parts_of, weights):
+        size = len(entries[number])
+        found = [weights.get(part, _Weight()) for part in below]  # no hash goes round a cycle
+        hashing = 1 if entries[number][0] == _FROZENSET else size + sum(weight.hashing for weight in found)
         comparing = size + sum(weight.comparing for weight in found)
-        weights[one] = _Weight(min(most + 1, hashing), min(most + 1, comparing))
+        weights[number] = _Weight(min(most + 1, hashing), min(most + 1, comparing))
     return weights[root]
 
 
 def _bottom_up(
     root: int, below_of: Callable[[int], Sequence[int]], done: Container[int]
 ) -> Iterator[tuple[int, Sequence[int]]]:
-    """Yield an object and what is below it, after that; not what is ``done``, as the caller makes it."""
+    """Yield each object after those below it. The caller adds what it gets to ``done``."""
     opened: set[int] = set()
     stack = [root]
     while stack:
-        one = stack[-1]
-        if one in done:
+        number = stack[-1]
+        if number in done:
             stack.pop()
             continue
-        below = below_of(one)
-        missing = [number for number in below if number not in done and number not in opened]
-        if missing and one not in opened:
-            opened.add(one)
+        below = below_of(number)
+        missing = [part for part in below if part not in done and part not in opened]
+        if missing and number not in opened:
+            opened.add(number)
             stack += missing
         else:
             stack.pop()
-            yield one, below
+            yield number, below

@@ -1,7 +1,7 @@
-"""Interfaces: classes of yours whose instances may cross a channel, and how.
+"""Interfaces: classes of the user's whose instances may cross a channel, and how.
 
-On the wire an instance is the name of its interface and a value. What arrives is built by the class
-that the reader has listed under that name, and by nothing else.
+In a message an instance is the name of its interface and a value. The reader builds it with the class that
+it has listed under that name, and with nothing else.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from ..errors import ChannelError, InterfaceError
 
 T = TypeVar("T")
+Function = Callable[[Any], Any]
 
 
 @runtime_checkable
@@ -30,17 +32,17 @@ class Serializable(Protocol):
 
 @runtime_checkable
 class Transferable(Protocol):
-    """An instance moves: ``write(value, transfer=[instance])`` detaches it here, it is attached there."""
+    """An instance moves: ``write(value, transfer=[instance])`` detaches it here, and attaches it there."""
 
     @property
     def detached(self) -> bool:
-        """Whether it was moved away: then it is of no use here any more."""
+        """Whether the instance was moved away and can no longer be used here."""
 
     def detach(self) -> Any:
         """Give up what the instance holds, and return it as a value that can be cloned.
 
-        Where the message is not accepted after all the instance's attributes are put back as they
-        were before. So a detach changes those and nothing else.
+        If the message is not accepted, the writer puts the instance's attributes back as they were
+        before. So a detach changes those and nothing else.
         """
 
     @classmethod
@@ -51,8 +53,8 @@ class Transferable(Protocol):
 class Interface:
     """How instances of exactly one class cross a channel; for ``Channel(interfaces=[...])``.
 
-    A class that is ``Serializable`` or ``Transferable``, a dataclass and an ``Enum`` may be listed as
-    they are; for a class that you don't own give the functions. ``serialize(instance)`` returns a value,
+    List a class that is ``Serializable`` or ``Transferable``, a dataclass or an ``Enum`` as it is; for a
+    class that you don't own give the functions. ``serialize(instance)`` returns a value,
     ``deserialize(value)`` an instance; likewise ``detach`` and ``attach``, with ``detached(instance)``
     to ask. Both sides must list it under one ``name``, by default the class's module and qualified name.
 
@@ -70,9 +72,19 @@ class Interface:
         attach: Callable[[Any], T] | None = None,
         detached: Callable[[T], bool] | None = None,
     ) -> None:
-        if not isinstance(cls, type):
-            raise TypeError(f"an interface is a class, not {cls!r}")
-        self._given = {
+        _check_class_and_name(cls, name)
+        self.cls: type[Any] = cls
+        self.name = _default_name(cls) if name is None else name
+        self.serialize, self.deserialize = _pair(cls, serialize=serialize, deserialize=deserialize)
+        # A class may have a detach or an attach for something else: then it may lack the other.
+        needs_both = detach is not None or attach is not None
+        self.detach, self.attach = _pair(cls, needs_both=needs_both, detach=detach, attach=attach)
+        self._detached = _function("detached", detached) or (lambda one: getattr(one, "detached", False))
+        self.is_enum = False
+        self.fields: list[str] | None = None  # of a dataclass that has no methods of its own
+        if self.serialize is None:
+            self._serialize_as_its_kind()
+        self._options: dict[str, Any] = {
             "name": name,
             "serialize": serialize,
             "deserialize": deserialize,
@@ -80,70 +92,55 @@ class Interface:
             "attach": attach,
             "detached": detached,
         }
-        if not (name is None or (isinstance(name, str) and name)):
-            raise TypeError(f"an interface's name is a str that both sides list it under, not {name!r}")
-        for what, function in self._given.items():
-            if what != "name" and not (function is None or callable(function)):
-                raise TypeError(f"{what} is a function, not {function!r}")
-        self.cls: type[Any] = cls
-        # The main module of a process that multiprocessing has spawned is the parent's main module.
-        module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
-        self.name = f"{module}.{cls.__qualname__}" if name is None else name
-        _pair(cls, "serialize", serialize, "deserialize", deserialize)
-        if detach or attach:  # a class may have one of these for something else
-            _pair(cls, "detach", detach, "attach", attach)
-        self.serialize = serialize or getattr(cls, "serialize", None)
-        self.deserialize = deserialize or getattr(cls, "deserialize", None)
-        self.detach = detach or getattr(cls, "detach", None)
-        self.attach = attach or getattr(cls, "attach", None)
-        self._detached = detached or (lambda instance: getattr(instance, "detached", False))
-        self.fields: list[str] | None = None  # of a dataclass that has no methods of its own
-        self.is_enum = False
-        if self.serialize and self.deserialize:
-            pass
-        elif issubclass(cls, enum.Enum):
+
+    def _serialize_as_its_kind(self) -> None:
+        """An enum travels as a member's name, a dataclass as its fields."""
+        if issubclass(self.cls, enum.Enum):
             self.is_enum = True
-            self.serialize, self.deserialize = _enum_functions(cls)
-        elif dataclasses.is_dataclass(cls):
-            self.fields = [field.name for field in dataclasses.fields(cls)]
-            self.serialize, self.deserialize = self._take_fields, self._build_fields
+            self.serialize, self.deserialize = _enum_functions(self.cls)
+        elif dataclasses.is_dataclass(self.cls):
+            self.fields = [field.name for field in dataclasses.fields(self.cls)]
         elif not (self.detach and self.attach):
             raise TypeError(
-                f"{cls!r} cannot cross: give it methods serialize and deserialize, or list "
+                f"{self.cls!r} cannot cross: give it methods serialize and deserialize, or list "
                 "Interface(cls, serialize=..., deserialize=...)"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made, (self.cls, self._given)
+        return partial(Interface, self.cls, **self._options), ()
 
     def __repr__(self) -> str:
         return f"<Interface {self.name}>"
 
     def take(self, instance: Any) -> Any:
         """Return the instance's value. Raises ``InterfaceError`` for what its serialize raises."""
-        if self.serialize is None:
+        function = self.serialize if self.fields is None else self._take_fields
+        if function is None:
             raise TypeError(f"{self.name} can only be moved: list the instance in transfer=[...]")
-        return self._call("serialize", self.serialize, instance)
+        return self._call("serialize", function, instance)
 
     def build(self, value: Any, moved: bool = False) -> Any:
         """Return the instance. Raises ``InterfaceError`` for what its deserialize or attach raises."""
-        how, function = ("attach", self.attach) if moved else ("deserialize", self.deserialize)
+        if moved:
+            how, function = "attach", self.attach
+        else:
+            how, function = "deserialize", self.deserialize if self.fields is None else self._build_fields
         if function is None:
             raise InterfaceError(f"{self.name} has no {how} here: its class differs from the other side's")
         return self._call(how, function, value)
 
     def give_up(self, instance: Any) -> Any:
         """Return what the instance held."""
-        return self._call("detach", cast("Callable[[Any], Any]", self.detach), instance)
+        return self._call("detach", cast("Function", self.detach), instance)
 
     def check_movable(self, instance: Any) -> None:
-        """Raises ``TypeError`` for what cannot be moved, ``ValueError`` for what was already."""
+        """Raise ``TypeError`` for what cannot be moved, ``ValueError`` for what was moved already."""
         if not (self.detach and self.attach):
             raise TypeError(f"cannot transfer {type(instance)}: it has no detach and attach")
         if self._detached(instance):
             raise ValueError(f"cannot transfer {type(instance)}: this one is detached already")
 
-    def _call(self, how: str, function: Callable[[Any], Any], argument: Any) -> Any:
+    def _call(self, how: str, function: Function, argument: Any) -> Any:
         try:
             return function(argument)
         except (ChannelError, MemoryError):
@@ -151,33 +148,67 @@ class Interface:
         except Exception as error:
             raise InterfaceError(f"{self.name}: {how} raised {type(error).__name__}: {error}") from error
 
-    # A dataclass: all its fields, and no call of __init__
+    # A dataclass travels as all its fields, and is built without a call of __init__.
 
     def _take_fields(self, instance: Any) -> dict[str, Any]:
         return {name: getattr(instance, name) for name in self.fields or ()}
 
     def _build_fields(self, value: Any) -> Any:
-        instance = self.shell()
+        instance = self.new()
         self.fill_fields(instance, value)
         return instance
 
-    def shell(self) -> Any:
-        """Return an instance without attributes, for where it is needed before it can be made."""
-        try:
-            return object.__new__(self.cls)
-        except TypeError as error:
-            raise InterfaceError(f"{self.name}: an instance is part of its own value: {error}") from error
-
     def fill_fields(self, instance: Any, value: Any) -> None:
+        """Set the fields of a dataclass's instance. Raises ``InterfaceError`` for other fields than here."""
         if type(value) is not dict or value.keys() != set(self.fields or ()):
             theirs = list(value) if type(value) is dict else type(value)
             raise InterfaceError(f"{self.name} has the fields {self.fields} here, and {theirs} came")
         for name, part in value.items():
             object.__setattr__(instance, name, part)
 
+    # An instance that is part of its own value is handed out before its class can build it.
 
-def _made(cls: type, given: dict[str, Any]) -> Interface:
-    return Interface(cls, **given)
+    def new(self) -> Any:
+        """Return an instance without attributes."""
+        try:
+            return object.__new__(self.cls)
+        except TypeError as error:
+            raise InterfaceError(f"{self.name}: an instance is part of its own value: {error}") from error
+
+    def complete(self, instance: Any, built: Any) -> None:
+        """Give an instance of ``new()`` the attributes of the one that its class has built at last."""
+        if type(built) is not self.cls:
+            raise InterfaceError(
+                f"{self.name}: an instance that is part of its own value came as {type(built)}"
+            )
+        set_state(instance, state_of(built))
+
+
+class Serialized(NamedTuple):
+    """An instance, and the value that it travels as: what its serialize or detach has returned."""
+
+    instance: Any
+    interface: Interface
+    value: Any
+
+
+class Interfaces:
+    """The interfaces of one side of a channel."""
+
+    def __init__(self, interfaces: Iterable[Interface] = ()) -> None:
+        self.by_class: dict[type, Interface] = {}
+        self.by_name: dict[str, Interface] = {}
+        for one in interfaces:
+            self.by_class[one.cls] = self.by_name[one.name] = one
+
+    def find(self, name: Any) -> Interface:
+        """Return the interface of that name. Raises ``InterfaceError`` where it is not listed."""
+        if name not in self.by_name:
+            raise InterfaceError(
+                f"an instance of {name!r} came, which is not listed here: list its class in "
+                "Channel.from_handle(handle, interfaces=[...])"
+            )
+        return self.by_name[name]
 
 
 def several(interfaces: Iterable[type | Interface]) -> tuple[type | Interface, ...]:
@@ -200,22 +231,47 @@ def listed(interfaces: Iterable[type | Interface]) -> tuple[Interface, ...]:
     return result
 
 
-def _pair(cls: type, one: str, first: object, two: str, second: object) -> None:
-    has_one = first is not None or hasattr(cls, one)
-    has_two = second is not None or hasattr(cls, two)
-    if has_one != has_two:
-        have, lack = (one, two) if has_one else (two, one)
-        raise TypeError(f"{cls!r} has {have} but no {lack}: an interface needs both")
+def _check_class_and_name(cls: object, name: object) -> None:
+    if not isinstance(cls, type):
+        raise TypeError(f"an interface is a class, not {cls!r}")
+    if not (name is None or (isinstance(name, str) and name)):
+        raise TypeError(f"an interface's name is a str that both sides list it under, not {name!r}")
 
 
-def _enum_functions(cls: type[enum.Enum]) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _default_name(cls: type) -> str:
+    # The main module of a process that multiprocessing has spawned is the parent's main module.
+    module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
+    return f"{module}.{cls.__qualname__}"
+
+
+def _function(name: str, given: object) -> Function | None:
+    """Return a function that the user has given, or None. Raises ``TypeError`` for anything else."""
+    if not (given is None or callable(given)):
+        raise TypeError(f"{name} is a function, not {given!r}")
+    return given
+
+
+def _pair(cls: type, *, needs_both: bool = True, **given: object) -> list[Function | None]:
+    """Return two functions by name: those that are given, or else the methods of the class.
+
+    Raises ``TypeError`` for one without the other where an interface ``needs_both``.
+    """
+    found = {name: _function(name, one) or getattr(cls, name, None) for name, one in given.items()}
+    has = [name for name, function in found.items() if function is not None]
+    lacks = [name for name, function in found.items() if function is None]
+    if needs_both and has and lacks:
+        raise TypeError(f"{cls!r} has {has[0]} but no {lacks[0]}: an interface needs both")
+    return list(found.values())
+
+
+def _enum_functions(cls: type[enum.Enum]) -> tuple[Function, Function]:
     if issubclass(cls, enum.Flag):  # a combination has no name
         return (lambda member: member._value_), cls
     return (lambda member: member._name_), (lambda name: cls.__members__[name])
 
 
 def state_of(instance: Any) -> list[dict[str, Any]]:
-    """An instance's attributes: those in its ``__dict__``, and those in slots."""
+    """Return an instance's attributes: those in its ``__dict__``, and those in slots."""
     state = object.__getstate__(instance)
     return [dict(part or {}) for part in (state if isinstance(state, tuple) else (state,))]
 
@@ -228,12 +284,3 @@ def set_state(instance: Any, state: list[dict[str, Any]]) -> None:
     for part in state:
         for name, value in part.items():
             object.__setattr__(instance, name, value)
-
-
-def adopt(shell: Any, made: Any, interface: Interface) -> None:
-    """Give a shell, which was handed out already, the attributes of the instance that was made at last."""
-    if type(made) is not interface.cls:
-        raise InterfaceError(
-            f"{interface.name}: an instance that is part of its own value came as {type(made)}"
-        )
-    set_state(shell, state_of(made))

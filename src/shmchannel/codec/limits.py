@@ -1,6 +1,13 @@
-"""What a message may not be, looked at before it is decoded: too deep, or shorter than it claims."""
+"""Which bytes are decoded at all: one whole message, not nested too deep.
+
+The bytes may be a hostile peer's. msgpack sets memory aside for what an array claims to hold, and its own
+fallback in Python recurses. So a message is walked through before msgpack gets it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import msgpack
 
@@ -8,80 +15,61 @@ from ..errors import CloneError
 
 MAX_DEPTH = 256  # containers in containers, in a message
 
-_SHORT = 4096  # bytes
-_FEW = 200  # objects
+_AS_DATETIME = 3  # what MessagePack's own timestamps become: they are no type of ours
 
-# msgpack's stack is this deep. Behind so many arrays there is room for a message of MAX_DEPTH.
-_STACK = 1024
-_FIRST_ARRAYS = b"\x91" * (_STACK - MAX_DEPTH)
-
-_BEGINS_CONTAINER = bytes(int(0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF) for byte in range(256))
-
-# By the first byte of an object: its size where that is fixed; where it is not, the bytes of a length that
-# follows, and what comes besides (bytes and strings, then ext objects with their type).
-_SIZES = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
-_SIZES |= {0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9, 0xD4: 3, 0xD5: 4, 0xD6: 6, 0xD7: 10, 0xD8: 18}
-_SIZES |= dict.fromkeys([*range(128), *range(224, 256)], 1)
-_SIZES |= {0xA0 | length: 1 + length for length in range(32)}
-_LENGTHS = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)}
-_LENGTHS |= {0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)}
-_COUNTS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}  # of containers, and objects for each
+# What an object's first byte says of it: the bytes of the number that follows; what is added to that number;
+# and how many parts the number counts for in a container. 0: the number is that of the bytes that follow it.
+_HEADS = dict.fromkeys([*range(0x80), 0xC0, 0xC2, 0xC3, *range(0xE0, 0x100)], (0, 0, 0))
+_HEADS |= {0x80 | count: (0, count, 2) for count in range(16)}  # map
+_HEADS |= {0x90 | count: (0, count, 1) for count in range(16)}  # array
+_HEADS |= {0xA0 | size: (0, size, 0) for size in range(32)}  # str
+_HEADS |= {0xCA + at: (0, size, 0) for at, size in enumerate((4, 8, 1, 2, 4, 8, 1, 2, 4, 8))}  # float, int
+_HEADS |= {0xD4 + at: (0, 1 + size, 0) for at, size in enumerate((1, 2, 4, 8, 16))}  # ext
+_HEADS |= {first + at: (1 << at, 0, 0) for first in (0xC4, 0xD9) for at in range(3)}  # bin, str
+_HEADS |= {0xC7 + at: (1 << at, 1, 0) for at in range(3)}  # ext
+_HEADS |= {0xDC: (2, 0, 1), 0xDD: (4, 0, 1), 0xDE: (2, 0, 2), 0xDF: (4, 0, 2)}  # array, map
 
 
 def too_deep() -> CloneError:
     return CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers")
 
 
+def unpack(
+    payload: bytes | memoryview,
+    *,
+    ext_hook: Callable[[int, bytes], Any],
+    list_hook: Callable[[list[Any]], Any] | None = None,
+) -> Any:
+    """Return the value of a message that ``check`` lets through."""
+    check(payload)
+    return msgpack.unpackb(
+        payload, ext_hook=ext_hook, list_hook=list_hook, strict_map_key=False, timestamp=_AS_DATETIME
+    )
+
+
 def check(payload: bytes | memoryview) -> None:
-    """Raise ``CloneError`` for too many levels, ``ValueError`` for an object that is not all there.
-
-    Before anything is allocated that the message only claims to have.
-    """
-    size = len(payload)
-    if size <= MAX_DEPTH:  # each level is a byte at least, and what such a message can claim is little
-        return
-    if size <= _SHORT:
-        heads = bytes(payload).translate(_BEGINS_CONTAINER).count(1)
-        if heads <= MAX_DEPTH and 0xDC not in payload and 0xDD not in payload:
-            return
-    if not _is_few_objects(payload):
-        _skip(payload)
-
-
-def _skip(payload: bytes | memoryview) -> None:
-    """At the speed of C, at the price of a copy."""
-    unpacker = msgpack.Unpacker(max_buffer_size=len(_FIRST_ARRAYS) + len(payload))
-    unpacker.feed(_FIRST_ARRAYS)
-    unpacker.feed(payload)
-    try:
-        unpacker.skip()
-    except msgpack.StackError:
-        raise too_deep() from None
-    except msgpack.OutOfData:
-        raise ValueError("it is cut off") from None
-
-
-def _is_few_objects(payload: bytes | memoryview) -> bool:
-    """Whether these are few objects, and all there; so they are not deep either.
-
-    For messages that are large because something in them is, and that are not worth a copy.
-    """
-    place, left, size = 0, 1, len(payload)  # left: objects that are still to come
-    for _ in range(_FEW):
-        if left == 0 or place >= size:
-            break
-        byte = payload[place]
-        left -= 1
-        if byte in _SIZES:
-            place += _SIZES[byte]
-        elif byte in _LENGTHS:
-            width, more = _LENGTHS[byte]
-            place += 1 + width + more + int.from_bytes(payload[place + 1 : place + 1 + width], "big")
-        elif byte in _COUNTS:
-            width, each = _COUNTS[byte]
-            left += each * int.from_bytes(payload[place + 1 : place + 1 + width], "big")
-            place += 1 + width
+    """Raise ``CloneError`` for too many levels, ``ValueError`` for anything but one whole object."""
+    place, size = 0, len(payload)
+    missing = [1]  # objects that are still to come: in all, and in each container that is open
+    while missing:
+        if missing[-1] == 0:
+            missing.pop()
+            continue
+        if place >= size:
+            raise ValueError("it is cut off")
+        head = payload[place]
+        if head not in _HEADS:
+            raise ValueError(f"no object begins with {head:#x}")
+        width, more, parts = _HEADS[head]
+        start = place + 1 + width
+        number = more + int.from_bytes(payload[place + 1 : start], "big")
+        missing[-1] -= 1
+        if parts:
+            place = start
+            missing.append(number * parts)
+            if len(missing) > MAX_DEPTH + 1:
+                raise too_deep()
         else:
-            left += (byte & 0xF) * (1 if byte & 0x10 else 2)
-            place += 1
-    return left == 0 and place == size
+            place = start + number
+    if place != size:
+        raise ValueError("it is cut off" if place > size else "something follows it")

@@ -1,9 +1,9 @@
-"""The table of types that travel as MessagePack ext objects; docs/values.md is the one for people.
+"""The table of types that travel as MessagePack ext objects; docs/values.md has the one for readers.
 
-A *leaf* is one ext object of its own bytes. A type *of parts* is an array of values behind a tag (see
-clone.py), or an entry of a graph (see graph.py). Decoders build nothing but the type of their line, and
-raise ``ValueError`` and its kin for bytes that no encoder has written. The codes are part of the wire
-format and never change their meaning.
+A *leaf* is one ext object with bytes of its own. A type *of parts* is an array of values behind a tag
+(codec.py), or an entry of a graph (graph.py). A line's functions build nothing but its type, and raise
+``ValueError`` and its kin for bytes that no encoder has written. The codes are part of the wire format and
+never change their meaning.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ import zoneinfo
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import msgpack
+
+from ..errors import CloneError
 from .builtin_exceptions import EXCEPTIONS, build_exception, take_exception
 
-# Codes without a line in the tables. A message that is one ext object of the first two is not plain.
-TAGGED_MESSAGE, GRAPH_MESSAGE = 0, 127  # see clone.py and graph.py
+# Codes without a line in the tables.
+TAGGED_MESSAGE, GRAPH_MESSAGE = 0, 127  # a whole message: codec.py, graph.py
 REFERENCE = 126  # to an entry of a graph, by its number
 INSTANCE, MOVED = 120, 121  # name and value of an interface's instance
 
@@ -40,8 +43,8 @@ class Leaf(NamedTuple):
 class Parts(NamedTuple):
     """A type that travels as its parts, which are values themselves.
 
-    ``fill`` puts them into an object that is there already, as ``new()`` gives it: so an object can be
-    part of itself. Where it is None, the parts come first.
+    ``fill`` puts the parts into an empty object that ``new`` has made. So an object of that type can be
+    part of itself. Where they are None, the parts are built before the object.
     """
 
     code: int
@@ -49,8 +52,7 @@ class Parts(NamedTuple):
     build: Callable[[list[Any]], Any]
     fill: Callable[[Any, list[Any]], object] | None = None
     new: Callable[[], Any] | None = None
-    in_graph_only: bool = False  # elsewhere it has a form of MessagePack's own
-    keys: int = 0  # of so many parts the first is hashed: 1 in a set, 2 in a dict, 0 where none is
+    key_stride: int = 0  # 1: each part is hashed (a set); 2: each second one (a dict's keys); 0: none
 
 
 def _require(condition: bool) -> None:
@@ -79,9 +81,8 @@ def _decode_decimal(data: bytes) -> decimal.Decimal:
     return value
 
 
-_MOST_BITS = (
-    1 << 16
-)  # of ints that are divided by each other, which takes as long as both are long, multiplied
+# Of ints that are divided by each other: that takes time in proportion to the product of their lengths.
+_MOST_BITS = 1 << 16
 
 
 def _few_bits(*parts: Any) -> Any:
@@ -116,12 +117,13 @@ def _build_slice(parts: list[Any]) -> slice:
     return slice(*parts)
 
 
-# -- dates and times: fields, then what is known of the zone
+# -- dates and times: fields, then the zone
 
 _DATE = struct.Struct("<HBB")
 _TIME = struct.Struct("<BBBIB")  # the last is the fold
 _DELTA = struct.Struct("<iiI")  # days, seconds, microseconds
-_NAIVE, _OFFSET, _NAMED_OFFSET, _ZONE = range(4)  # what follows: nothing, a delta, and a name, a key
+# A zone's kind, and what follows it: nothing; a delta; a delta and a name; a key.
+_NAIVE, _OFFSET, _NAMED_OFFSET, _ZONE = range(4)
 
 
 def _encode_delta(value: datetime.timedelta) -> bytes:
@@ -137,7 +139,7 @@ def _encode_zone(zone: datetime.tzinfo | None) -> bytes:
     if zone is None:
         return bytes([_NAIVE])
     if type(zone) is datetime.timezone:
-        offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # what pickle asks too
+        offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # pickle asks it too
         if not name:
             return bytes([_OFFSET]) + _encode_delta(offset)
         return bytes([_NAMED_OFFSET]) + _encode_delta(offset) + str(name[0]).encode()
@@ -190,7 +192,7 @@ def _decode_datetime(data: bytes) -> datetime.datetime:
     return datetime.datetime.combine(_decode_date(data[: _DATE.size]), time)
 
 
-# -- others
+# -- other leaves
 
 _SAFETY = [uuid.SafeUUID.safe, uuid.SafeUUID.unsafe, uuid.SafeUUID.unknown]
 
@@ -212,7 +214,7 @@ def _decode_array(data: bytes) -> array.array[Any]:
     value: array.array[Any] = array.array(data[:size].decode("ascii"))
     value.frombytes(data[size:])
     if value.typecode in "uw":
-        value.tounicode()  # raises for what is no code point
+        value.tounicode()  # raises for a number that is no code point
     return value
 
 
@@ -237,7 +239,7 @@ def _decode_pattern(data: bytes) -> re.Pattern[Any]:
 
 
 def _path(kind: type[Any], code: int) -> Leaf:
-    # Names of files may have bytes that are no UTF-8: Python keeps those as lone surrogates.
+    # A file's name may have bytes that are not UTF-8: Python keeps those as lone surrogates.
     def encode(value: pathlib.PurePath) -> bytes:
         data = str(value).encode("utf-8", "surrogateescape")
         if data.decode("utf-8", "surrogateescape") != str(value):
@@ -262,7 +264,7 @@ def _decode_ellipsis(data: bytes) -> Any:
 # -- the tables
 
 
-def _put_pairs(value: dict[Any, Any], parts: list[Any]) -> None:
+def _fill_pairs(value: dict[Any, Any], parts: list[Any]) -> None:
     value.update(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -303,17 +305,41 @@ LEAVES: dict[type, Leaf] = {
 EXCEPTION = Parts(29, take_exception, build_exception)
 PARTS: dict[type, Parts] = {
     tuple: Parts(2, iter, tuple),
-    set: Parts(3, iter, set, set.update, set, keys=1),
-    frozenset: Parts(4, iter, frozenset, keys=1),
+    set: Parts(3, iter, set, set.update, set, key_stride=1),
+    frozenset: Parts(4, iter, frozenset, key_stride=1),
     fractions.Fraction: Parts(12, _take_fraction, _build_fraction),
     range: Parts(14, _take_range, _build_range),
     slice: Parts(15, lambda value: (value.start, value.stop, value.step), _build_slice),
     **dict.fromkeys(EXCEPTIONS.values(), EXCEPTION),
-    list: Parts(30, iter, list, list.extend, list, in_graph_only=True),
-    dict: Parts(31, _take_pairs, _build_pairs, _put_pairs, dict, in_graph_only=True, keys=2),
+    # Only in a graph: elsewhere these have a form of MessagePack's own.
+    list: Parts(30, iter, list, list.extend, list),
+    dict: Parts(31, _take_pairs, _build_pairs, _fill_pairs, dict, key_stride=2),
 }
 LEAVES_BY_CODE = {leaf.code: leaf for leaf in LEAVES.values()}
 PARTS_BY_CODE = {parts.code: parts for parts in PARTS.values()}
+TAGS = frozenset({*PARTS_BY_CODE, INSTANCE, MOVED})
 
 PLAIN = frozenset({type(None), bool, int, float, str, bytes, memoryview})  # a memoryview arrives as bytes
 MUTABLE_LEAVES = frozenset({bytearray, array.array})
+IMMUTABLE_LEAVES = LEAVES.keys() - MUTABLE_LEAVES
+
+
+def encode_leaf(value: Any) -> msgpack.ExtType:
+    """Return the ext object of a leaf. Raises ``ValueError`` or ``TypeError`` for what does not travel."""
+    leaf = LEAVES[type(value)]
+    return msgpack.ExtType(leaf.code, leaf.encode(value))
+
+
+def decode_leaf(code: int, data: bytes) -> Any:
+    """Return the leaf of an ext object. Raises ``CloneError`` where there is none of that code."""
+    leaf = LEAVES_BY_CODE.get(code)
+    if leaf is None:
+        known = code in TAGS or code in (TAGGED_MESSAGE, GRAPH_MESSAGE, REFERENCE)
+        reason = "is out of place" if known else "is unknown here: the peer runs a newer shmchannel"
+        raise CloneError(f"$: a message does not decode: ext type {code} {reason}")
+    return leaf.decode(data)
+
+
+def decode_timestamp(data: bytes) -> datetime.datetime:
+    """MessagePack's own timestamp, which has no line in the tables, as ``limits.unpack`` gives it."""
+    return msgpack.Timestamp.from_bytes(data).to_datetime()  # type: ignore[no-any-return]

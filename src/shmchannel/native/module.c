@@ -167,11 +167,12 @@ static int native_exec(PyObject *module)
 {
     State *state = PyModule_GetState(module);
 #define IMPORT(NAME, ...) import_names(NAME, (const char *const[]){__VA_ARGS__, NULL}, (PyObject **const[])
-    if (IMPORT("shmchannel.codec.types", "LEAVES", "PARTS", "LEAVES_BY_CODE", "PARTS_BY_CODE", "MUTABLE_LEAVES")
+    if (IMPORT("shmchannel.codec.types", "LEAVES", "PARTS", "LEAVES_BY_CODE", "PARTS_BY_CODE", "MUTABLE_LEAVES",
+               "decode_leaf", "decode_timestamp")
             {&state->leaves, &state->parts, &state->leaves_by_code, &state->parts_by_code,
-             &state->mutable_leaves}) < 0 ||
-        IMPORT("shmchannel.codec.codec", "Move", "restore", "timestamp", "REFUSED_WHILE_ENCODING")
-            {&state->move, &state->restore, &state->timestamp, &state->refusals}) < 0 ||
+             &state->mutable_leaves, &state->restore, &state->timestamp}) < 0 ||
+        IMPORT("shmchannel.codec.interfaces", "Serialized") {&state->move}) < 0 ||
+        IMPORT("shmchannel.codec.codec", "REFUSED_WHILE_ENCODING") {&state->refusals}) < 0 ||
         IMPORT("shmchannel.codec.limits", "too_deep") {&state->too_deep}) < 0 ||
         IMPORT("shmchannel.errors", "InterfaceError") {&state->interface_error}) < 0 ||
         IMPORT("shmchannel.ring.end", "corrupted") {&state->corrupted}) < 0 ||

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from ..codec.codec import Codec, Move
+from ..codec.codec import Codec
+from ..codec.interfaces import Serialized
 from ..errors import ChannelError, EndOfChannel, PeerLost, PortClosed
 from ..messages import Batch
 
@@ -26,7 +27,7 @@ class Ended:
 
     put = encode
 
-    def encode_moving(self, value: object, moves: dict[int, Move]) -> bytes:
+    def encode_moving(self, value: object, moves: dict[int, Serialized]) -> bytes:
         return self._codec.encode_moving(value, moves)
 
     def batches(self, values: Iterable[object]) -> list[Batch]:

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Protocol
 
-from ..codec.codec import Codec, Move
-from ..codec.interfaces import Interface, set_state, state_of
+from ..codec.codec import Codec
+from ..codec.interfaces import Interface, Serialized, set_state, state_of
 from ..ring.producer import Note
 from ..segment import Slot
 from .block import Block
@@ -32,7 +32,7 @@ def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
 class Encoder(Protocol):
     """What makes the message: a port's writer."""
 
-    def encode_moving(self, value: object, moves: dict[int, Move], /) -> bytes: ...
+    def encode_moving(self, value: object, moves: dict[int, Serialized], /) -> bytes: ...
 
 
 class Transfer:
@@ -61,7 +61,7 @@ class Transfer:
         if isinstance(instances, SharedBuffer):
             raise TypeError("transfer is a list: write transfer=[buffer]")
         for instance in instances:
-            interface = codec.by_class.get(type(instance))
+            interface = codec.interfaces.by_class.get(type(instance))
             if interface is None:
                 raise TypeError(f"cannot transfer {type(instance)}: list its class in interfaces=[...]")
             interface.check_movable(instance)
@@ -83,7 +83,7 @@ class Transfer:
                     block_of(instance).offer(self._slot, self.note)
             else:
                 self._states.append((instance, state_of(instance)))
-            moves[one] = Move(instance, interface, interface.give_up(instance))
+            moves[one] = Serialized(instance, interface, interface.give_up(instance))
         return self._writer.encode_moving(value, moves)
 
     def __enter__(self) -> Transfer:
