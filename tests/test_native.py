@@ -1,6 +1,6 @@
 """The C core beside the reference: ports of both speak to each other, nothing leaks, nobody comes in between.
 
-That its codec is the same is in test_messagepack.py; that its ring is, in test_ring.py.
+That its codec is the same is in test_engines_agree.py; that its ring is, in test_ring.py.
 """
 
 from __future__ import annotations

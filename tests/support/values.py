@@ -242,4 +242,23 @@ def deep(depth: int, wrap: Any) -> Any:
     return value
 
 
+def cycles() -> list[Any]:
+    in_list: list[Any] = [1]
+    in_list.append(in_list)
+    in_dict: dict[Any, Any] = {}
+    in_dict["it"] = [in_dict]
+    in_tuple: tuple[Any, ...] = ([], 1)
+    in_tuple[0].append(in_tuple)
+    twice: list[Any] = []
+    inner = (twice,)
+    outer = (inner, twice)
+    twice += [outer, inner]
+    one, two = ValueError("one"), KeyError("two")
+    one.__context__, two.__cause__ = two, one
+    group = ExceptionGroup("all", [one])
+    one.add_note("a note")
+    two.__context__ = group
+    return [in_list, in_dict, in_tuple, outer, one, group, {"all": [in_list, in_list, outer]}]
+
+
 assert sys.maxsize > 2**32

@@ -1,8 +1,8 @@
 """A libFuzzer target for the decoder, by atheris: ``make fuzz SECONDS=60``.
 
-Anything but a value or a ChannelError is a finding, and so is a difference between those that unpack, the C
-core, msgpack's compiled part and messagepack.py: libFuzzer prints the input and keeps it. The corpus is an
-encoded value of every row of docs/values.md, and of the cycles of the tests.
+Anything but a value or a ChannelError is a finding, and so is a difference between the C core and the Python
+core, over msgpack's compiled part and over its fallback: libFuzzer prints the input and keeps it. The corpus
+is an encoded value of every row of docs/values.md, and of the cycles of the tests.
 """
 
 import os
@@ -20,18 +20,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 with atheris.instrument_imports(include=["shmchannel"]):
     from shmchannel import ChannelError
 
-import test_clone
 import test_hostile
 from support import engines
-from support.values import alike
+from support.documented import MODULES, ROWS
+from support.values import alike, cycles
 
 CORPUS = "SHMCHANNEL_CORPUS"  # the folder, for the process that fuzzes
 
 
 def corpus(folder: str) -> None:
-    names = {name: __import__(name) for name in test_clone.MODULES}
-    seeds = [eval(example, names) for _, example, _ in test_clone.ROWS if example]
-    payloads = [engines.encode(value) for value in [*seeds, *test_clone.cycles()]]
+    names = {name: __import__(name) for name in MODULES}
+    seeds = [eval(example, names) for _, example, _ in ROWS if example]
+    payloads = [engines.encode(value) for value in [*seeds, *cycles()]]
     payloads += [test_hostile.codec.encode(value) for value in test_hostile.EXAMPLES]
     payloads += [
         payload.replace(b"\xd4\x78\0", b"\xd4\x79\0") for payload in payloads

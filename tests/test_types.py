@@ -1,0 +1,92 @@
+"""The table of types is the documented one; a value of them that would not come back alike is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import fractions
+import importlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgpack
+import pytest
+
+from shmchannel import CloneError
+from shmchannel.codec.types import INSTANCE, LEAVES, MOVED, PARTS
+from support.documented import MODULES, ROWS
+from support.engines import decode, encode
+from support.values import alike
+
+pytestmark = pytest.mark.usefixtures("packer")
+
+
+@pytest.mark.parametrize(("name", "example", "wire"), ROWS, ids=[row[0] for row in ROWS])
+def test_a_row_of_the_documented_table(name: str, example: str, wire: str) -> None:
+    if not example:
+        return
+    names = {module: importlib.import_module(module) for module in MODULES}
+    value = eval(example, names)
+    kind = ValueError if "exceptions" in name else eval(name, names)
+    assert value is kind is None or isinstance(value, OSError if kind is ValueError else kind)
+    assert alike(decode(encode(value)), value)
+    assert alike(decode(encode([value, [value]])), [value, [value]])
+    code = re.match(r"ext (\d+)", wire)
+    if code is None:
+        plain = msgpack.unpackb(encode(value), use_list=name != "dict", strict_map_key=False)
+        assert alike(plain, value) or name == "dict"  # whose example has a tuple in it
+    elif name.strip() in ("bytearray", "built-in exceptions"):
+        assert msgpack.unpackb(encode(value)).code == 127
+    elif "as a tag" in wire:
+        assert f"ExtType(code={code[1]}, data=b'\\x00')" in repr(unwrapped(encode(value)))
+    else:
+        assert msgpack.unpackb(encode(value)).code == int(code[1])
+
+
+def unwrapped(payload: bytes) -> Any:
+    wrapper = msgpack.unpackb(payload)
+    assert wrapper.code == 0
+    return msgpack.unpackb(wrapper.data)
+
+
+def test_the_documented_codes_are_those_in_use() -> None:
+    documented = {
+        name: int(re.sub(r"\D.*", "", wire[4:])) for name, _, wire in ROWS if wire.startswith("ext")
+    }
+    in_use = {entry.code: kind for kind, entry in [*LEAVES.items(), *PARTS.items()]}
+    for name, code in documented.items():
+        if code == 29:
+            assert issubclass(in_use.pop(code), BaseException)
+        elif code not in (INSTANCE, MOVED):
+            assert (
+                in_use.pop(code).__name__ == name.split(".")[-1].replace("EllipsisType", "ellipsis").strip()
+            )
+    assert in_use == {30: list, 31: dict}
+
+
+def refused() -> Iterator[tuple[Any, str]]:
+    """Values of the types that travel, which would not come back alike."""
+    error: BaseException = OSError("x")
+    error.args = (2, "x")
+    yield error, "it would be a FileNotFoundError"
+    error = ValueError()
+    error.args = (((error,),),)
+    yield error, "it is an argument of itself"
+    yield UnicodeDecodeError("utf-8", b"abc", -1, 0, "why"), "it starts before"
+    error = UnicodeEncodeError("utf-8", "abc", 0, 1, "why")
+    error.start = -5
+    yield error, "it starts before"
+    yield fractions.Fraction(3**50_000, 2), "more than 65536 bits"
+    yield range(0, 2**70_000, 2), "more than 65536 bits"
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield re.compile("a", re.DEBUG), "prints where it is compiled"
+    yield PurePosixPath("\udcc3\udca4"), "surrogates that together stand for a character"
+
+
+@pytest.mark.parametrize(("value", "why"), [*refused()], ids=lambda part: part if type(part) is str else "")
+def test_a_value_that_would_not_come_back_alike_is_refused_with_its_path(value: Any, why: str) -> None:
+    for whole, path in [(value, "$"), ([1, {"a": (value,)}], "$[1]['a'][0]"), ([value, [value]], "$[0]")]:
+        with pytest.raises(CloneError, match=f"^{re.escape(path)}: cannot clone {type(value)}: .*{why}"):
+            encode(whole)
