@@ -82,7 +82,7 @@ class Sleeper:
         spins: Callable[[], int],
         peers_lock: tuple[int, int] = NO_LOCK,
     ) -> None:
-        """``alive`` says whether the peer is; ``spins`` whether spinning can pay, as ``NO_SPIN`` and its like.
+        """``alive`` says whether the peer lives, ``spins`` whether spinning can pay: ``NO_SPIN`` or another.
 
         ``peers_lock`` is a descriptor, and the byte of its file that the peer keeps locked while it lives.
         """
@@ -161,7 +161,7 @@ class Sleeper:
                     raise
 
     def outwait(self, deadline: Deadline) -> None:
-        """Wait for the task that has the turn, if one does. Needs the lock of the turn. Raises as ``wait``."""
+        """Wait for the task that has the turn, if one does. Needs the turn's lock. Raises as ``wait``."""
         while (task := self.task) and not (self.stopped or task.is_ours() or task.is_over()):
             time.sleep(min(TURN, deadline.remaining()))
 
