@@ -18,6 +18,7 @@ from shmchannel import Channel, ChannelError, PeerLost, segment
 from shmchannel.system import locks as alive
 from shmchannel.system import processes
 from support.flavours import PROCESSES, Peer
+from support.inside import peer_of
 from support.peers import connect, connect_and_idle, read_for_ever, write_for_ever
 
 KILLED = -signal.SIGKILL
@@ -103,7 +104,7 @@ def test_a_death_that_was_noticed_once_is_known_at_once() -> None:
         assert port.read_sync(timeout=30) == "here"
         os.kill(peer.pid, signal.SIGKILL)
         peer.join(KILLED)
-        assert not peer(port).look()
+        assert not peer_of(port).look()
         with pytest.raises(PeerLost):
             port.read_nowait()
 
@@ -242,12 +243,13 @@ def test_parts_of_a_lost_writer_are_dropped() -> None:
     code = """
 import os, signal, sys
 from shmchannel import Channel
+from shmchannel.port.port import connection_of
 port = Channel.from_handle(sys.argv[1]).connect()
 port.write_sync("whole")
 try:
     port.write_sync(b"x" * 1_000_000, timeout=0)
 except TimeoutError:
-    producer(port).try_write(b"x" * 100, 2)  # a part
+    connection_of(port).outgoing.producer.try_write(b"x" * 100, 2)  # a part
     os.kill(os.getpid(), signal.SIGKILL)
 """
     channel = Channel(capacity=4096)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shmchannel import Channel, Interface, Port, WouldBlock
+from shmchannel.port.port import connection_of
 from support.engines import RINGS, made_by, needs_c
 from support.peers import until_asleep
 
@@ -100,7 +101,7 @@ def test_a_message_for_whose_value_there_is_no_memory_is_tried_again(
 
         def read() -> object:
             if how == "nowait":
-                while not two._is_ready():
+                while not connection_of(two).is_ready():
                     pass
                 return read_when_whole(two)
             if how == "many":
@@ -114,7 +115,7 @@ def test_a_message_for_whose_value_there_is_no_memory_is_tried_again(
         for _ in range(3):
             with pytest.raises(MemoryError):
                 read()
-            assert two._is_ready()
+            assert connection_of(two).is_ready()
             assert two.statistics().incoming_fill >= size
         got = read()
         assert isinstance(got, Large)

@@ -197,6 +197,7 @@ def test_no_wait_looks_at_the_wall_clock() -> None:
     }
     assert found == {
         "segment.py: words[CREATED_WORD] = time.time_ns()",  # for people
+        "snapshot.py: age = time.time() - self.created / 1e9",  # the same
         "semaphores.py: until = _timespec(time.time_ns(), timeout)",  # where there is no sem_clockwait
     }
 
@@ -238,6 +239,7 @@ def test_a_clock_that_jumps_changes_nothing(
 BEGIN = """
 import asyncio, os, sys, threading, time
 from shmchannel import *
+from shmchannel.port.port import connection_of
 channel = Channel(capacity=4096)
 one = channel.connect()
 """
@@ -255,7 +257,7 @@ except WouldBlock: pass
 two = channel.connect()
 try: one.write_sync(b"x" * 100_000, timeout=0.05)
 except TimeoutError: pass
-outgoing = producer_of(one)
+outgoing = connection_of(one).outgoing.producer
 outgoing.try_write(b"x", 2)
 """,
     "closed": "two = channel.connect(); one.close_sync()",

@@ -27,6 +27,7 @@ from shmchannel import Channel, ChannelError, ChannelNotFound, InterfaceError, S
 from shmchannel.system import semaphores
 from shmchannel.transfer import block as blocks
 from shmchannel.transfer import buffer
+from shmchannel.transfer.buffer import block_of
 from support.engines import RINGS, made_by
 from support.inside import producer_of, slot_of
 
@@ -98,7 +99,7 @@ def test_the_mode_is_0600_whatever_the_umask(
         os.umask(mask)
         channel, buffer = Channel(capacity=4096), SharedBuffer(10)
         made = [channel.handle, *(f"sem.{name[1:]}" for name in segment.semaphore_names(channel.handle))]
-        made.append(buffer.block.name)
+        made.append(block_of(buffer).name)
         for name in made:
             status = (SHM / name).lstat()
             assert stat.S_IMODE(status.st_mode) == 0o600, name
@@ -136,7 +137,7 @@ def test_handles_blocks_and_doorbells_have_random_names(monkeypatch: pytest.Monk
     with channel.connect() as port:
         port.fileno()
         assert drawn == [12, 12, 16]  # bytes
-    handles = {Channel(capacity=4096).handle for _ in range(50)} | {buffer.block.name[:-1]}
+    handles = {Channel(capacity=4096).handle for _ in range(50)} | {block_of(buffer).name[:-1]}
     assert len(handles) == 51
     buffer.close()
 

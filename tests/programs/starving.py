@@ -27,8 +27,8 @@ if os.environ.get("LIBC"):
     sys.modules["posix_ipc"] = None  # type: ignore[assignment]
 
 from shmchannel import Channel, ChannelError, Port, SharedBuffer
+from shmchannel.port.port import connection_of
 from shmchannel.system import semaphores
-from support.inside import loop_side_of
 
 FILL = Path("/dev/shm/fill")
 MIB = 1 << 20
@@ -205,7 +205,7 @@ def doorbells() -> None:
             else:
                 raise AssertionError("it has a doorbell")
         reading = asyncio.create_task(two.read())
-        while not (loop_side_of(two) and loop_side_of(two).reading._future):
+        while not (connection_of(two)._loop_side and connection_of(two)._loop_side.reading._future):
             await asyncio.sleep(0)
         with spare_descriptors(0):
             assert one.write_sync("without a bell")

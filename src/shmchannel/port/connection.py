@@ -80,16 +80,21 @@ class Connection:
         reader = self._make_reader(slot, max_message_size)
         self.outgoing: MessageWriter | Ended = writer
         self.incoming: MessageReader | Ended = reader
-        select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.ready)
-        self._open: Open | None = Open(slot, writer, reader, select_side, kept)
         self._answer: Ended | None = None  # the first one counts
         self._told = threading.Lock()  # taken by the thread that tells the listeners, for good
         self._final: Statistics | None = None
         self._loop_side: LoopSide | None = None  # none before the first await
         self._events = Events()
         self._under_way: list[tuple[int, Block]] = []  # moved, and read when this many bytes have been
+        select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.ready)
+        self._open: Open | None = Open(slot, writer, reader, select_side, kept)  # now it can be ended
         _taken.add(slot)
         shutdown.opened(self)
+
+    def __del__(self) -> None:
+        """End what no port has ended: a signal handler may cut off a connect, or a port's destructor."""
+        if getattr(self, "_open", None) is not None:
+            self.close()
 
     def _make_writer(self, slot: Slot, max_message_size: int) -> MessageWriter:
         place, peer = slot.segment.ring(slot.index), self.peer
@@ -124,7 +129,7 @@ class Connection:
         """A snapshot of the counts; the last one, once the connection is over."""
         opened = self._open
         if opened is not None:
-            return count(opened.writer.producer, opened.reader.consumer)
+            return count(opened.writer.producer, opened.reader)
         if self._final is None:
             raise ended.forked()
         return self._final

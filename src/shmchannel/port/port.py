@@ -298,18 +298,9 @@ class Port:
         await self.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        connection: Connection | None = getattr(
-            self, "_connection", None
-        )  # a signal handler may cut off __init__
-        if connection is None or connection.over:
-            return
-        try:
+        if hasattr(self, "_connection") and not self._connection.over:
             name = repr(self)
-            connection.close()  # before the warning, which may be made an error
-        except BaseException:  # a signal handler came in between
-            connection.close()  # nobody else will
-            raise
-        else:
+            self._connection.close()  # before the warning, which may be made an error
             _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
 
     def ref(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ring.consumer import Consumer
+from ..messages import MessageReader
 from ..ring.producer import Producer
 
 
@@ -32,16 +32,16 @@ class Statistics:
     """How often a read slept for a message: at most 100 ms at a time, or 1 s with the C core."""
 
 
-def count(outgoing: Producer, incoming: Consumer) -> Statistics:
+def count(outgoing: Producer, incoming: MessageReader) -> Statistics:
     """The counts of a port with these two rings, as they stand."""
     return Statistics(
         messages_written=outgoing.messages,
-        messages_read=incoming.messages,
+        messages_read=incoming.consumer.messages,
         bytes_written=outgoing.position,
-        bytes_read=incoming.position,
+        bytes_read=incoming.consumer.position,
         outgoing_fill=outgoing.fill,
         incoming_fill=incoming.fill,
         capacity=outgoing.capacity,
         write_sleeps=outgoing.sleeper.sleeps,
-        read_sleeps=incoming.sleeper.sleeps,
+        read_sleeps=incoming.consumer.sleeper.sleeps,
     )
