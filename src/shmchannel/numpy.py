@@ -1,4 +1,4 @@
-"""Arrays of numpy in messages: ``Channel(interfaces=[ndarray_interface])``, on both sides."""
+"""numpy's arrays in messages: ``Channel(interfaces=[ndarray_interface])``, on both sides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _serialize(array: numpy.ndarray[Any, Any]) -> list[Any]:
     fortran = array.flags.f_contiguous and not array.flags.c_contiguous
     data: Any = b""
     if array.size and array.dtype.itemsize:
-        # As bytes, which every dtype can be seen as; without a copy where the array has no gaps.
+        # Bytes, as which every dtype can be viewed; without a copy where the array has no gaps.
         flat: Any = array.ravel("F" if fortran else "C").view(numpy.uint8)
         data = memoryview(flat)
     return [npy.dtype_to_descr(array.dtype), array.shape, fortran, data]
@@ -31,11 +31,11 @@ def _deserialize(value: Any) -> numpy.ndarray[Any, Any]:
     seen: numpy.ndarray[Any, Any] = numpy.ndarray(shape, dtype, data, order=order)
     if seen.nbytes != len(data):
         raise ValueError(f"{len(data)} bytes came for an array of {seen.nbytes}")
-    return seen.copy(order)  # that can be written to, and does not keep the message
+    return seen.copy(order)  # a copy can be written to, and does not keep the message in memory
 
 
 ndarray_interface = Interface(
     numpy.ndarray, name="numpy.ndarray", serialize=_serialize, deserialize=_deserialize
 )
 """How an ``ndarray`` crosses a channel: dtype, shape, order and data, copied once into the message and once
-out of it. Not for subclasses, nor for a dtype with objects in it (``CloneError``)."""
+out of it. An instance of a subclass raises ``CloneError``, an array of objects ``InterfaceError``."""

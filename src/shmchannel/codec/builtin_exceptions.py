@@ -1,4 +1,4 @@
-"""Built-in exceptions as parts: name, is the context hidden, cause, context, attributes, arguments."""
+"""Built-in exceptions as parts: those of ``FIRST_PARTS``, then the arguments."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ EXCEPTIONS: dict[str, type[BaseException]] = {
     if isinstance(kind, type) and issubclass(kind, BaseException) and kind.__name__ == name
 }
 
+FIRST_PARTS = ("__name__", "__suppress_context__", "__cause__", "__context__", "__dict__")
+
 
 def take_exception(value: BaseException) -> list[Any]:
-    reduced: tuple[Any, ...] = value.__reduce__()  # type: ignore[assignment]  # what pickle asks too
-    _, arguments, *state = reduced
-    attributes = {**state[0]} if state and state[0] else {}
+    reduced: tuple[Any, ...] = value.__reduce__()  # type: ignore[assignment]  # pickle asks it too
+    arguments, state = reduced[1], reduced[2] if len(reduced) > 2 else None
+    attributes = {**(state or {})}
     if _holds(arguments, value):
         raise ValueError("it is an argument of itself")
-    fresh = type(value)(*arguments)  # also shows that the arguments do for a new one
+    fresh = type(value)(*arguments)  # raises for arguments of which no reader could make one
     if type(fresh) is not type(value):
         raise ValueError(f"with these arguments it would be a {type(fresh).__name__}")
     for name in _attributes_of(type(value)):  # type: ignore[arg-type]  # it is hashable
         own = getattr(value, name, None)
-        if own is not getattr(fresh, name, None):  # equal does not do: 1 is True
+        if own is not getattr(fresh, name, None):  # not ==: 1 equals True
             attributes[name] = own
     _check_start(value)
     return [
@@ -38,9 +40,9 @@ def take_exception(value: BaseException) -> list[Any]:
 
 
 def _holds(arguments: tuple[Any, ...], value: object) -> bool:
-    """Whether a value is among arguments, or in tuples there: it would have to be made before itself."""
+    """Whether a value is among arguments, or in tuples there: then it could not be made before itself."""
     found, seen = [*arguments], set()
-    for one in found:  # it grows under way
+    for one in found:  # the list grows meanwhile
         if one is value:
             return True
         if type(one) is tuple and id(one) not in seen:
@@ -50,14 +52,14 @@ def _holds(arguments: tuple[Any, ...], value: object) -> bool:
 
 
 def _check_start(value: BaseException) -> None:
-    """To print one that starts before its object reads what is not the object's, before Python 3.14."""
+    """Refuse one that starts before its object: to print it, Python before 3.14 reads other memory."""
     if isinstance(value, UnicodeDecodeError | UnicodeEncodeError | UnicodeTranslateError) and value.start < 0:
         raise ValueError("it starts before the object that it is about")
 
 
 @functools.cache
 def _attributes_of(kind: type[BaseException]) -> list[str]:
-    """The attributes of a built-in exception that its arguments may not say."""
+    """Return the attributes of a built-in exception that may differ from what its arguments make them."""
     others = {"args", "characters_written", "exceptions", "message", "obj"}  # obj may be anything
     names = [name for name in dir(kind) if not name.startswith("_") and name not in others]
     return [name for name in names if not callable(getattr(kind, name))]
@@ -70,14 +72,15 @@ def build_exception(parts: list[Any]) -> BaseException:
 
 
 def new_exception(parts: list[Any]) -> BaseException:
-    """The exception with its arguments, still without what comes with it."""
-    name, _, _, _, _, *arguments = parts
+    """Return the exception with its arguments only."""
+    name, arguments = parts[0], parts[len(FIRST_PARTS) :]
     if name not in EXCEPTIONS:
         raise ValueError(f"this Python has no exception {name!r}")
     return EXCEPTIONS[name](*arguments)
 
 
 def fill_exception(value: BaseException, parts: list[Any]) -> None:
+    """Set what comes before the arguments."""
     _, hidden, value.__cause__, value.__context__, attributes, *_ = parts
     value.__suppress_context__ = hidden
     if attributes is not None:

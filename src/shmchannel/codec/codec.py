@@ -73,15 +73,15 @@ class Codec:
 
     def encode_moving(self, value: object, moves: Mapping[int, Serialized]) -> bytes:
         """As ``encode``, with instances that are moved, by their ids. All of them must be in ``value``."""
-        tree = _TreeEncoder(self.interfaces, moves)
+        encoder = _TreeEncoder(self.interfaces, moves)
         try:
-            if tree.has(value):
-                return tree.pack(value)
+            if encoder.is_tree(value):
+                return encoder.pack(value)
         except InterfaceError:
             raise
         except REFUSED_WHILE_ENCODING as error:
-            return self.encode_graph(value, tree.asked, error, moves)
-        return self.encode_graph(value, tree.asked, None, moves)
+            return self.encode_graph(value, encoder.asked, error, moves)
+        return self.encode_graph(value, encoder.asked, None, moves)
 
     def encode_graph(
         self,
@@ -145,28 +145,31 @@ class _TreeEncoder:
         self.asked: dict[int, Serialized] = {}  # instances and their values, by id
         self._tagged = False
 
-    def has(self, value: object) -> bool:
+    def is_tree(self, value: object) -> bool:
         """Whether ``value`` is a tree: each container once, not too deep, and each with a form of its own.
 
         Asks instances for their values.
         """
         seen: set[int] = set()
-        todo: list[tuple[Any, int]] = [(value, 1)]
-        while todo:
-            part, depth = todo.pop()
-            kind = type(part)
-            if kind in PLAIN or kind in IMMUTABLE_LEAVES:
-                continue
-            if self._has_identity(kind):
+        levels = [iter([value])]  # what is left of each container that is open
+        while levels:
+            for part in levels[-1]:
+                kind = type(part)
+                if kind in PLAIN or kind in IMMUTABLE_LEAVES:
+                    continue
                 if id(part) in seen:
                     return False
-                seen.add(id(part))
-            if kind is array:
-                continue
-            parts = self._parts(part)
-            if parts is None or depth > MAX_DEPTH:
-                return False
-            todo += [(one, depth + 1) for one in reversed(parts)]
+                if self._has_identity(kind):
+                    seen.add(id(part))
+                if kind is array:
+                    continue
+                parts = self._parts(part)
+                if parts is None or len(levels) > MAX_DEPTH:
+                    return False
+                levels.append(iter(parts))
+                break
+            else:
+                levels.pop()
         return self._moves.keys() <= self.asked.keys()
 
     def pack(self, value: object) -> bytes:

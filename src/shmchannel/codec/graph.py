@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..errors import ChannelError, CloneError
-from .builtin_exceptions import fill_exception, new_exception
+from .builtin_exceptions import FIRST_PARTS, fill_exception, new_exception
 from .graph_limits import Reference, check_cost, check_order, hashed, references
 from .interfaces import Interfaces, Serialized
 from .limits import MAX_DEPTH, too_deep, unpack
@@ -174,8 +174,8 @@ def _step(value: Any, parts: list[Any], place: int) -> str:
     if isinstance(value, set | frozenset):
         return f".member({_shown(parts[place])})"
     if isinstance(value, BaseException):
-        names = ("name", "__suppress_context__", "__cause__", "__context__", "__dict__")
-        return f".{names[place]}" if place < len(names) else f".args[{place - len(names)}]"
+        count = len(FIRST_PARTS)
+        return f".{FIRST_PARTS[place]}" if place < count else f".args[{place - count}]"
     if isinstance(value, slice):
         return (".start", ".stop", ".step")[place]
     return f"[{place}]"
@@ -303,9 +303,10 @@ class _Reader:
         if code in (INSTANCE, MOVED):
             yield from self._build_instance(number, code, entry)
         elif code == EXCEPTION.code:
+            first, arguments = entry[: len(FIRST_PARTS)], entry[len(FIRST_PARTS) :]
             if number not in self._objects:
-                self._objects[number] = new_exception(entry[:5] + (yield from self._parts(entry[5:])))
-            fill_exception(self._objects[number], (yield from self._parts(entry[:5])))
+                self._objects[number] = new_exception(first + (yield from self._parts(arguments)))
+            fill_exception(self._objects[number], (yield from self._parts(first)))
         elif code in LEAVES_BY_CODE:
             (data,) = entry
             self._objects[number] = LEAVES_BY_CODE[code].decode(data)
