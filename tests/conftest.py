@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shmchannel import segment
-from shmchannel.transfer import sweep
-from support import engines
+from support import apart, engines
+from support.leftovers import children, descriptors, mappings, names
+
+apart.enter()
 
 DEADLINE = int(os.environ.get("DEADLINE", "60"))  # seconds for a test, unless it is marked with another
 GRACE = 30  # seconds more, for a test that does not fail even then
@@ -29,44 +30,6 @@ _stderr = 2  # what pytest does not capture
 # Timings decide no test.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
-
-
-def all_names() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if "shmch-" in name}
-
-
-_not_ours = all_names()
-
-
-def names() -> set[str]:
-    """Names of channels and semaphores in /dev/shm that were not there before the test."""
-    return all_names() - _not_ours
-
-
-def descriptors() -> dict[str, str]:
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
-        except FileNotFoundError:  # the listing's own
-            pass
-    return found
-
-
-def mappings() -> set[str]:
-    """Segments and semaphores; one that was made here keeps the name under which glibc made it."""
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    return {line for line in lines if "shmch-" in line or "/dev/shm/sem." in line}
-
-
-def children() -> set[int]:
-    pids = set()
-    for task in os.listdir("/proc/self/task"):
-        try:
-            pids.update(map(int, Path(f"/proc/self/task/{task}/children").read_text().split()))
-        except FileNotFoundError:  # the thread has just ended
-            pass
-    return pids
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -95,17 +58,6 @@ def first_example(_value: None) -> None:
     (Else it warns, on 3.14: a thread's dict is the collector's before anything is in it. On a machine with
     ``CI`` set, that is. Elsewhere the first test to be derandomized would have met it.)
     """
-
-
-@pytest.fixture(autouse=True)
-def sweeps_only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that sweeps leaves alone what was there before it, such as your own lingering channels."""
-    before, list_all = set(segment.handles()), segment.handles
-    monkeypatch.setattr(segment, "handles", lambda: [name for name in list_all() if name not in before])
-    blocks_before, list_blocks = set(sweep.block_names()), sweep.block_names
-    monkeypatch.setattr(
-        sweep, "block_names", lambda: [name for name in list_blocks() if name not in blocks_before]
-    )
 
 
 @pytest.fixture(autouse=True)
@@ -153,9 +105,7 @@ def nothing_left(
     in_time: None,  # noqa: ARG001  (its deadline holds here too)
 ) -> Iterator[None]:
     """After a test /dev/shm, descriptors, mappings, threads and children are as before."""
-    global _not_ours
     gc.collect()
-    _not_ours = all_names()
     before = names(), descriptors(), threading.active_count(), children()
     mapped = mappings()
     yield
@@ -166,11 +116,9 @@ def nothing_left(
         if after == before and not mappings() - mapped:
             return
         time.sleep(0.01)
-    left = names()
-    sweep.sweep_blocks()
-    segment.sweep_segments(
-        lingering=True
-    )  # so that the next test does not find them: what somebody holds stays
+    left = names() - before[0]
+    for name in left:  # so that the next test does not find them
+        Path(f"/dev/shm/{name}").unlink(missing_ok=True)
     assert not left, f"names left in /dev/shm: {left}"
     assert after == before, "left: names, descriptors, threads or children"
     assert not mappings() - mapped, "segments or semaphores still mapped"

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from conftest import names
 from shmchannel import (
     Channel,
     ChannelCorrupted,
@@ -31,7 +30,9 @@ from shmchannel import (
 )
 from shmchannel import channel as channel_module
 from shmchannel.system import files
+from support.apart import free_handle
 from support.flavours import FLAVOURS, Peer
+from support.leftovers import names
 from support.peers import connect, echo, try_connect
 
 SHM = Path("/dev/shm")
@@ -299,7 +300,7 @@ del channel
 
 
 def test_a_half_made_segment_is_swept() -> None:
-    path = SHM / "shmch-AAAAAAAAAAAAAAAA"
+    path = SHM / free_handle()
     path.write_bytes(b"")
     assert segment.sweep_segments() == [path.name]
     assert not path.exists()
@@ -461,7 +462,7 @@ def test_a_header_that_cannot_be_is_refused(word: int, value: int, match: str) -
 
 @pytest.mark.parametrize("size", [0, 100, 4096, 5000])
 def test_a_truncated_segment_is_refused(size: int) -> None:
-    path = SHM / "shmch-AAAAAAAAAAAAAAAA"
+    path = SHM / free_handle()
     magic = layout.MAGIC.to_bytes(8, "little")
     path.write_bytes((magic if size >= 4096 else b"").ljust(size, b"\0"))
     try:

@@ -21,6 +21,7 @@ from shmchannel.cli import main
 from shmchannel.cli import snapshot as look
 from shmchannel.cli import wording as words
 from support import peers
+from support.apart import free_handle
 from support.commands import killed, run
 from support.flavours import Peer
 
@@ -331,7 +332,8 @@ def test_a_time_that_cannot_be_has_no_age(
 
 def test_segments_that_vanish_or_shrink_under_a_look_harm_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     ended = threading.Event()
-    name = "/dev/shm/shmch-" + "v" * 16
+    handle = free_handle()
+    name = f"/dev/shm/{handle}"
     whole = Channel(capacity=4096)
     content = bytes(whole._segment.memory)
 
@@ -349,7 +351,7 @@ def test_segments_that_vanish_or_shrink_under_a_look_harm_nothing(capsys: pytest
         for _ in range(30):
             assert main(["ls", "--json"]) == 0
             json.loads(capsys.readouterr().out)
-            place = look.Place("shmch-" + "v" * 16, name, {os.getpid()})
+            place = look.Place(handle, name, {os.getpid()})
             for _ in range(30):
                 look.look(place)
     finally:
@@ -373,7 +375,7 @@ def test_a_descriptor_that_has_become_anothers_is_not_taken_for_a_damaged_channe
 
 
 def test_what_is_no_file_is_not_opened(listed: Callable[..., Any]) -> None:
-    handle = "shmch-" + "f" * 16
+    handle = free_handle()
     os.mkfifo(f"/dev/shm/{handle}")
     try:
         assert listed(handle) is None

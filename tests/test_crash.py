@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from conftest import names
 from shmchannel import Channel, ChannelError, PeerLost, segment
 from shmchannel.system import locks as alive
 from shmchannel.system import processes
 from support.flavours import PROCESSES, Peer
 from support.inside import peer_of
+from support.leftovers import names
 from support.peers import connect, connect_and_idle, read_for_ever, write_for_ever
 
 KILLED = -signal.SIGKILL

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import names
 from shmchannel import __version__, segment
 from shmchannel.cli import main
+from support.leftovers import names
 
 ROOT = Path(__file__).parent.parent
 

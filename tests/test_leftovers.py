@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from conftest import names
 from programs import cuts
 from shmchannel import (
     Channel,
@@ -28,6 +27,7 @@ from shmchannel import (
     wait,
 )
 from support import engines
+from support.leftovers import names
 
 
 @pytest.fixture(params=engines.RINGS)

@@ -22,19 +22,20 @@ from typing import Any
 
 import pytest
 
-from conftest import names
 from shmchannel import Channel, ChannelError, ChannelNotFound, InterfaceError, SharedBuffer, layout, segment
 from shmchannel.system import semaphores
 from shmchannel.transfer import block as blocks
 from shmchannel.transfer import buffer
 from shmchannel.transfer.buffer import block_of
+from support.apart import free_handle
 from support.engines import RINGS, made_by
 from support.inside import producer_of, slot_of
+from support.leftovers import descriptors, names
 
 ROOT = Path(__file__).parent.parent
 SHM = Path("/dev/shm")
 NOBODY = 65534
-HANDLE = "shmch-" + "A" * 16
+HANDLE = free_handle()
 
 
 def as_nobody(action: Callable[[], object]) -> None:
@@ -279,7 +280,10 @@ def test_what_is_put_into_dev_shm_stops_nobody(what: str, owner: str) -> None:
 
 
 def bell_names() -> set[str]:
-    return set(re.findall(r"@(shmch-[0-9a-f]{32})", Path("/proc/net/unix").read_text()))
+    """The names of this process's doorbells."""
+    ours = set(descriptors().values())
+    sockets = re.findall(r"(\d+) @(shmch-[0-9a-f]{32})", Path("/proc/net/unix").read_text())
+    return {name for inode, name in sockets if f"socket:[{inode}]" in ours}
 
 
 FLOOD = """
@@ -362,6 +366,7 @@ def test_a_handle_is_a_name_and_never_a_path() -> None:
 
 DECODES = """
 import datetime, decimal, fractions, ipaddress, pathlib, random, sys, uuid, zoneinfo
+from support.apart import free_handle
 from support.engines import made_by
 from test_hostile import EXAMPLES, codec, decode
 from support.values import ARRAYS, PATTERNS, ZONES

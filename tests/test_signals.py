@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from conftest import names
 from shmchannel import Channel, Port, PortClosed, WouldBlock, segment
 from shmchannel.layout import PART
 from shmchannel.system import interrupts
@@ -23,6 +22,7 @@ from shmchannel.waiting import thread
 from support.engines import RINGS, made_by, needs_c
 from support.flavours import Peer
 from support.inside import producer_of, reader_of
+from support.leftovers import names
 from support.peers import echo, fill, until_asleep
 
 

@@ -13,20 +13,25 @@ import dis
 import functools
 import gc
 import os
+import secrets
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import shmchannel
 from shmchannel import Channel, ChannelNotFound, EndOfChannel, Port, SharedBuffer, WouldBlock, segment
 from shmchannel.system import files
 from shmchannel.transfer.sweep import sweep_blocks
+from support.apart import names_tagged
+from support.leftovers import descriptors, names
 
 PACKAGE = os.path.dirname(shmchannel.__file__)
-not_ours = set(os.listdir("/dev/shm"))
 
 
 class Cut(BaseException):
@@ -100,10 +105,6 @@ class Cutter:
             if event == "opcode":
                 self.look(frame.f_code, frame.f_lasti, frame.f_lineno)
             return self._event
-
-
-def names() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if "shmch-" in name} - not_ours
 
 
 # -- what is done; each is told how to do what is cut off, and returns what is wrong after it
@@ -282,16 +283,14 @@ def survey(act: Callable[[Do], str]) -> int:
                 action()
 
         gc.collect()
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         wrong = act(do)
         gc.collect()
-        after = len(os.listdir("/proc/self/fd"))
+        changed = descriptors().items() ^ before.items()
         files._remove_ours()  # as when the process ends
         left = names()
-        if wrong or left or before != after:
-            print(
-                wrong, *left, *([f"{after - before:+} descriptors"] if before != after else []), cutter.where
-            )
+        if wrong or left or changed:
+            print(wrong, *left, *changed, cutter.where)
         for name in left:
             os.unlink(f"/dev/shm/{name}")
         if not cutter.where:
@@ -301,4 +300,5 @@ def survey(act: Callable[[Do], str]) -> int:
 if __name__ == "__main__":
     warnings.simplefilter("ignore", ResourceWarning)
     sys.unraisablehook = lambda _unraisable: None  # where it is a finalizer that is cut off
+    names_tagged(secrets.token_hex(4))
     print(survey(ACTIONS[sys.argv[1]]))

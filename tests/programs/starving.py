@@ -1,12 +1,11 @@
-"""What happens when the system has no more of something: a program of its own for each.
+"""What the library does when the system runs out of something: of one thing for each run.
 
     python tests/programs/starving.py WHAT
 
 WHAT is full, inodes, descriptors, doorbells, memory, large_write, large_read, large_parts or large_value.
-
-Of `full` and `inodes` /dev/shm is a small one of their own. With LIBC=1 the semaphores are made by libc
-alone, as in an interpreter. What is asserted: an error that says what to do, nothing half made, nothing left,
-and that it works again when there is more.
+`full` and `inodes` fill a small /dev/shm of their own; where none can be mounted, the status is 77. With
+LIBC=1 libc alone makes the semaphores, as in an interpreter. Asserts that the error says what to do, that
+nothing is left half made, and that it works again once there is more.
 """
 
 from __future__ import annotations
@@ -23,20 +22,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
 if os.environ.get("LIBC"):
     sys.modules["posix_ipc"] = None  # type: ignore[assignment]
 
 from shmchannel import Channel, ChannelError, Port, SharedBuffer
 from shmchannel.port.port import connection_of
 from shmchannel.system import semaphores
+from support import apart, leftovers
 
+SMALL = {"full": "size=1m", "inodes": "size=1m,nr_inodes=20"}  # how a small /dev/shm is mounted
+NOT_PERMITTED = 77
 FILL = Path("/dev/shm/fill")
 MIB = 1 << 20
 
 
-def state() -> tuple[set[str], set[str]]:
-    """Names and descriptors."""
-    return set(os.listdir("/dev/shm")), set(os.listdir("/proc/self/fd"))
+def names() -> set[str]:
+    """Where /dev/shm is shared, those of this run; else all, half made ones too."""
+    return leftovers.names() if apart.TAG in os.environ else set(os.listdir("/dev/shm"))
 
 
 def refused(action: Callable[[], Any], says: str) -> bool:
@@ -52,9 +55,9 @@ def refused(action: Callable[[], Any], says: str) -> bool:
 
 @contextmanager
 def leaving_nothing() -> Iterator[None]:
-    before = state()
+    before = names(), leftovers.descriptors()
     yield
-    assert state() == before, (state(), before)
+    assert (names(), leftovers.descriptors()) == before, before
 
 
 def works(one: Port, two: Port) -> None:
@@ -180,7 +183,7 @@ def receive_without_descriptors(one: Port, two: Port) -> None:
     works(one, two)
     one.close_sync()
     two.close_sync()
-    assert not [name for name in os.listdir("/dev/shm") if name.endswith("b")]
+    assert not [name for name in names() if name.endswith("b")]
 
 
 def doorbells() -> None:
@@ -257,7 +260,7 @@ def memory() -> None:
         else:
             raise AssertionError("it was mapped")
     works(one, two)
-    assert not [name for name in os.listdir("/dev/shm") if name.endswith("b")]
+    assert not [name for name in names() if name.endswith("b")]
     works(channel.connect(), channel.connect())
 
 
@@ -321,9 +324,14 @@ def large_value() -> None:
 
 
 if __name__ == "__main__":
+    what = sys.argv[1]
+    if what not in SMALL:
+        apart.enter()
+    elif not apart.mounted(SMALL[what]):
+        sys.exit(NOT_PERMITTED)
     threading.stack_size(MIB)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     started = time.monotonic()
     assert bool(semaphores.posix_ipc) != bool(os.environ.get("LIBC"))
-    globals()[sys.argv[1]]()
+    globals()[what]()
     assert time.monotonic() - started < 50

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from support import apart
+
 from .matrix import IN_C, Totals, kinds, run_in_c, run_matrix, run_storm
 from .scenarios import SCENARIOS
 from .steps import ACTIONS
@@ -27,6 +29,7 @@ def main() -> int:
     parser.add_argument("--scenario", action="append", help="one of: " + "; ".join(SCENARIOS))
     parser.add_argument("--write", type=Path, help="a page that has the marks")
     options = parser.parse_args()
+    apart.enter()
     lines = run(options)
     failed = lines.pop()
     print("\n".join(lines))

@@ -11,6 +11,7 @@ import faulthandler
 import gc
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -24,12 +25,14 @@ from typing import Any, NoReturn
 
 from shmchannel import segment
 from shmchannel.transfer.sweep import sweep_blocks
+from support.apart import names_tagged
+from support.leftovers import descriptors, mappings, names
 
 from .board import ACTED, PASSED, PATIENCE, PID, READ, STARTED, Board, until
 from .scenarios import SCENARIOS
 from .storms import STORMS
 from .survivor import Survivor
-from .victim import be_victim, name_by_tag
+from .victim import be_victim
 
 _LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
@@ -94,7 +97,8 @@ class Case:
         self.case = case
         self.writing = writing
         self.scenario = (SCENARIOS | STORMS)[case["scenario"]]
-        self.tag = name_by_tag()
+        self.tag = secrets.token_hex(4)
+        names_tagged(self.tag)
         self.folder = tempfile.TemporaryDirectory(prefix="crash-")
         self.board = Board(self.folder.name + "/board")
         self.child = 0
@@ -211,40 +215,21 @@ class Case:
         if died and came_out not in self.scenario.outcomes:
             self.problems.append(f"out came {came_out!r}")
 
-    def look_for_leftovers(self, before: set[str]) -> bool:
+    def look_for_leftovers(self, before: dict[str, str]) -> bool:
         """Whether it took a sweep to remove all names. What else is left is a problem."""
         gc.collect()
-        left = names(self.tag)
+        left = names()
         sweep_blocks()
         segment.sweep_segments()
         if left and not self.scenario.sweeps:
             self.problems.append(f"names are left: {left}")
-        if names(self.tag):
-            self.problems.append(f"names are left after a sweep: {names(self.tag)}")
+        if names():
+            self.problems.append(f"names are left after a sweep: {names()}")
         if descriptors() != before:
-            self.problems.append(f"descriptors are left: {descriptors() - before}")
+            self.problems.append(f"descriptors are left: {descriptors()}, and before: {before}")
         if mapped := mappings():
             self.problems.append(f"memory is left mapped: {mapped}")
         return bool(left)
-
-
-def names(tag: str) -> list[str]:
-    return [name for name in os.listdir("/dev/shm") if tag in name]
-
-
-def descriptors() -> set[str]:
-    found = set()
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.add(f"{fd}: {os.readlink(f'/proc/self/fd/{fd}')}")
-        except FileNotFoundError:  # the listing's own
-            pass
-    return found
-
-
-def mappings() -> list[str]:
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    return [line for line in lines if "/dev/shm/" in line]
 
 
 if __name__ == "__main__":

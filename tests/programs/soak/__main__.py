@@ -11,6 +11,7 @@ import secrets
 import sys
 import time
 
+from support import apart
 from support.flavours import interpreters
 
 from .census import Census
@@ -33,6 +34,7 @@ def main() -> int:
     print(f"seed {options['seed']}, Python {platform.python_version()}", flush=True)
     if not interpreters:
         print("no interpreters: those come with Python 3.14", flush=True)
+    apart.enter()
     director = Director(Options(**options))
     try:
         soak(director, minutes * 60, count)
@@ -54,8 +56,8 @@ def soak(director: Director, seconds: float, count: int | None) -> None:
             director.run(until=time.monotonic() + seconds * share)
         if director.failures:
             return
-        names, found = director.names(), director.census()
-        print_rows(name, found, len(names))
+        left, found = director.left(), director.census()
+        print_rows(name, found, len(left))
         first = first or found
         director.compare(first, found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ from queue import Empty, Queue
 from random import Random
 from typing import Any, NamedTuple
 
-from programs.crash.victim import name_by_tag
 from shmchannel import Channel, ChannelError, native, segment
 from shmchannel.transfer.sweep import sweep_blocks
+from support import apart
+from support.apart import names_tagged
 from support.flavours import interpreters
+from support.leftovers import names
 
 from . import board as b
 from .audit import audit
@@ -32,7 +35,12 @@ ENDING = 60  # seconds that a process may take to end
 
 
 def half_made() -> set[str]:
-    """What glibc's ``sem_open`` makes a semaphore as, for a moment; who is killed in it leaves that."""
+    """The names that glibc's ``sem_open`` gives a semaphore for a moment: a process killed in it leaves one.
+
+    None where /dev/shm is shared with other programs, since such a name does not tell its maker.
+    """
+    if apart.TAG in os.environ:
+        return set()
     return {name for name in os.listdir("/dev/shm") if re.fullmatch(r"sem\.[A-Za-z0-9]{6}", name)}
 
 
@@ -123,7 +131,8 @@ class Director:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.random = Random(options.seed)
-        self.tag = name_by_tag()
+        self.tag = secrets.token_hex(4)
+        names_tagged(self.tag)
         self.events: Queue[tuple[Worker, dict[str, Any]]] = Queue()
         self.folder = tempfile.TemporaryDirectory(prefix="soak-")
         self.board = b.Board(self.folder.name + "/board", options.channels)
@@ -298,11 +307,11 @@ class Director:
                 self.take(worker, event)
         return {"parent": census(), **dict(sorted(found.items()))}
 
-    def names(self) -> list[str]:
+    def left(self) -> list[str]:
         """Those in /dev/shm, after a sweep of what the killed have left."""
         sweep_blocks()
         segment.sweep_segments(lingering=True)
-        return [name for name in os.listdir("/dev/shm") if self.tag in name]
+        return sorted(names())
 
     def compare(self, before: dict[str, Census], after: dict[str, Census]) -> None:
         for name, one in before.items():
@@ -315,9 +324,9 @@ class Director:
             status, said = worker.close()
             if said or (status and not self.failures):
                 self.failures.append(f"process {worker.index} ended with status {status}: {said}")
-        names = self.names()
-        if names:
-            self.failures.append(f"names are left in /dev/shm: {names}")
+        left = self.left()
+        if left:
+            self.failures.append(f"names are left in /dev/shm: {left}")
         self.remove_half_made()
         self.folder.cleanup()
 

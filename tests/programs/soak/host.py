@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from programs.crash.victim import name_by_tag
+from support.apart import names_tagged
 from support.flavours import new_interpreter
 
 from . import faults
@@ -56,7 +56,7 @@ class Host:
             made, uses = self.idle.get_nowait()
         except Empty:
             made, uses = new_interpreter(), 0
-            made.exec(f"from crash.victim import name_by_tag; name_by_tag({self.tag!r})")
+            made.exec(f"from support.apart import names_tagged; names_tagged({self.tag!r})")
         try:
             made.exec(f"from soak import end; end.run({plan!r})")
         except Exception as error:
@@ -92,7 +92,7 @@ def main(tag: str) -> None:
     # Nobody is there to read what it has to say, nor to end it.
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     faulthandler.register(signal.SIGUSR1)
-    name_by_tag(tag)
+    names_tagged(tag)
     gc.freeze()
     host = Host(tag)
     for line in sys.stdin:
