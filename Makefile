@@ -1,20 +1,21 @@
-# One verb a job. Each sets up what it needs in a venv of this interpreter: PYTHON=python3.14 make test
+# One verb a job. Each installs what it needs into the venv of its interpreter: PYTHON=python3.14 make test
 PYTHON ?= python3
-ifeq ($(PYTHON),python3)
-VENV := .venv
-else
-VENV := .venv-$(notdir $(PYTHON))
-endif
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
-TESTS ?= tests
 
-.PHONY: demo test style format types check coverage fuzz sanitize stress crash soak model bench bench-plots clean
+.PHONY: demo test test-slow style format types check coverage fuzz sanitize stress crash soak model bench bench-plots \
+	docs docs-serve docs-test dist-check clean
 
-demo: $(VENV)/.demo
+demo: $(VENV)/.cli
 	$(RUN) examples/count_tokens.py
 
+# Each promise once. Some of the tests: make test TESTS="tests/test_port.py -k timeout"
 test: $(VENV)/.test
-	$(RUN) -m pytest $(TESTS)
+	$(RUN) -m pytest -m "not slow" $(TESTS)
+
+# What is long, and what repeats a promise with more values or on more sides.
+test-slow: $(VENV)/.test
+	$(RUN) -m pytest -m slow $(TESTS)
 
 style: $(VENV)/.check
 	$(RUN) -m ruff format --check .
@@ -33,52 +34,50 @@ coverage: $(VENV)/.test
 	$(RUN) -m coverage run -m pytest $(TESTS)
 	$(RUN) -m coverage report
 
-# Bytes against the decoder, for so many seconds.
+# Mutated bytes against the decoder.
 SECONDS ?= 60
-fuzz: $(VENV)/.fuzz
+fuzz: $(VENV)/.test $(VENV)/.fuzz
 	$(RUN) tests/programs/fuzz/decode.py -max_total_time=$(SECONDS)
 
-# The C under sanitizers; takes a C compiler with their libraries (gcc has them).
+# The C core under sanitizers; needs gcc with their libraries.
 sanitize: $(VENV)/.test
 	tests/programs/native/sanitize.sh $(RUN)
 
-# Interpreters that come and go, for a minute or two. Needs 3.13 or newer: PYTHON=python3.14 make stress
+# Interpreters that come and go, for a minute or two: PYTHON=python3.14 make stress
 stress: $(VENV)/.test
 	$(RUN) tests/programs/stress.py
 
-# One side killed or stopped at each step, then so many at random; takes hours. CRASH_EVERY=16: each 16th step.
+# One side killed or stopped at each step, then at random moments; takes hours. CRASH_EVERY=16: at each 16th step.
 # In C with gdb and gcc, in interpreters with 3.14: PYTHON=python3.14 make crash CRASH="--write docs/reliability.md"
 CRASH_EVERY ?= 1
 CRASH_ROUNDS ?= 2000
 crash: $(VENV)/.test
 	PYTHONPATH=tests $(RUN) -m programs.crash --every $(CRASH_EVERY) --rounds $(CRASH_ROUNDS) $(CRASH)
 
-# Hundreds of channels at once, and processes that are killed; with interpreters: PYTHON=python3.14 make soak
-# SOAK="--seed N" draws the same channels again.
+# Hundreds of channels at once, and processes that are killed. SOAK="--seed N" draws the same channels again.
 MINUTES ?= 10
 soak: $(VENV)/.test
 	PYTHONPATH=tests $(RUN) -m programs.soak --minutes $(MINUTES) $(SOAK)
 
-# The protocol of the ring, every interleaving of it: docs/model. SHORT=1: smaller rings, about a minute.
+# The ring's protocol in every interleaving; needs spin and gcc. SHORT=1: smaller rings, about a minute.
 model:
 	$(PYTHON) docs/model/check.py $(if $(SHORT),--short)
 
-# Beside every peer, with its own options: make bench BENCH="--where process --workload echo"
+# Beside its rivals, with the bench's own options: make bench BENCH="--where process --workload echo"
 bench: $(VENV)/.bench
 	$(RUN) -m shmchannel bench $(BENCH)
 
-# The figures and numbers of the documentation; between interpreters too where the Python has them (3.14).
+# The figures of the documentation; between interpreters too, where the Python has them (3.14).
 PLOTS ?= docs/plots
+PLACES = process thread $(shell $(RUN) -c 'import concurrent.interpreters; print("interpreter")' 2>/dev/null)
 bench-plots: $(VENV)/.bench
 	mkdir -p $(PLOTS)
-	places="process thread"; ! $(RUN) -c 'import concurrent.interpreters' 2>/dev/null || \
-	places="$$places interpreter"; set -e; for where in $$places; do \
+	set -e; for where in $(PLACES); do \
 	$(RUN) -m shmchannel bench --where $$where --plot $(PLOTS)/$$where.svg --json $(PLOTS)/$$where.json $(BENCH); \
 	done
 	$(RUN) -m shmchannel bench --workload growth --plot $(PLOTS)/growth.svg --json $(PLOTS)/growth.json $(BENCH)
 
-# The site, into build/site; docs-test looks at it in a browser, and takes Debian's chromium and chromium-driver.
-.PHONY: docs docs-serve docs-test
+# The site, in build/site. docs-test looks at it in a browser: Debian's chromium and chromium-driver.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs
 docs: $(VENV)-docs/.docs
 	$(MKDOCS) build --quiet --strict -f docs/mkdocs.yml
@@ -86,12 +85,11 @@ docs: $(VENV)-docs/.docs
 docs-serve: $(VENV)-docs/.docs
 	$(MKDOCS) serve -f docs/mkdocs.yml --watch src --watch CHANGELOG.md
 
-docs-test: $(VENV)-docs/.test
+docs-test: $(VENV)-docs/.docs $(VENV)-docs/.test
 	$(VENV)-docs/bin/python -m pytest tests/test_site.py
 
-# An sdist and a wheel, into dist: what is in them, and how they install and run where nothing else is. Needs git.
-# SHORT=1: of the two only the wheel is installed, a quarter of a minute.
-.PHONY: dist-check
+# An sdist and a wheel, in dist: what is in them, and how they install and run elsewhere. Needs git.
+# SHORT=1: installs only the wheel, in a quarter of a minute.
 dist-check: $(VENV)/.dist
 	$(RUN) tests/programs/dist_check.py $(if $(SHORT),--short)
 
@@ -100,49 +98,20 @@ clean:
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A venv by the interpreter's own means or, where it has no ensurepip (Debian), by a borrowed virtualenv.
-$(VENV)/bin/python $(VENV)-docs/bin/python: %/bin/python:
-	$(PYTHON) -m venv $* || { rm -rf $* && python3 -m venv $*-maker && \
-	$*-maker/bin/pip install -q --disable-pip-version-check virtualenv && \
-	$*-maker/bin/virtualenv -q -p $(PYTHON) $* && rm -rf $*-maker; }
-
-# The C core is built with the package, and anew when it has changed.
-BUILT_FROM := pyproject.toml setup.py $(wildcard src/shmchannel/native/*)
-
-# What others need, for when several are to run at the same time.
-.PHONY: venv venv-check venv-fuzz
+# A file VENV/.EXTRA says that this extra of the package is installed there. `make venv venv-fuzz` installs before use.
+EXTRAS := $(addprefix $(VENV)/.,cli test check fuzz bench dist) $(VENV)-docs/.docs $(VENV)-docs/.test
+.PHONY: venv
 venv: $(VENV)/.test
-venv-check: $(VENV)/.check
-venv-fuzz: $(VENV)/.fuzz
+venv-%: $(VENV)/.% ;
 
-$(VENV)/.demo: $(BUILT_FROM) | $(RUN)
-	$(RUN) -m pip install -q --disable-pip-version-check -e '.[cli]'
+$(EXTRAS): pyproject.toml
+$(filter-out %.check %.dist,$(EXTRAS)): setup.py $(wildcard src/shmchannel/native/*)  # the C core, built anew
+$(EXTRAS):
+	test -x $(@D)/bin/python || $(call new_venv,$(@D))
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check -e '.[$(patsubst .%,%,$(@F))]'
 	touch $@
 
-$(VENV)/.test: $(BUILT_FROM) | $(RUN)
-	$(RUN) -m pip install -q --disable-pip-version-check -e '.[test]'
-	touch $@
-
-$(VENV)/.bench: $(BUILT_FROM) | $(RUN)
-	$(RUN) -m pip install -q --disable-pip-version-check -e '.[bench]'
-	touch $@
-
-$(VENV)/.fuzz: $(VENV)/.test | $(RUN)
-	$(RUN) -m pip install -q --disable-pip-version-check -e '.[fuzz]'
-	touch $@
-
-$(VENV)/.dist: pyproject.toml | $(RUN)
-	$(RUN) -m pip install -q --disable-pip-version-check -e '.[dist]'
-	touch $@
-
-$(VENV)/.check: pyproject.toml | $(RUN)
-	$(RUN) -m pip install -q --disable-pip-version-check -e '.[check]'
-	touch $@
-
-$(VENV)-docs/.docs: $(BUILT_FROM) | $(VENV)-docs/bin/python
-	$(VENV)-docs/bin/python -m pip install -q --disable-pip-version-check -e '.[docs]'
-	touch $@
-
-$(VENV)-docs/.test: $(VENV)-docs/.docs
-	$(VENV)-docs/bin/python -m pip install -q --disable-pip-version-check -e '.[docs,test]'
-	touch $@
+# By the interpreter's own means or, where it has no ensurepip (Debian), by a borrowed virtualenv.
+new_venv = $(PYTHON) -m venv $1 || { rm -rf $1 && python3 -m venv $1-maker && \
+	$1-maker/bin/pip install -q --disable-pip-version-check virtualenv && \
+	$1-maker/bin/virtualenv -q -p $(PYTHON) $1 && rm -rf $1-maker; }

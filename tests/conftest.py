@@ -1,4 +1,4 @@
-"""What holds for every test: it ends in time, and leaves nothing behind on the machine."""
+"""What holds for every test: it ends in time, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -21,13 +22,13 @@ from hypothesis import strategies as st
 from support import apart, engines
 from support.leftovers import children, descriptors, mappings, names
 
-apart.enter()
+apart.enter()  # first: no test may see the names of other programs
 
-DEADLINE = int(os.environ.get("DEADLINE", "60"))  # seconds for a test, unless it is marked with another
+DEADLINE = int(os.environ.get("DEADLINE", "60"))  # seconds for a test without the marker
 GRACE = 30  # seconds more, for a test that does not fail even then
-_stderr = 2  # what pytest does not capture
+_stderr = 2  # a copy of standard error that pytest does not capture
 
-# Timings decide no test.
+# No test fails because an example takes long.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
@@ -37,14 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         _stderr = os.dup(2)
-    config.addinivalue_line("markers", "deadline(seconds): the time a test may take")
-    # Started by multiprocessing's first spawn and kept: part of what is there before a test.
+    # The first spawn of multiprocessing starts it, and keeps it: so it has to be there before a test.
     resource_tracker.ensure_running()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def quick_collections() -> None:
-    """What is there before the tests is not looked at again by each collection, of which there are many."""
+    """Hide from the collector what is there before the tests: each test collects several times."""
     first_example()
     gc.collect()
     gc.freeze()
@@ -53,16 +53,15 @@ def quick_collections() -> None:
 @settings(derandomize=True, database=None, max_examples=1)
 @given(st.none())
 def first_example(_value: None) -> None:
-    """Hypothesis registers its Random once, and asks the collector who holds it: it must not be frozen yet.
+    """Let Hypothesis register its Random, for which it asks the collector: the Random must not be frozen yet.
 
-    (Else it warns, on 3.14: a thread's dict is the collector's before anything is in it. On a machine with
-    ``CI`` set, that is. Elsewhere the first test to be derandomized would have met it.)
+    Else it warns on 3.14 where ``CI`` is set: the collector does not know a thread's dict that is empty.
     """
 
 
 @pytest.fixture(autouse=True)
 def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A hang is a failure: the stacks are dumped, the children killed, and the test fails."""
+    """Fail a test that hangs: dump the stacks, and end the children that the test has started."""
     marker = request.node.get_closest_marker("deadline")
     seconds = marker.args[0] if marker else DEADLINE
     before = children()
@@ -75,7 +74,7 @@ def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
 
     previous = signal.signal(signal.SIGALRM, fail)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1)
-    # Where no handler runs any more, as while the main thread is in a subinterpreter, that is the end of all.
+    # Where no signal handler runs, as while the main thread is in a subinterpreter, pytest itself ends.
     faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=_stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
@@ -85,18 +84,27 @@ def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=engines.CODECS)
 def packer(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Messages are encoded by each engine in turn."""
+    """Encode messages with each engine in turn."""
     with engines.made_by(request.param):
         yield
 
 
 @pytest.fixture
 def often_switching() -> Iterator[None]:
-    """Threads take turns as often as can be: what can come between two steps does."""
+    """Let threads take turns as often as possible, so that one runs between any two steps of another."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+def here() -> dict[str, set[Any]]:
+    return {
+        "names in /dev/shm": names(),
+        "descriptors": set(descriptors().items()),
+        "threads": set(threading.enumerate()),
+        "children": children(),
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -104,21 +112,18 @@ def nothing_left(
     request: pytest.FixtureRequest,
     in_time: None,  # noqa: ARG001  (its deadline holds here too)
 ) -> Iterator[None]:
-    """After a test /dev/shm, descriptors, mappings, threads and children are as before."""
+    """After a test there are the same names, descriptors, threads and children, and no new mapping."""
     gc.collect()
-    before = names(), descriptors(), threading.active_count(), children()
-    mapped = mappings()
+    before, mapped = here(), mappings()
     yield
     request.node.funcargs.clear()  # what fixtures have made
-    for _ in range(100):  # what a test has just killed or joined may take a moment to go
+    for _ in range(100):  # a process just killed or a thread just joined may need a moment to go
         gc.collect()
-        after = names(), descriptors(), threading.active_count(), children()
-        if after == before and not mappings() - mapped:
+        changed = {what: found ^ before[what] for what, found in here().items()}
+        changed["mappings"] = mappings() - mapped
+        if not any(changed.values()):
             return
         time.sleep(0.01)
-    left = names() - before[0]
-    for name in left:  # so that the next test does not find them
+    for name in names() - before["names in /dev/shm"]:  # so that the next test does not find them
         Path(f"/dev/shm/{name}").unlink(missing_ok=True)
-    assert not left, f"names left in /dev/shm: {left}"
-    assert after == before, "left: names, descriptors, threads or children"
-    assert not mappings() - mapped, "segments or semaphores still mapped"
+    pytest.fail(f"the test leaves something behind, or has closed what is not its own: {changed}")
