@@ -1,1 +1,1 @@
-"""What the operating system gives: files, locks, processes, semaphores, doorbells, fences, interrupts."""
+"""The operating system's part: files, locks, processes, semaphores, doorbells, fences, interrupts."""

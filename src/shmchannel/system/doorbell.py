@@ -1,9 +1,8 @@
 """A doorbell: a wake-up that an event loop, or any select, can wait for beside sockets.
 
-An ``AF_UNIX`` datagram socket, bound by the port that waits, under a random name that stands in its
-slot in shared memory: who can read that may ring. The peer sends one byte when the port has said that
-it waits. A bell that is missing, or full of rings, is no error: who waits looks around by itself now
-and then, too.
+It is an ``AF_UNIX`` datagram socket, bound by the port that waits. Its random name is in the port's slot in
+shared memory, so only processes that can read the slot can ring. The peer sends one byte if the port has
+announced that it waits. A missing or full doorbell is no error: a side that waits also looks at intervals.
 """
 
 from __future__ import annotations
@@ -18,25 +17,29 @@ from ..errors import ChannelError
 from .interrupts import locked
 
 KEY_SIZE = 16  # bytes: two words of a slot's record
-MANY = 64  # rings; Linux keeps 11 of a socket (net.unix.max_dgram_qlen), until its owner takes them
+DRAIN_AT_ONCE = 64  # datagrams; Linux queues 11 on a socket (net.unix.max_dgram_qlen)
 
 
 class Doorbell:
-    """A port's own bell, and the way to its peer's; no socket is made before it is needed."""
+    """A port's own bell, and the way to its peer's; each socket is made when it is first needed."""
+
+    _sender: socket.socket | None = None  # made for the first ring
 
     def __init__(self, ours: memoryview, theirs: memoryview) -> None:
-        """``ours`` and ``theirs``: where in shared memory the keys stand, as bytes; zeros for none."""
+        """``ours`` and ``theirs`` are the two keys in shared memory, as bytes. Zeros stand for no bell."""
         self._ours = ours
         self._theirs = theirs
         self._bell: socket.socket | None = None
         self._path: str | bytes = b""
-        self._senders: dict[int, socket.socket] = {}  # under 0 the one, once it is needed
         self._closed = False
-        # Of binding and closing, which may come from two threads, and of what comes with that in a loop.
+        # For binding and closing, which two threads may do at once, and for the event loop's part in both.
         self.lock = threading.RLock()
 
     def bind(self) -> None:
-        """Hang up our bell, once; none after ``close``. Raises ``ChannelError`` when the system refuses."""
+        """Make our bell; does nothing if there is one, or after ``close``.
+
+        Raises ``ChannelError`` when the system refuses.
+        """
         try:
             locked(self.lock, self._bind)
         except OSError as error:
@@ -59,16 +62,16 @@ class Doorbell:
         self._ours[:] = key
 
     def fileno(self) -> int:
-        """The bell's descriptor: readable when it has been rung. -1 when there is none."""
+        """The bell's descriptor, readable once the bell has been rung; -1 if there is no bell."""
         return self._bell.fileno() if self._bell is not None else -1
 
     def drain(self) -> None:
-        """Forget the rings so far; of somebody who rings without end, some."""
+        """Make the bell silent, unless the peer rings without end."""
         try:
-            for _ in range(MANY):
+            for _ in range(DRAIN_AT_ONCE):
                 if self._bell is None or not self._bell.recv(1):
                     return
-        except OSError:  # BlockingIOError: that was all; or closed meanwhile
+        except OSError:  # BlockingIOError: the bell is silent. Or another thread has closed it
             pass
 
     def ring_ours(self) -> None:
@@ -84,27 +87,27 @@ class Doorbell:
 
     def _send(self, address: str | bytes) -> None:
         try:
-            sender = self._senders.get(0)
+            sender = self._sender
             if sender is None:
                 if self._closed:
                     return
                 sender = self._make_sender()
             sender.sendto(b"!", address)
         except OSError:
-            pass  # nobody there any more, or it is full of rings; or closed meanwhile
+            pass  # the peer has gone, its bell is full, or another thread has closed ours
 
     def _make_sender(self) -> socket.socket:
-        """The one, whichever of two threads that ring, or of a thread and its signal handler, is first."""
         made = _socket()
-        sender = self._senders.setdefault(0, made)
+        # An atomic assignment: of two threads that ring, or a thread and its signal handler, the first wins.
+        sender: socket.socket = vars(self).setdefault("_sender", made)
         if sender is not made:
             made.close()
-        if self._closed:  # meanwhile, and ``_drop`` may have found none
+        if self._closed:  # by another thread meanwhile, perhaps before ``_drop`` could find this sender
             sender.close()
         return sender
 
     def close(self) -> None:
-        """Take it down, and let go of the shared memory; may be repeated."""
+        """Remove the bell, and let go of the shared memory; may be repeated."""
         locked(self.lock, self._close)
 
     def _close(self) -> None:
@@ -116,19 +119,19 @@ class Doorbell:
         self._drop()
 
     def drop(self) -> None:
-        """In a fork: let go, and leave the bell to the parent."""
-        self.lock = threading.RLock()  # another thread may have held it when this process began
+        """In a fork: let go of everything, and leave the bell to the parent."""
+        self.lock = threading.RLock()  # another thread of the parent may have held the old one at the fork
         self._closed = True
         self._drop()
 
     def _drop(self) -> None:
         self._ours = self._theirs = memoryview(b"")
-        for one in (self._bell, self._senders.get(0)):
-            if one is not None:
-                one.close()
+        for end in (self._bell, self._sender):
+            if end is not None:
+                end.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "lock"):  # not where a signal handler has raised in the making
+        if hasattr(self, "lock"):  # a signal handler may have cut off __init__
             self.close()
 
 
@@ -140,5 +143,5 @@ def _socket() -> socket.socket:
 
 def _address(key: bytes) -> str | bytes:
     if sys.platform == "linux":
-        return b"\0shmch-" + key.hex().encode()  # abstract: it goes with its socket
+        return b"\0shmch-" + key.hex().encode()  # an abstract name, which goes with its socket
     return f"/tmp/shmch-{key.hex()}"

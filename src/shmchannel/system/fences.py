@@ -1,20 +1,20 @@
-"""Memory fences, for a machine that does not keep stores and loads in order."""
+"""Memory fences, for machines that may reorder stores and loads."""
 
 from __future__ import annotations
 
 import os
 import threading
 
-# x86 keeps the order of stores and of loads. Elsewhere the ring must fence its publications.
+# x86 keeps stores in order, and loads. On other machines the ring fences what it publishes.
 WEAK_MEMORY = os.uname().machine.lower() not in {"x86_64", "amd64", "i386", "i686"}
 
 
 def fence() -> None:
-    """A full memory fence, in Python: a release of a lock followed by an acquire of the same lock.
+    """A full memory fence in Python: release a lock, then acquire the same lock.
 
-    The release orders what came before it, the acquire what comes after it, and the acquire reads
-    what the release wrote. (On x86 each is a locked instruction, so one would do.) The lock is made
-    for this one call, so that nobody waits for it, whatever a signal handler does in the middle.
+    The release orders everything before it, the acquire everything after it, and the acquire reads what the
+    release stored. (On x86 each is a locked instruction, so either would be enough.) The lock is made for
+    this call, so no other thread or signal handler ever waits for it.
     """
     lock = threading.Lock()
     lock.acquire()

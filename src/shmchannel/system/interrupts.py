@@ -1,8 +1,8 @@
-"""How to hold a lock, or keep forks away, in a thread in which a signal handler may raise after any call.
+"""Locks, and keeping forks away, in a thread where a signal handler may raise after any call.
 
-The acquire may be interrupted before or after it is done, and no note of ours is safe from that. So the
-release comes unasked: the RLock knows its owner, and raises ``RuntimeError`` if there is nothing to release.
-``with lock`` does not do (CPython gh-148874).
+The handler may raise just before or just after an acquire, and a variable could not record which it was. So
+the release always runs: the RLock knows its owner, and raises ``RuntimeError`` if this thread does not hold
+it. ``with lock`` is not safe here (CPython gh-148874).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ T = TypeVar("T")
 
 
 def locked(lock: threading.RLock, action: Callable[[], T], timeout: float = -1) -> T:
-    """Call ``action`` with an RLock held; after ``timeout`` seconds also without it (-1: never)."""
+    """Call ``action`` with the lock held, or without it after ``timeout`` seconds (-1: wait for ever)."""
     acquire, release = lock.acquire, lock.release
     try:
         acquire(timeout=timeout)
         return action()
     finally:
         try:
-            release()  # a call of C code: one in Python could be interrupted before its first line
+            release()  # C code: a Python function could be interrupted before its first line
         except RuntimeError as error:
             if is_from_handler(error):
                 raise
 
 
 def is_from_handler(error: BaseException) -> bool:
-    """Whether a call of C code did not raise this by itself, but a signal handler right after it."""
+    """Whether a signal handler raised this right after a call of C code, and not the C code itself."""
     assert error.__traceback__
     return error.__traceback__.tb_next is not None
 
@@ -39,11 +39,11 @@ _no_fork = threading.RLock()
 
 
 def without_fork(action: Callable[[], T]) -> T:
-    """Call ``action`` with no fork in the middle.
+    """Call ``action`` while no thread of this process can fork.
 
-    A child forked while another thread opens or closes a lock's descriptor would have a lock that it
-    knows nothing of; and while another is in sem_open or sem_close (glibc 2.36) it would wait for
-    ever for glibc's own lock when it comes to close its copy.
+    A fork while another thread opens or closes a lock's descriptor would give the child a lock that it does
+    not know of. After a fork while another thread is in sem_open or sem_close, the child would wait for ever
+    for glibc's own lock as soon as it closes its copy (glibc 2.36).
     """
     return locked(_no_fork, action)
 
@@ -52,7 +52,7 @@ def _allow_fork() -> None:
     try:
         _no_fork.release()
     except RuntimeError:
-        pass  # a signal handler raised in os.fork before it was ours
+        pass  # a signal handler raised in os.fork before the acquire
 
 
 os.register_at_fork(before=_no_fork.acquire, after_in_parent=_allow_fork, after_in_child=_allow_fork)
