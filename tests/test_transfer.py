@@ -786,7 +786,7 @@ def test_the_end_of_a_process_removes_its_own_and_goes_on_where_it_may_not(
     monkeypatch.setattr(files, "_at_exit", inactive)
     files.own("first", lambda: removed.append("first"))
     files.own("second", refuse)
-    files._remove_ours()
+    files.remove_ours()
     assert removed == ["first"]
     assert files._at_exit
     files._at_exit.cancel()

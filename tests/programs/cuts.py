@@ -243,7 +243,7 @@ def linger(do: Do) -> str:
 
     do(make)
     gc.collect()
-    files._remove_ours()
+    files.remove_ours()
     for handle in made:
         try:
             Channel.from_handle(handle)
@@ -287,7 +287,7 @@ def survey(act: Callable[[Do], str]) -> int:
         wrong = act(do)
         gc.collect()
         changed = descriptors().items() ^ before.items()
-        files._remove_ours()  # as when the process ends
+        files.remove_ours()  # as when the process ends
         left = names()
         if wrong or left or changed:
             print(wrong, *left, *changed, cutter.where)

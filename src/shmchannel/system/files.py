@@ -1,7 +1,7 @@
-"""The files of segments and blocks: how they are made and opened, and that no name stays behind.
+"""The files of segments and blocks: making them, opening them, and leaving no name behind.
 
-A signal handler may raise after any call. So a descriptor is an object of C code from its birth on, which
-closes it; and a name is on a list before its file is there.
+A signal handler may raise after any call. So each descriptor belongs to an object of C code, which closes it,
+from the moment it exists; and a name is on this process's list before its file exists.
 """
 
 from __future__ import annotations
@@ -22,44 +22,47 @@ from . import locks
 from .locks import Hold
 
 HANDLE = re.compile(r"shmch-[A-Za-z0-9_-]{16}")
-NAMES_FOLDER = "/dev/shm"  # Linux lists the names here; elsewhere nothing can be swept
+NAMES_FOLDER = "/dev/shm"  # only Linux lists the names, here; so only Linux can sweep
+RANDOM_BYTES = 12  # of a name: 96 bits, in 16 characters
+OWNER_ONLY = 0o600  # the mode of files and semaphores: only this user may open them
 
 
-# -- whose names they are
+# -- the names that this process owns
 
-_ours: dict[Hashable, Callable[[], object]] = {}  # a name, or what has one, and how to remove it
+_ours: dict[Hashable, Callable[[], object]] = {}  # a name, or an object that has one: how to remove it
 _at_exit: Finalize | None = None
 
 
-def own(what: Hashable, remove: Callable[[], object]) -> None:
-    """Let this process call ``remove`` when it ends, unless it is disowned before."""
+def own(owned: Hashable, remove: Callable[[], object]) -> None:
+    """Have this process call ``remove`` when it ends, unless ``disown(owned)`` comes first."""
     global _at_exit
-    if _at_exit is None or not _at_exit.still_active():  # a child of multiprocessing begins with none
+    if _at_exit is None or not _at_exit.still_active():  # a child of multiprocessing starts without one
         if _at_exit is not None:
-            _ours.clear()  # the parent's, where such a child was cut off in ``_own_nothing``
-        # After those of channels and buffers, which it is for when they are cut off.
-        _at_exit = Finalize(None, _remove_ours, exitpriority=-2)
-    _ours[what] = remove
+            _ours.clear()  # the parent's names: a signal handler cut off ``_own_nothing`` in this child
+        # It removes the names that channels and buffers were cut off from removing, so it runs after theirs.
+        _at_exit = Finalize(None, remove_ours, exitpriority=-2)
+    _ours[owned] = remove
 
 
-def disown(what: Hashable) -> None:
-    """Its name is gone, or others see to it."""
-    _ours.pop(what, None)
+def disown(owned: Hashable) -> None:
+    """Take a name off the list: it is gone, or another owner removes it."""
+    _ours.pop(owned, None)
 
 
-def _remove_ours() -> None:
+def remove_ours() -> None:
+    """Remove every name that this process owns."""
     while _ours:
-        _what, remove = _ours.popitem()
+        _owned, remove = _ours.popitem()
         try:
             remove()
         except OSError:
-            pass  # we are another user by now
+            pass  # this process has changed its user
 
 
 def _own_nothing() -> None:
     global _at_exit
     _ours.clear()
-    _at_exit = None  # it is the parent's
+    _at_exit = None  # the parent's
 
 
 os.register_at_fork(after_in_child=_own_nothing)
@@ -72,12 +75,13 @@ os.register_at_fork(after_in_child=_own_nothing)
 def new_file(
     suffix: str, lock: int, remove: Callable[[str], object]
 ) -> Iterator[tuple[str, io.FileIO, Hold]]:
-    """A fresh name, its new file, open during the ``with`` statement, and a hold on it with that byte locked.
+    """Make a file with a new name, and a hold on it with byte ``lock`` locked.
 
-    The name is this process's own. Where an exception comes out, whichever, ``remove(name)`` is called.
+    This process owns the name. The file is open during the ``with`` statement. After any exception
+    ``remove(name)`` is called.
     """
     while True:
-        name = "shmch-" + secrets.token_urlsafe(12) + suffix  # 96 bits, 16 characters
+        name = "shmch-" + secrets.token_urlsafe(RANDOM_BYTES) + suffix
         hold = None
         try:
             own(name, functools.partial(remove, name))
@@ -97,7 +101,7 @@ def new_file(
 
 
 def _create(name: str) -> io.FileIO | None:
-    """None where there is something of that name."""
+    """Create the file; None if the name exists already."""
     try:
         return open_name(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
@@ -105,10 +109,10 @@ def _create(name: str) -> io.FileIO | None:
 
 
 def _hold(file: io.FileIO, name: str, lock: int) -> Hold | None:
-    """None where a sweep has come first: then it has the lock, or the name is gone."""
-    os.fchmod(file.fileno(), 0o600)  # whatever the umask
+    """Lock the byte; None if a sweep was quicker, and so has the lock or has removed the name."""
+    os.fchmod(file.fileno(), OWNER_ONLY)  # the umask may have changed it
     try:
-        hold = Hold(open_name, name)  # an `open` of its own: see locks.py
+        hold = Hold(open_name, name)  # it needs an `open` of its own: see locks.py
     except FileNotFoundError:
         return None
     if hold.try_lock(lock) and (os.fstat(file.fileno()).st_nlink or not locks.HAVE_LOCKS):
@@ -117,14 +121,15 @@ def _hold(file: io.FileIO, name: str, lock: int) -> Hold | None:
 
 
 def open_name(name: str, flags: int = os.O_RDWR) -> io.FileIO:
-    """Open that file, or make it; symbolic links are not followed. Raises ``OSError``."""
-    # One call of C code: between two of Python's the descriptor could get lost. And none with an opener,
-    # which is given O_CLOEXEC: shm_open sets that by itself, and need not take it.
-    opened = map(_posixshmem.shm_open, ("/" + name,), (flags,), (0o600,))
+    """Open that file, or with O_CREAT make it; symbolic links are not followed. Raises ``OSError``."""
+    # ``next`` is one call of C code: a signal handler between two calls would lose the descriptor. FileIO's
+    # ``opener`` is no way: it passes O_CLOEXEC, which shm_open sets by itself and need not accept.
+    opened = map(_posixshmem.shm_open, ("/" + name,), (flags,), (OWNER_ONLY,))
     return next(map(io.FileIO, opened, ("r+",)))
 
 
 def allocate(file: io.FileIO, size: int) -> None:
+    """Give a file its size in bytes, and the memory for it. Raises ``OSError``."""
     fd = file.fileno()
     os.ftruncate(fd, size)
     if hasattr(os, "posix_fallocate"):  # without it a full /dev/shm is a SIGBUS later on
@@ -132,7 +137,7 @@ def allocate(file: io.FileIO, size: int) -> None:
 
 
 def remove_file(name: str) -> None:
-    """Remove a file's name, if it is there."""
+    """Remove a file's name, if it exists."""
     try:
         _posixshmem.shm_unlink("/" + name)
     except FileNotFoundError:
@@ -141,12 +146,13 @@ def remove_file(name: str) -> None:
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether it is a file, and this user's: anybody may put something into the names' folder."""
+    """Whether it is a regular file of this user. Any user may put anything into the names' folder."""
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
-def refused(what: str, error: OSError) -> ChannelError:
+def refused(action: str, error: OSError) -> ChannelError:
+    """The error of an action that the system refused."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return ChannelError(
-        f"cannot {what}: {reason}; free or enlarge /dev/shm, raise the limit that was hit, or ask for less"
+        f"cannot {action}: {reason}; free or enlarge /dev/shm, raise the limit that was hit, or ask for less"
     )
