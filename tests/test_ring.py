@@ -27,6 +27,7 @@ from shmchannel.ring import consumer, end, producer
 from shmchannel.ring.consumer import Consumer
 from shmchannel.ring.producer import Producer
 from shmchannel.system.locks import NO_LOCK
+from shmchannel.system.semaphores import ForC
 from shmchannel.waiting.sleeper import NO_SPIN
 from support import engines
 
@@ -38,7 +39,7 @@ class FakeSemaphore:
     def post(self) -> None:
         self.wakes.append(1)
 
-    for_c = 0, 0, -1
+    for_c = ForC()
 
 
 class FakeSleeper:

@@ -102,13 +102,13 @@ def test_a_fence_keeps_a_store_before_a_later_load() -> None:
         one.close()
 
 
-WAITS = ["_wait_monotonic", "_wait_wall_clock", "_poll"]  # as glibc, other libcs, macOS
+WAITS = ["wait_monotonic", "wait_wall_clock", "poll"]  # as glibc, other libcs, macOS
 MAKERS = [semaphores.LibcSemaphore, semaphores.PosixIpcSemaphore]
 
 
 @pytest.fixture(params=WAITS)
 def any_wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semaphores, "_wait", getattr(semaphores, request.param))
+    monkeypatch.setattr(semaphores, "timed_wait", getattr(semaphores, request.param))
 
 
 @pytest.fixture(params=MAKERS)
@@ -205,17 +205,17 @@ def test_names_that_are_there_or_not_are_told(maker: type[LibcSemaphore]) -> Non
 def test_a_semaphore_that_is_full_takes_posts_without_a_word(maker: type[LibcSemaphore]) -> None:
     made = maker(f"/shmch-test-{os.getpid()}", create=True)
     made.unlink()
-    ctypes.c_uint.from_address(made._address or 0).value = 0x7FFF_FFFF  # glibc's: SEM_VALUE_MAX
+    ctypes.c_uint.from_address(made.address or 0).value = 0x7FFF_FFFF  # glibc's: SEM_VALUE_MAX
     made.post()  # who sleeps there is woken anyway
     for _ in range(3):
         assert made.wait(0)
-    assert ctypes.c_uint.from_address(made._address or 0).value == 0x7FFF_FFFC
+    assert ctypes.c_uint.from_address(made.address or 0).value == 0x7FFF_FFFC
 
 
 def test_the_main_interpreter_takes_posix_ipc_and_the_monotonic_clock() -> None:
     assert semaphores.NamedSemaphore is semaphores.PosixIpcSemaphore
     monotonic = hasattr(ctypes.CDLL(None), "sem_clockwait")
-    assert (semaphores._wait is semaphores._wait_monotonic) is monotonic
+    assert (semaphores.timed_wait is semaphores.wait_monotonic) is monotonic
 
 
 def test_a_deadline_is_computed_once() -> None:
@@ -289,7 +289,7 @@ def test_a_sleeper_announces_then_fences_then_looks_again_and_only_then_sleeps(
 
 
 needs_sleep_in_c = pytest.mark.skipif(
-    not (hasattr(engine.Consumer, "sleep") and hasattr(semaphores._LIBC, "sem_clockwait")),
+    not (getattr(engine.Consumer, "sleep", None) and hasattr(semaphores.LIBC, "sem_clockwait")),
     reason="no sleep in C here",
 )
 Asleep = tuple[Port, Callable[[float, float], bool], Callable[[], int]]
@@ -445,12 +445,12 @@ def test_the_fixed_part_is_only_looked_at_where_it_is_known_to_be(monkeypatch: p
         return 0
 
     for sem_init in (as_before_2_21, lambda *_: -1):
-        monkeypatch.setattr(semaphores, "_LIBC", SimpleNamespace(sem_init=sem_init))
-        assert semaphores._fixed_part() is None
+        monkeypatch.setattr(semaphores, "LIBC", SimpleNamespace(sem_init=sem_init))
+        assert semaphores.fixed_word() is None
 
 
 def test_without_a_wait_for_c_a_reader_sleeps_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LibcSemaphore, "for_c", (0, 0, -1))
+    monkeypatch.setattr(LibcSemaphore, "for_c", semaphores.ForC())
     channel = Channel()
     with channel.connect(spin=False) as port, channel.connect() as peer:
         assert reader_of(port).wait().sleep is None

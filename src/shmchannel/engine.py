@@ -56,7 +56,7 @@ else:
         def __init__(self, place: Place, sleeper: Sleeper, *others: Any) -> None:
             consumer.Consumer.__init__(self, place, sleeper, *others)
             self._prepare(place, sleeper, self.wake, self.bell)
-            if not sleeper.semaphore.for_c[1]:
+            if not sleeper.semaphore.for_c.timed_wait:
                 self.sleep = None  # this system has no wait that C could call
 
     class MessageWriter(_native.MessageWriter, messages.MessageWriter):

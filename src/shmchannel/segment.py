@@ -49,7 +49,7 @@ from .layout import (
 from .system import locks, processes
 from .system.fences import fence
 from .system.files import HANDLE, NAMES_FOLDER, allocate, is_ours, new_file, open_name, refused, remove_file
-from .system.locks import NO_LOCK, Hold
+from .system.locks import NO_LOCK, Hold, LockedByte
 from .system.semaphores import LibcSemaphore, NamedSemaphore
 
 PATIENCE = 1.0  # seconds an attacher waits for a creator, or for another attacher, that is half done
@@ -232,9 +232,9 @@ class Slot:
         return ours, theirs
 
     @property
-    def peers_lock(self) -> tuple[int, int]:
-        """A descriptor of the file, and its byte that the peer holds locked while it lives."""
-        return (self.hold.fileno(), SLOTS[1 - self.index]) if locks.HAVE_LOCKS else NO_LOCK
+    def peers_lock(self) -> LockedByte:
+        """The byte of the segment's file that the peer keeps locked while it lives."""
+        return LockedByte(self.hold.fileno(), SLOTS[1 - self.index]) if locks.HAVE_LOCKS else NO_LOCK
 
     def peer_is_lost(self) -> bool:
         """Whether nothing can come from the other slot any more: its holder died without closing, or

@@ -1,8 +1,8 @@
-"""Who is alive: a byte of the segment's file, locked for as long as its holder lives.
+"""Which side is alive: each locks a byte of the segment's file for as long as it lives.
 
-An open-file-description lock goes with the last descriptor of its own ``open``, whatever ended the
-process, and is seen across pid namespaces. mmap keeps the file open too, so a lock must never share
-its ``open`` with a mapping. Without such locks (macOS) the holder's pid and start time serve.
+The kernel drops an open-file-description lock with the last descriptor of that ``open``, however the process
+ends, and other pid namespaces see it too. A mapping keeps the file open as well, so a lock has an ``open`` of
+its own. Where there are no such locks (macOS), the holder's pid and start time take their place.
 """
 
 from __future__ import annotations
@@ -14,13 +14,22 @@ import os
 import struct
 import weakref
 from collections.abc import Callable
+from typing import NamedTuple
 
 from .interrupts import without_fork
 from .processes import process_started
 
 HAVE_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
 
-NO_LOCK = (-1, 0)  # a descriptor and a byte, for a peer that holds none
+
+class LockedByte(NamedTuple):
+    """A byte that a peer keeps locked while it lives: C reads both to ask the kernel."""
+
+    descriptor: int
+    offset: int
+
+
+NO_LOCK = LockedByte(-1, 0)  # for a peer that holds none
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 
@@ -28,11 +37,11 @@ class Hold:
     """A descriptor of its own on the segment's file, and the bytes locked through it."""
 
     def __init__(self, open_file: Callable[[str], io.FileIO], name: str) -> None:
-        """``open_file(name)`` opens it; what it raises comes out."""
+        """``open_file(name)`` opens the file. Raises what that raises."""
         without_fork(lambda: self._open(open_file, name))
 
     def _open(self, open_file: Callable[[str], io.FileIO], name: str) -> None:
-        # An object of C code: it closes once, wherever a signal handler comes in between.
+        # An object of C code: it closes the descriptor exactly once, wherever a signal handler raises.
         self._file = open_file(name)
         _holds.add(self)
 
@@ -41,7 +50,7 @@ class Hold:
         return self._file.fileno()
 
     def try_lock(self, offset: int, length: int = 1) -> bool:
-        """Lock bytes; False when somebody else, in this process or another, has one of them."""
+        """Lock bytes; False if another hold, in this process or another, has locked one of them."""
         if not HAVE_LOCKS:
             return True
         try:
@@ -53,6 +62,7 @@ class Hold:
         return True
 
     def unlock(self, offset: int, length: int = 1) -> None:
+        """Unlock bytes; may be repeated."""
         if HAVE_LOCKS:
             self._set_lock(fcntl.F_UNLCK, offset, length)
 
@@ -60,7 +70,7 @@ class Hold:
         fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
 
     def close(self) -> None:
-        """Let go of everything; may be repeated."""
+        """Close the descriptor, which drops the locks; may be repeated."""
         without_fork(self._file.close)
 
     def __del__(self) -> None:
@@ -69,9 +79,9 @@ class Hold:
 
 
 def is_held(fd: int, offset: int, pid: int, started: int) -> bool:
-    """Whether a byte is locked through another ``open`` than this descriptor's.
+    """Whether a byte is locked through another ``open`` than that of ``fd``.
 
-    Where there are no locks, ``pid`` and its start time tell.
+    Without such locks: whether process ``pid`` lives and started at ``started``.
     """
     if not HAVE_LOCKS:
         return started == process_started(pid) != 0
@@ -83,10 +93,10 @@ def is_held(fd: int, offset: int, pid: int, started: int) -> bool:
 _holds: weakref.WeakSet[Hold] = weakref.WeakSet()
 
 
-def _let_go_in_child() -> None:
-    # A fork inherits our descriptors, and with them our locks: it must not keep us alive.
+def _close_in_child() -> None:
+    # The child inherits the descriptors, and so the locks: it would keep the parent's ports alive.
     for hold in list(_holds):
         hold.close()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_close_in_child)

@@ -1,4 +1,4 @@
-"""Processes and interpreters: which is which, whether it lives, and whether it shares a GIL or a CPU."""
+"""Processes and interpreters: which is alive, and which share a GIL or a CPU."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ try:
 except ImportError:
     _interpreters = None
 
+MAIN = 0  # the id of the main interpreter
+STATE_FIELD, START_FIELD = 0, 19  # of /proc/PID/stat, which is read from its third field on (proc(5))
+
 
 def process_started(pid: int) -> int:
-    """A number that tells when a living process started; 0 when there is no such process."""
+    """A number that stands for the time at which a process started; 0 if no such process lives."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # from field 3 on, see proc(5)
-        return 0 if fields[0] == b"Z" else int(fields[19])
+            fields = file.read().rpartition(b")")[2].split()
+        return 0 if fields[STATE_FIELD] == b"Z" else int(fields[START_FIELD])
     except (FileNotFoundError, ProcessLookupError):
         if os.path.exists("/proc/self/stat"):
             return 0
@@ -26,30 +29,27 @@ def process_started(pid: int) -> int:
     return zlib.crc32(ps.stdout.strip())  # crc32(b"") is 0
 
 
-MAIN = 0
-
-
 def interpreter() -> int:
-    """The id of the running interpreter in its process; that of the main one before 3.13."""
+    """The id of the running interpreter in its process; before 3.13 always that of the main one."""
     return MAIN if _interpreters is None else int(_interpreters.get_current()[0])
 
 
 def shares_gil(other: int) -> bool:
-    """Whether another interpreter of this process runs under the GIL that this one runs under."""
+    """Whether interpreter ``other`` of this process runs under the same GIL as the running one."""
     return _gil(other) == _gil(interpreter())
 
 
-def _gil(one: int) -> int:
-    """The id of the interpreter whose GIL it is: the main one's, for one that has none of its own."""
+def _gil(interpreter_id: int) -> int:
+    """The id of the interpreter whose GIL this one runs under: the main one's, unless it has its own."""
     try:
-        shared = _interpreters is not None and _interpreters.get_config(one).gil == "shared"
+        shared = _interpreters is not None and _interpreters.get_config(interpreter_id).gil == "shared"
     except (_interpreters.InterpreterNotFoundError, OverflowError, ValueError):
-        shared = False  # gone by now, or no id
-    return MAIN if shared else one
+        shared = False  # the interpreter has ended, or there is none of that id
+    return MAIN if shared else interpreter_id
 
 
 def namespace() -> int:
-    """A number that tells whether a pid means the same process here; 0 where there are no namespaces."""
+    """The inode of this process's pid namespace; 0 where there are none. Pids count only within one."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -57,8 +57,10 @@ def namespace() -> int:
 
 
 def cpus() -> int:
+    """How many CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_gil() -> bool:
+    """Whether this interpreter runs with a GIL; a free-threaded one may not."""
     return getattr(sys, "_is_gil_enabled", lambda: True)()

@@ -1,12 +1,11 @@
-"""A named semaphore with three verbs: post, wait with a timeout, unlink.
+"""A named semaphore: post, wait with a timeout, unlink.
 
-posix_ipc makes it, posts it and takes it away. Where posix_ipc does not load, which is in an isolated
-subinterpreter, libc does all that through ctypes: it is the same semaphore, for both at once too.
+posix_ipc makes, posts and unlinks it. posix_ipc does not load in an isolated subinterpreter; there libc does
+all of this through ctypes. Both open the same semaphores, also at the same time.
 
-The timed wait is libc's in either case, because ``posix_ipc.Semaphore.acquire`` clears any exception
-that a signal handler raises, KeyboardInterrupt excepted, and its timeout follows the wall clock
-(posix_ipc 1.3.2, ``Semaphore_acquire`` and ``convert_timeout``). ctypes returns to the interpreter on
-EINTR, which then runs the handler: PEP 475 as it should be.
+The timed wait is always libc's. ``posix_ipc.Semaphore.acquire`` clears every exception of a signal handler
+but KeyboardInterrupt, and its timeout follows the wall clock (posix_ipc 1.3.2, ``Semaphore_acquire`` and
+``convert_timeout``). ctypes returns to the interpreter on EINTR, and the interpreter runs the handler.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+from .files import OWNER_ONLY
 from .interrupts import without_fork
 
 try:
@@ -46,7 +46,7 @@ def _os_error(name: str | None = None) -> OSError:
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.sem_open.restype = ctypes.c_void_p
-    libc.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # and, variadic, a mode and a value
+    libc.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic: a mode and a value may follow
     libc.sem_unlink.argtypes = (ctypes.c_char_p,)
     for name in ("sem_close", "sem_post", "sem_trywait"):
         getattr(libc, name).argtypes = (ctypes.c_void_p,)
@@ -59,142 +59,150 @@ def _libc() -> ctypes.CDLL:
 
 
 def _post(post: Callable[[], object], fixed: ctypes.c_uint32) -> None:
-    if _FIXED is not None and fixed.value != _FIXED:
-        return  # to post might hold us up for ever; who sleeps there looks around after a slice
+    if FIXED is not None and fixed.value != FIXED:
+        return  # this post might never return; the sleeper looks again after a slice
     try:
         post()
     except OSError as error:
-        # As many posts as it can count, by a peer that does nothing else: who sleeps there is woken.
+        # A peer that only posts has filled the counter. Then the sleeper is awake anyway.
         if error.errno != errno.EOVERFLOW:
             raise
 
 
 def _set_mode(name: str) -> None:
-    """Make a semaphore just created ours to open, whatever the umask: where Linux has its file."""
+    """Set the mode of a new semaphore's file, on Linux. The umask may have changed it."""
     try:
-        os.chmod(f"/dev/shm/sem.{name[1:]}", 0o600)
+        os.chmod(f"/dev/shm/sem.{name[1:]}", OWNER_ONLY)
     except FileNotFoundError:
         pass
 
 
-_LIBC = _libc()
+LIBC = _libc()
+
+# In a sem_t of 64-bit glibc (from 2.21) or musl, the two counts are followed by a word that never changes.
+SEM_WORDS = 8  # of 4 bytes, in a sem_t
+FIXED_WORD = 2
+UNTOUCHED = 0xAAAAAAAA  # stands in every word that sem_init has not written
 
 
-def _fixed_part() -> int | None:
-    """What stands behind the two counts of a semaphore for all its life; None where nothing is known of that.
+def fixed_word() -> int | None:
+    """The content of FIXED_WORD in every semaphore; None where the form of a sem_t is not known.
 
-    In glibc (from 2.21) and musl, of 64 bits, it says which futex calls are made. A stray store there would
-    make the next call another one, that may never return.
+    libc takes from it which futex calls to make. A stray store there would turn the next call into another
+    one, which may never return.
     """
     if not (sys.platform == "linux" and ctypes.sizeof(ctypes.c_void_p) == 8):
         return None
-    one = (ctypes.c_uint32 * 8)(*[UNTOUCHED] * 8)
+    words = (ctypes.c_uint32 * SEM_WORDS)(*[UNTOUCHED] * SEM_WORDS)
     shared, value = 1, 0
-    if (
-        _LIBC.sem_init(one, shared, value) != 0 or one[3] != UNTOUCHED
-    ):  # an older glibc's counts lie elsewhere
+    if LIBC.sem_init(words, shared, value) != 0:
         return None
-    return one[2]
+    if words[FIXED_WORD + 1] != UNTOUCHED:  # an older glibc, with its counts elsewhere
+        return None
+    return words[FIXED_WORD]
 
 
-UNTOUCHED = 0xAAAAAAAA
-_PLACE = 8  # bytes from a semaphore's start
-_FIXED = _fixed_part()
+FIXED = fixed_word()
 _SEM_FAILED = (None, ctypes.c_void_p(-1).value)  # a null pointer (glibc, musl), or -1 (macOS)
 
 
-class LibcSemaphore:
-    """One named semaphore, open in this interpreter, by libc alone.
+class ForC(NamedTuple):
+    """What C needs to wait on a semaphore; without a ``timed_wait`` it leaves the wait to Python."""
 
-    Raises ``FileNotFoundError`` (open) or ``FileExistsError`` (create), and ``OSError`` for the rest.
-    Closed when the object goes, so that no thread can be waiting on what is closed.
+    semaphore: int = 0  # its address
+    timed_wait: int = 0  # the address of sem_clockwait
+    fixed: int = -1  # the content of FIXED_WORD; -1: not known
+
+
+class LibcSemaphore:
+    """A named semaphore, open in this interpreter, by libc alone.
+
+    Raises ``FileNotFoundError`` (open), ``FileExistsError`` (create), ``OSError`` when the system refuses.
+    It closes when the object goes, so no thread can wait on a closed semaphore.
     """
 
-    __slots__ = ("_address", "_fixed", "name", "post")
+    __slots__ = ("_fixed", "address", "name", "post")
 
     post: Callable[[], Any]
-    """Add one, which wakes a waiter."""
+    """Add one to the count, which wakes a waiter."""
 
     def __init__(self, name: str, *, create: bool = False) -> None:
         self.name = name
-        self._address: int | None = None
+        self.address: int | None = None
         without_fork(lambda: self._open(create))
 
     def _open(self, create: bool) -> None:
         self._open_address(os.O_CREAT | os.O_EXCL if create else 0)
-        post = functools.partial(_LIBC.sem_post, self._address)
+        post = functools.partial(LIBC.sem_post, self.address)
         self.post = functools.partial(_post, post, self._fixed)
 
     def _open_address(self, flags: int) -> None:
-        more = (ctypes.c_uint(0o600), ctypes.c_uint(0)) if flags else ()
-        self._address = _LIBC.sem_open(self.name.encode(), flags, *more)
-        if self._address in _SEM_FAILED:
-            self._address = None
+        more = (ctypes.c_uint(OWNER_ONLY), ctypes.c_uint(0)) if flags else ()
+        self.address = LIBC.sem_open(self.name.encode(), flags, *more)
+        if self.address in _SEM_FAILED:
+            self.address = None
             raise _os_error(self.name)
-        assert self._address
-        self._fixed = ctypes.c_uint32.from_address(self._address + _PLACE)
+        assert self.address
+        self._fixed = ctypes.c_uint32.from_address(self.address + FIXED_WORD * 4)
         if flags:
             _set_mode(self.name)
 
     def wait(self, timeout: float) -> bool:
-        """Take one post, waiting at most ``timeout`` seconds; False when there was none, or a signal.
+        """Take one post, waiting at most ``timeout`` seconds; False if none came, or a signal did.
 
-        A signal's handler has run by then, and what it raised is raised here.
+        Then the signal's handler has run, and an exception that it raised is raised here.
         """
-        if _FIXED is not None and self._fixed.value != _FIXED:
+        if FIXED is not None and self._fixed.value != FIXED:
             time.sleep(timeout)
             return False
-        return _wait(self._address, timeout)
+        return timed_wait(self.address, timeout)
 
     @property
-    def for_c(self) -> tuple[int, int, int]:
-        """The addresses of the semaphore and of ``sem_clockwait``, for C to call, and its fixed part or -1.
-
-        Zeros where libc has none, or may have another ``timespec`` than C (32 bits).
-        """
-        wait = getattr(_LIBC, "sem_clockwait", None)
-        if wait is None or ctypes.sizeof(ctypes.c_long) < 8:
-            return 0, 0, -1
-        fixed = -1 if _FIXED is None else _FIXED
-        return self._address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0, fixed
+    def for_c(self) -> ForC:
+        """What C needs to wait on this semaphore."""
+        wait = getattr(LIBC, "sem_clockwait", None)
+        if wait is None or ctypes.sizeof(ctypes.c_long) < 8:  # on 32 bits C may have another timespec
+            return ForC()
+        fixed = -1 if FIXED is None else FIXED
+        return ForC(self.address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0, fixed)
 
     def unlink(self) -> None:
-        """Remove the name; the semaphore lives on for who has it open. No error if it is gone."""
+        """Remove the name, if it exists. The semaphore stays for those that have it open."""
         self.unlink_name(self.name)
 
     @staticmethod
     def unlink_name(name: str) -> None:
-        """Remove a semaphore's name, if it is there."""
-        if _LIBC.sem_unlink(name.encode()) != 0 and ctypes.get_errno() != errno.ENOENT:
+        """Remove a semaphore's name, if it exists."""
+        if LIBC.sem_unlink(name.encode()) != 0 and ctypes.get_errno() != errno.ENOENT:
             raise _os_error(name)
 
     def __del__(self) -> None:
         without_fork(self._close)
 
     def _close(self) -> None:
-        if getattr(self, "_address", None):  # not where a signal handler has raised in the making
-            _LIBC.sem_close(self._address)
+        if getattr(self, "address", None):  # a signal handler may have cut off __init__
+            LIBC.sem_close(self.address)
 
 
 class PosixIpcSemaphore(LibcSemaphore):
-    """The same by posix_ipc, but for the wait."""
+    """The same by posix_ipc, except for the wait."""
 
     __slots__ = ("_semaphore",)
 
     def _open(self, create: bool) -> None:
         name, flags = self.name, posix_ipc.O_CREX if create else 0
         try:
-            self._semaphore = posix_ipc.Semaphore(name, flags, mode=0o600, initial_value=0)
+            self._semaphore = posix_ipc.Semaphore(name, flags, mode=OWNER_ONLY, initial_value=0)
         except posix_ipc.ExistentialError as error:
             missing = FileExistsError if create else FileNotFoundError
             raise missing(errno.EEXIST if create else errno.ENOENT, str(error), name) from None
         except posix_ipc.PermissionsError as error:
             raise PermissionError(errno.EACCES, str(error), name) from None
-        except OSError as error:  # posix_ipc gives no errno with the two that say "files open"
+        except OSError as error:  # posix_ipc gives no errno for too many open files
             raise OSError(error.errno or errno.EMFILE, error.strerror or str(error), name) from None
         if create:
             _set_mode(name)
-        self._open_address(0)  # once more, for libc, which counts and gives the one address
+        self._open_address(0)  # again, by libc: it counts its opens, and gives the same address for all
         self.post = functools.partial(_post, self._semaphore.release, self._fixed)
 
     @staticmethod
@@ -215,25 +223,28 @@ class PosixIpcSemaphore(LibcSemaphore):
 NamedSemaphore: type[LibcSemaphore] = LibcSemaphore if posix_ipc is None else PosixIpcSemaphore
 
 
-# -- the timed wait: on the monotonic clock (glibc 2.30), on the wall clock, or by polling (macOS)
+# -- the timed wait: by the monotonic clock (glibc 2.30), by the wall clock, or by polling (macOS)
 
 
-def _wait_monotonic(address: int | None, timeout: float) -> bool:
+def wait_monotonic(address: int | None, timeout: float) -> bool:
     until = _timespec(time.monotonic_ns(), timeout)
-    return _taken(_LIBC.sem_clockwait(address, time.CLOCK_MONOTONIC, ctypes.byref(until)))
+    return _taken(LIBC.sem_clockwait(address, time.CLOCK_MONOTONIC, ctypes.byref(until)))
 
 
-def _wait_wall_clock(address: int | None, timeout: float) -> bool:
+def wait_wall_clock(address: int | None, timeout: float) -> bool:
     until = _timespec(time.time_ns(), timeout)
-    return _taken(_LIBC.sem_timedwait(address, ctypes.byref(until)))
+    return _taken(LIBC.sem_timedwait(address, ctypes.byref(until)))
 
 
-def _poll(address: int | None, timeout: float) -> bool:
+POLL_INTERVAL = 0.001  # seconds
+
+
+def poll(address: int | None, timeout: float) -> bool:
     until = time.monotonic() + timeout
-    while not _taken(_LIBC.sem_trywait(address)):
+    while not _taken(LIBC.sem_trywait(address)):
         if time.monotonic() >= until:
             return False
-        time.sleep(0.001)
+        time.sleep(POLL_INTERVAL)
     return True
 
 
@@ -249,10 +260,10 @@ def _taken(result: int) -> bool:
     raise _os_error()
 
 
-_wait = (
-    _wait_monotonic
-    if hasattr(_LIBC, "sem_clockwait")
-    else _wait_wall_clock
-    if hasattr(_LIBC, "sem_timedwait")
-    else _poll
+timed_wait = (
+    wait_monotonic
+    if hasattr(LIBC, "sem_clockwait")
+    else wait_wall_clock
+    if hasattr(LIBC, "sem_timedwait")
+    else poll
 )

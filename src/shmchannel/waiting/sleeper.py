@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol, TypeVar
 from ..layout import READER_RINGS, READER_SLEEPS, WRITER_RINGS, WRITER_SLEEPS
 from ..system.fences import fence
 from ..system.interrupts import is_from_handler
-from ..system.locks import NO_LOCK
+from ..system.locks import NO_LOCK, LockedByte
+from ..system.semaphores import ForC
 from .deadline import Deadline
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class Semaphore(Protocol):
     def post(self) -> None: ...
     def wait(self, timeout: float) -> bool: ...
     @property
-    def for_c(self) -> tuple[int, int, int]: ...
+    def for_c(self) -> ForC: ...
 
 
 class TaskTurn(Protocol):
@@ -80,12 +81,9 @@ class Sleeper:
         *,
         alive: Callable[[], bool],
         spins: Callable[[], int],
-        peers_lock: tuple[int, int] = NO_LOCK,
+        peers_lock: LockedByte = NO_LOCK,
     ) -> None:
-        """``alive`` says whether the peer lives, ``spins`` whether spinning can pay: ``NO_SPIN`` or another.
-
-        ``peers_lock`` is a descriptor, and the byte of its file that the peer keeps locked while it lives.
-        """
+        """``alive`` says whether the peer lives, ``spins`` whether spinning can pay (``NO_SPIN`` etc)."""
         self.flags = flags
         self.semaphore = semaphore
         self.budget = array("q", [SPIN, SPIN])  # ns that a spin may take; in memory that C can read
