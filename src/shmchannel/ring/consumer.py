@@ -5,24 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .. import layout
 from ..errors import ChannelCorrupted, CloneError
-from ..layout import (
-    ABORT,
-    CONSUMER_CLOSED,
-    HEAD,
-    HEADER,
-    LAST,
-    NEED,
-    PART,
-    PRODUCER_CLOSED,
-    TAIL,
-    WHOLE,
-    WRITER,
-    WRITER_RINGS,
-    WRITER_SLEEPS,
-    Place,
-    frame_size,
-)
+from ..layout import Place, frame_size
 from ..system.fences import WEAK_MEMORY, fence
 from ..system.interrupts import locked
 from ..waiting.sleeper import SLICE, Semaphore, Sleeper
@@ -76,19 +61,19 @@ class Consumer(End):
     @property
     def fill(self) -> int:
         """Bytes in the ring that have not been taken yet."""
-        return self._control[TAIL] - self._head
+        return self._control[layout.TAIL] - self._head
 
     @property
     def closed(self) -> bool:
         """Whether the producer has closed. Its last frame is out by then: try to read *after* asking."""
-        closed = bool(self._control[PRODUCER_CLOSED])  # step: look_for_end
+        closed = bool(self._control[layout.PRODUCER_CLOSED])  # step: look_for_end
         if closed and WEAK_MEMORY:  # step: fence_after_end
             fence()  # the tail that is looked at next is no older than that flag
         return closed
 
     def ready(self) -> bool:
         """Whether a try can go on: something is there, or the producer has closed."""
-        return self._control[TAIL] != self._head or bool(self._control[PRODUCER_CLOSED])
+        return self._control[layout.TAIL] != self._head or bool(self._control[layout.PRODUCER_CLOSED])
 
     def try_read(self) -> bytes | None:
         """Take one message out. None: there is none, or not all of it, or this end is closed.
@@ -105,7 +90,7 @@ class Consumer(End):
                 return None
             if WEAK_MEMORY:
                 fence()
-            if self._control[WRITER]:  # step: look_at_writer
+            if self._control[layout.WRITER]:  # step: look_at_writer
                 self._attend()
             if message.payload is not None:
                 return message.payload
@@ -120,7 +105,7 @@ class Consumer(End):
         """Under the lock: take the next frame out. None where there is none, or this end is closed."""
         control = self._control
         while True:
-            head, tail = self._head, control[TAIL]  # step: look_at_tail
+            head, tail = self._head, control[layout.TAIL]  # step: look_at_tail
             if head == tail:
                 return None
             if WEAK_MEMORY:  # step: fence_before_copy
@@ -139,17 +124,17 @@ class Consumer(End):
                 return None
             if self._head != head:
                 continue
-            if frame.kind == PART:
+            if frame.kind == layout.PART:
                 if size <= self.max_message_size:
                     parts += frame.payload  # extend would be a call
                 else:
                     self._parts = nothing  # drop what is there, go on counting
                 self._parts_size = size
-            elif frame.kind != WHOLE:
+            elif frame.kind != layout.WHOLE:
                 self._parts, self._parts_size = nothing, 0
-            if frame.kind in (WHOLE, LAST):
+            if frame.kind in (layout.WHOLE, layout.LAST):
                 self.messages += 1
-            self._head = control[HEAD] = frame.after  # step: consume
+            self._head = control[layout.HEAD] = frame.after  # step: consume
             return message
 
     def _copy(self, head: int, tail: int) -> Frame:
@@ -159,9 +144,9 @@ class Consumer(End):
         header = self._words[self._at(head) >> 3]
         length, kind = header >> 3, header & 7
         after = head + frame_size(length)
-        if after > tail or kind not in (WHOLE, PART, LAST, ABORT):
+        if after > tail or kind not in (layout.WHOLE, layout.PART, layout.LAST, layout.ABORT):
             raise corrupted(f"a frame of kind {kind} and {length} bytes among {tail - head}")
-        first, second = self._slices(head + HEADER, length)
+        first, second = self._slices(head + layout.HEADER, length)
         return Frame(after, kind, self._memory[first] + self._memory[second])  # step: copy_frame
 
     def _completed(self, frame: Frame) -> tuple[Message, bytearray, int]:
@@ -171,9 +156,9 @@ class Consumer(End):
         """
         parts, payload, most = self._parts, frame.payload, self.max_message_size
         size = self._parts_size + len(payload)
-        if frame.kind == WHOLE:
+        if frame.kind == layout.WHOLE:
             message = Message(len(payload), payload if len(payload) <= most else None)
-        elif frame.kind == LAST:
+        elif frame.kind == layout.LAST:
             message = Message(size, b"".join((parts, payload)) if size <= most else None)
         else:
             message = Message(0, None)
@@ -182,12 +167,12 @@ class Consumer(End):
     def _attend(self) -> None:
         """Having made room: wake the writer if that is the room that it needs."""
         needs = self._needs
-        room = self.capacity - HEADER - (self._control[TAIL] - self._head)
-        if 0 < needs[WRITER_SLEEPS] * NEED <= room:
-            needs[WRITER_SLEEPS] = 0  # step: clear_writer
+        room = self.capacity - layout.HEADER - (self._control[layout.TAIL] - self._head)
+        if 0 < needs[layout.WRITER_SLEEPS] * layout.NEED <= room:
+            needs[layout.WRITER_SLEEPS] = 0  # step: clear_writer
             self.wake()  # step: post_writer
-        if 0 < needs[WRITER_RINGS] * NEED <= room:
-            needs[WRITER_RINGS] = 0
+        if 0 < needs[layout.WRITER_RINGS] * layout.NEED <= room:
+            needs[layout.WRITER_RINGS] = 0
             self.bell()
 
     def close(self) -> None:
@@ -196,7 +181,7 @@ class Consumer(End):
         The producer sees that, then how far we have read, and so knows what was never taken.
         """
         self.shut(SLICE)
-        self._flags[CONSUMER_CLOSED] = 1  # step: say_consumer_closed
+        self._flags[layout.CONSUMER_CLOSED] = 1  # step: say_consumer_closed
         self.wake()  # step: post_refusal
         self.bell()
         self.sleeper.stop()  # step: stop_reader
