@@ -22,7 +22,9 @@ from support.commands import run, shell
 # -- reap
 
 
-def test_reap_says_what_it_would_remove_and_then_what_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+def test_reap_lists_names_that_it_would_remove_and_then_those_that_it_has_removed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     handle = run("create", "--capacity", "65536").stdout.strip()
     with Channel.from_handle(handle).connect() as port:
         assert main(["reap"]) == 0
@@ -58,7 +60,7 @@ def test_a_block_that_waits_for_a_reaped_channels_reader_goes_with_it(
 
 
 @pytest.mark.parametrize("command", [["ls"], ["ls", "--json"], ["--help"], ["completion", "bash"]])
-def test_a_closed_output_is_no_trace_of_calls(command: list[str]) -> None:
+def test_a_closed_output_shows_no_traceback(command: list[str]) -> None:
     channel = Channel()
     for redirect in ("| true", "> /dev/full", ">&-"):
         done = shell(f"shmchannel {' '.join(command)} {redirect}; echo $? ${{PIPESTATUS[0]}} >&2")
@@ -83,12 +85,12 @@ def test_a_closed_output_is_no_trace_of_calls(command: list[str]) -> None:
         (["create", "--capacity", "99999999999"], 2, "is more than 4294967296"),
         (["cat"], 2, "HANDLE"),
         (["ls", "--json", "--plain"], 2, "not allowed with"),
-        (["top", "--interval", "0"], 2, "is no time from"),
-        (["top", "--interval", "nan"], 2, "is no time from"),
+        (["top", "--interval", "0"], 2, "is not a time from"),
+        (["top", "--interval", "nan"], 2, "is not a time from"),
         (["completion", "tcsh"], 2, "invalid choice"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_line(command: list[str], status: int, words: str) -> None:
+def test_an_error_is_reported_in_a_line(command: list[str], status: int, words: str) -> None:
     done = run(*command, status=status)
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -99,7 +101,7 @@ def test_what_cannot_be_is_said_in_a_line(command: list[str], status: int, words
 
 
 def test_every_command_explains_itself_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in completion._commands(make_parser()):
+    for command in completion.commands_of(make_parser()):
         with pytest.raises(SystemExit) as ended:
             main([command.name, "--help"])
         assert ended.value.code == 0
@@ -119,7 +121,7 @@ def completed_by_bash(words: list[str]) -> list[str]:
 
 def test_bash_completes_commands_options_choices_and_handles() -> None:
     channel = Channel()
-    commands = [one.name for one in completion._commands(make_parser())]
+    commands = [command.name for command in completion.commands_of(make_parser())]
     assert completed_by_bash(["shmchannel", ""]) == sorted([*commands, "--help", "--version"])
     assert completed_by_bash(["shmchannel", "ins"]) == ["inspect"]
     assert completed_by_bash(["shmchannel", "top", "--i"]) == ["--interval"]
@@ -161,7 +163,7 @@ def test_zsh_completes_commands_options_and_handles(tmp_path: Path) -> None:
     begin = f"fpath=({tmp_path} $fpath); autoload -Uz compinit; compinit -u -D; source {tmp_path}/_shmchannel"
 
     def completed(line: str, expected: str) -> None:
-        """Typed in a terminal, with a tab: what is shown then."""
+        """Type it in a terminal, with a tab, and wait until the terminal shows the expected text."""
         leader, follower = pty.openpty()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
         with subprocess.Popen(

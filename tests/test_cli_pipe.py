@@ -1,4 +1,4 @@
-"""``cat`` and ``tee``: a shell's end is an end like another."""
+"""``create``, ``cat`` and ``tee``: a shell's end of a channel behaves like any other."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from support.commands import SHMCHANNEL, killed, run, shell
 from support.flavours import Peer
 from support.values import alike
 
-# -- a shell's end
-
 
 def test_cat_prints_what_a_program_writes_until_it_ends() -> None:
     channel = Channel()
@@ -34,7 +32,7 @@ def test_cat_prints_what_a_program_writes_until_it_ends() -> None:
         assert cat.returncode == 0
 
 
-def test_cat_ends_after_so_many_and_says_what_it_cannot_show() -> None:
+def test_cat_ends_after_count_messages_and_reports_those_it_cannot_show() -> None:
     channel = Channel()
     with channel.connect() as port:
         port.write_sync("first")
@@ -60,7 +58,7 @@ def test_tee_writes_each_line_and_copies_it() -> None:
         assert list(port) == [{"a": [1, 2.5, None]}, (b"hi",), "no newline"]
 
 
-def test_tee_stops_at_a_line_that_is_no_value() -> None:
+def test_tee_stops_at_a_line_without_a_value() -> None:
     channel = Channel()
     with channel.connect() as port:
         done = run("tee", channel.handle, input="1\nnope\n3\n", status=1)
@@ -91,7 +89,7 @@ def test_a_pipeline_talks_to_a_program_and_gets_its_replies() -> None:
     peer.join()
 
 
-def test_replies_end_with_the_other_side_whatever_is_still_to_come() -> None:
+def test_replies_end_with_the_other_side_even_if_there_is_more_input() -> None:
     channel = Channel()
     with channel.connect() as port:
         command = [*SHMCHANNEL, "tee", "--replies", channel.handle]
@@ -156,7 +154,7 @@ def test_tee_without_an_input_says_so_and_ends(options: str, source: str, compla
 
     def answer(port: Port) -> None:
         with suppress(PortClosed), port:
-            list(port)  # where it came to be connected, this ends with the other end
+            list(port)  # if tee has connected, this ends when tee does
 
     with channel.connect() as port:
         answering = threading.Thread(target=answer, args=(port,))

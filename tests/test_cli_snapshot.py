@@ -1,4 +1,4 @@
-"""``ls`` and ``inspect``: a look from outside sees what is so, believes nothing, and leaves no trace."""
+"""``ls`` and ``inspect``: a snapshot is right, trusts nothing that it reads, and leaves no trace."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from typing import Any
 import pytest
 
 from shmchannel import Channel, PortClosed, SharedBuffer, engine, layout, segment
-from shmchannel.cli import main
-from shmchannel.cli import snapshot as look
-from shmchannel.cli import wording as words
+from shmchannel.cli import main, snapshot, wording
 from support import peers
 from support.apart import free_handle
 from support.commands import killed, run
@@ -28,12 +26,12 @@ from support.flavours import Peer
 
 @pytest.fixture
 def listed(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Run ``ls --json``, or another command, and return what it says of one channel."""
+    """Run ``ls --json``, or another command, and return its record of a channel."""
 
     def record(handle: str, *command: str) -> Any:
         capsys.readouterr()
         assert main([*(command or ("ls",)), "--json"]) == 0
-        found = [one for one in json.loads(capsys.readouterr().out) if one["handle"] == handle]
+        found = [record for record in json.loads(capsys.readouterr().out) if record["handle"] == handle]
         assert len(found) < 2
         return found[0] if found else None
 
@@ -48,35 +46,35 @@ def test_a_channel_without_names_is_seen_with_its_two_processes(listed: Callable
     with channel.connect() as port, killed(Peer("program", peers.connect_and_idle, channel.handle)) as peer:
         assert port.read_sync(timeout=30) == "here"
         port.write_sync(b"x" * 1000)
-        one = listed(channel.handle)
+        shown = listed(channel.handle)
         assert not os.path.exists(f"/dev/shm/{channel.handle}")
-        assert (one["named"], one["capacity"], one["fault"]) == (False, 8192, None)
-        assert one["holders"] == sorted([os.getpid(), peer.pid])
-        assert 0 <= one["age"] < 60
-        assert [each["pid"] for each in one["ports"]] == [os.getpid(), peer.pid]
-        assert [each["state"] for each in one["ports"]] == ["connected", "connected"]
-        assert one["ports"][1]["program"] == "peers.py"
-        ours, theirs = one["rings"]
+        assert (shown["named"], shown["capacity"], shown["fault"]) == (False, 8192, None)
+        assert shown["holders"] == sorted([os.getpid(), peer.pid])
+        assert 0 <= shown["age"] < 60
+        assert [port["pid"] for port in shown["ports"]] == [os.getpid(), peer.pid]
+        assert [port["state"] for port in shown["ports"]] == ["connected", "connected"]
+        assert shown["ports"][1]["program"] == "peers.py"
+        ours, theirs = shown["rings"]
         statistics = port.statistics()
         assert (ours["messages"], theirs["messages"]) == (1, 1)
         assert ours["fill"] == statistics.outgoing_fill == ours["bytes_written"]
         assert ours["next"] == {"kind": "WHOLE", "length": 1003, "fault": None}
         assert (theirs["fill"], theirs["next"]) == (0, None)
-        assert listed(channel.handle, "inspect", str(peer.pid)) == one | {
-            "age": pytest.approx(one["age"], abs=30)
+        assert listed(channel.handle, "inspect", str(peer.pid)) == shown | {
+            "age": pytest.approx(shown["age"], abs=30)
         }
 
 
-def test_who_died_is_lost_and_who_closed_is_closed(listed: Callable[..., Any]) -> None:
+def test_a_dead_process_has_lost_its_port_and_a_closed_port_is_closed(listed: Callable[..., Any]) -> None:
     channel = Channel()
     with channel.connect() as port:
-        assert [one["state"] for one in listed(channel.handle)["ports"]] == ["connected", "free"]
+        assert [port["state"] for port in listed(channel.handle)["ports"]] == ["connected", "free"]
         with killed(Peer("program", peers.connect_and_idle, channel.handle)):
             assert port.read_sync(timeout=30) == "here"
-        one = listed(channel.handle)["ports"][1]
-        assert (one["state"], one["program"], one["here"]) == ("lost", None, False)
+        shown = listed(channel.handle)["ports"][1]
+        assert (shown["state"], shown["program"], shown["here"]) == ("lost", None, False)
         port.close_sync()
-        assert [one["state"] for one in listed(channel.handle)["ports"]] == ["closed", "lost"]
+        assert [port["state"] for port in listed(channel.handle)["ports"]] == ["closed", "lost"]
 
 
 def test_a_wait_and_a_subinterpreter_are_shown(listed: Callable[..., Any]) -> None:
@@ -91,39 +89,49 @@ def test_a_wait_and_a_subinterpreter_are_shown(listed: Callable[..., Any]) -> No
         thread.start()
         peers.until_asleep(port, "read_sleeps")
         waits = set()
-        while "sleeps" not in waits:  # between its slices it does not
+        while "sleeps" not in waits:  # between two slices the reader is awake
             waits.add(listed(channel.handle)["rings"][1]["reader_waits"])
         port.close_sync()
         thread.join()
-    assert words.pid(look.Port("connected", 7, 7, 3)) == "7/3"
-    assert words.pid(look.Port("connected", 7, None)) == "(7)"
+    assert wording.pid(snapshot.PortSnapshot("connected", 7, 7, 3)) == "7/3"
+    assert wording.pid(snapshot.PortSnapshot("connected", 7, None)) == "(7)"
 
 
-def test_what_lingers_and_what_is_abandoned(listed: Callable[..., Any]) -> None:
+def test_lingering_and_abandoned_channels_are_told_apart(listed: Callable[..., Any]) -> None:
     channel = Channel()
-    one = listed(channel.handle)
-    assert (one["named"], one["wanted"], one["lingers"], one["abandoned"]) == (True, True, False, False)
+    shown = listed(channel.handle)
+    assert (shown["named"], shown["wanted"], shown["lingers"], shown["abandoned"]) == (
+        True,
+        True,
+        False,
+        False,
+    )
     handle = run("create", "--capacity", "5000").stdout.strip()
-    one = listed(handle)
-    assert (one["named"], one["wanted"], one["lingers"], one["abandoned"]) == (True, False, True, True)
-    assert one["capacity"] == 8192
+    shown = listed(handle)
+    assert (shown["named"], shown["wanted"], shown["lingers"], shown["abandoned"]) == (
+        True,
+        False,
+        True,
+        True,
+    )
+    assert shown["capacity"] == 8192
     assert segment.sweep_segments(lingering=True) == [handle]
     assert listed(handle) is None
 
 
-def test_a_fork_that_has_it_mapped_is_a_holder_and_no_port_of_its_own(listed: Callable[..., Any]) -> None:
+def test_a_fork_that_has_a_channel_mapped_is_a_holder_without_a_port(listed: Callable[..., Any]) -> None:
     channel = Channel()
     with channel.connect(), channel.connect(), killed(Peer("fork", idle, channel.handle)) as peer:
-        one = listed(channel.handle)
-        assert peer.pid in one["holders"]
-        assert {port["pid"] for port in one["ports"]} == {os.getpid()}
+        shown = listed(channel.handle)
+        assert peer.pid in shown["holders"]
+        assert {port["pid"] for port in shown["ports"]} == {os.getpid()}
 
 
 def idle(_handle: str) -> None:
     time.sleep(60)
 
 
-def test_a_port_in_another_pid_namespace_is_seen_as_what_it_is_called_here(
+def test_a_port_in_another_pid_namespace_has_the_pid_that_its_process_has_here(
     listed: Callable[..., Any],
 ) -> None:
     prefix = ["unshare", "--pid", "--fork", "--kill-child"]
@@ -138,13 +146,15 @@ def test_a_port_in_another_pid_namespace_is_seen_as_what_it_is_called_here(
         with subprocess.Popen(command) as program:
             assert port.read_sync(timeout=30) == "here"
             children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
-            one = listed(channel.handle)["ports"][1]
+            shown = listed(channel.handle)["ports"][1]
             program.kill()
-        assert [str(one["pid"])] == children
-        assert (one["state"], one["program"], one["here"]) == ("connected", "peers.py", True)
+        assert [str(shown["pid"])] == children
+        assert (shown["state"], shown["program"], shown["here"]) == ("connected", "peers.py", True)
 
 
-def test_a_look_stores_nothing_locks_nothing_and_keeps_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_snapshot_stores_locks_and_keeps_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     channel = Channel(capacity=4096)
     with channel.connect() as port:
         port.write_sync(["left", "where", "it", "is"])
@@ -158,10 +168,10 @@ def test_a_look_stores_nothing_locks_nothing_and_keeps_nothing(capsys: pytest.Ca
             assert other.read_sync(timeout=30) == ["left", "where", "it", "is"]
 
 
-def test_peek_says_what_comes_next_and_leaves_it(listed: Callable[..., Any]) -> None:
+def test_peek_shows_the_next_value_and_leaves_it(listed: Callable[..., Any]) -> None:
     channel = Channel(capacity=4096)
     with channel.connect() as one, channel.connect() as two:
-        for number in range(40):  # round and round, so that one wraps
+        for number in range(40):  # often enough that a message wraps around the ring's end
             one.write_sync([number, b"x" * 300])
             found = listed(channel.handle, "inspect", channel.handle, "--peek")["rings"][0]
             assert found["peek"] == [number, {"$bytes": "eHh4" * 100}]
@@ -197,23 +207,23 @@ def test_counters_fit_together_while_they_move() -> None:
         reader = threading.Thread(target=read)
         reader.start()
         try:
-            place = look._places()[look.named(channel.handle)[0].key]
+            location = snapshot.locations()[snapshot.named(channel.handle)[0].key]
             for _ in range(300):
-                one = look.look(place)
-                assert one
-                assert one.fault == ""
-                assert one.rings[1].fill <= 4096
-                assert one.rings[1].next is None or one.rings[1].next.fault == ""
+                shown = snapshot.read(location)
+                assert shown
+                assert shown.fault == ""
+                assert shown.rings[1].fill <= 4096
+                assert shown.rings[1].next is None or shown.rings[1].next.fault == ""
         finally:
             ended.set()
             reader.join()
 
 
 def test_a_head_read_after_its_tail_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a snapshot that is taken while a message goes through looks like."""
+    """As if a message went through between the reads of head and tail."""
     channel = Channel(capacity=4096)
     with channel.connect() as one, channel.connect() as two:
-        place = look._places()[look.named(channel.handle)[0].key]
+        location = snapshot.locations()[snapshot.named(channel.handle)[0].key]
         control = channel._segment.words[layout.RINGS[0] // 8 :]
         reads = []
 
@@ -228,14 +238,14 @@ def test_a_head_read_after_its_tail_is_read_again(monkeypatch: pytest.MonkeyPatc
             return data
 
         monkeypatch.setattr(os, "pread", pread)
-        found = look.look(place)
+        found = snapshot.read(location)
         assert found
         assert (found.fault, found.rings[0].messages, len(reads)) == ("", 1, 2)
 
 
-def test_a_message_is_not_decoded_by_a_look_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_is_decoded_only_with_peek(monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(_codec: object, _payload: bytes) -> None:
-        raise AssertionError("a value was looked at")
+        raise AssertionError("a value was decoded")
 
     channel = Channel()
     with channel.connect() as port:
@@ -250,7 +260,7 @@ def test_a_message_is_not_decoded_by_a_look_alone(monkeypatch: pytest.MonkeyPatc
             assert other.read_sync(timeout=30) == "a secret"
 
 
-# -- what is broken, goes, or is another's
+# -- channels that are broken, vanish, or are another user's
 
 
 def word(index: int, value: int) -> Callable[[Channel], None]:
@@ -278,7 +288,7 @@ RING = layout.RINGS[0] // 8
         (word(RING + layout.HEAD, 8), "ring 0: holds what no peer writes"),
     ],
 )
-def test_what_cannot_be_true_is_said(
+def test_a_damaged_channel_is_shown_with_its_fault(
     damage: Callable[[Channel], None],
     fault: str,
     listed: Callable[..., Any],
@@ -300,7 +310,7 @@ def test_what_cannot_be_true_is_said(
         channel._segment.memory[:] = before
 
 
-def test_a_frame_and_a_slot_that_cannot_be_are_said(listed: Callable[..., Any]) -> None:
+def test_a_damaged_frame_and_a_damaged_slot_are_shown(listed: Callable[..., Any]) -> None:
     channel = Channel(capacity=4096)
     with channel.connect() as port:
         port.write_sync("good")
@@ -319,7 +329,7 @@ def test_a_frame_and_a_slot_that_cannot_be_are_said(listed: Callable[..., Any]) 
             assert other.read_sync(timeout=30) == "good"
 
 
-def test_a_time_that_cannot_be_has_no_age(
+def test_an_impossible_time_has_no_age(
     listed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     channel = Channel(capacity=4096)
@@ -327,10 +337,12 @@ def test_a_time_that_cannot_be_has_no_age(
         channel._segment.words[layout.CREATED_WORD] = created
         assert listed(channel.handle)["age"] is None
         assert main(["inspect", channel.handle]) == 0
-        assert "at a time that cannot be" in capsys.readouterr().out
+        assert "at an impossible time" in capsys.readouterr().out
 
 
-def test_segments_that_vanish_or_shrink_under_a_look_harm_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_segments_that_vanish_or_shrink_meanwhile_harm_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     ended = threading.Event()
     handle = free_handle()
     name = f"/dev/shm/{handle}"
@@ -351,30 +363,32 @@ def test_segments_that_vanish_or_shrink_under_a_look_harm_nothing(capsys: pytest
         for _ in range(30):
             assert main(["ls", "--json"]) == 0
             json.loads(capsys.readouterr().out)
-            place = look.Place(handle, name, {os.getpid()})
+            location = snapshot.Location(handle, name, {os.getpid()})
             for _ in range(30):
-                look.look(place)
+                snapshot.read(location)
     finally:
         ended.set()
         thread.join()
 
 
-def test_a_descriptor_that_has_become_anothers_is_not_taken_for_a_damaged_channel() -> None:
+def test_a_descriptor_that_is_reused_for_another_file_is_not_taken_for_a_damaged_channel() -> None:
     one, other = Channel(capacity=4096), Channel(capacity=4096)
     fd, another = (os.open(f"/dev/shm/{each.handle}", os.O_RDONLY) for each in (one, other))
     try:
-        place = replace(look._places()[look.named(one.handle)[0].key], path=f"/proc/self/fd/{fd}")
-        found = look.look(place)
+        location = replace(
+            snapshot.locations()[snapshot.named(one.handle)[0].key], path=f"/proc/self/fd/{fd}"
+        )
+        found = snapshot.read(location)
         assert found
         assert found.fault == ""
-        os.dup2(another, fd)  # what closing it and opening the other between two steps of a look comes to
-        assert look.look(place) is None
+        os.dup2(another, fd)  # as if its process had closed it and opened the other meanwhile
+        assert snapshot.read(location) is None
     finally:
         os.close(fd)
         os.close(another)
 
 
-def test_what_is_no_file_is_not_opened(listed: Callable[..., Any]) -> None:
+def test_a_fifo_with_a_channels_name_is_not_opened(listed: Callable[..., Any]) -> None:
     handle = free_handle()
     os.mkfifo(f"/dev/shm/{handle}")
     try:

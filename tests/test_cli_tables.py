@@ -1,27 +1,17 @@
-"""How channels are shown: with rich, plainly, and in ``top``."""
+"""How channels are shown, with rich and as plain text."""
 
 from __future__ import annotations
 
-import math
 import re
-import signal
 import sys
-import threading
-import time
 
 import pytest
 
-from shmchannel import Channel, PortClosed
-from shmchannel.cli import main, processes
-from shmchannel.cli import snapshot as look
-from shmchannel.cli import tables as show
-from shmchannel.cli import wording as words
-from shmchannel.cli.top import History
+from shmchannel import Channel
+from shmchannel.cli import main, processes, snapshot, tables, wording
 from support import peers
-from support.commands import ESCAPE, SHMCHANNEL, killed, screen_of
+from support.commands import ESCAPE, killed
 from support.flavours import Peer
-
-# -- how it looks
 
 
 def test_plain_and_rich_show_the_same_in_80_columns(
@@ -34,8 +24,8 @@ def test_plain_and_rich_show_the_same_in_80_columns(
         with killed(Peer("program", peers.connect_and_idle, channel.handle)):
             assert port.read_sync(timeout=30) == "here"
             peers.fill(port)
-        found = [one for one in look.channels() if one.handle == channel.handle]
-    monkeypatch.setattr(look, "channels", lambda: found)
+        found = [one for one in snapshot.channels() if one.handle == channel.handle]
+    monkeypatch.setattr(snapshot, "channels", lambda: found)
     assert main(["ls"]) == 0
     plain = capsys.readouterr().out
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -48,7 +38,7 @@ def test_plain_and_rich_show_the_same_in_80_columns(
     cut = [re.sub(r"\S*…", "a-program-with-quite-a-long-name.py", line).split() for line in lines]
     assert cut == [line.split() for line in plain.splitlines()]
     assert re.search(r"100 %", plain)
-    monkeypatch.setenv("COLUMNS", "40")  # the terminal wraps it then: nothing that one copies is cut
+    monkeypatch.setenv("COLUMNS", "40")  # lines are wrapped then: a handle that is copied must be whole
     assert main(["ls"]) == 0
     assert channel.handle in capsys.readouterr().out
     monkeypatch.setenv("COLUMNS", "80")
@@ -90,26 +80,21 @@ def test_a_bar_is_as_full_as_the_ring(part: float, shown: str, monkeypatch: pyte
         encoding = "ascii"
 
     monkeypatch.setattr(sys, "stdout", Utf8)
-    assert show.bar(part) == shown
+    assert tables.bar(part) == shown
     monkeypatch.setattr(sys, "stdout", Ascii)
-    assert re.fullmatch(r"#*\.*", show.bar(part))
-    assert len(show.bar(part)) == len(shown)
+    assert re.fullmatch(r"#*\.*", tables.bar(part))
+    assert len(tables.bar(part)) == len(shown)
 
 
 def test_numbers_fit_their_columns() -> None:
-    assert [words.number(one) for one in (0, 9999, 12345, 999_400, 999_999, 4.567e6, 2e13)] == [
+    assert [wording.number(one) for one in (0, 9999, 12345, 999_400, 999_999, 4.567e6, 2e13)] == [
         *("0", "9,999", "12.3 k", "999 k", "1.00 M", "4.57 M", "20 T")
     ]
-    assert [words.size(one) for one in (0, 1023, 1536, 1 << 20, 5 << 40)] == [
+    assert [wording.size(one) for one in (0, 1023, 1536, 1 << 20, 5 << 40)] == [
         *("0 B", "1023 B", "1.50 KiB", "1 MiB", "5120 GiB")
     ]
-    assert [words.age(one) for one in (-0.5, 59, 60, 7199, 90000, None)] == [
-        "0 s",
-        "59 s",
-        "1 min",
-        "1 h",
-        "1 d",
-        "?",
+    assert [wording.age(one) for one in (-0.5, 59, 60, 7199, 90000, None)] == [
+        *("0 s", "59 s", "1 min", "1 h", "1 d", "?")
     ]
 
 
@@ -126,72 +111,4 @@ def test_numbers_fit_their_columns() -> None:
     ],
 )
 def test_a_process_is_called_after_its_program(command: list[str], name: str) -> None:
-    assert processes.printable(processes._word(command)) == name
-
-
-# -- top
-
-
-@pytest.mark.parametrize(
-    ("then", "status"), [(b"q", 0), (b"Q", 0), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
-)
-@pytest.mark.parametrize("form", [[], ["--plain"]])
-def test_top_watches_until_it_is_told_to_end_and_leaves_the_terminal_as_it_was(
-    then: bytes | int, status: int, form: list[str]
-) -> None:
-    pytest.importorskip("rich")
-    channel = Channel()
-    with channel.connect() as port, killed(Peer("program", peers.write_for_ever, channel.handle)):
-        port.read_sync(timeout=30)
-        command = [*SHMCHANNEL, "top", "--interval", "0.2", *form]
-        shown, ended, before, after = screen_of(command, channel.handle.encode(), then)
-    assert ended == status
-    assert before == after
-    text = ESCAPE.sub("", shown.decode())
-    assert "q quits" in text
-    assert re.search(r"peers\.py", text)
-    if not form:
-        assert b"\x1b[?1049h" in shown
-        assert shown.rindex(b"\x1b[?1049l") > shown.rindex(b"peers.py")
-
-
-def test_top_counts_what_goes_through_a_second(capsys: pytest.CaptureFixture[str]) -> None:
-    channel = Channel()
-    with channel.connect() as one, channel.connect() as two:
-        before, history = look.named(channel.handle), History()
-        assert history.rates(before) == {before[0].key: None}
-        for number in range(100):
-            one.write_sync(number)
-            assert two.read_sync(timeout=30) == number
-        begin = time.monotonic()
-        (rates,) = history.rates(look.named(channel.handle)).values()
-        assert rates
-        most = 100 / (time.monotonic() - begin) if time.monotonic() > begin else math.inf
-        assert 0 < rates[0].messages < most
-        assert rates[0].bytes == pytest.approx(16 * rates[0].messages)
-        assert rates[1] == (0, 0)
-        assert main(["top", "--count", "2", "--interval", "0.05"]) == 0
-    rounds = re.split(r"^\d\d:\d\d:\d\d, ", capsys.readouterr().out, flags=re.MULTILINE)[1:]
-    lines = [next(line for line in each.splitlines() if channel.handle in line) for each in rounds]
-    assert lines[0].endswith(" -")
-    assert re.search(r" 0 +0 B$", lines[1])
-
-
-def test_more_channels_than_lines_leave_out_the_idle_ones() -> None:
-    pytest.importorskip("rich")
-    channels = [Channel(capacity=4096) for _ in range(12)]
-    with channels[0].connect() as port, killed(Peer("program", peers.write_for_ever, channels[0].handle)):
-
-        def read() -> None:
-            with pytest.raises(PortClosed):
-                while True:
-                    port.read_sync(timeout=30)
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        command = [*SHMCHANNEL, "top", "--interval", "0.2"]
-        shown, ended, _, _ = screen_of(command, b"/s", b"q")
-        port.close_sync()
-        reader.join()
-    assert ended == 0
-    assert re.search(r"\d+ not shown", ESCAPE.sub("", shown.decode()))
+    assert processes.printable(processes.program_name(command)) == name

@@ -49,27 +49,27 @@ from support.values import alike, shared_values, values
         (1 + 2j, '{"$clone": "2AYAAAAAAADwPwAAAAAAAABA", "repr": "(1+2j)"}'),
     ],
 )
-def test_a_value_is_said_in_json(value: Any, line: str | None) -> None:
+def test_a_value_is_written_as_json(value: Any, line: str | None) -> None:
     lines = Jsonlines()
-    said = lines.line(value)
-    assert line is None or said == line
-    assert alike(lines.value(said), value)
+    written = lines.line(value)
+    assert line is None or written == line
+    assert alike(lines.value(written), value)
 
 
 @settings(max_examples=300)
 @given(values)
 def test_every_value_comes_back_from_json_as_it_was(value: Any) -> None:
     lines = Jsonlines()
-    said = lines.line(value)
-    assert "\n" not in said
-    back = lines.value(said)
-    # What is met twice in a message comes twice.
+    written = lines.line(value)
+    assert "\n" not in written
+    back = lines.value(written)
+    # A value that a message shares is written twice.
     assert alike(back, value) or Codec().encode(value)[5] == GRAPH_MESSAGE
 
 
 @settings(max_examples=300)
 @given(shared_values())
-def test_what_is_shared_or_contains_itself_is_said_too(value: Any) -> None:
+def test_a_value_with_shared_parts_or_containing_itself_is_written_too(value: Any) -> None:
     lines = Jsonlines()
     once = lines.value(lines.line(value))
     assert alike(lines.value(lines.line(once)), once)
@@ -77,7 +77,7 @@ def test_what_is_shared_or_contains_itself_is_said_too(value: Any) -> None:
     assert alike(once, value) or not contains_itself
 
 
-def test_what_python_does_not_print_is_said_all_the_same() -> None:
+def test_a_value_that_python_does_not_print_is_written_all_the_same() -> None:
     value = [fractions.Fraction(10**5000, 7), ValueError(10**5000)]
     lines = Jsonlines()
     back = lines.value(lines.line(value))
@@ -85,7 +85,7 @@ def test_what_python_does_not_print_is_said_all_the_same() -> None:
     assert back[1].args == (10**5000,)
 
 
-def test_what_has_no_end_is_one_clone() -> None:
+def test_a_value_without_end_is_one_clone() -> None:
     lines = Jsonlines()
     cycle: list[Any] = [1]
     cycle.append(cycle)
@@ -123,7 +123,7 @@ def test_what_has_no_end_is_one_clone() -> None:
         (b"\xff", "utf-8"),
     ],
 )
-def test_a_line_that_is_no_value_is_refused_with_its_reason(line: str | bytes, words: str) -> None:
+def test_a_line_without_a_value_is_refused_with_the_reason(line: str | bytes, words: str) -> None:
     with pytest.raises(NotJson) as refused:
         Jsonlines().value(line)
     assert words in str(refused.value)

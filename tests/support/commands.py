@@ -1,4 +1,4 @@
-"""The command line as it is typed: in a process of its own, in a shell, in a terminal."""
+"""Runs the command line in a process of its own, in a shell, or in a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @contextmanager
 def killed(peer: Peer) -> Iterator[Peer]:
-    """Kill a process at the end."""
+    """Kill the peer at the end."""
     try:
         yield peer
     finally:
@@ -40,7 +40,7 @@ def run(*arguments: str, status: int = 0, **options: Any) -> subprocess.Complete
 
 
 def shell(script: str, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a script of bash's in which ``shmchannel`` is ours."""
+    """Run a bash script in which ``shmchannel`` is this one."""
     text = f'set -o pipefail; shmchannel() {{ {sys.executable} -m shmchannel "$@"; }}\n{script}'
     command = ["bash", "-c", text, "bash", *arguments]
     buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
@@ -50,7 +50,10 @@ def shell(script: str, *arguments: str, status: int = 0) -> subprocess.Completed
 
 
 def screen_of(command: list[str], until: bytes, then: bytes | int) -> tuple[bytes, int, list[Any], list[Any]]:
-    """Run a command in a terminal of 80 columns until it shows that; then press a key, or send a signal."""
+    """Run a command in a terminal of 80 columns until it shows a text; then press a key, or send a signal.
+
+    Returns the output, the exit status, and the terminal's settings before and after.
+    """
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     before = termios.tcgetattr(follower)

@@ -1,0 +1,83 @@
+"""``top``: the list again and again, in a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+import threading
+import time
+
+import pytest
+
+from shmchannel import Channel, PortClosed
+from shmchannel.cli import main, snapshot
+from shmchannel.cli.top import History
+from support import peers
+from support.commands import ESCAPE, SHMCHANNEL, killed, screen_of
+from support.flavours import Peer
+
+
+@pytest.mark.parametrize(
+    ("then", "status"), [(b"q", 0), (b"Q", 0), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+@pytest.mark.parametrize("form", [[], ["--plain"]])
+def test_top_watches_until_it_is_told_to_end_and_leaves_the_terminal_as_it_was(
+    then: bytes | int, status: int, form: list[str]
+) -> None:
+    pytest.importorskip("rich")
+    channel = Channel()
+    with channel.connect() as port, killed(Peer("program", peers.write_for_ever, channel.handle)):
+        port.read_sync(timeout=30)
+        command = [*SHMCHANNEL, "top", "--interval", "0.2", *form]
+        shown, ended, before, after = screen_of(command, channel.handle.encode(), then)
+    assert ended == status
+    assert before == after
+    text = ESCAPE.sub("", shown.decode())
+    assert "q quits" in text
+    assert re.search(r"peers\.py", text)
+    if not form:
+        assert b"\x1b[?1049h" in shown
+        assert shown.rindex(b"\x1b[?1049l") > shown.rindex(b"peers.py")
+
+
+def test_top_counts_what_goes_through_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        before, history = snapshot.named(channel.handle), History()
+        assert history.rates(before) == {before[0].key: None}
+        for number in range(100):
+            one.write_sync(number)
+            assert two.read_sync(timeout=30) == number
+        begin = time.monotonic()
+        (rates,) = history.rates(snapshot.named(channel.handle)).values()
+        assert rates
+        most = 100 / (time.monotonic() - begin) if time.monotonic() > begin else math.inf
+        assert 0 < rates[0].messages < most
+        assert rates[0].bytes == pytest.approx(16 * rates[0].messages)
+        assert rates[1] == (0, 0)
+        assert main(["top", "--count", "2", "--interval", "0.05"]) == 0
+    rounds = re.split(r"^\d\d:\d\d:\d\d, ", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    lines = [next(line for line in each.splitlines() if channel.handle in line) for each in rounds]
+    assert lines[0].endswith(" -")
+    assert re.search(r" 0 +0 B$", lines[1])
+
+
+def test_more_channels_than_lines_leave_out_the_idle_ones() -> None:
+    pytest.importorskip("rich")
+    channels = [Channel(capacity=4096) for _ in range(12)]
+    with channels[0].connect() as port, killed(Peer("program", peers.write_for_ever, channels[0].handle)):
+
+        def read() -> None:
+            with pytest.raises(PortClosed):
+                while True:
+                    port.read_sync(timeout=30)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        command = [*SHMCHANNEL, "top", "--interval", "0.2"]
+        shown, ended, _, _ = screen_of(command, b"/s", b"q")
+        port.close_sync()
+        reader.join()
+    assert ended == 0
+    assert re.search(r"\d+ not shown", ESCAPE.sub("", shown.decode()))
