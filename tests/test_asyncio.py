@@ -63,7 +63,7 @@ async def soon(condition: Callable[[], object]) -> None:
 
 def asleep(lane: Any) -> bool:
     """Whether a task sleeps there, announced."""
-    return lane._future is not None
+    return lane.future is not None
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -276,15 +276,15 @@ def test_a_task_that_has_given_way_goes_on_for_as_long_as_the_others_did() -> No
 
             async def be_busy() -> None:
                 nonlocal ended
-                until = time.monotonic() + 3 * loops.BREATH
+                until = time.monotonic() + 3 * loops.CHECKPOINT_INTERVAL
                 while (ended := time.monotonic()) < until:
                     pass
 
             busy = asyncio.create_task(be_busy())
             side = loop_side_of(one)
-            await side.breathe()
+            await side.checkpoint()
             assert busy.done()
-            assert side.breath >= ended + loops.BREATH
+            assert side.next_checkpoint >= ended + loops.CHECKPOINT_INTERVAL
 
     asyncio.run(main())
 
@@ -659,7 +659,7 @@ def test_when_no_doorbell_can_be_made_the_error_says_so(monkeypatch: pytest.Monk
     async def main() -> None:
         async with pair() as (one, two):
             with monkeypatch.context() as patch:
-                patch.setattr(doorbell, "_socket", refuse)
+                patch.setattr(doorbell, "make_socket", refuse)
                 for use in (one.read, lambda: one.write(1)):
                     with pytest.raises(ChannelError, match="cannot make a doorbell: Too many open files"):
                         await use()
@@ -688,7 +688,7 @@ def test_a_bell_under_a_path_is_unlinked(monkeypatch: pytest.MonkeyPatch) -> Non
         async with pair(spin=False) as (one, two):
             reading = asyncio.create_task(two.read())
             await soon(lambda: loop_side_of(two) and asleep(loop_side_of(two).reading))
-            path = doorbell_of(two)._path
+            path = doorbell_of(two).address
             assert isinstance(path, str)
             assert os.path.exists(path)
             await one.write("rung")
@@ -714,7 +714,7 @@ def test_a_task_that_gives_way_keeps_its_port_from_other_loops(monkeypatch: pyte
             monkeypatch.undo()
             await asyncio.to_thread(asyncio.run, use())
 
-        monkeypatch.setattr(loops.LoopSide, "breathe", give_way_to_another_loop)
+        monkeypatch.setattr(loops.LoopSide, "checkpoint", give_way_to_another_loop)
         reading = asyncio.create_task(port.read())
         await soon(lambda: refused)
         other.write_sync("not lost")
@@ -784,7 +784,9 @@ def test_a_close_awaited_in_another_loop_releases_the_tasks_of_the_first() -> No
 
 
 def test_what_waits_longest_is_served_first_also_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "BREATH", 1000)  # no task stands in line merely because its time is up
+    monkeypatch.setattr(
+        loops, "CHECKPOINT_INTERVAL", 1000
+    )  # no task stands in line merely because its time is up
 
     async def main() -> None:
         async with pair() as (one, two):
@@ -932,7 +934,7 @@ def test_a_task_left_in_a_closed_loop_does_not_take_the_next_ones_announcement_d
 def test_a_large_message_gives_way_to_other_tasks_between_its_parts(
     act: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "BREATH", 0)  # at every chance
+    monkeypatch.setattr(loops, "CHECKPOINT_INTERVAL", 0)  # at every chance
 
     async def main() -> None:
         async with pair(1 << 20) as (one, two):

@@ -184,7 +184,7 @@ def test_two_threads_that_ring_first_make_one_socket(
 ) -> None:
     one, two = pair
     two.fileno()  # so that there is a bell
-    made, real, both = [], doorbell._socket, threading.Barrier(2)
+    made, real, both = [], doorbell.make_socket, threading.Barrier(2)
 
     def together() -> socket.socket:
         mine = real()
@@ -192,7 +192,7 @@ def test_two_threads_that_ring_first_make_one_socket(
         both.wait(10)
         return mine
 
-    monkeypatch.setattr(doorbell, "_socket", together)
+    monkeypatch.setattr(doorbell, "make_socket", together)
     other = threading.Thread(target=doorbell_of(one).ring_theirs)
     other.start()
     doorbell_of(one).ring_theirs()
@@ -207,13 +207,13 @@ def test_who_rings_while_the_port_is_closed_leaves_no_socket(
 ) -> None:
     one, two = pair
     two.fileno()
-    made, real = [], doorbell._socket
+    made, real = [], doorbell.make_socket
 
     def late() -> socket.socket:
         made.append(real())
         doorbell_of(one).close()
         return made[-1]
 
-    monkeypatch.setattr(doorbell, "_socket", late)
+    monkeypatch.setattr(doorbell, "make_socket", late)
     doorbell_of(one).ring_theirs()
     assert [each.fileno() for each in made] == [-1]

@@ -27,9 +27,9 @@ if os.environ.get("LIBC"):
     sys.modules["posix_ipc"] = None  # type: ignore[assignment]
 
 from shmchannel import Channel, ChannelError, Port, SharedBuffer
-from shmchannel.port.port import connection_of
 from shmchannel.system import semaphores
 from support import apart, leftovers
+from support.inside import loop_side_of
 
 SMALL = {"full": "size=1m", "inodes": "size=1m,nr_inodes=20"}  # how a small /dev/shm is mounted
 NOT_PERMITTED = 77
@@ -208,7 +208,7 @@ def doorbells() -> None:
             else:
                 raise AssertionError("it has a doorbell")
         reading = asyncio.create_task(two.read())
-        while not (connection_of(two)._loop_side and connection_of(two)._loop_side.reading._future):
+        while not (loop_side_of(two) and loop_side_of(two).reading.future):
             await asyncio.sleep(0)
         with spare_descriptors(0):
             assert one.write_sync("without a bell")

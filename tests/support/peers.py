@@ -258,7 +258,7 @@ def leave_open_in_threads(handle: str, kinds: list[str]) -> None:
     asleep = {
         "read": lambda: port.statistics().read_sleeps,
         "write": lambda: port.statistics().write_sleeps,
-        "loop": lambda: loop_side_of(port) and loop_side_of(port).reading._future,
+        "loop": lambda: loop_side_of(port) and loop_side_of(port).reading.future,
         "pool": lambda: port.statistics().read_sleeps,
     }
     while not all(asleep[kind]() for kind in kinds):
@@ -289,7 +289,7 @@ def lose_async(handle: str, pid: int) -> None:
         async with connect(handle) as port:
             assert await port.read() == "here"
             reading = asyncio.create_task(port.read())
-            while not loop_side_of(port) or not loop_side_of(port).reading._future:
+            while not loop_side_of(port) or not loop_side_of(port).reading.future:
                 await asyncio.sleep(0)
             os.kill(pid, signal.SIGKILL)
             with raising(PeerLost):

@@ -30,7 +30,7 @@ class Doorbell:
         self._ours = ours
         self._theirs = theirs
         self._bell: socket.socket | None = None
-        self._path: str | bytes = b""
+        self.address: str | bytes = b""
         self._closed = False
         # For binding and closing, which two threads may do at once, and for the event loop's part in both.
         self.lock = threading.RLock()
@@ -51,10 +51,10 @@ class Doorbell:
         if self._bell is not None or self._closed:
             return
         key = secrets.token_bytes(KEY_SIZE)
-        bell = _socket()
+        bell = make_socket()
         try:
-            self._path = _address(key)
-            bell.bind(self._path)
+            self.address = _address(key)
+            bell.bind(self.address)
         except OSError:
             bell.close()
             raise
@@ -77,7 +77,7 @@ class Doorbell:
     def ring_ours(self) -> None:
         """Make our own bell readable."""
         if self._bell is not None:
-            self._send(self._path)
+            self._send(self.address)
 
     def ring_theirs(self) -> None:
         """Ring the peer's bell, if it has one."""
@@ -97,7 +97,7 @@ class Doorbell:
             pass  # the peer has gone, its bell is full, or another thread has closed ours
 
     def _make_sender(self) -> socket.socket:
-        made = _socket()
+        made = make_socket()
         # An atomic assignment: of two threads that ring, or a thread and its signal handler, the first wins.
         sender: socket.socket = vars(self).setdefault("_sender", made)
         if sender is not made:
@@ -114,8 +114,8 @@ class Doorbell:
         self._closed = True
         if self._bell is not None and self._ours:
             self._ours[:] = bytes(KEY_SIZE)
-            if isinstance(self._path, str) and os.path.exists(self._path):
-                os.unlink(self._path)
+            if isinstance(self.address, str) and os.path.exists(self.address):
+                os.unlink(self.address)
         self._drop()
 
     def drop(self) -> None:
@@ -135,7 +135,8 @@ class Doorbell:
             self.close()
 
 
-def _socket() -> socket.socket:
+def make_socket() -> socket.socket:
+    """A datagram socket that never blocks."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.setblocking(False)
     return made

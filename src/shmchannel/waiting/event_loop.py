@@ -1,9 +1,9 @@
-"""The second way to wait: in a task of an asyncio loop. The first is ``waiting.drive``.
+"""The second way to wait: in a task of an asyncio loop. The first is in thread.py, the third in select.py.
 
-An operation is the same generator in both, and so is the protocol of waiting: spin, announce, fence,
-look again, sleep. Only that a task sleeps on a future, which the doorbell's callback resolves, or the
-loop's pulse when a ring was missed, the peer has died or the port was closed. A future carries
-nothing: who is woken looks again, so that a cancellation can lose no message.
+The operations are the same generators, and a wait has the same steps: spin, announce, fence, look again,
+sleep. A task sleeps on a future. The doorbell's callback resolves it; after a missed bell, a death or a
+close, the loop's pulse does. The future carries nothing. A task that wakes looks again, so a cancellation
+loses no message.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from .thread import operation_result
 
 T = TypeVar("T")
 
-PULSE = 0.15  # seconds: a loop in which somebody waits looks around this often
-BREATH = 0.0007  # seconds that a task goes on before it gives way to others; one try may follow
+PULSE = 0.15  # seconds between looks at everything that waits in a loop
+CHECKPOINT_INTERVAL = 0.0007  # seconds after which a task lets others run; it may make one more try before
 
 
 class Lane:
-    """Where a loop's tasks wait for one end of a ring: they stand in line, the first sleeps."""
+    """The tasks of a loop that wait at one end of a ring. They stand in line; the first one sleeps."""
 
     def __init__(self, sleeper: Sleeper) -> None:
-        self.tasks = 0  # that stand here
-        self.line = asyncio.Lock()  # first come, first served; safe to be cancelled in
+        self.tasks = 0  # in the line
+        self.line = asyncio.Lock()  # first come, first served; a task in it may be cancelled
         self._sleeper = sleeper
         self._ready: Callable[[], bool] = bool
-        self._future: asyncio.Future[None] | None = None
+        self.future: asyncio.Future[None] | None = None  # on which the first task sleeps
 
     async def wait(self, wait: Wait) -> None:
-        """As ``Sleeper.wait``: until it is ready, the port is closed or the peer is dead."""
+        """Return when the wait is ready, the port is closed, or the peer is dead, as ``Sleeper.wait``."""
         sleeper, ready = wait.sleeper, wait.ready
         started = time.perf_counter_ns()
         if sleeper.spin(wait):  # step: spin
@@ -49,7 +49,7 @@ class Lane:
         flags = sleeper.flags
         try:
             while not (ready() or sleeper.stopped):
-                future = self._future = loop.create_future()
+                future = self.future = loop.create_future()
                 self._ready = ready
                 pulse.add(self)
                 try:
@@ -58,9 +58,9 @@ class Lane:
                     if not (ready() or sleeper.stopped):  # step: look_again
                         await future  # step: sleep
                 finally:
-                    if not loop.is_closed():  # else the flag may be that of the port's next loop
+                    if not loop.is_closed():  # else the flag may belong to the port's next loop
                         flags[ON_BELL] = 0  # step: withdraw
-                    self._future = None
+                    self.future = None
                     pulse.discard(self)
                 if not sleeper.alive():  # step: look_if_alive
                     return
@@ -68,8 +68,8 @@ class Lane:
             sleeper.settle(started)
 
     def wake(self) -> None:
-        """Let the first in line look again."""
-        future = self._future
+        """Have the first task in line look again."""
+        future = self.future
         if future is not None and not (future.done() or future.get_loop().is_closed()):
             future.set_result(None)
 
@@ -83,11 +83,11 @@ class Beating(Protocol):
 
 
 class Pulse:
-    """One timer for all that wait in a loop, however many; none while nobody does."""
+    """One timer for everything that waits in a loop. It runs only while something waits."""
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Pulse:
-        """The loop's own."""
+        """The pulse of a loop."""
         pulse = _pulses.get(loop)
         if pulse is None:
             forget_closed_loops()
@@ -98,28 +98,29 @@ class Pulse:
         self._waiting: set[Beating] = set()
         self._runs = False
 
-    def add(self, one: Beating) -> None:
-        self._waiting.add(one)
+    def add(self, waiting: Beating) -> None:
+        """Call ``waiting.beat()`` every PULSE seconds, until ``discard``."""
+        self._waiting.add(waiting)
         if not self._runs:
             self._runs = True
             asyncio.get_running_loop().call_later(PULSE, self._beat)
 
-    def discard(self, one: Beating) -> None:
-        self._waiting.discard(one)
+    def discard(self, waiting: Beating) -> None:
+        self._waiting.discard(waiting)
 
     def _beat(self) -> None:
         self._runs = bool(self._waiting)
         if self._runs:
             asyncio.get_running_loop().call_later(PULSE, self._beat)
-            for one in list(self._waiting):
-                one.beat()
+            for waiting in list(self._waiting):
+                waiting.beat()
 
 
 _pulses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = weakref.WeakKeyDictionary()
 
 
 def forget_closed_loops() -> None:
-    """A loop that was closed while tasks waited in it would be kept by their futures."""
+    """Drop the pulses of closed loops. The futures of tasks that still waited would keep such a loop."""
     for reference in _pulses.keyrefs():
         loop = reference()
         if loop is not None and loop.is_closed():
@@ -127,9 +128,10 @@ def forget_closed_loops() -> None:
 
 
 class EndWatch:
-    """Has a port without a reader look for its end, as long as there is the port."""
+    """Has a port look for its end with each beat, also while no task reads from it."""
 
     def __init__(self, pulse: Pulse, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
+        """``notice`` looks, and returns False once the port is over. The port may go before that."""
         self._pulse = pulse
         self._notice = notice
 
@@ -139,12 +141,12 @@ class EndWatch:
             self.end()
 
     def end(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._pulse.discard(self)
 
 
 class HeldTurn:
-    """A turn that a task has (``waiting.TaskTurn``): no lock's, since any thread may have to end it."""
+    """A task's hold on a turn, as ``TaskTurn``. It is no lock, because any thread may have to end it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
         """``close`` takes back what the task's operation has half done."""
@@ -160,34 +162,34 @@ class HeldTurn:
             return False
         try:
             self._close()
-        except ValueError:  # the task, found among garbage, is doing so in another thread
+        except ValueError:  # another thread has found the task among garbage, and closes the operation now
             return False
         return True
 
 
 class LoopSide:
-    """A port's side in the loop that awaits it: its two lanes, and the doorbell that the loop watches."""
+    """A port's side in its event loop: the two lanes, and the doorbell that the loop watches."""
 
     def __init__(self, doorbell: Doorbell, reader: Sleeper, writer: Sleeper) -> None:
         self._doorbell = doorbell
         self._sleepers = reader, writer
         for sleeper in self._sleepers:
             sleeper.limit_spin(SPIN_IN_LOOP)
-        self._descriptor = -1  # that the loop watches
+        self._descriptor = -1  # the one that the loop watches
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.reading = self.writing = Lane(reader)  # until a loop is joined
+        self.reading = self.writing = Lane(reader)  # ``_move`` makes the real ones
         self._watch: EndWatch | None = None
-        self.breath = 0.0
+        self.next_checkpoint = 0.0  # monotonic seconds
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop that this port was last awaited in, while that can run."""
+        """The loop that last awaited this port, unless it is closed."""
         return None if self._loop is None or self._loop.is_closed() else self._loop
 
     def join(self) -> bool:
-        """Make the running loop the one that this port is awaited in; False if it is already.
+        """Make the running loop the port's loop; False if it is already.
 
-        Raises ``ChannelError`` without one, and while tasks of another await the port.
+        Raises ``ChannelError`` if no loop runs, or while tasks of another loop await the port.
         """
         try:
             loop = asyncio.get_running_loop()
@@ -198,7 +200,7 @@ class LoopSide:
         return locked(self._doorbell.lock, lambda: loop is not self._loop and self._move(loop))
 
     def _enter(self, *, writing: bool) -> Lane:
-        """Stand in a lane of the running loop: from now on no other loop gets the port."""
+        """Join the line of a lane. While a task is in it, no other loop can have the port."""
         self.join()
         lane = self.writing if writing else self.reading
         lane.tasks += 1
@@ -212,7 +214,7 @@ class LoopSide:
                     "this port is being awaited in another event loop: await it in one loop at a time"
                 )
             self._watch_doorbell(before, -1)
-        self._loop = loop  # first: a signal handler that closes the port from here on leaves it to the loop
+        self._loop = loop  # first, so that a signal handler that closes the port now leaves that to the loop
         try:
             self._doorbell.bind()
         except ChannelError:
@@ -220,19 +222,19 @@ class LoopSide:
             raise
         reader, writer = self._sleepers
         self.reading, self.writing = Lane(reader), Lane(writer)
-        self._watch_doorbell(loop, self._doorbell.fileno())  # -1: the port was closed meanwhile
+        self._watch_doorbell(loop, self._doorbell.fileno())  # -1 if the port was closed meanwhile
         return True
 
     def _watch_doorbell(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
-        """Have the loop watch this one and no other; the number outlives what it stood for."""
+        """Have the loop watch this descriptor and no other. A closed descriptor's number may be reused."""
         if self._descriptor >= 0:
             loop.remove_reader(self._descriptor)
         self._descriptor = descriptor
         if descriptor >= 0:
-            loop.add_reader(descriptor, self._rung)
+            loop.add_reader(descriptor, self._on_bell)
 
     def watch(self, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
-        """Have ``notice()`` called by the loop's pulse, until it returns False or is gone."""
+        """Have the loop's pulse call ``notice()``, until that returns False or its port has gone."""
         assert self._loop
         pulse = Pulse.of(self._loop)
         if self._watch is not None:
@@ -241,77 +243,77 @@ class LoopSide:
         pulse.add(self._watch)
 
     def watch_soon(self, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
-        """As ``watch``, from outside of the loop; nothing where that does not run any more."""
+        """As ``watch``, from any thread. Does nothing if the loop is closed."""
         try:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self.watch, notice)
         except RuntimeError:
             pass
 
-    def _rung(self) -> None:
+    def _on_bell(self) -> None:
         self._doorbell.drain()
         self.reading.wake()
         self.writing.wake()
 
     def may_go_on(self, lane: Lane) -> bool:
-        """Whether a task may try at once: it need not give way to others yet, and none stands in line."""
-        return time.monotonic() < self.breath and not lane.tasks
+        """Whether a task may try at once: no task is in line, and the next checkpoint is not due."""
+        return time.monotonic() < self.next_checkpoint and not lane.tasks
 
-    async def breathe(self) -> None:
-        """Give way to the loop's other tasks: due when ``breath``, in monotonic seconds, has come.
+    async def checkpoint(self) -> None:
+        """Let the loop's other tasks run; due at ``next_checkpoint``.
 
-        It is counted from when our turn comes: of two busy ports none would use up the other's.
+        The interval starts when this task runs again, so another busy port cannot use it up.
         """
         await asyncio.sleep(0)
-        self.breath = time.monotonic() + BREATH
+        self.next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
 
     async def drive(self, operation: Operation[T], *, writing: bool) -> T:
-        """Run an operation to its end, suspending this task where it waits; in a line with others."""
+        """Run an operation to its end, suspending this task in the lane's line where the operation waits."""
         close = operation.close
         lane = locked(self._doorbell.lock, lambda: self._enter(writing=writing))
         try:
             async with lane.line:
-                if time.monotonic() >= self.breath:
-                    await self.breathe()
+                if time.monotonic() >= self.next_checkpoint:
+                    await self.checkpoint()
                 wait = next(operation)
                 if wait.exclusive:
                     return await self._exclusively(operation, lane, wait)
-                return await self._on(operation, lane, wait, nested=False)
+                return await self._go_on(operation, lane, wait, nested=False)
         except StopIteration as done:
             return operation_result(operation, done)
         finally:
             lane.tasks -= 1
-            close()  # what is half done is taken back
+            close()  # takes back what is half done
 
-    async def _on(self, operation: Operation[T], lane: Lane, wait: Wait, *, nested: bool) -> T:
-        """Go on to the end, which is a ``StopIteration``. Nothing is taken where it gives way."""
+    async def _go_on(self, operation: Operation[T], lane: Lane, wait: Wait, *, nested: bool) -> T:
+        """Run an operation from its first wait to its end. At a checkpoint it has taken nothing."""
         while True:
             await lane.wait(wait)
-            if time.monotonic() >= self.breath:
-                await self.breathe()
+            if time.monotonic() >= self.next_checkpoint:
+                await self.checkpoint()
             try:
                 wait = operation.send(nested)
             except StopIteration as done:
                 return operation_result(operation, done)
 
     async def _exclusively(self, operation: Operation[T], lane: Lane, wait: Wait) -> T:
-        """Go on while no thread has the turn at this end, nor gets it: for a message in parts."""
+        """As ``_go_on``, with the turn of this end, so that no thread writes a message in parts meanwhile."""
         sleeper, close = wait.sleeper, operation.close
-        nested = sleeper.turn._is_owned()  # type: ignore[attr-defined]  # this loop runs in its thread's write
+        nested = sleeper.turn._is_owned()  # type: ignore[attr-defined]  # this loop runs inside a write of its thread
         task = HeldTurn(asyncio.get_running_loop(), close)
         while not sleeper.lend(task):
             await asyncio.sleep(TURN)
         try:
-            return await self._on(operation, lane, wait, nested=nested)
+            return await self._go_on(operation, lane, wait, nested=nested)
         finally:
             try:
                 close()
             finally:
-                if sleeper.task is task:  # and not somebody's to whom it went when our loop was closed
+                if sleeper.task is task:  # after a close of this loop, another task may have it
                     sleeper.task = None
 
     def stop(self) -> None:
-        """The port is over: wake all, and take the doorbell down. From any thread, any number of times."""
+        """The port is over: wake the tasks and remove the doorbell. Any thread may call it, and repeat it."""
         locked(self._doorbell.lock, self._stop)
 
     def _stop(self) -> None:
@@ -321,12 +323,12 @@ class LoopSide:
                 loop.call_soon_threadsafe(self._leave)
                 return
         except RuntimeError:
-            pass  # closed since we looked
+            pass  # another thread has just closed the loop
         forget_closed_loops()
         self._leave()
 
     def leave(self) -> None:
-        """As ``stop``, and at once where this is the loop itself."""
+        """As ``stop``, but in the port's own loop it is done on return."""
         if self._loop is asyncio.get_running_loop():
             self._leave()
 

@@ -1,7 +1,7 @@
-"""The third way to wait: beside files, in a select. The doorbell's descriptor is readable when the port is.
+"""The third way to wait: in a select, beside files. The doorbell's descriptor is readable when the port is.
 
-The announcement is a flag that the peer clears when it rings the doorbell; who selects looks again after
-announcing, as every sleeper does.
+The side sets a flag as its announcement. The peer that rings the doorbell clears it. As a sleeper does, the
+side looks again after it has announced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class SelectSide:
     """A port's side in the selects that watch it."""
 
     def __init__(self, doorbell: Doorbell, reader: Sleeper, ready: Callable[[], bool]) -> None:
-        """``reader`` is where reads sleep; ``ready`` says whether a read would find something."""
+        """``reader`` is the sleeper of the port's reads; ``ready`` says whether a read can go on."""
         self._doorbell = doorbell
         self._reader = reader
         self._ready = ready
@@ -31,14 +31,14 @@ class SelectSide:
         return self._watches > 0
 
     def watch_for_good(self) -> int:
-        """Have the doorbell rung for whatever can be read from now on; return its descriptor."""
+        """As ``watch``, without an end; may be repeated."""
         if not self._watched_for_good:
             self.watch()
             self._watched_for_good = True
         return self._descriptor()
 
     def watch(self) -> int:
-        """Have the doorbell rung for what can be read, until ``unwatch``; return its descriptor.
+        """Have the peer ring for each message until ``unwatch``; return the doorbell's descriptor.
 
         Raises ``ChannelError`` when the system refuses a doorbell, ``PortClosed`` once the port is over.
         """
@@ -56,7 +56,7 @@ class SelectSide:
             self._doorbell.drain()
 
     def rearm(self) -> None:
-        """Make the doorbell silent if nothing can be read, and have it rung by what comes next."""
+        """Have the peer ring for the next message. The doorbell is silent unless a read can go on now."""
         self._doorbell.drain()
         self._reader.flags[ON_BELL] = 1  # announce
         fence()
