@@ -1,10 +1,10 @@
-"""An exception at each place where a signal handler may raise: at a function's start, and after each call.
+"""Raise an exception at each place where a signal handler may: at a function's start, and after each call.
 
     python tests/programs/cuts.py {channel,buffer,discard,port,drop,linger,write,write_and_close,refuse,read}
 
-Does that with an exception at the first place in the package that is come to, then at the second, and so on;
-and prints what is not as it should be: names or descriptors left, messages lost. At the end of a line stands
-where the exception was; the last line tells how many places there are.
+Does the action again and again: with an exception at the first place that it reaches in the package, at the
+second, and so on. A line of output says what went wrong (names or descriptors left, messages lost), and where
+the exception was. The last line is the number of places.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ PACKAGE = os.path.dirname(shmchannel.__file__)
 
 
 class Cut(BaseException):
-    """As KeyboardInterrupt is: no Exception."""
+    """Not an Exception, as KeyboardInterrupt is none."""
 
 
 @functools.cache
 def places(code: CodeType) -> frozenset[int]:
-    """Offsets of the instructions before which it may come.
+    """Offsets of the instructions before which a signal handler may run.
 
-    The start of a destructor is left out: nothing of what is tested here has come to run by then.
+    Not the start of a destructor: nothing that is tested here has run by then.
     """
     found, looks = set(), False
     kinds = ("CALL", "JUMP_BACKWARD", *(["RESUME"] if code.co_name != "__del__" else []))
@@ -54,7 +54,7 @@ def places(code: CodeType) -> frozenset[int]:
 
 
 class Cutter:
-    """Raises at the ``number``-th place that is come to, during its ``with``."""
+    """Raises at the ``number``-th place that is reached within its ``with``."""
 
     def __init__(self, number: int) -> None:
         self.left = number
@@ -67,7 +67,7 @@ class Cutter:
                 self.where = f"{code.co_qualname}, line {line}"
                 raise Cut
 
-    if sys.version_info >= (3, 12):  # where settrace does not tell of all opcodes
+    if sys.version_info >= (3, 12):  # settrace does not report every opcode there
 
         def __enter__(self) -> None:
             watch = sys.monitoring
@@ -107,7 +107,7 @@ class Cutter:
             return self._event
 
 
-# -- what is done; each is told how to do what is cut off, and returns what is wrong after it
+# -- actions: each gets a function that cuts off its argument, and returns what is wrong after that
 
 Do = Callable[[Callable[[], object]], None]
 
@@ -121,7 +121,7 @@ def buffer(do: Do) -> str:
 
 
 def make(do: Do, one: Callable[[], object]) -> str:
-    """What is cut off in the making is gone at once, and not only when the process ends."""
+    """An object whose making is cut off is gone at once, and not only when the process ends."""
     made: list[object] = []
     do(lambda: made.append(one()))
     gc.collect()
@@ -144,7 +144,7 @@ def port(do: Do) -> str:
 
 
 def drop(do: Do) -> str:
-    """A port that is not closed: that its destructor is cut off must not keep the peer waiting."""
+    """A port that is dropped open: a cut in its destructor must not keep the peer waiting."""
     one, two = pair()
     kept = [two]
     del two
@@ -170,7 +170,7 @@ def marked() -> SharedBuffer:
 
 
 def write(do: Do) -> str:
-    """It has been written, or it has not, and then it can be written again."""
+    """The message is written; or it is not, and can be written again."""
     one, two = pair()
     with one, two:
         buffer = marked()
@@ -193,7 +193,7 @@ def write(do: Do) -> str:
 
 
 def write_and_close(do: Do) -> str:
-    """What has been written is its reader's, even if the writer has not come to detach it."""
+    """A buffer that is written belongs to the reader, even if the writer had no time to detach it."""
     one, two = pair()
     with one, two:
         buffer = marked()
@@ -208,7 +208,7 @@ def write_and_close(do: Do) -> str:
 
 
 def refuse(do: Do) -> str:
-    """A write of two buffers that finds no room: both can be written later."""
+    """A write of two buffers finds no room: both can be written later."""
     one, two = pair()
     with one, two:
         while True:
@@ -233,7 +233,7 @@ def refuse(do: Do) -> str:
 
 
 def linger(do: Do) -> str:
-    """What its maker leaves to others stays, wherever it is cut off after it was made."""
+    """A lingering channel stays, wherever its maker is cut off after it was made."""
     made: list[str] = []
     before = set(segment.handles())
 
@@ -249,7 +249,7 @@ def linger(do: Do) -> str:
             Channel.from_handle(handle)
         except ChannelNotFound:
             return "gone"
-    for handle in set(segment.handles()) - before:  # also one that was made, and nobody was told of
+    for handle in set(segment.handles()) - before:  # also a channel whose handle was never returned
         segment.unlink(handle)
     return ""
 
@@ -271,10 +271,10 @@ ACTIONS = {one.__name__: one for one in (*MAKING, *MOVING)}
 
 
 def survey(act: Callable[[Do], str]) -> int:
-    """Returns how many places there are."""
-    act(lambda action: action())  # what is made once
+    """Cut off the action at each place; return the number of places."""
+    act(lambda action: action())  # makes what is made only once
     gc.collect()
-    gc.freeze()  # each collection looks only at what came after this
+    gc.freeze()  # so each collection looks only at later objects
     number = 0
     while True:
         number += 1
@@ -301,6 +301,6 @@ def survey(act: Callable[[Do], str]) -> int:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", ResourceWarning)
-    sys.unraisablehook = lambda _unraisable: None  # where it is a finalizer that is cut off
+    sys.unraisablehook = lambda _unraisable: None  # for a finalizer that is cut off
     names_tagged(secrets.token_hex(4))
     print(survey(ACTIONS[sys.argv[1]]))

@@ -1,9 +1,9 @@
-"""Signal handlers that raise at any instruction of an operation: a program of its own for each storm.
+"""Signal handlers that raise at random moments of an operation. Each storm is a run of this program.
 
     python tests/programs/storms.py {read,write,close,nested,runtime_error} SECONDS
 
-Prints how many signals it lived through. What it asserts: the handler's exception always comes out,
-and after it the port is as whole as before.
+Prints the number of signals. Asserts that the handler's exception always comes out of the operation, and
+that the port works after it as before.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from shmchannel import Channel, EndOfChannel, Port, WouldBlock
 
 
 class Interruption(RuntimeError):
-    """A RuntimeError, which a careless `except` in the library could swallow."""
+    """A RuntimeError, since a careless `except` in the library could swallow one."""
 
 
 class Storm:
-    """Signals at random moments, and a count of what their handler raised and what came out."""
+    """Signals at random moments; counts the exceptions that their handler raised, and those that came out."""
 
     def __init__(self, seconds: float, longest: float, handler: Callable[[], None] | None = None) -> None:
         sys.unraisablehook = lambda _unraisable: None
@@ -54,9 +54,9 @@ class Storm:
         print(self.raised)
 
     def strike(self, action: Callable[[], object], *, finalizes: bool = False) -> None:
-        """One signal at a random moment of ``action``, which may also time out.
+        """Send one signal at a random moment of ``action``, which may also time out.
 
-        What is raised in a finalizer Python itself swallows (``sys.unraisablehook``).
+        Python itself swallows an exception in a finalizer (``sys.unraisablehook``).
         """
         try:
             self.armed = True
@@ -78,7 +78,7 @@ def connected() -> tuple[Port, Port]:
 
 
 def in_another_thread(use: Callable[[], object]) -> object:
-    """What ``use`` returns there: a lock that this thread has left held would stop it."""
+    """Call ``use`` in another thread: a lock that this thread still held would stop it."""
     results: list[object] = []
     thread = threading.Thread(target=lambda: results.append(use()), daemon=True)
     thread.start()
@@ -102,7 +102,7 @@ def write(seconds: float) -> None:
     for raised in (storm := Storm(seconds, 5e-4)):
         storm.strike(lambda: one.write_sync(large, timeout=0.0002))
         drain(two)
-        if raised % 100 == 0:  # whatever was left behind, the next is whole
+        if raised % 100 == 0:  # whatever is left of the message before, the next one is whole
             got: list[str] = []
             reader = threading.Thread(target=lambda: got.append(two.read_sync(timeout=5)))  # noqa: B023
             reader.start()

@@ -1,6 +1,6 @@
-"""Interpreters that come and go, each with a channel to the main one: ``make stress``.
+"""``make stress``: interpreters come and go, each with a channel to the main interpreter.
 
-Fails when a message is lost or altered, when memory grows, or when a descriptor or a mapping is left.
+Fails if a message is lost or altered, if memory grows, or if a descriptor or a mapping is left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def run(interpreters: int, rounds: int, messages: int) -> None:
-    """Raise what a round raises, or ``AssertionError`` for what has grown since the third round."""
+    """Raise an error of a round, or ``AssertionError`` if anything has grown since the third round."""
     sizes = []
     for number in range(rounds):
         started = time.monotonic()
@@ -42,7 +42,7 @@ def run(interpreters: int, rounds: int, messages: int) -> None:
     settled, last = sizes[min(2, rounds - 1)], sizes[-1]
     assert last[1] == sizes[0][1], "descriptors are left"
     assert last[2] == sizes[0][2], "segments or semaphores are left mapped"
-    # An allocator keeps some of what it gave back; what is not given back grows with every round.
+    # An allocator keeps some memory that was freed; memory that is not freed grows with every round.
     assert last[0] < settled[0] * 1.1 + 20_000, f"memory grows: {settled[0]} KiB, later {last[0]} KiB"
 
 
@@ -82,7 +82,7 @@ def resident() -> int:
 
 
 def mappings() -> int:
-    """How many pieces of shared memory are mapped."""
+    """How many mappings of shared memory there are."""
     return Path("/proc/self/maps").read_text().count("/dev/shm/")
 
 

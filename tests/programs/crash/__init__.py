@@ -1,4 +1,4 @@
-"""The kill matrix: every step of a channel's life, and what the other side gets when one dies there.
+"""The kill matrix: one side dies or stands still at each step of a channel's life; the other side is checked.
 
 ``make crash`` runs all of it; tests/test_kill_matrix.py a part. See docs/reliability.md.
 """

@@ -1,6 +1,6 @@
-"""``make crash``: the matrix, its part in C under gdb, random kills. Exits with 1 when something was wrong.
+"""``make crash``: the matrix, its part in C under gdb, random kills. Exits with 1 if anything was wrong.
 
-With ``--write`` the table goes into a page, between its two marks.
+``--write`` puts the table into a page, between its two marks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace) -> list[str]:
-    """Run it all; returns the report's lines, of which the last tells what was wrong."""
+    """Run everything; return the report's lines. The last line tells what was wrong."""
     totals, started = Totals(), time.monotonic()
     names, actions = options.scenario or list(SCENARIOS), options.actions.split(",")
 

@@ -1,4 +1,4 @@
-"""What a victim and its survivor tell each other beside the channel: a small file that both map."""
+"""A small file that a victim and its survivor both map, to tell each other more than the channel does."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = (
-    90  # seconds that anything here waits for, before the case counts as hung; gdb on a busy machine is slow
-)
+PATIENCE = 90  # seconds of waiting after which a case counts as hung; gdb on a busy machine is slow
 
 # Words of 8 bytes.
-STARTED, COMPLETED = 0, 1  # messages that the victim began to write; those whose write returned True
-READ, WRONG = 2, 3  # messages that the victim has read; those that were not what they should be
+STARTED, COMPLETED = 0, 1  # messages whose write the victim began; whose write returned True
+READ, WRONG = 2, 3  # messages that the victim has read; wrong ones among them
 PID = 4  # the victim's
 ACTED = 5  # monotonic ns at which it was killed or stopped
-PASSED = 6  # it has lived through the steps that are the matter
-GO = 7  # the survivor has prepared what the victim waits for
+PASSED = 6  # the victim has lived through its steps
+GO = 7  # the survivor is ready; the victim waits for that
 _HANDLE = 512  # bytes: 2 of length, then text
 
 
 class Board:
-    """Mapped by its path: in the survivor, the victim, and in an interpreter of the victim's."""
+    """The survivor, the victim and the victim's interpreter map it by its path."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -38,7 +36,7 @@ class Board:
 
     @property
     def handle(self) -> str:
-        """The channel's, or nothing."""
+        """The channel's handle, or nothing."""
         length = int.from_bytes(self._memory[_HANDLE : _HANDLE + 2], "little")
         return self._memory[_HANDLE + 2 : _HANDLE + 2 + length].decode()
 
@@ -49,7 +47,7 @@ class Board:
 
 
 def until(ready: Callable[[], Any]) -> None:
-    """Look every half millisecond. Raises ``AssertionError`` when the patience is at its end."""
+    """Wait for it, looking every half millisecond. Raises ``AssertionError`` after ``PATIENCE``."""
     end = time.monotonic() + PATIENCE
     while not ready():
         assert time.monotonic() < end, "waited in vain"
@@ -57,7 +55,7 @@ def until(ready: Callable[[], Any]) -> None:
 
 
 def message(number: int, size: int) -> list[Any]:
-    """A message that says which one it is, and whether it is whole."""
+    """A message that carries its number and a checksum."""
     body = bytes((number + i * 7) & 255 for i in range(256)) * (size // 256 + 1)
     return [number, body[:size], zlib.crc32(body[:size])]
 

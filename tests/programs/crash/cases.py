@@ -1,7 +1,7 @@
-"""One case: a victim that dies or stands still at a step, its survivor, and what they leave.
+"""One case: a victim that dies or stands still at a step, its survivor, and what both leave behind.
 
-This program forks a process for each line of its input, a case in JSON, and prints the outcome of each. So a
-case costs no start of Python, and what it leaves is its own: names have a tag, the rest is its process's.
+This program forks a process for each line of its input, which is a case in JSON, and prints its outcome. So a
+case starts no Python, and everything it leaves can be told apart: names have its tag, the rest is its process's.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def serve() -> None:
             run_case(json.loads(line), writing)
         os.close(writing)
         with open(reading) as file:
-            if not select.select([file], [], [], DEADLINE + 10)[0]:  # not even its own deadline has ended it
+            if not select.select([file], [], [], DEADLINE + 10)[0]:  # its own deadline has not ended it
                 os.kill(pid, signal.SIGUSR1)
                 time.sleep(1)
                 os.kill(pid, signal.SIGKILL)
@@ -64,7 +64,7 @@ def serve() -> None:
 
 
 def warm_up() -> None:
-    """Import what the cases need, and have the collector leave it alone."""
+    """Import what the cases need, and freeze it for the garbage collector."""
     import asyncio  # noqa: F401
     import concurrent.futures.process
     import concurrent.futures.thread  # noqa: F401
@@ -88,12 +88,13 @@ def run_case(case: dict[str, Any], writing: int) -> NoReturn:
 
 
 class Case:
-    """``case`` has ``scenario``, ``action`` and ``step``; and maybe ``record``, ``interpreter``, ``after``,
-    or ``gdb``: where the victim finds a library with debugging information.
+    """``case`` has ``scenario``, ``action`` and ``step``, and perhaps ``record``, ``interpreter`` or ``after``.
+
+    Under gdb it has ``gdb``: where the victim finds a library with debugging information.
     """
 
     def __init__(self, case: dict[str, Any], writing: int) -> None:
-        """``writing`` is the pipe that the outcome goes to: none of the victim's business."""
+        """``writing`` is the pipe for the outcome; the victim closes it."""
         self.case = case
         self.writing = writing
         self.scenario = (SCENARIOS | STORMS)[case["scenario"]]
@@ -132,7 +133,7 @@ class Case:
         return {**outcome, "problems": self.problems}
 
     def start(self) -> int:
-        """The victim: a fork of us, or a program that gdb starts."""
+        """Fork the victim, or let gdb start it; return its process."""
         if self.case.get("gdb"):
             return self.start_under_gdb()
         pid = os.fork()
@@ -165,7 +166,7 @@ class Case:
         return self.program.pid
 
     def disturb(self) -> None:
-        """A victim that stands still goes on after a while; one that has no step dies at any time."""
+        """Let a victim that stands still go on after a while; kill one without a step at a random moment."""
         if self.case["action"] == "random":
             words = self.board.words
             until(lambda: words[STARTED] or words[READ])
@@ -177,13 +178,13 @@ class Case:
         try:
             what = os.waitid(os.P_PID, self.child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
-            return  # it has ended, and the survivor before it
+            return  # both have ended
         if what and what.si_code == os.CLD_STOPPED:
             time.sleep(STOPPED)
             os.kill(self.child, signal.SIGCONT)
 
     def let_go(self) -> None:
-        """Wait for the victim, which has nobody to wait for any more."""
+        """Wait for the end of the victim, which has no survivor to wait for now."""
         end = time.monotonic() + PATIENCE
         while os.waitpid(self.child, os.WNOHANG) == (0, 0):
             if time.monotonic() > end:
@@ -203,7 +204,7 @@ class Case:
         raise TimeoutError("it hangs")
 
     def judge(self, outcome: dict[str, Any]) -> None:
-        """Whether what came out is right."""
+        """Note as a problem whatever is wrong with the outcome."""
         if self.problems:
             return
         came_out = outcome["outcome"]
@@ -216,7 +217,7 @@ class Case:
             self.problems.append(f"out came {came_out!r}")
 
     def look_for_leftovers(self, before: dict[str, str]) -> bool:
-        """Whether it took a sweep to remove all names. What else is left is a problem."""
+        """Whether only a sweep removed all names. Anything else that is left is a problem."""
         gc.collect()
         left = names()
         sweep_blocks()

@@ -1,7 +1,7 @@
-"""Steps in C. gdb runs this: it has a victim die or stand still at a line of native/, the n-th time.
+"""Steps in C. gdb runs this file: a victim dies or stands still at the n-th run of a line of native/.
 
-CRASH_STEP is "FILE FUNCTION LINE TIME" and CRASH_ACTION what to do there; or CRASH_RECORD where to write
-which lines the victim runs. A victim says where its steps begin and end by SIGUSR1 and SIGUSR2.
+CRASH_STEP is "FILE FUNCTION LINE TIME", and CRASH_ACTION says what happens there. Or CRASH_RECORD names a file
+for the lines that the victim runs. With SIGUSR1 and SIGUSR2 a victim says that its steps begin and end.
 """
 
 import mmap
@@ -16,7 +16,7 @@ FILES = ("ring.h", "end.h", "lock.h", "producer.h", "wait.h", "read_message.h", 
 ACTED = 5  # a word of the board, as in board.py
 STOPPED = 2.0  # seconds
 
-MANY = 50  # runs of a line: a spin's, which would take long to count
+MANY = 50  # runs of a line that are counted: a line of a spin runs too often
 
 seen = Counter()
 through = False
@@ -35,7 +35,7 @@ class Line(gdb.Breakpoint):
 
 
 def is_through(event):
-    """Whether a stop is the victim's word that its steps are over."""
+    """Note it, when the victim stops to say that its steps are over."""
     global through
     through |= getattr(event, "stop_signal", "") == "SIGUSR2"
 
@@ -61,7 +61,7 @@ def main():
     gdb.execute("handle all nostop noprint pass")
     gdb.execute("handle SIGUSR1 SIGUSR2 stop nopass")
     gdb.execute("run")  # to where the steps begin
-    gdb.execute("sharedlibrary _native")  # the symbols of all else would take seconds to load
+    gdb.execute("sharedlibrary _native")  # to load the symbols of everything takes seconds
     record, step = os.environ.get("CRASH_RECORD"), os.environ.get("CRASH_STEP")
     if record:
         points = [Line(file, line, MANY) for file in FILES for line in lines_of(file)]

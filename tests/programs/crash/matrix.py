@@ -1,4 +1,4 @@
-"""The matrix: finds the steps of each scenario, has a victim die or stand still at each, and counts."""
+"""The matrix: find the steps of each scenario, let a victim die or stand still at each, and count the outcomes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .steps import ACTIONS, PACKAGE, RETURNED, Step
 from .storms import STORMS
 
 TESTS = Path(__file__).parent.parent.parent
-# What only makes bytes and values touches nothing that another sees.
+# Files whose steps touch nothing that the other side sees.
 PURE = ("codec/", "port/statistics.py")
-TRIES = 4  # where it depends on the scheduler whether a victim comes by a step
-SERVERS = {"kill": 4, "exit": 4, "stop": 40}  # who stands still needs no processor
+TRIES = 4  # for a step that a victim reaches or not, as the scheduler likes
+SERVERS = {"kill": 4, "exit": 4, "stop": 40}  # a victim that stands still needs no processor
 
 
 class Kind(NamedTuple):
-    """What a victim is: its ring, and whether it is an interpreter's."""
+    """What a victim is: the core it uses, and whether it runs in an interpreter."""
 
     ring: str
     interpreter: bool
@@ -43,7 +43,7 @@ class Kind(NamedTuple):
 
 
 class Server:
-    """A program that runs case after case: see cases.py."""
+    """A program that runs one case after the other: see cases.py."""
 
     def __init__(self, kind: Kind) -> None:
         command = [sys.executable, "-m", "programs.crash.cases"]
@@ -65,7 +65,7 @@ class Server:
 
 
 def run_cases(kind: Kind, cases: Iterable[dict[str, Any]], servers: int) -> list[dict[str, Any]]:
-    """Run cases side by side; each is returned with its outcome in it."""
+    """Run cases side by side; return each with its outcome in it."""
     waiting: SimpleQueue[dict[str, Any]] = SimpleQueue()
     done: list[dict[str, Any]] = []
     for case in cases:
@@ -97,7 +97,7 @@ def run_cases(kind: Kind, cases: Iterable[dict[str, Any]], servers: int) -> list
 def find_steps(
     kind: Kind, scenarios: Iterable[str], more: Mapping[str, Any] | None = None
 ) -> dict[str, list[Step]]:
-    """Have each scenario run once undisturbed, and take down which lines it runs."""
+    """Run each scenario once undisturbed, and record its lines."""
     with tempfile.TemporaryDirectory() as folder:
         cases = [
             {"scenario": name, "action": "none", "step": None, "interpreter": kind.interpreter}
@@ -116,7 +116,7 @@ def find_steps(
 
 
 def steps_of(line: str, scenario: str) -> list[Step]:
-    """The first run of a line; in what repeats itself for each part also one in the middle, and the last."""
+    """The first run of a line; in a scenario with parts, also a run in the middle and the last."""
     file, function, number, times = line.split()
     if file.startswith(PURE):
         return []
@@ -125,7 +125,7 @@ def steps_of(line: str, scenario: str) -> list[Step]:
 
 
 class Totals:
-    """What came out, for the table."""
+    """The outcomes, for the table."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -155,7 +155,7 @@ class Totals:
             self.noticed[case["scenario"]].append(case["noticed"])
 
     def table(self) -> list[str]:
-        """Markdown."""
+        """The table, in Markdown."""
         lines = [
             "| what the victim did | in | steps | it died: what came out | it stood still for 2 s | names |",
             "| --- | --- | --- | --- | --- | --- |",
@@ -189,7 +189,7 @@ def outcomes(counts: Counter[str]) -> str:
 
 
 def kinds() -> list[Kind]:
-    """Those that this Python and this build have."""
+    """The kinds that this Python and this build have."""
     from shmchannel import native
     from support.flavours import interpreters
 
@@ -198,7 +198,7 @@ def kinds() -> list[Kind]:
 
 
 def run_storm(totals: Totals, kind: Kind, rounds: int, seed: int) -> None:
-    """So many victims that write and read without end, each killed within a fiftieth of a second."""
+    """Run ``rounds`` victims that write and read without end, each killed within a fiftieth of a second."""
     random = Random(seed)
     names = list(STORMS)
     cases = [
@@ -210,7 +210,7 @@ def run_storm(totals: Totals, kind: Kind, rounds: int, seed: int) -> None:
 
 
 def debug_build(folder: str) -> str:
-    """A copy of the library whose C has a line for each line: returns the path where Python finds it."""
+    """Build a copy of the library with debugging information; return the path where Python finds it."""
     copy = shutil.copytree(
         PACKAGE, f"{folder}/shmchannel", ignore=shutil.ignore_patterns("_native*.so", "__pycache__")
     )
@@ -221,7 +221,7 @@ def debug_build(folder: str) -> str:
     return os.pathsep.join([folder, str(TESTS), sysconfig.get_path("platlib"), sysconfig.get_path("purelib")])
 
 
-# Those that come by lines of native/ which others of them do not.
+# Scenarios that between them reach the lines of native/.
 _BEGINNINGS = ("write", "read", "transfer", "receive", "close, and wake", "await")
 IN_C = tuple(name for name in SCENARIOS if name.startswith(_BEGINNINGS))
 
@@ -234,7 +234,7 @@ def run_in_c(
     actions: Iterable[str] = ACTIONS,
     names: Iterable[str] = IN_C,
 ) -> None:
-    """The lines of native/ that a scenario runs, under gdb; those of Python are in ``run_matrix``."""
+    """Run the matrix over the lines of native/, under gdb."""
     with tempfile.TemporaryDirectory() as folder:
         more = {"gdb": debug_build(folder), "interpreter": kind.interpreter}
         steps = find_steps(kind, names, more)
@@ -251,7 +251,7 @@ def run_in_c(
 def run_matrix(
     totals: Totals, kind: Kind, every: Mapping[str, int], names: Iterable[str] = SCENARIOS
 ) -> None:
-    """By action: each so many-th step of each scenario."""
+    """Run the matrix over the lines of Python: ``every`` says for each action which n-th steps."""
     steps = find_steps(kind, names)
     for action, nth in every.items():
         cases = [

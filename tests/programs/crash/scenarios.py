@@ -1,4 +1,4 @@
-"""What a victim does, and its survivor beside it. The steps that matter are those in ``with victim``."""
+"""What a victim does, and what its survivor does meanwhile. The steps are those within ``with victim``."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from .steps import Victim
 from .survivor import CAPACITY, Survivor, reader_sleeps, writer_sleeps
 
 LOST = ("PeerLost",)
-MAYBE_CLOSED = ("PeerLost", "EndOfChannel")  # it depends on whether it has said so
+MAYBE_CLOSED = ("PeerLost", "EndOfChannel")  # depends on whether the victim had closed
 
 
 class Scenario(NamedTuple):
-    """``outcomes``: those that are right when the victim dies. ``sweeps``: names may be left to a sweep."""
+    """``outcomes`` are right if the victim dies. ``sweeps``: names may be left for a sweep."""
 
     name: str
     victim: Callable[[Victim], None]
@@ -77,7 +77,7 @@ def reads(survivor: Survivor) -> None:
 
 
 def reads_late(survivor: Survivor) -> None:
-    """Read nothing until the victim sleeps for room, or is through."""
+    """Read nothing until the victim sleeps for room, or is done."""
     with survivor.offer().connect() as port:
         until(lambda: writer_sleeps(port) or survivor.is_over())
         survivor.read_all(port)
@@ -201,7 +201,7 @@ def close_and_wake(victim: Victim) -> None:
 
 def writes(size: int, count: int) -> Callable[[Survivor], None]:
     def run(survivor: Survivor) -> None:
-        """Write some, then wait for the end."""
+        """Write some messages, then wait for the end."""
         with survivor.offer().connect() as port:
             survivor.write_all(port, size, count)
             survivor.go()
@@ -221,7 +221,7 @@ def writes_for_ever(size: int) -> Callable[[Survivor], None]:
 
 
 def writes_late(survivor: Survivor) -> None:
-    """Write nothing until the victim sleeps for it, or is through."""
+    """Write nothing until the victim sleeps for a message, or is done."""
     with survivor.offer().connect() as port:
         survivor.go()
         until(lambda: reader_sleeps(port) or survivor.is_over())
@@ -248,7 +248,7 @@ def read_asleep(victim: Victim) -> None:
 
 @scenario("read, wake the writer", writes_for_ever(1500))
 def read_and_wake(victim: Victim) -> None:
-    """The third message wraps."""
+    """The third message wraps around the end of the ring."""
     with attach(victim) as port:
         go(victim)
         until(lambda: writer_sleeps(port))
@@ -296,7 +296,7 @@ def receive(victim: Victim) -> None:
 
 
 def ends(survivor: Survivor) -> None:
-    """Close, and see that the victim's messages before that are not missed."""
+    """Close, and check that no message of the victim before that is missing."""
     with survivor.offer().connect() as port:
         survivor.write_all(port, 100, 1)
         until(lambda: port.statistics().incoming_fill)
@@ -365,7 +365,7 @@ def connects_after(survivor: Survivor) -> None:
 
 
 def wait_or_make_up(survivor: Survivor, port: Port) -> None:
-    """The victim may have died before it had the port: then it is free, and another gets all there is."""
+    """If the victim died before it had the port, the port is free: a new peer gets every message."""
     if survivor.outcome:
         survivor.check_over(port)
         return
@@ -408,7 +408,7 @@ def attach_now(victim: Victim) -> Port:
 
 
 def attaches(survivor: Survivor) -> None:
-    """Attach as soon as the handle is known; else look what is there of the channel."""
+    """Attach once the handle is known; if it never is, look which names of the channel are there."""
     until(lambda: survivor.board.handle or survivor.is_dead())
     handle = survivor.board.handle
     for name in [handle] if handle else segment.handles():

@@ -1,7 +1,7 @@
-"""A step: a line of the library that is about to run, the n-th time. What happens there, and who counts.
+"""A step: a line of the library that is about to run for the n-th time, and what happens there.
 
-The interpreter's own trace function stops a victim at a step; the library knows nothing of it. What is in C
-has gdb_steps.py. A step that comes after the last line is called "returned".
+The interpreter's trace function stops a victim at a step; the library does not know. gdb_steps.py has the steps
+in C. The step after the last line is called "returned".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACTIONS = ("kill", "exit", "stop")
 
 
 class Step(NamedTuple):
-    """The ``time``-th run of a line; ``time`` 0 is the place, whichever time."""
+    """The ``time``-th run of a line; with ``time`` 0, the line itself."""
 
     file: str
     function: str
@@ -35,10 +35,10 @@ RETURNED = Step("", "returned", 0)
 
 
 class Victim:
-    """A victim's own view: ``with victim:`` are the steps that matter."""
+    """The victim's own view of itself. Its steps are those within ``with victim:``."""
 
     def __init__(self, board: Board, step: Step | None, action: str, record: str, *, gdb: bool) -> None:
-        """At ``step`` do ``action``; or, with a path in ``record``, write there which steps there are."""
+        """Do ``action`` at ``step``; or write all steps into the file ``record``."""
         self.board, self.step, self.action, self.record = board, step, action, record
         self.gdb = gdb
         self.seen: Counter[Step] = Counter()
@@ -64,7 +64,7 @@ class Victim:
         self.board.words[PASSED] = 1
 
     def act(self) -> None:
-        """Die or stand still, here and now."""
+        """Die or stand still now."""
         self.board.words[ACTED] = time.monotonic_ns()
         if self.action == "exit":
             os._exit(7)
@@ -87,7 +87,7 @@ class Victim:
                 self.act()
         return self._line
 
-    # -- what it writes and reads, and says so on the board
+    # -- writing and reading, noted on the board
 
     def write(self, port: Any, size: int = 100, **how: Any) -> None:
         number = self.begin()

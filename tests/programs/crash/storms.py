@@ -1,4 +1,4 @@
-"""Victims that write and read without end, to be killed at any moment."""
+"""Victims that write and read without end, to be killed at a random moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The other side of a victim: what it reads, when it notices, and what it must not see."""
+"""The other side of a victim: what it reads, when it notices the death, and what it must not see."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ CAPACITY = 4096  # bytes: small, so that frames wrap and writers wait
 
 
 class Survivor:
-    """Keeps what came out in ``outcome``: the error that ended the channel, or what else became of it."""
+    """``outcome`` is the name of the error that ended the channel, or a few words."""
 
     def __init__(self, board: Board) -> None:
         self.board = board
         self.words = board.words
         self.outcome = ""
         self.came = 0  # messages of the victim
-        self.written = 0  # messages to the victim, as far as it was said to be accepted
+        self.written = 0  # messages to the victim whose write returned True
         self.noticed = 0.0  # seconds from the death to the outcome
         until(lambda: self.words[PID])
 
     def is_over(self) -> bool:
-        """Whether the victim is dead or has lived through it all."""
+        """Whether the victim is dead, or has lived through its steps."""
         return bool(self.words[PASSED]) or self.is_dead()
 
     def is_dead(self) -> bool:
@@ -63,7 +63,7 @@ class Survivor:
             self.outcome = type(error).__name__
 
     def read_all(self, port: Port) -> None:
-        """Read until there is no more; then writes and reads have the same answer."""
+        """Read to the end; then each write and read raises the same error."""
         try:
             while True:
                 self.take(port.read_sync(timeout=PATIENCE))
@@ -75,14 +75,14 @@ class Survivor:
         )
 
     def take(self, value: Any) -> None:
-        if isinstance(value, dict):  # with a buffer that has moved
+        if isinstance(value, dict):  # with a buffer that was moved
             with value["buffer"] as buffer:
                 value = [value["number"], bytes(buffer), value["sum"]]
         assert is_message(value, self.came), f"message {self.came} is {value!r:.60}"
         self.came += 1
 
     def write_all(self, port: Port, size: int, most: int = 1 << 60) -> None:
-        """Write until the victim has ended, or that many."""
+        """Write that many messages, or until the victim has ended."""
         try:
             while self.written < most and port.write_sync(message(self.written, size), timeout=PATIENCE):
                 self.written += 1
@@ -90,7 +90,7 @@ class Survivor:
             self.has_ended(error)
 
     def check_over(self, port: Port) -> None:
-        """The end is the same whoever asks, and how often; what was read was right."""
+        """Check that every call reports the same end, and that all messages were right."""
         for use in (lambda: port.write_nowait(0), port.read_nowait, lambda: port.read_sync(timeout=PATIENCE)):
             try:
                 assert use() is False, "a channel that is over takes a message"
@@ -101,12 +101,12 @@ class Survivor:
 
 
 def reader_sleeps(port: Port) -> bool:
-    """Whether the other side sleeps, to be woken by what we write."""
+    """Whether the other side sleeps until we write."""
     outgoing: Any = producer_of(port)
     return bool(outgoing._flags[READER_SLEEPS])
 
 
 def writer_sleeps(port: Port) -> bool:
-    """Whether the other side sleeps, to be woken by what we read."""
+    """Whether the other side sleeps until we read."""
     incoming: Any = consumer_of(port)
     return bool(incoming._control[WRITER])

@@ -18,7 +18,7 @@ from .storms import STORMS
 
 
 def be_victim(case: dict[str, Any]) -> None:
-    """In the victim's process: do what the scenario says, here or in an interpreter."""
+    """Run the scenario in this process, or in an interpreter of it."""
     names_tagged(case["tag"])
     if case.get("interpreter"):
         from support.flavours import new_interpreter
@@ -31,7 +31,7 @@ def be_victim(case: dict[str, Any]) -> None:
 
 
 def act(text: str) -> None:
-    """Play the victim in this interpreter."""
+    """Run the scenario in this interpreter."""
     case = json.loads(text)
     names_tagged(case["tag"])
     step = Step(*case["step"]) if case.get("step") else None

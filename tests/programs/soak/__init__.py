@@ -1,4 +1,4 @@
-"""The soak: hundreds of channels at once, their ends drawn at random, and some of the processes killed.
+"""The soak: hundreds of channels at once, with ends drawn at random, while processes are killed.
 
-``make soak`` runs it for so many minutes; tests/test_soak.py for some seconds. See docs/reliability.md.
+``make soak`` runs it for minutes, tests/test_soak.py for seconds. See docs/reliability.md.
 """

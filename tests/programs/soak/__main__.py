@@ -1,6 +1,6 @@
-"""``make soak``: so many minutes, in three parts; before and after each what the processes have is printed.
+"""``make soak``: runs for some minutes in three parts, and prints what the processes have after each part.
 
-Exits with 1 when something was lost, altered or duplicated, hangs, or has grown.
+Exits with 1 if a message was lost, altered or duplicated, or if anything hangs or has grown.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What became of a channel, by the accounts of both ends: whether anything is missing."""
+"""Check a channel that is over by the accounts of its two ends."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from . import board as b
 
-Words = Any  # of an end: see board.py
+Words = Any  # the account of an end: see board.py
 
 
 def audit(ends: list[Words], died: list[bool]) -> list[str]:
-    """What is wrong, in words; nothing if all that was to arrive did. ``died``: which ends were killed."""
+    """What is wrong, in words; empty if every message due has arrived. ``died``: which ends were killed."""
     found = []
     for side in (0, 1):
         reader, writer = ends[side], ends[1 - side]
@@ -19,7 +19,7 @@ def audit(ends: list[Words], died: list[bool]) -> list[str]:
 
 
 def direction(reader: Words, writer: Words, *, reader_died: bool, writer_died: bool) -> list[str]:
-    """From one end to the other."""
+    """What is wrong in the direction from one end to the other."""
     outcome, came = reader[b.OUTCOME], reader[b.CAME]
     written, started = writer[b.WRITTEN], writer[b.STARTED]
     account = f"{written} written, {started} begun, {came} came, then: {b.OUTCOMES[outcome]}"
@@ -36,7 +36,7 @@ def direction(reader: Words, writer: Words, *, reader_died: bool, writer_died: b
         found.append(f"said to be lost, and lives ({account})")
     if outcome == b.END and not writer[b.CLOSING] and writer[b.CONNECTED]:
         found.append(f"said to have ended, and had not ({account})")
-    # Who has read to the end has all that was accepted; who was killed, or closed, read as far as it liked.
+    # An end that read to the end has every accepted message; one that was killed or closed has read some.
     if outcome in (b.END, b.LOST) and came < written:
         found.append(f"{written - came} lost at the end ({account})")
     return found

@@ -1,17 +1,17 @@
-"""What each end says of itself beside its channel: a file that all map, and that outlives the killed."""
+"""The account of each end, in a file that all processes map. It outlives a process that is killed."""
 
 from __future__ import annotations
 
 import mmap
 import os
 
-# Words of 8 bytes, of an end; each is written by one thread of that end. A place that was given up is zeroed.
-STARTED, WRITTEN = 0, 1  # messages whose write has begun; that were accepted
-CAME = 2  # messages that it has read, each the next one and whole
-BYTES = 3  # of those
-CONNECTED = 4  # it has its port
-CLOSING = 5  # it is about to close, or has
-OUTCOME = 6  # what ended its reading: one of those below
+# Words of 8 bytes for each end; one thread of the end writes each. They are zeroed before the next channel.
+STARTED, WRITTEN = 0, 1  # messages whose write has begun; whose write was accepted
+CAME = 2  # messages that the end has read, each whole and in order
+BYTES = 3  # bytes of these messages
+CONNECTED = 4  # the end has its port
+CLOSING = 5  # it closes, or has closed
+OUTCOME = 6  # what ended its reading: one of the following
 _WORDS = 8
 
 # Outcomes
@@ -20,7 +20,7 @@ OUTCOMES = ("it was killed", "it closed", "EndOfChannel", "PeerLost", "ChannelNo
 
 
 class Board:
-    """``places`` channels of two ends each. Mapped by its path, in interpreters too."""
+    """Room for ``places`` channels of two ends. Processes and interpreters map it by its path."""
 
     def __init__(self, path: str, places: int) -> None:
         self.path, self.places = path, places
@@ -33,7 +33,7 @@ class Board:
             os.close(fd)
 
     def end(self, place: int, side: int) -> memoryview:
-        """The words of an end; ``side`` is 0 for who creates the channel, 1 for who attaches."""
+        """The words of an end; ``side`` is 0 for the creator, 1 for the end that attaches."""
         start = (place * 2 + side) * _WORDS * 8
         return memoryview(self._memory)[start : start + _WORDS * 8].cast("Q")
 

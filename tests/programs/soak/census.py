@@ -1,4 +1,4 @@
-"""What a process has, when all its channels are over."""
+"""Count what a process has, once all its channels are over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _LIBC = ctypes.CDLL(None)
-ALLOWANCE = 16_000  # KiB that an allocator may keep, beside a tenth
+ALLOWANCE = 16_000  # KiB that an allocator may keep, besides a tenth
 
 
 class Census(NamedTuple):
@@ -21,7 +21,7 @@ class Census(NamedTuple):
 
 
 def census() -> Census:
-    """Of this process. What the allocator holds in reserve is given back first, it comes and goes."""
+    """The census of this process, after the allocator has given back its reserve, which comes and goes."""
     gc.collect()
     if hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)
@@ -35,7 +35,7 @@ def census() -> Census:
 
 
 def grown(before: Census, after: Census) -> list[str]:
-    """In words, what there is more of."""
+    """What there is more of, in words."""
     found = [
         f"{name}: {old}, later {new}"
         for name, old, new in zip(Census._fields[1:], before[1:], after[1:], strict=True)

@@ -1,4 +1,4 @@
-"""Who runs the soak: starts processes, draws channels, kills, and looks what came of it."""
+"""The director of the soak: starts processes, draws channels, kills processes, and checks the outcomes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .census import Census, census, grown
 from .plan import KINDS, LARGEST, draw_channel
 
 TESTS = Path(__file__).parent.parent.parent
-INTERPRETERS = 4 if interpreters else 0  # in use at once, of each process
+INTERPRETERS = 4 if interpreters else 0  # in each process at once
 ENDING = 60  # seconds that a process may take to end
 
 
@@ -51,14 +51,14 @@ class Options(NamedTuple):
     mortals: int = 4  # processes that are killed
     most: int = 60  # messages an end writes
     largest: int = LARGEST  # bytes of a message
-    linger: float = 0.25  # share of the channels whose names stay; anybody's sweep may remove those
+    linger: float = 0.25  # share of the channels whose names stay; any program's sweep may remove them
     kill_every: float = 2.0  # seconds, on average
-    patience: float = 120  # seconds without anything happening, after which it hangs
+    patience: float = 120  # seconds without any event after which the soak counts as hung
     fault: str = ""  # see faults.py
 
 
 class Worker:
-    """A process, of one engine. ``live``: the channels that have an end in it."""
+    """A process that uses one of the cores. ``live``: the channels with an end in it."""
 
     def __init__(self, director: Director, index: int) -> None:
         self.index, self.director = index, director
@@ -69,14 +69,14 @@ class Worker:
             **os.environ,
             "PYTHONPATH": str(TESTS),
             "SHMCHANNEL_PUREPYTHON": "" if self.engine == "C" else "1",
-            # Large blocks are given back when they are freed; else what is resident is what malloc keeps.
+            # malloc gives back large blocks at once; else the resident size is what malloc keeps.
             "MALLOC_MMAP_THRESHOLD_": "65536",
             "MALLOC_ARENA_MAX": "1",
         }
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         command = [sys.executable, "-W", "error", "-m", "programs.soak.host", director.tag]
         command += filter(None, [director.options.fault])
-        # On stderr: warnings, and what could not be raised.
+        # Its stderr: warnings, and exceptions that could not be raised.
         self.said = open(f"{director.folder.name}/{index}", "w+")  # noqa: SIM115  (closed in close)
         self.process = subprocess.Popen(command, env=environment, stderr=self.said, **pipes)
         self.reader = threading.Thread(target=self.read)
@@ -92,10 +92,10 @@ class Worker:
             self.process.stdin.write(json.dumps(order) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it is dead, which its reader says
+            pass  # it is dead, as its reader reports
 
     def close(self) -> tuple[int, str]:
-        """Its status, and what it has said. It ends when it gets no more orders."""
+        """Return its status and its stderr. It ends because it gets no more orders."""
         try:
             self.process.stdin.close()
         except BrokenPipeError:
@@ -139,7 +139,7 @@ class Director:
         self.free = list(range(options.channels))
         self.live: dict[int, Live] = {}
         self.failures: list[str] = []
-        self.gone: list[Worker] = []  # that nobody has taken the place of
+        self.gone: list[Worker] = []  # that no other has replaced
         self.next_number = self.next_kill = 0.0
         self.totals = dict.fromkeys(
             ["channels", "mixed", "written", "came", "bytes", "kills", "lost", *KINDS], 0
@@ -150,7 +150,7 @@ class Director:
     # -- channels
 
     def run(self, *, until: float = float("inf"), channels: float = float("inf")) -> None:
-        """Until that time, or so many channels; then until those that are there are over."""
+        """Begin channels until that time, or that many; then wait until all are over."""
         channels += self.next_number
         self.next_kill = time.monotonic() + self.draw_pause()
         happened = time.monotonic()
@@ -219,7 +219,7 @@ class Director:
         if live.ends[side]["kind"] == "interpreter":
             live.workers[side].in_interpreters -= 1
         if not side and not live.handle:
-            live.over[1] = live.died[1] = True  # which was never told to come
+            live.over[1] = live.died[1] = True  # it was never told to attach
             if live.ends[1]["kind"] == "interpreter":
                 live.workers[1].in_interpreters -= 1
         if all(live.over):
@@ -246,7 +246,7 @@ class Director:
     # -- processes
 
     def kill(self) -> None:
-        """SIGKILL, for one of those that are there for it. Another takes its place once it is gone."""
+        """Kill one of the mortals. A new one replaces it once it is gone."""
         self.next_kill = time.monotonic() + self.draw_pause()
         worker = self.random.choice(self.workers[self.options.hosts :])
         worker.process.kill()
@@ -271,29 +271,29 @@ class Director:
                     self.end_is_over(live, side, [])
 
     def stand_in(self, live: Live) -> None:
-        """Who was to attach is dead. If it had not yet, the other would wait for ever: come in its place."""
+        """Attach in place of an end that died: if it had not attached yet, the other end would wait for ever."""
         words = self.board.end(live.place, 1)
         if not words[b.CONNECTED]:
             try:
                 Channel.from_handle(live.handle).connect().close_sync()
                 words[b.CLOSING] = 1
             except ChannelError:
-                pass  # it was there, and had not yet said so
+                pass  # it had attached, and not reported it yet
         words[b.CONNECTED] = 1
 
     def hangs(self) -> None:
         self.failures += [f"{live}: hangs: {self.accounts(live)}" for live in self.live.values()]
         for worker in self.workers:
-            worker.process.send_signal(signal.SIGUSR1)  # it says where its threads are
+            worker.process.send_signal(signal.SIGUSR1)  # it prints the stacks of its threads
         time.sleep(1)
 
     def accounts(self, live: Live) -> str:
         return " and ".join(str(self.board.end(live.place, side).tolist()) for side in (0, 1))
 
-    # -- what there is
+    # -- counting
 
     def census(self) -> dict[str, Census]:
-        """Of this process and of those that stay. When no channel is open; raises ``AssertionError`` else."""
+        """The census of this process and of the hosts. No channel may be open (``AssertionError``)."""
         assert not self.live
         stay = self.workers[: self.options.hosts]
         for worker in stay:
@@ -308,7 +308,7 @@ class Director:
         return {"parent": census(), **dict(sorted(found.items()))}
 
     def left(self) -> list[str]:
-        """Those in /dev/shm, after a sweep of what the killed have left."""
+        """The names that a sweep leaves in /dev/shm, after processes were killed."""
         sweep_blocks()
         segment.sweep_segments(lingering=True)
         return sorted(names())
@@ -320,7 +320,7 @@ class Director:
     def close(self) -> None:
         for worker in [worker for worker in self.workers if worker not in self.gone]:
             if self.failures and self.live:
-                worker.process.kill()  # its ends would wait for ever
+                worker.process.kill()  # else its ends would wait for ever
             status, said = worker.close()
             if said or (status and not self.failures):
                 self.failures.append(f"process {worker.index} ended with status {status}: {said}")
@@ -331,7 +331,7 @@ class Director:
         self.folder.cleanup()
 
     def remove_half_made(self) -> None:
-        """Those that the killed have left, which no sweep can know to be ours."""
+        """Remove the half made semaphores of killed processes, which no sweep can know to be ours."""
         for name in half_made() - self.half_made_before:
             path = f"/dev/shm/{name}"
             try:

@@ -1,4 +1,4 @@
-"""One end of a channel, in threads, tasks or an interpreter: it writes its messages and checks the others."""
+"""One end of a channel, in threads, tasks or an interpreter: it writes its messages and checks those that come."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, P
 from . import board as b
 from .plan import ABRUPT, NOISE, WRITTEN, draw_size
 
-TURN = 0.005  # seconds between two looks whether the other side has come
+TURN = 0.005  # seconds between two looks whether the other side has attached
 
 
 def report(**what: Any) -> None:
-    """A line to who runs the soak. One write, so that lines stay whole whoever else writes."""
+    """Send a line to the director, in one write: so lines stay whole when several threads write."""
     os.write(1, json.dumps(what).encode()[:4000] + b"\n")
 
 
 class Wrong(Exception):
-    """A message that is not the one that is due."""
+    """A message came that is not the next one."""
 
 
 class End:
-    """What is the same whichever way it waits: its messages, and its account on the board."""
+    """Its messages and its account on the board; the subclasses wait, each in its way."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
@@ -42,7 +42,7 @@ class End:
         self.channel: Channel | None = None
 
     def connect(self) -> Port:
-        """Make the channel and say its name; or attach."""
+        """Make the channel and report its handle; or attach."""
         plan = self.plan
         if plan["side"]:
             port = Channel.from_handle(plan["handle"]).connect()
@@ -54,11 +54,11 @@ class End:
         return port
 
     def other_must_come(self) -> bool:
-        """Whether the names must stay: they go with the Channel, unless it lingers."""
+        """Whether to keep the Channel: its names go with it, unless it lingers."""
         return bool(self.channel) and not self.plan["linger"] and not self.other[b.CONNECTED]
 
     def next_messages(self) -> list[list[Any]]:
-        """What to write next: mostly one, sometimes a few at once. Nothing when that was all."""
+        """The messages to write next: mostly one, sometimes a few at once; none at the end."""
         left = self.plan["count"] - self.words[b.STARTED]
         few = min(left, self.random.choice([1, 1, 1, 4]))
         first = self.words[b.STARTED]
@@ -72,7 +72,7 @@ class End:
         return [self.plan["channel"], self.plan["side"], number, zlib.crc32(payload, number), payload]
 
     def wrote(self, begun: int, accepted: int) -> bool:
-        """So many of those that were begun were accepted. Returns whether to go on."""
+        """Note how many of the messages begun were accepted; return whether to go on."""
         self.words[b.WRITTEN] += accepted
         self.words[b.STARTED] -= begun - accepted
         return accepted == begun
@@ -96,19 +96,19 @@ class End:
         return limit is None or self.words[b.CAME] < limit
 
     def reads_now(self) -> int:
-        """How many to ask for at once."""
+        """How many messages to ask for at once."""
         limit, most = self.plan["limit"], self.random_of_reader.choice([1, 1, 1, 8])
         return most if limit is None else min(most, limit - self.words[b.CAME])
 
     @property
     def random_of_reader(self) -> Random:
-        """Of its own: what is written must not depend on when something came."""
+        """A Random of its own for reading: what an end writes must not depend on when messages come."""
         if not hasattr(self, "_reader"):
             self._reader = Random(self.plan["channel"])
         return self._reader
 
     def ended_by(self, error: BaseException | None) -> None:
-        """What has ended the reading."""
+        """Note what ended the reading."""
         outcomes = {EndOfChannel: b.END, PeerLost: b.LOST, PortClosed: b.ITSELF, type(None): b.ITSELF}
         self.words[b.OUTCOME] = outcomes.get(type(error), b.FAILED)
         if self.words[b.OUTCOME] == b.FAILED:
@@ -127,7 +127,7 @@ class End:
 
 
 class ThreadEnd(End):
-    """Two threads: one writes, one reads."""
+    """An end with two threads: one writes, the other reads."""
 
     def run(self) -> None:
         try:
@@ -190,7 +190,7 @@ class ThreadEnd(End):
 
 
 class LoopEnd(End):
-    """Two tasks, of an event loop that has others."""
+    """An end with two tasks, in an event loop with others."""
 
     async def run(self) -> None:
         try:
@@ -252,5 +252,5 @@ class LoopEnd(End):
 
 
 def run(plan: dict[str, Any]) -> None:
-    """In a thread, or in an interpreter."""
+    """Run an end in this thread, which may be an interpreter's."""
     ThreadEnd(plan).run()

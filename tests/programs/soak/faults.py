@@ -1,4 +1,4 @@
-"""Faults that a test puts into the processes of a soak, to see that it notices: of ends that are threads."""
+"""Faults that a test puts into the processes of a soak, to see that the soak notices. They are of ThreadEnd."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from shmchannel import Port
 
 _read = Port.read_sync
-_before: dict[Port, Any] = {}  # what a port has read last; it is kept open by that
+_before: dict[Port, Any] = {}  # the last message of a port; this also keeps the port open
 
 
 def lose(port: Port) -> Any:
@@ -45,6 +45,6 @@ FAULTS: dict[str, Callable[[Port], Any]] = {
 
 
 def put_in(name: str) -> None:
-    """From now on, in this process."""
+    """Put the fault into this process, from now on."""
     fault = FAULTS[name]
     Port.read_sync = lambda port, timeout=None: fault(port)  # type: ignore[method-assign] # noqa: ARG005

@@ -1,4 +1,4 @@
-"""A process that holds ends: in threads, in an event loop, in interpreters. Orders come by standard input.
+"""A process with ends in threads, in an event loop and in interpreters. Its orders come on standard input.
 
 python -m programs.soak.host TAG [FAULT]
 """
@@ -26,11 +26,11 @@ from .end import LoopEnd, report, run
 
 _LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
-USES = 20  # ends that an interpreter has, before a new one takes its place
+USES = 20  # ends that an interpreter has before a new one replaces it
 
 
 class Host:
-    """Who runs the soak sees to it that there are no more ends in interpreters than these are."""
+    """The ends of one process. The director never orders more ends in interpreters than there are."""
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
@@ -69,14 +69,14 @@ class Host:
             made.close()
 
     def settle(self) -> None:
-        """When all ends have said that they are over: let go of all that they had."""
+        """After all ends have reported that they are over: let go of everything they had."""
         for thread in self.threads:
             thread.join()
         self.threads.clear()
         for task in self.tasks:
             task.result()
         self.tasks.clear()
-        # One turn more: what a task leaves to its loop.
+        # One more turn of the loop, for callbacks that a task leaves.
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result()
         while not self.idle.empty():
             self.idle.get()[0].close()
@@ -89,7 +89,7 @@ class Host:
 
 
 def main(tag: str) -> None:
-    # Nobody is there to read what it has to say, nor to end it.
+    # It must not outlive its director.
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     faulthandler.register(signal.SIGUSR1)
     names_tagged(tag)

@@ -1,4 +1,4 @@
-"""What is drawn: for each channel by its number, so that a seed gives the same channels again."""
+"""Draw channels: each by its number, so that a seed gives the same channels again."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 from random import Random
 from typing import Any
 
-NOISE = Random(7).randbytes((8 << 20) + 65_537)  # what payloads are cut from
+NOISE = Random(7).randbytes((8 << 20) + 65_537)  # payloads are cut from it
 LARGEST = 8 << 20  # bytes
 
 KINDS = ("thread", "loop", "interpreter")
-# How an end ends: when the other has; once it has written all; once it has read all, too; after some reads.
+# When an end closes: when the other has; after its writes; after its reads, too; after some reads.
 DRAIN, WRITTEN, ALL, ABRUPT = "drain", "written", "all", "abrupt"
 
 
 def draw_channel(seed: int, number: int, hosts: int, most: int, linger: float) -> list[dict[str, Any]]:
-    """Its two ends. Each writes 0 to ``most`` messages, mostly few; ``linger``: how many channels do."""
+    """The two ends of a channel. Each writes 0 to ``most`` messages, mostly few; a share ``linger`` lingers."""
     random = Random(f"{seed}/{number}")
     ways = random.choice([(DRAIN, WRITTEN), (DRAIN, ALL), (DRAIN, ABRUPT), (ALL, ALL), (WRITTEN, ABRUPT)])
     counts = [int(most ** random.random()) - random.randrange(2) for _ in ways]
@@ -31,5 +31,5 @@ def draw_channel(seed: int, number: int, hosts: int, most: int, linger: float) -
 
 
 def draw_size(random: Random, largest: int) -> int:
-    """Bytes, from 0 on: as many from 1 to 10 as from 1 MiB to 10 MiB."""
+    """A number of bytes: as often from 1 to 10 as from 1 MiB to 10 MiB."""
     return int(math.exp(random.random() * math.log(largest + 1))) - 1 if random.random() < 0.97 else 0
