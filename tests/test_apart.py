@@ -1,4 +1,4 @@
-"""A run of the tests touches nothing that is not its own, in a /dev/shm of its own as in one that it shares."""
+"""A run of the tests touches nothing that is not its own, in a /dev/shm of its own or in a shared one."""
 
 from __future__ import annotations
 

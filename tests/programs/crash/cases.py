@@ -1,7 +1,7 @@
 """One case: a victim that dies or stands still at a step, its survivor, and what both leave behind.
 
 This program forks a process for each line of its input, which is a case in JSON, and prints its outcome. So a
-case starts no Python, and everything it leaves can be told apart: names have its tag, the rest is its process's.
+case starts no Python, and what it leaves can be told apart: names have its tag, the rest is its process's.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def run_case(case: dict[str, Any], writing: int) -> NoReturn:
 
 
 class Case:
-    """``case`` has ``scenario``, ``action`` and ``step``, and perhaps ``record``, ``interpreter`` or ``after``.
+    """``case`` has ``scenario``, ``action`` and ``step``; perhaps ``record``, ``interpreter``, ``after``.
 
     Under gdb it has ``gdb``: where the victim finds a library with debugging information.
     """

@@ -1,7 +1,7 @@
 """Steps in C. gdb runs this file: a victim dies or stands still at the n-th run of a line of native/.
 
-CRASH_STEP is "FILE FUNCTION LINE TIME", and CRASH_ACTION says what happens there. Or CRASH_RECORD names a file
-for the lines that the victim runs. With SIGUSR1 and SIGUSR2 a victim says that its steps begin and end.
+CRASH_STEP is "FILE FUNCTION LINE TIME", and CRASH_ACTION says what happens there. Or CRASH_RECORD names a
+file for the lines that the victim runs. With SIGUSR1 and SIGUSR2 a victim says that its steps begin and end.
 """
 
 import mmap

@@ -1,4 +1,4 @@
-"""The matrix: find the steps of each scenario, let a victim die or stand still at each, and count the outcomes."""
+"""The matrix: find the steps of each scenario, let a victim die or stand still at each, and count."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A step: a line of the library that is about to run for the n-th time, and what happens there.
 
-The interpreter's trace function stops a victim at a step; the library does not know. gdb_steps.py has the steps
-in C. The step after the last line is called "returned".
+The interpreter's trace function stops a victim at a step; the library does not know. gdb_steps.py has the
+steps in C. The step after the last line is called "returned".
 """
 
 from __future__ import annotations

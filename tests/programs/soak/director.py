@@ -271,7 +271,7 @@ class Director:
                     self.end_is_over(live, side, [])
 
     def stand_in(self, live: Live) -> None:
-        """Attach in place of an end that died: if it had not attached yet, the other end would wait for ever."""
+        """Attach in place of an end that died: if it had not attached, the other would wait for ever."""
         words = self.board.end(live.place, 1)
         if not words[b.CONNECTED]:
             try:

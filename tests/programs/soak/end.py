@@ -1,4 +1,4 @@
-"""One end of a channel, in threads, tasks or an interpreter: it writes its messages and checks those that come."""
+"""One end of a channel, in threads, tasks or an interpreter: it writes messages and checks those it reads."""
 
 from __future__ import annotations
 

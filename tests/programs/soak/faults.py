@@ -1,4 +1,4 @@
-"""Faults that a test puts into the processes of a soak, to see that the soak notices. They are of ThreadEnd."""
+"""Faults in ThreadEnd, which a test puts into the processes of a soak, to see that the soak notices."""
 
 from __future__ import annotations
 

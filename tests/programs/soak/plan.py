@@ -15,7 +15,7 @@ DRAIN, WRITTEN, ALL, ABRUPT = "drain", "written", "all", "abrupt"
 
 
 def draw_channel(seed: int, number: int, hosts: int, most: int, linger: float) -> list[dict[str, Any]]:
-    """The two ends of a channel. Each writes 0 to ``most`` messages, mostly few; a share ``linger`` lingers."""
+    """The two ends of a channel. Each writes up to ``most`` messages; a share ``linger`` lingers."""
     random = Random(f"{seed}/{number}")
     ways = random.choice([(DRAIN, WRITTEN), (DRAIN, ALL), (DRAIN, ABRUPT), (ALL, ALL), (WRITTEN, ABRUPT)])
     counts = [int(most ** random.random()) - random.randrange(2) for _ in ways]
