@@ -21,7 +21,7 @@ from shmchannel.cli import main, snapshot, wording
 from support import peers
 from support.apart import free_handle
 from support.commands import killed, run
-from support.flavours import Peer
+from support.flavours import WITH_TESTS, Peer
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_channel_without_names_is_seen_with_its_two_processes(listed: Callable
         assert 0 <= shown["age"] < 60
         assert [port["pid"] for port in shown["ports"]] == [os.getpid(), peer.pid]
         assert [port["state"] for port in shown["ports"]] == ["connected", "connected"]
-        assert shown["ports"][1]["program"] == "peers.py"
+        assert shown["ports"][1]["program"] == "support.peers"
         ours, theirs = shown["rings"]
         statistics = port.statistics()
         assert (ours["messages"], theirs["messages"]) == (1, 1)
@@ -142,14 +142,14 @@ def test_a_port_in_another_pid_namespace_has_the_pid_that_its_process_has_here(
         pytest.skip("no pid namespaces here")
     channel = Channel()
     with channel.connect() as port:
-        command = [*prefix, sys.executable, peers.__file__, "connect_and_idle", channel.handle, "[]"]
-        with subprocess.Popen(command) as program:
+        command = [*prefix, sys.executable, "-m", peers.__name__, "connect_and_idle", channel.handle, "[]"]
+        with subprocess.Popen(command, env=WITH_TESTS) as program:
             assert port.read_sync(timeout=30) == "here"
             children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
             shown = listed(channel.handle)["ports"][1]
             program.kill()
         assert [str(shown["pid"])] == children
-        assert (shown["state"], shown["program"], shown["here"]) == ("connected", "peers.py", True)
+        assert (shown["state"], shown["program"], shown["here"]) == ("connected", "support.peers", True)
 
 
 def test_a_snapshot_stores_locks_and_keeps_nothing(
