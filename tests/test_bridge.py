@@ -1,4 +1,4 @@
-"""A bridge: to two programs on two machines it is as if they had one channel, whatever the link does."""
+"""A bridge: two programs on two machines see one channel, even if the link breaks."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ from support.values import alike, shared_values, values
 zmq = pytest.importorskip("zmq")
 
 from shmchannel.bridge import CLEAR, Bridge, wire  # noqa: E402
-from shmchannel.bridge.link import Listener  # noqa: E402
-from shmchannel.bridge.link import _Inlet as Inlet  # noqa: E402
+from shmchannel.bridge.link import Inlet, Listener  # noqa: E402
 from shmchannel.bridge.portable import check_portable  # noqa: E402
 from shmchannel.bridge.queues import Inbox, Outbox  # noqa: E402
 from support import bridges  # noqa: E402
@@ -73,7 +72,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-# -- what is carried
+# -- messages, ends and losses
 
 
 def test_values_arrive_as_they_were() -> None:
@@ -116,7 +115,7 @@ def test_a_message_may_be_larger_than_rings_window_and_packets(far_capacity: int
             writer.join(SECONDS)
 
 
-def test_the_end_is_carried_over_after_all_that_was_written() -> None:
+def test_an_end_arrives_after_all_messages() -> None:
     with bridged() as ends:
         for number in range(1000):
             ends.near.write_sync(number)
@@ -171,7 +170,7 @@ def write_and_wait(handle: str) -> None:
 
 
 @pytest.mark.parametrize("flavour", ["fork", "spawn"])
-def test_a_loss_is_carried_over_after_all_that_was_written(flavour: str) -> None:
+def test_a_loss_arrives_after_all_messages(flavour: str) -> None:
     near, far = Channel(), Channel()
     peer = Peer(flavour, write_and_wait, near.handle)
     with (
@@ -198,7 +197,7 @@ def test_a_full_window_holds_up_the_writer_and_nothing_is_lost() -> None:
         with pytest.raises(TimeoutError):
             while ends.near.write_sync(message, timeout=2):
                 count += 1
-        # Two rings, a window of packets, and a batch that was read when there was still some room.
+        # Two rings, a window of packets, and a batch that was read when the window still had some room.
         assert 1 << 17 < count * 1000 < 2 * (1 << 16) + window + 2 * wire.PIECE
         for _ in range(count):
             assert ends.far.read_sync(timeout=SECONDS) == message
@@ -206,7 +205,7 @@ def test_a_full_window_holds_up_the_writer_and_nothing_is_lost() -> None:
             ends.far.read_nowait()
 
 
-def test_leaving_the_with_waits_for_what_was_written() -> None:
+def test_leaving_the_with_waits_for_all_messages() -> None:
     near, far = Channel(), Channel()
     arrived = []
     with far.connect() as port:
@@ -214,16 +213,16 @@ def test_leaving_the_with_waits_for_what_was_written() -> None:
             with near.connect() as writer:
                 written = fill(writer)
             two = Bridge(far.connect(), one.address, server=CLEAR)
-        arrived = list(port)  # only now: it was all in the far ring, or that has no room for it
+        arrived = list(port)  # only now: until here all of them were in the far ring, or waited for room
         two.wait(SECONDS)
     assert arrived == [0] * written
 
 
-# -- what cannot be carried
+# -- messages that cannot leave their machine
 
 
 class Once:
-    """Transferable, and no memory."""
+    """Transferable, without memory."""
 
     def __init__(self, value: Any) -> None:
         self.value, self.detached = value, False
@@ -252,7 +251,7 @@ def writing_a_channel(port: Port) -> None:
 
 
 @pytest.mark.parametrize("write", [moving, moving_what_is_shared, writing_a_channel])
-def test_what_stays_on_its_machine_ends_the_bridge_after_what_came_before(write: Any) -> None:
+def test_a_message_that_cannot_leave_its_machine_ends_the_bridge_after_those_before_it(write: Any) -> None:
     near, far = Channel(interfaces=[Once]), Channel()
     with near.connect() as writer, far.connect() as reader:
         one = Bridge(near.connect(), "tcp://127.0.0.1:*", clients=CLEAR)
@@ -279,14 +278,14 @@ def test_what_stays_on_its_machine_ends_the_bridge_after_what_came_before(write:
     ],
 )
 @pytest.mark.parametrize("shared", [False, True])
-def test_bytes_that_look_like_it_are_carried(value: Any, shared: bool) -> None:
+def test_bytes_that_look_like_such_a_message_are_carried(value: Any, shared: bool) -> None:
     from shmchannel.codec.codec import Codec
 
     payload = Codec().encode([value, value] if shared else (value,))
     check_portable(payload)
 
 
-# -- who may connect
+# -- peers that may connect
 
 
 def test_a_key_that_is_not_listed_is_refused() -> None:
@@ -301,7 +300,7 @@ def test_a_key_that_is_not_listed_is_refused() -> None:
     one.close()
 
 
-def test_after_a_stranger_the_one_who_is_listed_is_served() -> None:
+def test_after_a_stranger_a_listed_client_is_served() -> None:
     near, far = Channel(), Channel()
     strange = Channel()
     with Bridge(near.connect(), "tcp://127.0.0.1:*", keys=LISTENER, clients=[DIALER[0]]) as one:
@@ -333,7 +332,7 @@ def test_the_wrong_server_is_not_talked_to(options: dict[str, Any]) -> None:
     one.close()
 
 
-def test_nothing_is_in_the_clear_unless_that_is_said() -> None:
+def test_nothing_is_in_the_clear_unless_the_caller_says_so() -> None:
     port = Channel().connect()
     address = "tcp://127.0.0.1:*"
     for options in (
@@ -347,7 +346,7 @@ def test_nothing_is_in_the_clear_unless_that_is_said() -> None:
     for options in ({"clients": CLEAR}, {"server": CLEAR}):
         with pytest.raises(TypeError, match="an address is a str"):
             Bridge(port, None, **options)  # type: ignore[arg-type]
-        with pytest.raises(UnicodeEncodeError):  # found by zmq, and what was made until then goes
+        with pytest.raises(UnicodeEncodeError):  # zmq finds it, and the bridge frees all that it has made
             Bridge(port, "tcp://127.0.0.1:\udc80", **options)  # type: ignore[arg-type]
     for options in ({"keys": DIALER, "clients": CLEAR}, {"keys": DIALER, "server": CLEAR}):
         with pytest.raises(ValueError, match="CLEAR"):
@@ -380,7 +379,7 @@ def test_a_link_that_is_reset_again_and_again_loses_and_doubles_nothing() -> Non
         assert made[0].connections > 1
 
 
-def test_a_large_message_survives_a_link_that_is_cut_in_the_middle_of_it() -> None:
+def test_a_large_message_survives_a_cut_in_the_middle_of_it() -> None:
     message = os.urandom(30_000_000)
     with cutting() as (by, made), bridged(by=by) as ends:
         ends.near.write_sync(0)
@@ -394,7 +393,7 @@ def test_a_large_message_survives_a_link_that_is_cut_in_the_middle_of_it() -> No
         assert made[0].connections > 1
 
 
-def test_who_is_out_of_reach_for_too_long_is_lost() -> None:
+def test_a_bridge_out_of_reach_for_too_long_is_lost() -> None:
     with cutting() as (by, made), bridged(by=by, timeout=1) as ends:
         ends.near.write_sync("before")
         assert ends.far.read_sync(timeout=SECONDS) == "before"
@@ -409,7 +408,7 @@ def test_who_is_out_of_reach_for_too_long_is_lost() -> None:
                 port.write_sync("late")
 
 
-def test_what_has_come_is_read_before_the_loss() -> None:
+def test_messages_that_have_arrived_are_read_before_the_loss() -> None:
     with bridged(far_capacity=1 << 20) as ends:
         for number in range(2000):
             ends.near.write_sync(number)
@@ -438,7 +437,7 @@ def test_a_bridge_that_is_closed_is_a_loss_on_both_sides(closer: str) -> None:
 
 @pytest.mark.parametrize("who", ["listens", "dials"])
 def test_a_restarted_bridge_is_no_reconnection(who: str) -> None:
-    """The other side's port is lost, and nothing is sent to it that was meant for its forerunner."""
+    """The other side's port is lost, and the new bridge gets nothing that was meant for the old one."""
     program = Path(__file__).parent / "support" / "bridges.py"
     channel, again = Channel(), Channel()
     free = socket.create_server(("127.0.0.1", 0))
@@ -448,15 +447,15 @@ def test_a_restarted_bridge_is_no_reconnection(who: str) -> None:
     mine: dict[str, Any] = {"server": CLEAR} if who == "listens" else {"clients": CLEAR}
     with subprocess.Popen(
         [sys.executable, program, role, address, "1000000"], stdout=subprocess.DEVNULL
-    ) as forerunner:
+    ) as old:
         bridge = Bridge(channel.connect(), address, **mine)
         with channel.connect() as port:
             port.write_sync((0, b""))
             assert port.read_sync(timeout=SECONDS)[0] == 0
-            forerunner.kill()
-            forerunner.wait(SECONDS)
+            old.kill()
+            old.wait(SECONDS)
             theirs: dict[str, Any] = {"clients": CLEAR} if who == "listens" else {"server": CLEAR}
-            successor = Bridge(again.connect(), address, timeout=None, **theirs)  # not lost by itself
+            new = Bridge(again.connect(), address, timeout=None, **theirs)  # not lost by itself
             with pytest.raises(PeerLost):
                 while True:
                     port.read_sync(timeout=SECONDS)
@@ -464,10 +463,10 @@ def test_a_restarted_bridge_is_no_reconnection(who: str) -> None:
                 bridge.wait(SECONDS)
             with again.connect() as other, pytest.raises(WouldBlock):
                 other.read_nowait()
-            successor.close()
+            new.close()
 
 
-def test_a_third_is_refused_and_the_two_go_on() -> None:
+def test_a_third_bridge_is_refused_and_the_two_go_on() -> None:
     with bridged() as ends:
         ends.near.write_sync(1)
         assert ends.far.read_sync(timeout=SECONDS) == 1
@@ -491,7 +490,7 @@ def test_both_sides_need_the_same_largest_message() -> None:
     one.close()
 
 
-# -- what no bridge sends
+# -- packets that no bridge sends
 
 
 def hello(session: bytes = b"s" * 16, peer: bytes = wire.NOBODY, **changes: Any) -> bytes:
@@ -524,7 +523,7 @@ def false_peer(context: Any, address: str) -> Iterator[Any]:
     ],
     ids=lambda packet: f"{packet[:1].hex()}-{len(packet)}",
 )
-def test_a_peer_that_sends_what_no_bridge_sends_ends_it(packet: bytes) -> None:
+def test_a_packet_that_no_bridge_sends_ends_the_bridge(packet: bytes) -> None:
     channel = Channel()
     with zmq.Context() as context, channel.connect() as port:
         bridge = Bridge(channel.connect(), "tcp://127.0.0.1:*", clients=CLEAR)
@@ -538,7 +537,7 @@ def test_a_peer_that_sends_what_no_bridge_sends_ends_it(packet: bytes) -> None:
             port.read_sync(timeout=SECONDS)
 
 
-def test_a_first_hello_that_knows_of_packets_never_sent_ends_it() -> None:
+def test_a_first_hello_that_expects_packets_never_sent_ends_the_bridge() -> None:
     channel = Channel()
     with zmq.Context() as context, channel.connect() as port:
         bridge = Bridge(channel.connect(), "tcp://127.0.0.1:*", clients=CLEAR)
@@ -576,7 +575,7 @@ def test_a_message_that_is_too_large_or_cut_off_is_not_delivered(
             port.read_sync(timeout=SECONDS)
 
 
-def test_a_hello_of_a_connection_that_is_over_comes_too_late() -> None:
+def test_a_late_hello_of_a_replaced_connection_is_ignored() -> None:
     channel = Channel()
     with zmq.Context() as context, channel.connect() as port:
         bridge = Bridge(channel.connect(), "tcp://127.0.0.1:*", clients=CLEAR)
@@ -590,16 +589,18 @@ def test_a_hello_of_a_connection_that_is_over_comes_too_late() -> None:
             answer = wire.unpack(now.recv())
             assert isinstance(answer, wire.Hello)
             before.send(hello(peer=answer.session, connection=1))
-            before.send(hello(b"t" * 16))  # a third: it is answered, and by then the late one has been seen
+            before.send(
+                hello(b"t" * 16)
+            )  # a third session: when its answer comes, the late HELLO has been seen
             assert "peer already" in str(wire.unpack(before.recv()))
-            port.write_sync("for who is there now")
+            port.write_sync("for the peer")
             while not isinstance(wire.unpack(now.recv()), wire.Data):
                 pass
         bridge.close()
 
 
 class FalseSocket:
-    """With a descriptor that goes as soon as it is closed; ZeroMQ's goes later, in another thread."""
+    """It frees its descriptor at once when it is closed; ZeroMQ does so later, in another thread."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -618,14 +619,14 @@ class FalseSocket:
             os.close(self.other_end)
 
 
-def test_a_socket_that_is_closed_twice_leaves_its_number_to_others() -> None:
+def test_a_socket_that_is_closed_twice_leaves_its_descriptors_number_to_others() -> None:
     async def close_twice() -> bytes:
         loop = asyncio.get_running_loop()
         socket: Any = FalseSocket()
         inlet = Inlet(socket, print)
         inlet.close()
         reading, writing = os.pipe()
-        assert reading == socket.descriptor  # the number is another's now
+        assert reading == socket.descriptor  # the number belongs to another file now
         arrived = loop.create_future()
         loop.add_reader(reading, lambda: arrived.done() or arrived.set_result(os.read(reading, 1)))
         try:
@@ -640,14 +641,12 @@ def test_a_socket_that_is_closed_twice_leaves_its_number_to_others() -> None:
     assert asyncio.run(close_twice()) == b"x"
 
 
-def test_what_has_come_is_taken_also_after_a_send_that_fails() -> None:
-    """Such a send may notice what has come, and then the descriptor tells nothing any more."""
-
+def test_a_packet_is_taken_even_if_a_failing_send_has_consumed_its_signal() -> None:
     async def take() -> bytes:
         arrived = asyncio.get_running_loop().create_future()
         owner: Any = SimpleNamespace(received=lambda _route, packet: arrived.set_result(packet))
         link = Listener(owner, "inproc://here", None, frozenset())
-        await asyncio.sleep(0)  # its first look
+        await asyncio.sleep(0)  # its first check
         descriptor = link._inlet.socket.get(zmq.FD)
         try:
             with link._context.socket(zmq.DEALER) as dealer:
@@ -663,7 +662,7 @@ def test_what_has_come_is_taken_also_after_a_send_that_fails() -> None:
     assert asyncio.run(take()) == b"a packet"
 
 
-def test_a_peer_that_ignores_the_window_ends_it() -> None:
+def test_a_peer_that_ignores_the_window_ends_the_bridge() -> None:
     channel = Channel(capacity=4096)
     with zmq.Context() as context, channel.connect() as port:
         bridge = Bridge(channel.connect(), "tcp://127.0.0.1:*", clients=CLEAR, window=100_000)
@@ -679,7 +678,7 @@ def test_a_peer_that_ignores_the_window_ends_it() -> None:
         assert port.statistics().bytes_written == 0
 
 
-def test_strangers_who_send_anything_change_nothing() -> None:
+def test_strangers_that_send_anything_change_nothing() -> None:
     near, far = Channel(), Channel()
     with (
         zmq.Context() as context,
@@ -721,7 +720,7 @@ def test_bytes_are_a_packet_or_corrupted(data: bytes, start: bytes) -> None:
 
 @settings(max_examples=200, derandomize=True, database=None)
 @given(st.data())
-def test_each_packet_is_taken_once_whatever_is_sent_again(data: st.DataObject) -> None:
+def test_each_packet_is_taken_once_even_if_sent_again(data: st.DataObject) -> None:
     out, into = Outbox(), Inbox(1000)
     out.window = 1000
     taken, way = [], []
@@ -786,7 +785,7 @@ def in_machine(name: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def connections(name: str) -> int:
-    """How many are established there, as its kernel sees it."""
+    """How many TCP connections are established there."""
     command = ["ip", "netns", "exec", name, "cat", "/proc/net/tcp"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
     return sum(line.split()[3] == "01" for line in lines.splitlines()[1:])
@@ -806,7 +805,7 @@ def test_a_cable_that_is_pulled_and_put_back_loses_and_doubles_nothing(two_machi
                 while json.loads(asks.stdout.readline()) < seen:
                     pass
                 ip("-n", two_machines[0], "link", "set", "veth1", "down")
-                while any(map(connections, two_machines)):  # until both have given it up
+                while any(map(connections, two_machines)):  # until both have given the connection up
                     time.sleep(0.05)
                 ip("-n", two_machines[0], "link", "set", "veth1", "up")
             assert asks.stdout.read().split()[-1] == str(count - 1000)

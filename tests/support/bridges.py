@@ -1,4 +1,4 @@
-"""Two channels with a bridge between, a proxy that cuts connections, and a program's end of a bridge."""
+"""Two channels with a bridge between them, a proxy that cuts connections, and programs for two machines."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def bridged(
 
 
 class Cutter:
-    """A proxy on loopback that resets its connections when told to, whatever goes through."""
+    """A proxy on loopback. ``cut`` resets its connections, even in the middle of a packet."""
 
     def __init__(self, target: str) -> None:
         self._target = int(target.rpartition(":")[2])
@@ -108,7 +108,7 @@ class Cutter:
     def _end(self, one: socket.socket) -> None:
         for end in (one, self._pairs[one]):
             self._selector.unregister(end)
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no end
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
             end.close()
             del self._pairs[end]
 
@@ -128,7 +128,7 @@ class Cutter:
 
 @contextlib.contextmanager
 def cutting() -> Iterator[tuple[Any, list[Cutter]]]:
-    """What ``bridged(by=...)`` takes, and where the proxy is then."""
+    """An argument for ``bridged(by=...)``, and a list that gets the proxy."""
     made: list[Cutter] = []
 
     def by(address: str) -> str:
@@ -146,7 +146,7 @@ def cutting() -> Iterator[tuple[Any, list[Cutter]]]:
 
 
 def answer(address: str, _count: int) -> None:
-    """Listen, and send back what comes, which must be the numbers in their order."""
+    """Listen, and send the messages back; their numbers must come in order."""
     channel = Channel()
     with (
         Bridge(channel.connect(), address, clients=CLEAR) as bridge,
@@ -160,7 +160,7 @@ def answer(address: str, _count: int) -> None:
 
 
 def ask(address: str, count: int) -> None:
-    """Connect, send so many numbers with some bytes, and check what comes back."""
+    """Connect, send numbered messages, and check that they come back."""
     channel = Channel()
     with Bridge(channel.connect(), address, server=CLEAR), channel.connect() as port:
         payload = bytes(1000)

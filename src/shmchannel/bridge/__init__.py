@@ -1,7 +1,7 @@
-"""A channel over the network: a bridge relays a port to one elsewhere. Needs ``shmchannel[bridge]``."""
+"""A channel over the network: a bridge relays a port to a port elsewhere. Needs ``shmchannel[bridge]``."""
 
 try:
-    import zmq  # noqa: F401  (so that it is this line that says what is missing)
+    import zmq  # noqa: F401  (here, so that the error tells what to install)
 except ImportError as error:
     raise ImportError("shmchannel.bridge needs pyzmq: pip install 'shmchannel[bridge]'") from error
 

@@ -1,10 +1,10 @@
-"""``Bridge``: its arguments, its thread, and how it is waited for. What it does there is in relay.py."""
+"""``Bridge``: its arguments, its thread, and waiting for its end. In the thread runs a ``Relay``."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from enum import Enum
 from types import TracebackType
@@ -13,34 +13,34 @@ from typing import Final, Literal, Self
 import zmq
 
 from ..port.port import Port
-from ..waiting.deadline import Deadline
+from ..waiting.deadline import check_timeout
 from .link import Dialer, Keys, Listener
 from .raw_port import Messages
 from .relay import Relay
 
-WINDOW = 4 << 20  # bytes: 40 MB/s where an answer takes 100 ms
+WINDOW = 4 << 20  # bytes; enough for 40 MB/s if an answer takes 100 ms
 
 
 class Clear(Enum):
-    """In place of the other side's key."""
+    """Stands in place of the other side's key."""
 
-    CLEAR = "no encryption, and whoever can connect is let in"
+    CLEAR = "no encryption, and anybody who can connect is accepted"
 
 
 CLEAR: Final = Clear.CLEAR
-"""For ``clients`` or ``server``: no encryption, and whoever can connect is let in."""
+"""For ``clients`` or ``server``: no encryption, and anybody who can connect is accepted."""
 
 Key = bytes | str
 
 
 class Bridge:
-    """Relays a port to the port that another ``Bridge``, on another machine, was given.
+    """Relays a port to the port of another ``Bridge``, on another machine.
 
-    To each of the two programs it is as if its channel's other port were the other's: the same values in
-    the same order, back-pressure, ``EndOfChannel``, ``PeerLost``. The port is the bridge's from now on.
-    It works in a thread of its own until both directions have ended; that keeps the program, as threads do.
+    The two programs see their ports as the two ends of one channel: the same values in the same order,
+    back-pressure, ``EndOfChannel``, ``PeerLost``. The port belongs to the bridge from now on. The bridge
+    has a thread of its own, which keeps the program running until both directions have ended.
 
-    In a ``with`` statement it is waited for at the end, or closed where an exception comes out.
+    The end of a ``with`` block waits for it, or closes it if an exception comes out of the block.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class Bridge:
         """With ``clients`` it listens at ``address``, with ``server`` it connects to it (``"tcp://host:port"``).
 
         ``keys`` is this side's CURVE pair, public and secret, as ``zmq.curve_keypair()`` makes it;
-        ``clients`` lists the public keys that are let in, ``server`` is the public key of the side that
-        listens. ``CLEAR`` for either, and no keys, means that nothing is encrypted and anybody is let in:
-        for loopback, or inside a tunnel that does both.
+        ``clients`` lists the public keys that are accepted, ``server`` is the public key of the listening
+        side. With ``CLEAR`` for either, and no keys, nothing is encrypted and anybody is accepted: for
+        loopback, or inside a tunnel that does both.
 
-        ``timeout`` is how many seconds the other side may be out of reach before it counts as lost (None: for
-        ever); who listens waits for the first connection as long as it takes. ``window`` is how many
-        bytes may be on their way to this side, not yet in its port.
+        The other side may be out of reach for ``timeout`` seconds before it counts as lost (None: for ever);
+        the listening side waits for the first connection without a limit. At most ``window`` bytes are on
+        their way to this side and not yet in its port.
 
-        Raises ``ChannelError`` where it cannot listen there; ``TypeError`` or ``ValueError`` for an argument
-        that cannot be. The port is as it was then.
+        Raises ``ChannelError`` if it cannot listen at the address; ``TypeError`` or ``ValueError`` for a
+        wrong argument. The port is unchanged then.
         """
         if not isinstance(port, Port):
             raise TypeError(f"a bridge relays a Port, not {port!r}")
@@ -74,25 +74,14 @@ class Bridge:
             raise TypeError(f"an address is a str such as 'tcp://127.0.0.1:5555', not {address!r}")
         if (clients is None) == (server is None):
             raise TypeError("give clients=[...] to listen, or server=... to connect")
-        pair = _checked_keys(keys, clear=CLEAR in (clients, server))
-        Deadline(timeout)  # raises for what is none
+        if timeout is not None:
+            check_timeout(timeout)
         if isinstance(window, bool) or not isinstance(window, int):
             raise TypeError(f"window is a number of bytes, not {window!r}")
         if not 0 < window < 1 << 62:
             raise ValueError(f"window must be at least 1 byte, not {window}")
-        if isinstance(clients, Key):
-            raise TypeError("clients is a list of public keys: write clients=[key]")
-        admitted = (
-            frozenset() if clients is None or clients is CLEAR else frozenset(map(_checked_key, clients))
-        )
-        theirs = b"" if server is None or server is CLEAR else _checked_key(server)
-
-        def link(relay: Relay) -> Listener | Dialer:
-            if clients is None:
-                return Dialer(relay, address, pair, theirs)
-            return Listener(relay, address, pair, admitted)
-
-        self._make_link = link
+        pair = _checked_keys(keys, clear=CLEAR in (clients, server))
+        self._make_link = _link_maker(address, pair, clients, server)
         self._port, self._timeout, self._window = port, timeout, window
         self._relay: Relay | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -126,26 +115,26 @@ class Bridge:
         await self._relay.run(self._make_link, self._ready.set_result)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait, at most ``timeout`` seconds, until both directions have ended and all has been delivered.
+        """Wait at most ``timeout`` seconds until both directions have ended and everything is delivered.
 
-        Returns also where one side's process has died, and the other has been told. Raises what ended the
-        bridge otherwise: ``PeerLost`` when the other bridge was out of reach for too long, was closed or
-        restarted (what was on its way may not have arrived); ``CloneError`` for a message that cannot leave
-        this machine, or is too large; ``ChannelCorrupted`` for what no bridge sends; ``ChannelError`` where
-        our key is not admitted. And ``TimeoutError``.
+        Returns also if one side's process has died and the other side has been told. Otherwise it raises
+        the error that ended the bridge: ``PeerLost`` if the other bridge was out of reach for too long, was
+        closed or restarted (messages on their way may not have arrived); ``CloneError`` for a message that
+        cannot leave this machine, or is too large; ``ChannelCorrupted`` for bytes that no bridge sends;
+        ``ChannelError`` if our key is not accepted. Raises ``TimeoutError`` if the bridge has not ended.
         """
         try:
             self._done.result(timeout)
         except TimeoutError:
             if self._done.done():
                 raise
-            raise TimeoutError(f"the bridge is not over after {timeout} s") from None
+            raise TimeoutError(f"the bridge has not ended after {timeout} s") from None
         finally:
             if self._done.done():
                 self._thread.join()
 
     def close(self) -> None:
-        """End the bridge now; may be repeated. What is on its way is given up.
+        """End the bridge now; may be repeated. Messages on their way are lost.
 
         Unless both directions had ended, each side's program gets ``PeerLost``.
         """
@@ -154,7 +143,7 @@ class Bridge:
             try:
                 loop.call_soon_threadsafe(relay.abort, "it was closed")
             except RuntimeError:
-                pass  # it is over already
+                pass  # it has ended already
         self._thread.join()
 
     def __enter__(self) -> Self:
@@ -172,14 +161,30 @@ class Bridge:
         return f"<{'ended' if self._done.done() else 'open'} bridge of {self._port!r}, {self.address}>"
 
 
+def _link_maker(
+    address: str,
+    keys: Keys | None,
+    clients: Iterable[Key] | Literal[Clear.CLEAR] | None,
+    server: Key | Literal[Clear.CLEAR] | None,
+) -> Callable[[Relay], Listener | Dialer]:
+    """A function that makes the link of a relay. Raises ``TypeError``, ``ValueError`` for wrong keys."""
+    if isinstance(clients, Key):
+        raise TypeError("clients is a list of public keys: write clients=[key]")
+    if clients is None:
+        theirs = b"" if server is CLEAR else _checked_key(server)
+        return lambda relay: Dialer(relay, address, keys, theirs)
+    admitted = frozenset() if clients is CLEAR else frozenset(map(_checked_key, clients))
+    return lambda relay: Listener(relay, address, keys, admitted)
+
+
 def _checked_key(key: object) -> bytes:
-    """A public or secret key as ZeroMQ writes it. Raises ``TypeError``, ``ValueError``."""
+    """A public or secret key in ZeroMQ's form. Raises ``TypeError``, ``ValueError``."""
     if isinstance(key, str):
         key = key.encode()
     if not isinstance(key, bytes):
         raise TypeError(f"a key is 40 characters, as zmq.curve_keypair() makes it, not {key!r}")
     try:
-        zmq.curve_public(key)  # it takes any key of the right form
+        zmq.curve_public(key)  # accepts any key in the right form
     except (zmq.ZMQError, ValueError):
         raise ValueError("a key is 40 characters, as zmq.curve_keypair() makes it") from None
     return key
@@ -188,10 +193,14 @@ def _checked_key(key: object) -> bytes:
 def _checked_keys(keys: object, *, clear: bool) -> Keys | None:
     if clear:
         if keys is not None:
-            raise ValueError("CLEAR is without keys: leave keys out, or name the other side's")
+            raise ValueError(
+                "CLEAR needs no keys: leave keys out, or give the other side's key in place of CLEAR"
+            )
         return None
     if not isinstance(keys, tuple | list) or len(keys) != 2:
-        raise TypeError("keys is a pair, (public, secret), as zmq.curve_keypair() makes it; or see CLEAR")
+        raise TypeError(
+            "keys is a pair, (public, secret), as zmq.curve_keypair() makes it; without encryption, see CLEAR"
+        )
     public, secret = map(_checked_key, keys)
     if zmq.curve_public(secret) != public:
         raise ValueError("these two keys are no pair: the first is the public one, the second the secret")

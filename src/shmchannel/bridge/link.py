@@ -1,7 +1,7 @@
-"""The sockets under a bridge: who may connect, what comes and goes, and when there is nobody.
+"""The sockets under a bridge: they make connections, carry packets, and tell when a connection ends.
 
-The side that listens has a ROUTER, which tells its connections apart; the side that reaches out has a
-DEALER, a new one for each connection, so that nothing of a broken one comes after. Packets are opaque here.
+The listening side has a ROUTER, which tells its connections apart. The dialing side has a DEALER, a new one
+for each connection, so that no packet of a broken connection arrives later. Packets are opaque here.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..errors import ChannelError
 from . import wire
 
 HEARTBEAT = 1000  # ms between ZeroMQ's own heartbeats
-SILENCE = 3000  # ms without anything, after which a connection is given up
-RETRY = 100  # ms between attempts to connect, at first
+SILENCE = 3000  # ms; a connection on which nothing arrives for so long is given up
+RETRY = 100  # ms between the first attempts to connect
 LONGEST_RETRY = 1000  # ms
-ATTEMPT = 3000  # ms that an attempt may take: where packets are dropped it would be minutes
-LINGER = 1000  # ms that a farewell may take
-BURST = 100  # messages that are taken before other tasks have their turn
+ATTEMPT = 3000  # ms for an attempt; without a limit it takes minutes if a firewall drops the packets
+LINGER = 1000  # ms for the last packet to go out
+BURST = 100  # messages that are taken before other callbacks of the loop run
 DOMAIN = "shmchannel"
 
 _EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -38,10 +38,10 @@ class Keys(NamedTuple):
 
 
 class Owner(Protocol):
-    """Who is told what happens."""
+    """The owner of a link, which is told about its events."""
 
     def connecting(self) -> None:
-        """A new connection is on its way: say who we are."""
+        """A new connection is being made: send a HELLO."""
 
     def received(self, route: bytes, packet: bytes) -> None: ...
 
@@ -50,9 +50,11 @@ class Owner(Protocol):
     def fail(self, error: ChannelError) -> None: ...
 
 
-class _Inlet:
-    """A socket in the running loop. Its descriptor tells of changes only: so it is emptied each time, and
-    looked at again after each send, which may have noticed the change, also where it fails.
+class Inlet:
+    """A socket in the running event loop.
+
+    ZeroMQ's descriptor signals only changes, so the socket is emptied each time. A send may consume the
+    signal, even if it fails, so the socket is checked again after each send.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], take: Callable[[list[bytes]], None]) -> None:
@@ -60,16 +62,16 @@ class _Inlet:
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._descriptor = int(socket.get(zmq.FD))
-        self._soon: asyncio.Handle | None = None
+        self._check: asyncio.Handle | None = None
         self._loop.add_reader(self._descriptor, self._empty)
-        self.look()
+        self._check_soon()
 
-    def look(self) -> None:
-        if self._soon is None and not self.socket.closed:
-            self._soon = self._loop.call_soon(self._empty)
+    def _check_soon(self) -> None:
+        if self._check is None and not self.socket.closed:
+            self._check = self._loop.call_soon(self._empty)
 
     def send(self, *parts: bytes) -> bool:
-        """Send a message; False where nobody is there for it, or not any more."""
+        """Send a message; False if there is no connection for it."""
         if self.socket.closed:
             return False
         try:
@@ -79,13 +81,13 @@ class _Inlet:
                 raise
             return False
         finally:
-            self.look()
+            self._check_soon()
         return True
 
     def _empty(self) -> None:
-        if self._soon is not None:
-            self._soon.cancel()
-            self._soon = None
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
         for _ in range(BURST):
             if self.socket.closed:
                 return
@@ -94,17 +96,17 @@ class _Inlet:
             except zmq.Again:
                 return
             self._take(parts)
-        self.look()
+        self._check_soon()
 
     def close(self, linger: int = 0) -> None:
-        if not self.socket.closed:  # else the number may be another's by now
+        if not self.socket.closed:  # else the number may belong to another file by now
             self._loop.remove_reader(self._descriptor)
             self.socket.close(linger)
 
 
 def _new_socket(context: zmq.Context[Any], kind: int, address: str) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(kind)
-    socket.set(zmq.SNDHWM, 0)  # the window is the bound
+    socket.set(zmq.SNDHWM, 0)  # no limit: the window is the limit
     socket.set(zmq.RCVHWM, 2 * wire.MOST_PACKETS)
     socket.set(zmq.MAXMSGSIZE, wire.LARGEST_PACKET)
     socket.set(zmq.LINGER, 0)
@@ -116,11 +118,16 @@ def _new_socket(context: zmq.Context[Any], kind: int, address: str) -> zmq.Socke
     return socket
 
 
+def _set_keys(socket: zmq.Socket[bytes], keys: Keys) -> None:
+    socket.set(zmq.CURVE_PUBLICKEY, keys.public)
+    socket.set(zmq.CURVE_SECRETKEY, keys.secret)
+
+
 class Listener:
-    """The side that is reached. ``route`` is the connection of our peer, once the owner has chosen it."""
+    """The listening side. The owner sets ``route`` to the connection of its peer."""
 
     def __init__(self, owner: Owner, address: str, keys: Keys | None, clients: frozenset[bytes]) -> None:
-        """Without ``keys`` in the clear. Raises ``ChannelError`` where it cannot listen."""
+        """Listen; without ``keys`` there is no encryption. Raises ``ChannelError`` if it cannot listen."""
         self.route = b""
         self._owner = owner
         self._clients = clients
@@ -128,30 +135,29 @@ class Listener:
         self._doorkeeper: zmq.auth.asyncio.AsyncioAuthenticator | None = None
         try:
             socket = _new_socket(self._context, zmq.ROUTER, address)
-            socket.set(zmq.ROUTER_MANDATORY, 1)  # to learn that our peer's connection is gone
+            socket.set(zmq.ROUTER_MANDATORY, 1)  # a send fails if the peer's connection is gone
             if keys is not None:
                 self._admit(socket, keys)
             socket.bind(address)
             self.address = socket.get_string(zmq.LAST_ENDPOINT)
         except BaseException as error:
-            self.terminate()  # else the context would wait for its socket, at exit
+            self.terminate()  # else the context would wait at exit for its socket
             if isinstance(error, zmq.ZMQError):
                 raise ChannelError(f"cannot listen at {address}: {error.strerror}") from error
             raise
-        self._inlet = _Inlet(socket, self._take)
+        self._inlet = Inlet(socket, self._take)
 
     def _admit(self, socket: zmq.Socket[bytes], keys: Keys) -> None:
-        """Before it is bound: without an authenticator ZeroMQ would let in every key."""
+        """Admit only the clients. Call it before bind: without an authenticator ZeroMQ admits every key."""
         self._doorkeeper = zmq.auth.asyncio.AsyncioAuthenticator(self._context)
         self._doorkeeper.start()
         self._doorkeeper.configure_curve_callback(DOMAIN, self)
         socket.set(zmq.ZAP_DOMAIN, DOMAIN.encode())
         socket.set(zmq.CURVE_SERVER, 1)
-        socket.set(zmq.CURVE_PUBLICKEY, keys.public)
-        socket.set(zmq.CURVE_SECRETKEY, keys.secret)
+        _set_keys(socket, keys)
 
     def callback(self, _domain: str, key: bytes) -> bool:
-        """Whether the client with that key may come in; the authenticator asks."""
+        """Whether the client with that key may connect; the authenticator asks."""
         return key in self._clients
 
     def _take(self, parts: list[bytes]) -> None:
@@ -161,35 +167,43 @@ class Listener:
             self._owner.received(self.route, b"")
 
     def send(self, packet: bytes) -> bool:
-        """Send to our peer; False if its connection is gone."""
+        """Send to the peer; False if its connection is gone."""
         return bool(self.route) and self.answer(self.route, packet)
 
     def answer(self, route: bytes, packet: bytes) -> bool:
+        """Send to any connection."""
         return self._inlet.send(route, packet)
 
     def close(self) -> None:
-        """Nothing comes or goes any more, but for what is on its way out."""
+        """Close the sockets; packets on their way out still go."""
         self._inlet.close(LINGER)
 
     def terminate(self) -> None:
-        """After ``close``; may take ``LINGER``."""
+        """Free all resources, after ``close``; may take ``LINGER``."""
         if self._doorkeeper is not None:
             self._doorkeeper.stop()
         self._context.destroy(None)
 
 
-class Dialer:
-    """The side that reaches out, again and again while the other is not there."""
+class _Connection(NamedTuple):
+    """A socket for packets, and the monitor that tells about its connection."""
 
-    route = b""  # it has one connection
+    packets: Inlet
+    monitor: Inlet
+
+
+class Dialer:
+    """The dialing side. It tries to connect again and again."""
+
+    route = b""  # it has only one connection
 
     def __init__(self, owner: Owner, address: str, keys: Keys | None, server: bytes) -> None:
-        """Without ``keys`` in the clear. Raises ``ChannelError`` for an address that cannot be."""
+        """Dial; without ``keys`` there is no encryption. Raises ``ChannelError`` for a wrong address."""
         self.address = address
         self._owner = owner
         self._keys, self._server = keys, server
         self._context: zmq.Context[Any] = zmq.Context()
-        self._inlets: list[_Inlet] = []  # of the socket, and of its monitor
+        self._connection: _Connection | None = None
         self._handshaken = False
         self._again: asyncio.TimerHandle | None = None
         try:
@@ -208,20 +222,19 @@ class Dialer:
         socket.set(zmq.CONNECT_TIMEOUT, ATTEMPT)
         if self._keys is not None:
             socket.set(zmq.CURVE_SERVERKEY, self._server)
-            socket.set(zmq.CURVE_PUBLICKEY, self._keys.public)
-            socket.set(zmq.CURVE_SECRETKEY, self._keys.secret)
+            _set_keys(socket, self._keys)
         monitor = socket.get_monitor_socket(_EVENTS)
         self._handshaken = False
-        self._inlets = [_Inlet(socket, self._take), _Inlet(monitor, self._happened)]
+        self._connection = _Connection(Inlet(socket, self._take), Inlet(monitor, self._happened))
         socket.connect(self.address)
         self._owner.connecting()
 
     def _drop(self, linger: int = 0) -> None:
-        inlets, self._inlets = self._inlets, []
-        for inlet in inlets[:1]:
-            inlet.socket.disable_monitor()
-        for inlet in inlets:
-            inlet.close(linger)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.packets.socket.disable_monitor()
+            for inlet in connection:
+                inlet.close(linger)
         if self._again is not None:
             self._again.cancel()
             self._again = None
@@ -236,7 +249,7 @@ class Dialer:
                 ChannelError(f"{self.address} does not admit our key: list {key} there in clients=[...]")
             )
         elif event == zmq.EVENT_DISCONNECTED and self._again is None:
-            why = "it is connected again and again"
+            why = "its connections keep breaking"
             if not self._handshaken:
                 why = "it answers, but not as a bridge with that server key (or both in the clear) does"
             self._drop()
@@ -251,19 +264,16 @@ class Dialer:
         self._owner.received(self.route, parts[0] if len(parts) == 1 else b"")
 
     def send(self, packet: bytes) -> bool:
-        """Send to the other side. What that is not there for, a new connection sends again.
-
-        False between two connections, or as a peer of another kind is given up: the monitor will say so.
-        """
-        return any(inlet.send(packet) for inlet in self._inlets[:1])
+        """Send to the peer; False between two connections. The owner sends a lost packet again."""
+        return self._connection is not None and self._connection.packets.send(packet)
 
     def answer(self, _route: bytes, packet: bytes) -> bool:
         return self.send(packet)
 
     def close(self) -> None:
-        """Nothing comes or goes any more, but for what is on its way out."""
+        """Close the sockets; packets on their way out still go."""
         self._drop(LINGER)
 
     def terminate(self) -> None:
-        """After ``close``; may take ``LINGER``."""
+        """Free all resources, after ``close``; may take ``LINGER``."""
         self._context.destroy(None)

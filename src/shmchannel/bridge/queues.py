@@ -1,7 +1,7 @@
-"""The two directions of a bridge as numbers and queues: what is out and not acknowledged, what has come.
+"""The queues of a bridge's two directions, by the numbers of packets. They do no I/O and never wait.
 
-No input, no output, no waiting here. Each packet has a number. The sender keeps it until the other side
-says that it is in the port there, and sends it again after a reconnection; the receiver takes each once.
+The sender keeps each packet until the other side acknowledges that it is in the port there, and sends it
+again after a reconnection. The receiver takes each number once.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from . import wire
 
 
 class Outbox:
-    """Packets from the first that is not acknowledged on."""
+    """The sent packets that are not acknowledged."""
 
     def __init__(self) -> None:
         self.next = 0  # the number of the next packet
-        self.window = 0  # bytes, the other side's to say
-        self.closed = False  # an END or LOST is among them
+        self.window = 0  # bytes; the other side sets it
+        self.closed = False  # the last packet is an END or LOST
         self._kept: deque[bytes] = deque()
         self._bytes = 0
 
     @property
     def first(self) -> int:
-        """The number of the first that is kept."""
+        """The number of the first packet that is kept."""
         return self.next - len(self._kept)
 
     @property
@@ -34,7 +34,7 @@ class Outbox:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may be sent; it may exceed the window by itself."""
+        """Whether another packet may be sent; that packet may exceed the window."""
         return self._bytes < self.window and len(self._kept) < wire.MOST_PACKETS
 
     def add(self, frames: bytes) -> bytes:
@@ -45,24 +45,24 @@ class Outbox:
         self._bytes += len(packet)
         return packet
 
-    def acknowledge(self, next_one: int) -> None:
-        """All before ``next_one`` have arrived. Raises ``ChannelCorrupted`` for more than was sent."""
-        if next_one > self.next:
-            raise ChannelCorrupted(f"the other side acknowledges {next_one} packets of {self.next}")
-        while self.first < next_one:
+    def acknowledge(self, following: int) -> None:
+        """Forget the packets before ``following``. Raises ``ChannelCorrupted`` for more than were sent."""
+        if following > self.next:
+            raise ChannelCorrupted(f"the other side acknowledges {following} packets of {self.next}")
+        while self.first < following:
             self._bytes -= len(self._kept.popleft())
 
     def unacknowledged(self) -> Iterable[bytes]:
         return list(self._kept)
 
     def discard(self) -> None:
-        """Nobody wants them any more."""
+        """Forget all packets: the other side wants none."""
         self._kept.clear()
         self._bytes = 0
 
 
 class Inbox:
-    """What has come and is not in the port yet."""
+    """The received packets that are not in the port yet."""
 
     def __init__(self, window: int) -> None:
         self.window = window
@@ -74,9 +74,9 @@ class Inbox:
         return bool(self._waiting)
 
     def add(self, data: wire.Data) -> bool:
-        """Take the next packet; False for one that was taken before.
+        """Take the next packet; False if it was taken before.
 
-        Raises ``ChannelCorrupted`` where one is missing, or there are more than the window allows.
+        Raises ``ChannelCorrupted`` if a packet is missing, or if the window is exceeded.
         """
         expected = self.delivered + len(self._waiting)
         if data.number < expected:
@@ -93,6 +93,6 @@ class Inbox:
         return self._waiting[0]
 
     def done(self) -> None:
-        """The first is in the port."""
+        """Forget the first packet: it is in the port."""
         self._bytes -= len(self._waiting.popleft())
         self.delivered += 1

@@ -1,7 +1,7 @@
-"""What a bridge does between its port and its link: it carries messages, ends and losses, each of them once.
+"""The work of a bridge: it carries messages, ends and losses between port and link, each of them once.
 
-It runs in one event loop. Sessions tell a reconnection from a restart: each bridge has a random number
-for its life, and goes on with no other than the one that it met first.
+It runs in one event loop. Each bridge chooses a random number as its session, and accepts only the session
+that it met first. So it can tell a reconnection from a restart.
 """
 
 from __future__ import annotations
@@ -21,51 +21,51 @@ from .queues import Inbox, Outbox
 from .raw_port import Messages
 from .wire import DONE, NOBODY, STOPPED, Ack, Data, Hello, Refused
 
-TICK = 0.1  # seconds between looks at what tells nobody: a port that reads no more, a connection that is gone
-DELAY = 0.01  # seconds that an acknowledgement may wait for others; a quarter of the window does not
-GRACE = 1.0  # seconds in which the other side learns that all is done
-AGAIN = 0.5  # seconds until one who was refused asks again
+TICK = 0.1  # seconds between checks for silent events: a port that reads no more, a connection that is gone
+DELAY = 0.01  # seconds that an acknowledgement may wait, unless a quarter of the window has arrived
+GRACE = 1.0  # seconds for the other side to learn that all is done
+AGAIN = 0.5  # seconds before a refused bridge asks again
 
 RESTARTED = "the bridge at the other end has been restarted, and knows nothing of this one"
 
 
 class Relay:
-    """One bridge's work, from its start to its end. It is the ``link.Owner``."""
+    """The work of one bridge, from start to end. It is the ``link.Owner``."""
 
     def __init__(self, messages: Messages, *, timeout: float | None, window: int) -> None:
-        self.error: Exception | None = None  # what ended it, unless that was the end of both directions
+        self.error: Exception | None = None  # why it ended, unless both directions have ended
+        self._link: Listener | Dialer | None = None
         self._messages = messages
         self._timeout = timeout
         self._session, self._peer = os.urandom(16), NOBODY
         self._out, self._in = Outbox(), Inbox(window)
         self._flags = self._peer_flags = 0
         self._in_over = False  # nothing more will be delivered
-        self._lost = False  # and the port's peer is to know that it was not an end
+        self._lost = False  # the port's peer must get PeerLost, and no end
         self._failed = False  # the link is given up
-        self._up = False
-        self._connection = 0  # the latest
+        self._up = False  # connected to the peer
+        self._connection = 0  # the number of the latest
         self._down_since = monotonic()
-        self._why = "nobody answers"
+        self._why_down = "nobody answers"
         self._room, self._arrived, self._over = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._unsaid = 0  # bytes delivered and not acknowledged
+        self._unacknowledged = 0  # bytes that are delivered and not acknowledged
         self._ack_timer: asyncio.TimerHandle | None = None
         self._reader: asyncio.Task[None] | None = None
 
     # -- from start to end
 
     async def run(self, make: Callable[[Relay], Listener | Dialer], ready: Callable[[str], object]) -> None:
-        """Until both directions are over, or ``abort``; ``error`` says if something went wrong.
+        """Run until both directions are over, or until ``abort``. Calls ``ready`` with the address.
 
-        ``ready`` is told the address. Raises ``ChannelError`` where the link cannot be made.
+        Raises ``ChannelError`` if the link cannot be made; later errors are in ``error``.
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: self._broken(context.get("exception")))
-        self._link: Listener | Dialer | None = None
         self._link = link = make(self)
-        self._greet()
+        self._send_hello()
         ready(link.address)
         self._reader = loop.create_task(self._guarded(self._carry_out()))
-        others = self._carry_in(), self._look_around()
+        others = self._carry_in(), self._watch()
         tasks = [self._reader, *(loop.create_task(self._guarded(part)) for part in others)]
         await self._over.wait()
         for task in tasks:
@@ -89,14 +89,14 @@ class Relay:
             self._broken(error)
 
     def _broken(self, error: BaseException | None) -> None:
-        """A mistake of ours, or no memory: nothing can be relied on any more."""
+        """End at once after a bug of ours, or without memory: the state is unreliable now."""
         self.error = self.error or (
             error if isinstance(error, Exception) else ChannelError("the bridge broke")
         )
         self.abort(f"its bridge broke: {error!r}")
 
     def fail(self, error: ChannelError) -> None:
-        """Give the other side up: what has come from it is still delivered, then the port is lost too."""
+        """Give the other side up. Messages that have arrived are delivered; then the port is lost too."""
         if self._failed or self._flags & DONE:
             return
         self._failed = True
@@ -106,7 +106,7 @@ class Relay:
         self._arrived.set()
 
     def abort(self, reason: str) -> None:
-        """End now: what is under way is given up, and a port that has not ended is lost."""
+        """End now. Messages under way are lost, and so is a port that has not ended."""
         if not (self._failed or self._flags & DONE):
             self._farewell(reason)
         self._over.set()
@@ -117,52 +117,52 @@ class Relay:
                 self._send(Refused(reason))
             self._link.close()
 
-    def _look_if_done(self) -> None:
+    def _check_done(self) -> None:
         out_over = self._failed or self._peer_flags & STOPPED or (self._out.closed and self._out.empty)
         if not (out_over and self._in_over) or self._flags & DONE:
             return
         self._flags |= DONE
-        self._say_state()
+        self._send_ack()
         if not self._up or self._failed or self._peer_flags & DONE:
             self._over.set()
         else:
             asyncio.get_running_loop().call_later(GRACE, self._over.set)
 
-    async def _look_around(self) -> None:
+    async def _watch(self) -> None:
         for tick in range(1 << 62):
             await asyncio.sleep(TICK)
             if self._messages.refused:
                 self._stop_writing()
             link = self._link
-            if isinstance(link, Listener) and self._up and tick % 5 == 0 and not link.send(self._state()):
+            if isinstance(link, Listener) and self._up and tick % 5 == 0 and not link.send(self._ack()):
                 self.disconnected("its connection is gone")
             expected = self._peer != NOBODY or isinstance(link, Dialer)
             down = monotonic() - self._down_since
             if self._timeout is not None and expected and not self._up and down > self._timeout:
                 where = link.address if link else ""
                 self.fail(
-                    PeerLost(f"no bridge was to be reached by {where} for {self._timeout} s: {self._why}")
+                    PeerLost(f"no bridge could be reached at {where} for {self._timeout} s: {self._why_down}")
                 )
 
-    # -- what comes
+    # -- from the link
 
     def connecting(self) -> None:
-        """A new connection is on its way (the dialing side)."""
+        """The dialing side makes a new connection."""
         self._connection += 1
         if self._link is not None:
-            self._greet()
+            self._send_hello()
 
     def disconnected(self, why: str) -> None:
-        """There is no connection any more; a new one begins with a HELLO."""
+        """The connection has ended; a new one begins with a HELLO."""
         if self._up:
             self._up = False
             self._down_since = monotonic()
-        self._why = why
+        self._why_down = why
         if self._flags & DONE:
-            self._over.set()  # it has gone because it knows, or will not come to learn it
+            self._over.set()  # the peer knows that all is done, or cannot be told any more
 
     def received(self, route: bytes, data: bytes) -> None:
-        """A packet, of whatever connection. What is wrong in our peer's ends the bridge."""
+        """A packet has arrived, from any connection. A faulty packet of our peer ends the bridge."""
         link = self._link
         if self._failed or link is None:
             return
@@ -170,16 +170,16 @@ class Relay:
         try:
             packet = wire.unpack(data)
             if isinstance(packet, Hello):
-                self._greeted(link, route, packet)
+                self._received_hello(link, route, packet)
             elif isinstance(packet, Refused):
-                self._refused(link, route, packet.reason)
+                self._received_refusal(link, route, packet.reason)
             elif known:
                 self._take(packet)
         except ChannelCorrupted as error:
-            if known or (self._up and route == link.route):  # a HELLO may have made it our peer just now
+            if known or (self._up and route == link.route):  # the same HELLO may have made it our peer
                 self.fail(error)
 
-    def _greeted(self, link: Listener | Dialer, route: bytes, hello: Hello) -> None:
+    def _received_hello(self, link: Listener | Dialer, route: bytes, hello: Hello) -> None:
         listens = isinstance(link, Listener)
         if hello.max_message_size != self._messages.max_message_size:
             answer = (
@@ -187,46 +187,46 @@ class Relay:
                 f"{self._messages.max_message_size} at the other: make both Channels with the same"
             )
         elif self._peer not in (NOBODY, hello.session):
-            answer = self._met_another(link)
+            answer = self._answer_to_stranger(link)
         elif hello.peer != self._session and not (listens and hello.peer == NOBODY):
             answer = RESTARTED
         elif hello.connection >= self._connection:
             self._join(link, route, hello)
             return
-        else:  # it comes late, by a connection that is over
+        else:  # late, from a connection that has been replaced
             return
         link.answer(route, wire.pack(Refused(answer)))
 
     def _join(self, link: Listener | Dialer, route: bytes, hello: Hello) -> None:
-        """Go on with our peer by this connection, from where it says that it is."""
+        """Continue with our peer on this connection, at the packet that it expects."""
         self._peer, self._connection = hello.session, hello.connection
         link.route = route
         self._up = True
         self._out.window = hello.window
         if isinstance(link, Listener):
-            self._greet()
+            self._send_hello()
         self._take(Ack(hello.next, hello.flags))
         for packet in self._out.unacknowledged():
             link.send(packet)
 
-    def _met_another(self, link: Listener | Dialer) -> str:
-        """It is a third one; or our peer was restarted, and is not the one that we know."""
-        if isinstance(link, Listener) and link.send(self._state()):
+    def _answer_to_stranger(self, link: Listener | Dialer) -> str:
+        """The answer to a new session: it is a third bridge, or our peer was restarted."""
+        if isinstance(link, Listener) and link.send(self._ack()):
             return "the bridge at the other end has its peer already: a port has one"
-        asyncio.get_running_loop().call_soon(self.fail, PeerLost(RESTARTED))  # when that has been answered
-        return "the bridge at the other end belonged to one that is gone, and ends now"
+        asyncio.get_running_loop().call_soon(self.fail, PeerLost(RESTARTED))  # after the answer
+        return "the bridge at the other end had another peer, which is gone, and ends now"
 
-    def _refused(self, link: Listener | Dialer, route: bytes, reason: str) -> None:
+    def _received_refusal(self, link: Listener | Dialer, route: bytes, reason: str) -> None:
         if self._peer != NOBODY:
             if route == link.route:
                 self.fail(PeerLost(f"the other end of the bridge says: {reason}"))
         elif isinstance(link, Dialer):
-            self._why = reason
-            asyncio.get_running_loop().call_later(AGAIN, self._greet_again)
+            self._why_down = reason
+            asyncio.get_running_loop().call_later(AGAIN, self._send_hello_again)
 
-    def _greet_again(self) -> None:
+    def _send_hello_again(self) -> None:
         if self._peer == NOBODY and not self._failed:
-            self._greet()
+            self._send_hello()
 
     def _take(self, packet: Data | Ack) -> None:
         if isinstance(packet, Ack):
@@ -237,41 +237,41 @@ class Relay:
             if packet.flags & DONE and self._flags & DONE:
                 self._over.set()
             self._room.set()
-            self._look_if_done()
+            self._check_done()
         elif not self._in_over and self._in.add(packet):
             self._arrived.set()
 
-    # -- what goes
+    # -- to the link
 
     def _send(self, packet: wire.Packet) -> None:
         if self._link is not None and not self._link.send(wire.pack(packet)) and self._up:
             self.disconnected("its connection is gone")
 
-    def _greet(self) -> None:
-        """Say who we are, whom we know, and where to go on."""
+    def _send_hello(self) -> None:
+        """Send our session, the peer's if we know it, and the packet that we expect."""
         if isinstance(self._link, Dialer) or self._up:
             limit = self._messages.max_message_size
             expects = self._in.delivered, self._in.window, limit, self._flags
             self._send(Hello(self._session, self._peer, self._connection, *expects))
 
-    def _state(self) -> bytes:
-        self._unsaid = 0
+    def _ack(self) -> bytes:
+        self._unacknowledged = 0
         return wire.pack(Ack(self._in.delivered, self._flags))
 
-    def _say_state(self) -> None:
+    def _send_ack(self) -> None:
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
         if self._up and self._link is not None:
-            self._link.send(self._state())
+            self._link.send(self._ack())
 
     def _acknowledge(self, size: int) -> None:
-        """So many bytes more are in the port."""
-        self._unsaid += size
-        if self._unsaid >= self._in.window // 4 or self._in.delivered % (wire.MOST_PACKETS // 4) == 0:
-            self._say_state()
+        """Note that ``size`` more bytes are in the port."""
+        self._unacknowledged += size
+        if self._unacknowledged >= self._in.window // 4 or self._in.delivered % (wire.MOST_PACKETS // 4) == 0:
+            self._send_ack()
         elif self._ack_timer is None:
-            self._ack_timer = asyncio.get_running_loop().call_later(DELAY, self._say_state)
+            self._ack_timer = asyncio.get_running_loop().call_later(DELAY, self._send_ack)
 
     # -- from the port to the link
 
@@ -284,17 +284,17 @@ class Relay:
             kind = wire.END
         except PeerLost:
             pass
-        except ChannelError as error:  # a message that cannot be carried; those before it are
+        except ChannelError as error:  # a message that cannot be carried; the messages before it are
             self.error = self.error or error
             self._messages.refuse()
             reason = str(error).encode()[:1000]
         if kind == wire.LOST or self._messages.refused:
-            self._stop_writing()  # first: the other side is not to take it for the end of one direction
+            self._stop_writing()  # first, or the other side would take it for the end of one direction
         self._out.closed = True
         self._put(wire.frame(kind, reason))
 
     async def _carry_batch(self) -> None:
-        """One message, and what else is there by now: many small ones cost little more than one."""
+        """Carry a message, and all that are there by now: many small messages cost little more than one."""
         await self._have_room()
         payload: bytes | None = await self._messages.read()
         batch: list[bytes] = []
@@ -333,7 +333,7 @@ class Relay:
             await self._room.wait()
 
     def _stop_reading(self) -> None:
-        """What is written here goes nowhere any more: let the port's peer know."""
+        """Tell the port's peer that nobody reads its messages any more."""
         if self._reader is not None:
             self._reader.cancel()
         self._messages.refuse()
@@ -341,7 +341,7 @@ class Relay:
         self._out.discard()
         if self._in_over and not (self._lost or self._failed):
             self._messages.close()
-        self._look_if_done()
+        self._check_done()
 
     # -- from the link to the port
 
@@ -352,8 +352,8 @@ class Relay:
         except ChannelError as error:
             self.fail(error)
             self._lost = self._in_over = True
-        self._say_state()
-        self._look_if_done()
+        self._send_ack()
+        self._check_done()
 
     async def _carry_packet(self) -> None:
         if self._in:
@@ -369,7 +369,7 @@ class Relay:
             await self._arrived.wait()
 
     async def _deliver(self, frames: bytes) -> bool:
-        """Put a packet's messages into the port; whether it was the last."""
+        """Put a packet's messages into the port. Returns True if no more packets will follow."""
         found = wire.split(frames)
         kind = found[0].kind
         if kind in (WHOLE, PART, LAST):
@@ -389,10 +389,10 @@ class Relay:
         return kind in (wire.END, wire.LOST)
 
     def _stop_writing(self) -> None:
-        """The port's peer reads no more: what comes for it is not wanted."""
+        """Tell the other side that the port's peer reads no more."""
         if not self._flags & STOPPED:
             self._flags |= STOPPED
             self._in_over = True
             self._arrived.set()
-            self._say_state()
-            self._look_if_done()
+            self._send_ack()
+            self._check_done()
