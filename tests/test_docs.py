@@ -269,7 +269,7 @@ def test_the_documented_layout_is_the_codes() -> None:
     assert tuple(fields) == blocks.Record._fields
     for name, offset in fields.items():
         value: bytes | int = b"?" if name in ("magic", "channel") else 63
-        packed = blocks._RECORD.pack(*blocks.Record(b"", 0)._replace(**{name: value}))
+        packed = blocks.RECORD.pack(*blocks.Record(b"", 0)._replace(**{name: value}))
         assert packed.index(63) == offset
 
 

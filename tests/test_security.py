@@ -233,7 +233,7 @@ def test_semaphores_that_were_ruined_before_the_connect_cost_a_slice() -> None:
 
 def put_block(**record: Any) -> None:
     path = SHM / f"{HANDLE}b"
-    path.write_bytes(blocks._RECORD.pack(*blocks.Record(size=8, **record)).ljust(blocks.HEAD_SIZE + 8, b"\0"))
+    path.write_bytes(blocks.RECORD.pack(*blocks.Record(size=8, **record)).ljust(blocks.HEAD_SIZE + 8, b"\0"))
     os.chmod(path, 0o666)
 
 

@@ -29,6 +29,7 @@ class LockedByte(NamedTuple):
     offset: int
 
 
+RETRY_INTERVAL = 0.001  # seconds between tries to take a lock that another side has for a moment
 NO_LOCK = LockedByte(-1, 0)  # for a peer that holds none
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 

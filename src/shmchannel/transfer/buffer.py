@@ -16,16 +16,17 @@ from .block import HEAD_SIZE, LARGEST, NAME, OWNER, Block, Record, lock_byte, re
 
 
 class SharedBuffer(mmap.mmap):
-    """``SharedBuffer(size)``: bytes of shared memory, at first all 0, that can be moved through a channel.
+    """``SharedBuffer(size)``: shared memory of ``size`` bytes, at first all 0, that can move to another port.
 
-    ``port.write(value, transfer=[buffer])``, with the buffer somewhere in the value, moves it in the same
-    time whatever its size: the reader owns it then, and every use here raises ``ValueError``. It offers
-    the buffer protocol, and the methods of ``mmap``; ``memoryview(buffer)`` and ``numpy.frombuffer(buffer)``
-    see the memory itself, and have to be let go before it is moved or closed (``BufferError``). It is freed
-    by ``close()``, at the end of ``with``, with its last reference, and with its process (after a kill by
-    its peer's port, or by the next ``Channel()``).
+    ``port.write(value, transfer=[buffer])`` moves the buffer, which is somewhere in the value, in the same
+    time whatever its size. Then the reader owns it, and every use here raises ``ValueError``. It has the
+    buffer protocol and the methods of ``mmap``. ``memoryview(buffer)`` and ``numpy.frombuffer(buffer)`` are
+    views of the memory itself: release them before the buffer is moved or closed, or that raises
+    ``BufferError``. The memory is freed by ``close()``, at the end of ``with``, with the last reference, and
+    at the end of the process (if that is killed, by the peer's port or the next ``Channel()``).
 
-    Raises ``ChannelError`` when the system refuses (/dev/shm is full), ``ValueError`` for a size below 1.
+    Raises ``ChannelError`` when the system refuses (/dev/shm is full), ``TypeError`` if the size is no int,
+    ``ValueError`` for a size below 1.
     """
 
     _block: Block
@@ -51,19 +52,19 @@ class SharedBuffer(mmap.mmap):
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
         self._block = block
-        own(block.claim, block.claim.remove_name)  # beside its Finalize, which may be cut off
+        own(block.claim, block.claim.remove_name)  # because a signal handler may cut off the Finalize
         disown(block.name)
-        # Finalize and not weakref.finalize: a fork must not free its parent's.
+        # A Finalize and no weakref.finalize: a fork must not free the buffers of its parent.
         self._free = Finalize(self, block.release, exitpriority=-1)
         return self
 
     @property
     def detached(self) -> bool:
-        """Whether it was moved away, or closed."""
+        """Whether the buffer has been moved away or closed."""
         return self.closed
 
     def close(self) -> None:
-        """Free it; may be repeated. Raises ``BufferError`` while views of it are there."""
+        """Free the memory; may be repeated. Raises ``BufferError`` while there are views of it."""
         super().close()
         self._free()
 
@@ -71,7 +72,7 @@ class SharedBuffer(mmap.mmap):
         self.close()
 
     def resize(self, newsize: int) -> NoReturn:  # noqa: ARG002
-        """A SharedBuffer keeps its size. Raises ``TypeError``."""
+        """Raise ``TypeError``: a SharedBuffer keeps its size."""
         raise TypeError("a SharedBuffer keeps its size: make another one")
 
     def __repr__(self) -> str:
@@ -90,23 +91,23 @@ def block_of(buffer: SharedBuffer) -> Block:
 
 
 def check_movable(buffer: SharedBuffer) -> None:
-    """Raise ``ValueError`` or ``BufferError`` for a buffer that cannot be moved now."""
+    """Raise ``ValueError`` or ``BufferError`` if a buffer cannot be moved now."""
     if buffer.closed:
         raise ValueError("cannot transfer a SharedBuffer that is detached or closed already")
-    if not buffer._block.claim.holds:  # a signal handler came in between the move and the detaching
+    if not buffer._block.claim.holds:  # a signal handler raised after the move, before the detaching
         raise ValueError("cannot transfer a SharedBuffer that has been moved already")
     try:
         buffer._block.hold.fileno()
     except ValueError:
         raise ValueError("cannot transfer a SharedBuffer in a fork of the process that owns it") from None
     try:
-        mmap.mmap.resize(buffer, len(buffer))  # to the size that it has: refused while there are views of it
+        mmap.mmap.resize(buffer, len(buffer))  # to the size that it has: mmap refuses while there are views
     except BufferError:
         raise BufferError(
-            "cannot transfer a SharedBuffer while there are views of it: let go of them first"
+            "cannot transfer a SharedBuffer while there are views of it: release them first"
         ) from None
     except SystemError:
-        pass  # this system cannot resize: then the close has to find out
+        pass  # this system cannot resize; ``detach`` finds the views
 
 
 def detach(buffer: SharedBuffer) -> None:
@@ -116,22 +117,22 @@ def detach(buffer: SharedBuffer) -> None:
     try:
         mmap.mmap.close(buffer)
     except BufferError:
-        pass  # another thread has made a view meanwhile: the memory goes with that
+        pass  # another thread has just made a view: the memory is unmapped with that
 
 
 def receive(name: Any, slot: Slot | None) -> SharedBuffer:
-    """Return the buffer of a message, whose block is under way to us.
+    """Return the buffer of a message, whose block is under way to ``slot`` (None if the port is over).
 
-    Raises ``InterfaceError``, ``ChannelError``.
+    Raises ``InterfaceError`` if there is no such block, ``ChannelError`` when the system refuses.
     """
     if slot is None:
-        raise InterfaceError("a SharedBuffer came, and this port was closed meanwhile")
+        raise InterfaceError("cannot receive a SharedBuffer: this port has been closed")
     if not (isinstance(name, str) and NAME.fullmatch(name)):
-        raise InterfaceError(f"{name!r} is no block's name")
+        raise InterfaceError(f"{name!r} is not the name of a block")
     try:
         hold = Hold(open_name, name)
     except FileNotFoundError as error:
-        raise InterfaceError(f"the block {name} is not there any more") from error
+        raise InterfaceError(f"the block {name} no longer exists") from error
     except OSError as error:
         raise refused(f"open the block {name}", error) from error
     received = False
@@ -143,7 +144,7 @@ def receive(name: Any, slot: Slot | None) -> SharedBuffer:
         record = read_record(hold, status.st_size)
         if record is None or not record.is_for(slot, slot.index):
             raise InterfaceError(f"the block {name} is not under way to this port")
-        received = True  # the message is out of the ring: if we do not take it now, nobody will
+        received = True  # the message is out of the ring, so no other side will receive the block
         own(name, partial(remove_file, name))
         write_record(hold, Record(size=record.size, moves=record.moves))
         return SharedBuffer._map(Block(name, record.size, hold, record.moves))

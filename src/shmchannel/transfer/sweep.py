@@ -1,4 +1,4 @@
-"""What becomes of blocks whose owners, senders or receivers have ended."""
+"""Removing the blocks whose owners, senders or receivers have ended."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from ..layout import CONSUMER_CLOSED, MOVES, READER, RINGS
 from ..segment import Slot
 from ..system import locks, processes
 from ..system.files import HANDLE, NAMES_FOLDER, is_ours, open_name, remove_file
-from ..system.locks import Hold
+from ..system.locks import RETRY_INTERVAL, Hold
 from ..waiting.sleeper import SLICE
 from .block import NAME, OWNER, Block, Record, lock_byte, read_record, write_record
 
 
 def adopt(slot: Slot) -> None:
-    """Having taken a slot, while its names are there: put our process in the records of what waits for it."""
+    """Write this process into the records of the blocks that wait for a slot.
+
+    The caller has just taken the slot, and the channel's names still exist.
+    """
     for _name, hold, record in _each(_names_moved(slot, 1 - slot.index)):
         if record and record.is_for(slot, slot.index) and not record.pid:
             lock_byte(hold, OWNER)
@@ -26,71 +29,76 @@ def adopt(slot: Slot) -> None:
 
 
 def settle(slot: Slot, under_way: list[Block], *, lost: bool) -> None:
-    """Our port is over, and says so in its rings: remove what nobody can receive any more."""
+    """Remove the blocks that no port can receive any more. Our port is over, and its rings say so.
+
+    ``lost``: the peer has died.
+    """
     for block in under_way:
-        block.let_go()  # first: of two ports that end at once, one finds the other's blocks unlocked
+        block.let_go()  # first: if both ports end at once, one of them finds the other's blocks unlocked
     words = slot.segment.words
     reader = words[(RINGS[slot.index] >> 3) + READER].to_bytes(8, "little")
     ended = {slot.index}
     if lost or reader[CONSUMER_CLOSED]:
         ended.add(1 - slot.index)
-    until = time.monotonic() + SLICE  # for all of them: a close does not wait for others
+    until = time.monotonic() + SLICE  # for all blocks together, because a close does not wait for others
     for name, hold, record in _each({*_names_moved(slot, 0), *_names_moved(slot, 1)}):
-        if record and any(record.is_for(slot, index) for index in ended) and _nobody_has(hold, record, until):
+        is_for_ended = record and any(record.is_for(slot, index) for index in ended)
+        if is_for_ended and lock_if_abandoned(hold, record, until):
             remove_file(name)
 
 
 def sweep_blocks(
     *, remove: Callable[[str], object] = remove_file, without: Collection[str] = ()
 ) -> list[str]:
-    """Remove the blocks of this user that nobody owns, sends or can receive; return their names.
+    """Remove this user's blocks that no process owns or sends and no port can receive. Return their names.
 
-    As if the channels ``without`` had no names any more.
+    The channels ``without`` count as if they had no names any more.
     """
     swept = []
     for name, hold, record in _each(block_names() if locks.HAVE_LOCKS else []):
-        # Before the locks: to hold those of what stays would keep others from it.
+        # Check before locking: a locked block that stays would block its receiver.
         if record and record.handle and _may_be_received(record, without):
             continue
-        if _nobody_has(hold, record):
+        if lock_if_abandoned(hold, record):
             remove(name)
             swept.append(name)
     return swept
 
 
-def _nobody_has(hold: Hold, record: Record | None, until: float = 0.0) -> bool:
-    """Lock a block as its owner and its sender would, if it still is what its record said.
+def lock_if_abandoned(hold: Hold, record: Record | None, until: float = 0.0) -> bool:
+    """Lock a block as its owner and its sender do; False if it has one, or if its record has changed.
 
-    One that is under way is waited for ``until`` that time (monotonic): who receives it has it for a moment,
-    or a sweep that will see that it stays. Should they die in that moment, their lock goes with them.
+    Until ``until`` (monotonic seconds) this waits for a block that is under way. Its receiver may have it
+    locked for a moment, or a sweep that then leaves it. If such a process dies, its lock goes too.
     """
     under_way = record is not None and record.handle != ""
-    # The sender's byte first, whoever comes here: of two at the same time, one gets both.
+    # Every side locks the sender's byte first, so of two that come at once, one gets both locks.
     if record and under_way and not hold.try_lock(OWNER + record.moves):
         return False
     while not hold.try_lock(OWNER):
         if not under_way or read_record(hold) != record or time.monotonic() > until:
             return False
-        time.sleep(0.001)
+        time.sleep(RETRY_INTERVAL)
     return read_record(hold) == record
 
 
 def _may_be_received(record: Record, without: Collection[str]) -> bool:
+    """Whether the port that a block is under way to lives, or a side can still connect to its channel."""
     if not record.pid:
-        is_one = HANDLE.fullmatch(record.handle) is not None and record.handle not in without
-        return is_one and os.path.exists(f"{NAMES_FOLDER}/{record.handle}")
+        has_channel = HANDLE.fullmatch(record.handle) is not None and record.handle not in without
+        return has_channel and os.path.exists(f"{NAMES_FOLDER}/{record.handle}")
     if record.namespace != processes.namespace():
-        return True  # we cannot tell
+        return True  # a process of another pid namespace, which may live
     return processes.process_started(record.pid) == record.started
 
 
 def _each(names: Iterable[str]) -> Iterator[tuple[str, Hold, Record | None]]:
-    """Open block after block, those of this user."""
+    """Open each block of this user, one after the other."""
     for name in names:
         try:
             hold = Hold(open_name, name)
         except OSError:
-            continue  # gone by now, or not ours
+            continue  # its name has just gone, or it belongs to another user
         try:
             status = os.fstat(hold.fileno())
             if is_ours(status):
@@ -100,10 +108,12 @@ def _each(names: Iterable[str]) -> Iterator[tuple[str, Hold, Record | None]]:
 
 
 def _names_moved(slot: Slot, ring: int) -> list[str]:
+    """The names of all blocks, if any has moved through that ring."""
     return block_names() if slot.segment.words[(RINGS[ring] >> 3) + MOVES] else []
 
 
 def block_names() -> list[str]:
+    """The names of all blocks; none where the system does not list them."""
     try:
         return [name for name in os.listdir(NAMES_FOLDER) if NAME.fullmatch(name)]
     except OSError:

@@ -1,4 +1,4 @@
-"""What moves with a message: detached here once that is accepted, and not touched if it is not."""
+"""The instances that move with a message: detached here if it is accepted, unchanged if it is not."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .buffer import SharedBuffer, block_of, check_movable, detach, receive
 
 
 def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
-    """How a SharedBuffer crosses this channel: as its block's name, by moving only.
+    """How a SharedBuffer crosses a channel: it moves, and the message has the name of its block.
 
-    ``slot`` is the port's, and gone when that is over.
+    ``slot`` is the port's slot, and gone once the port is over.
     """
     return Interface(
         SharedBuffer,
@@ -30,16 +30,17 @@ def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
 
 
 class Encoder(Protocol):
-    """What makes the message: a port's writer."""
+    """A port's writer, which encodes the message."""
 
     def encode_moving(self, value: object, moves: dict[int, Serialized], /) -> bytes: ...
 
 
 class Transfer:
-    """The instances that one message moves. At the end of ``with`` they are gone, or as they were.
+    """The instances that one message moves. After the ``with`` statement they are gone, or as before.
 
-    An instance of a user's is detached first, because its value is what travels, and gets its attributes
-    back if the message is not accepted. A SharedBuffer is put under way, and let go of at the end.
+    An instance of a user's class is detached first, because the message contains what ``detach`` returns. If
+    the message is not accepted, the instance gets its attributes back. A SharedBuffer is put under way first,
+    and detached at the end.
     """
 
     def __init__(
@@ -50,10 +51,10 @@ class Transfer:
         instances: Iterable[Any],
         keep: Callable[[Block], None],
     ) -> None:
-        """``keep(block)`` takes what is under way when the message is accepted. ``slot`` is None for a
-        port that is over.
+        """``keep(block)`` gets each block of an accepted message. ``slot`` is None if the port is over.
 
-        Raises ``TypeError`` for what cannot be moved, ``ValueError`` for doubles and what was moved before.
+        Raises ``TypeError`` for an instance that cannot move, ``ValueError`` for one that has moved or is
+        listed twice, ``BufferError`` for a SharedBuffer of which there are views.
         """
         self.note = Note()
         self._writer, self._slot, self._keep = writer, slot, keep
@@ -74,16 +75,16 @@ class Transfer:
         self._offered: list[SharedBuffer] = []
 
     def encode(self, value: object) -> bytes:
-        """Detach all, and return the message."""
+        """Detach the instances, put the buffers under way, and return the message."""
         moves = {}
-        for one, (instance, interface) in self._instances.items():
+        for identity, (instance, interface) in self._instances.items():
             if isinstance(instance, SharedBuffer):
                 if self._slot is not None:
                     self._offered.append(instance)
                     block_of(instance).offer(self._slot, self.note)
             else:
                 self._states.append((instance, state_of(instance)))
-            moves[one] = Serialized(instance, interface, interface.give_up(instance))
+            moves[identity] = Serialized(instance, interface, interface.give_up(instance))
         return self._writer.encode_moving(value, moves)
 
     def __enter__(self) -> Transfer:
