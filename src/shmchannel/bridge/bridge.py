@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from enum import Enum
 from types import TracebackType
@@ -14,7 +14,7 @@ import zmq
 
 from ..port.port import Port
 from ..waiting.deadline import check_timeout
-from .link import Dialer, Keys, Listener
+from .link import Dialer, Keys, LinkMaker, Listener
 from .raw_port import Messages
 from .relay import Relay
 
@@ -31,6 +31,8 @@ CLEAR: Final = Clear.CLEAR
 """For ``clients`` or ``server``: no encryption, and anybody who can connect is accepted."""
 
 Key = bytes | str
+Clients = Iterable[Key] | Literal[Clear.CLEAR] | None
+Server = Key | Literal[Clear.CLEAR] | None
 
 
 class Bridge:
@@ -106,13 +108,14 @@ class Bridge:
             wrong = self._relay.error if self._relay else None
             if wrong is None:
                 self._done.set_result(None)
-            else:
+            else:  # not raised above: the traceback would keep the port alive in a cycle
                 self._done.set_exception(wrong)
 
     async def _work(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._relay = Relay(Messages(self._port), timeout=self._timeout, window=self._window)
-        await self._relay.run(self._make_link, self._ready.set_result)
+        self._relay = Relay(Messages(self._port), self._make_link, self._timeout, self._window)
+        self._ready.set_result(self._relay.address)
+        await self._relay.run()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait at most ``timeout`` seconds until both directions have ended and everything is delivered.
@@ -161,20 +164,15 @@ class Bridge:
         return f"<{'ended' if self._done.done() else 'open'} bridge of {self._port!r}, {self.address}>"
 
 
-def _link_maker(
-    address: str,
-    keys: Keys | None,
-    clients: Iterable[Key] | Literal[Clear.CLEAR] | None,
-    server: Key | Literal[Clear.CLEAR] | None,
-) -> Callable[[Relay], Listener | Dialer]:
+def _link_maker(address: str, keys: Keys | None, clients: Clients, server: Server) -> LinkMaker:
     """A function that makes the link of a relay. Raises ``TypeError``, ``ValueError`` for wrong keys."""
     if isinstance(clients, Key):
         raise TypeError("clients is a list of public keys: write clients=[key]")
     if clients is None:
         theirs = b"" if server is CLEAR else _checked_key(server)
-        return lambda relay: Dialer(relay, address, keys, theirs)
+        return lambda owner: Dialer(owner, address, keys, theirs)
     admitted = frozenset() if clients is CLEAR else frozenset(map(_checked_key, clients))
-    return lambda relay: Listener(relay, address, keys, admitted)
+    return lambda owner: Listener(owner, address, keys, admitted)
 
 
 def _checked_key(key: object) -> bytes:

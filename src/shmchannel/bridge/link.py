@@ -227,7 +227,6 @@ class Dialer:
         self._handshaken = False
         self._connection = _Connection(Inlet(socket, self._take), Inlet(monitor, self._happened))
         socket.connect(self.address)
-        self._owner.connecting()
 
     def _drop(self, linger: int = 0) -> None:
         connection, self._connection = self._connection, None
@@ -259,6 +258,7 @@ class Dialer:
     def _retry(self) -> None:
         self._again = None
         self._connect()
+        self._owner.connecting()
 
     def _take(self, parts: list[bytes]) -> None:
         self._owner.received(self.route, parts[0] if len(parts) == 1 else b"")
@@ -277,3 +277,6 @@ class Dialer:
     def terminate(self) -> None:
         """Free all resources, after ``close``; may take ``LINGER``."""
         self._context.destroy(None)
+
+
+LinkMaker = Callable[[Owner], Listener | Dialer]

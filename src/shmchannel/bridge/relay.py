@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from time import monotonic
 from typing import Any
 
 from ..errors import ChannelCorrupted, ChannelError, EndOfChannel, PeerLost
 from ..layout import LAST, PART, WHOLE
 from . import wire
-from .link import Dialer, Listener
+from .link import Dialer, LinkMaker, Listener
 from .portable import check_portable
 from .queues import Inbox, Outbox
 from .raw_port import Messages
@@ -32,9 +32,9 @@ RESTARTED = "the bridge at the other end has been restarted, and knows nothing o
 class Relay:
     """The work of one bridge, from start to end. It is the ``link.Owner``."""
 
-    def __init__(self, messages: Messages, *, timeout: float | None, window: int) -> None:
+    def __init__(self, messages: Messages, make_link: LinkMaker, timeout: float | None, window: int) -> None:
+        """Raises ``ChannelError`` if the link cannot be made."""
         self.error: Exception | None = None  # why it ended, unless both directions have ended
-        self._link: Listener | Dialer | None = None
         self._messages = messages
         self._timeout = timeout
         self._session, self._peer = os.urandom(16), NOBODY
@@ -51,19 +51,17 @@ class Relay:
         self._unacknowledged = 0  # bytes that are delivered and not acknowledged
         self._ack_timer: asyncio.TimerHandle | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._link = make_link(self)
+        self.address = self._link.address
 
     # -- from start to end
 
-    async def run(self, make: Callable[[Relay], Listener | Dialer], ready: Callable[[str], object]) -> None:
-        """Run until both directions are over, or until ``abort``. Calls ``ready`` with the address.
-
-        Raises ``ChannelError`` if the link cannot be made; later errors are in ``error``.
-        """
+    async def run(self) -> None:
+        """Run until both directions are over, or until ``abort``."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: self._broken(context.get("exception")))
-        self._link = link = make(self)
-        self._send_hello()
-        ready(link.address)
+        if isinstance(self._link, Dialer):
+            self.connecting()
         self._reader = loop.create_task(self._guarded(self._carry_out()))
         others = self._carry_in(), self._watch()
         tasks = [self._reader, *(loop.create_task(self._guarded(part)) for part in others)]
@@ -77,8 +75,8 @@ class Relay:
             self._messages.abandon()
         else:
             self._messages.close()
-        link.close()
-        link.terminate()
+        self._link.close()
+        self._link.terminate()
 
     async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
         try:
@@ -112,10 +110,9 @@ class Relay:
         self._over.set()
 
     def _farewell(self, reason: str) -> None:
-        if self._link is not None:
-            if self._peer != NOBODY:
-                self._send(Refused(reason))
-            self._link.close()
+        if self._peer != NOBODY:
+            self._send(Refused(reason))
+        self._link.close()
 
     def _check_done(self) -> None:
         out_over = self._failed or self._peer_flags & STOPPED or (self._out.closed and self._out.empty)
@@ -133,24 +130,21 @@ class Relay:
             await asyncio.sleep(TICK)
             if self._messages.refused:
                 self._stop_writing()
-            link = self._link
-            if isinstance(link, Listener) and self._up and tick % 5 == 0 and not link.send(self._ack()):
+            listens = isinstance(self._link, Listener)
+            if listens and self._up and tick % 5 == 0 and not self._link.send(self._ack()):
                 self.disconnected("its connection is gone")
-            expected = self._peer != NOBODY or isinstance(link, Dialer)
+            expected = self._peer != NOBODY or not listens
             down = monotonic() - self._down_since
             if self._timeout is not None and expected and not self._up and down > self._timeout:
-                where = link.address if link else ""
-                self.fail(
-                    PeerLost(f"no bridge could be reached at {where} for {self._timeout} s: {self._why_down}")
-                )
+                why = f"no bridge could be reached at {self.address} for {self._timeout} s: {self._why_down}"
+                self.fail(PeerLost(why))
 
     # -- from the link
 
     def connecting(self) -> None:
         """The dialing side makes a new connection."""
         self._connection += 1
-        if self._link is not None:
-            self._send_hello()
+        self._send_hello()
 
     def disconnected(self, why: str) -> None:
         """The connection has ended; a new one begins with a HELLO."""
@@ -163,64 +157,63 @@ class Relay:
 
     def received(self, route: bytes, data: bytes) -> None:
         """A packet has arrived, from any connection. A faulty packet of our peer ends the bridge."""
-        link = self._link
-        if self._failed or link is None:
+        if self._failed:
             return
-        known = self._up and route == link.route
+        known = self._up and route == self._link.route
         try:
             packet = wire.unpack(data)
             if isinstance(packet, Hello):
-                self._received_hello(link, route, packet)
+                self._received_hello(route, packet)
             elif isinstance(packet, Refused):
-                self._received_refusal(link, route, packet.reason)
+                self._received_refusal(route, packet.reason)
             elif known:
                 self._take(packet)
         except ChannelCorrupted as error:
-            if known or (self._up and route == link.route):  # the same HELLO may have made it our peer
+            if known or (self._up and route == self._link.route):  # the same HELLO may have made it our peer
                 self.fail(error)
 
-    def _received_hello(self, link: Listener | Dialer, route: bytes, hello: Hello) -> None:
-        listens = isinstance(link, Listener)
+    def _received_hello(self, route: bytes, hello: Hello) -> None:
+        listens = isinstance(self._link, Listener)
         if hello.max_message_size != self._messages.max_message_size:
             answer = (
                 f"max_message_size is {hello.max_message_size} bytes at one end and "
                 f"{self._messages.max_message_size} at the other: make both Channels with the same"
             )
         elif self._peer not in (NOBODY, hello.session):
-            answer = self._answer_to_stranger(link)
+            answer = self._answer_to_stranger()
         elif hello.peer != self._session and not (listens and hello.peer == NOBODY):
             answer = RESTARTED
         elif hello.connection >= self._connection:
-            self._join(link, route, hello)
+            self._join(route, hello)
             return
         else:  # late, from a connection that has been replaced
             return
-        link.answer(route, wire.pack(Refused(answer)))
+        self._link.answer(route, wire.pack(Refused(answer)))
 
-    def _join(self, link: Listener | Dialer, route: bytes, hello: Hello) -> None:
+    def _join(self, route: bytes, hello: Hello) -> None:
         """Continue with our peer on this connection, at the packet that it expects."""
         self._peer, self._connection = hello.session, hello.connection
-        link.route = route
+        self._link.route = route
         self._up = True
         self._out.window = hello.window
-        if isinstance(link, Listener):
+        if isinstance(self._link, Listener):
             self._send_hello()
         self._take(Ack(hello.next, hello.flags))
         for packet in self._out.unacknowledged():
-            link.send(packet)
+            self._link.send(packet)
 
-    def _answer_to_stranger(self, link: Listener | Dialer) -> str:
+    def _answer_to_stranger(self) -> str:
         """The answer to a new session: it is a third bridge, or our peer was restarted."""
-        if isinstance(link, Listener) and link.send(self._ack()):
+        if isinstance(self._link, Listener) and self._link.send(self._ack()):
             return "the bridge at the other end has its peer already: a port has one"
         asyncio.get_running_loop().call_soon(self.fail, PeerLost(RESTARTED))  # after the answer
         return "the bridge at the other end had another peer, which is gone, and ends now"
 
-    def _received_refusal(self, link: Listener | Dialer, route: bytes, reason: str) -> None:
+    def _received_refusal(self, route: bytes, reason: str) -> None:
         if self._peer != NOBODY:
-            if route == link.route:
+            if route == self._link.route:
                 self.fail(PeerLost(f"the other end of the bridge says: {reason}"))
-        elif isinstance(link, Dialer):
+        elif isinstance(self._link, Dialer):
             self._why_down = reason
             asyncio.get_running_loop().call_later(AGAIN, self._send_hello_again)
 
@@ -244,7 +237,7 @@ class Relay:
     # -- to the link
 
     def _send(self, packet: wire.Packet) -> None:
-        if self._link is not None and not self._link.send(wire.pack(packet)) and self._up:
+        if not self._link.send(wire.pack(packet)) and self._up:
             self.disconnected("its connection is gone")
 
     def _send_hello(self) -> None:
@@ -262,7 +255,7 @@ class Relay:
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
-        if self._up and self._link is not None:
+        if self._up:
             self._link.send(self._ack())
 
     def _acknowledge(self, size: int) -> None:
@@ -324,7 +317,7 @@ class Relay:
 
     def _put(self, frames: bytes) -> None:
         packet = self._out.add(frames)
-        if self._up and self._link is not None:
+        if self._up:
             self._link.send(packet)
 
     async def _have_room(self) -> None:
