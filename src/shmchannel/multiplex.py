@@ -10,6 +10,7 @@ from typing import Any
 from .port.connection import Connection
 from .port.port import Port, connection_of
 from .waiting.deadline import Deadline
+from .waiting.select import SelectSide
 from .waiting.sleeper import SLICE
 
 
@@ -30,14 +31,15 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
         for one in wanted:
             if not isinstance(one, Port):
                 selector.register(one, selectors.EVENT_READ)
-        watched: set[Port] = set()
+        watched: dict[Port, SelectSide] = {}
         try:
             while True:
                 ready = _ready(connections)
-                for port in connections.keys() - watched if not ready else ():
+                for port in connections.keys() - watched.keys() if not ready else ():
                     try:
-                        descriptor = connections[port].watch()
-                        watched.add(port)
+                        side = connections[port].to_select()
+                        descriptor = side.watch()
+                        watched[port] = side
                         selector.register(descriptor, selectors.EVENT_READ, port)
                     except (ValueError, OSError):
                         if not port.closed:  # by another thread, just now: that is ready
@@ -51,10 +53,10 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
                 if ready or left <= 0:
                     return [one for one in wanted if one in ready]
                 for key in keys:
-                    connections[key.data].rearm()
+                    watched[key.data].rearm()
         finally:
-            for port in watched:
-                connections[port].unwatch()
+            for side in watched.values():
+                side.unwatch()
 
 
 def _ready(connections: dict[Port, Connection]) -> list[Any]:

@@ -84,7 +84,7 @@ class Connection:
         self._told = threading.Lock()  # taken by the thread that tells the listeners, for good
         self._final: Statistics | None = None
         self._loop_side: LoopSide | None = None  # none before the first await
-        self._events = Events()
+        self.events = Events()
         self._under_way: list[tuple[int, Block]] = []  # moved, and read when this many bytes have been
         select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.ready)
         self._open: Open | None = Open(slot, writer, reader, select_side, kept)  # now it can be ended
@@ -220,13 +220,12 @@ class Connection:
 
     def moving(self, instances: Iterable[Any]) -> Transfer:
         """What moves with one message."""
-        opened = self._open
-        if opened is None:  # nothing will be accepted any more
-            return Transfer(self._codec, self.outgoing, None, instances, self._keep)
-        producer = opened.writer.producer
-        read = producer.position - producer.fill
-        self._under_way = [one for one in self._under_way if one[0] > read]
-        return Transfer(self._codec, self.outgoing, opened.slot, instances, self._keep)
+        slot, opened = None, self._open
+        if opened is not None:  # else nothing will be accepted any more
+            slot, producer = opened.slot, opened.writer.producer
+            read = producer.position - producer.fill
+            self._under_way = [one for one in self._under_way if one[0] > read]
+        return Transfer(self._codec, self.outgoing, slot, instances, self._keep)
 
     def _keep(self, block: Block) -> None:
         """A block has moved: keep our hold on it until the message is read, or our port is over."""
@@ -256,8 +255,9 @@ class Connection:
 
         None while there is no end. Raises when there is, and nothing came before it.
         """
-        if self._watched:
-            self.rearm()
+        opened = self._open
+        if opened is not None and opened.select_side.watched:
+            opened.select_side.rearm()
         if isinstance(incoming, Ended) or incoming is not self.incoming:  # it was closed meanwhile
             return self.incoming.take_payload()
         if not incoming.consumer.closed and self.peer.alive():
@@ -285,7 +285,7 @@ class Connection:
         if not incoming.consumer.closed:
             self.end(ended.lost)
         elif isinstance(outgoing, MessageWriter) and not outgoing.producer.consumer_closed:
-            self._fire("end")
+            self.events.fire("end", self._loop)
             if self.peer.alive():
                 return ended.ended()
             self.end(ended.lost)
@@ -380,14 +380,10 @@ class Connection:
     def _tell(self, answer: Ended) -> None:
         try:
             if answer.peer_ended:
-                self._fire("end")
+                self.events.fire("end", self._loop)
         finally:
-            self._fire("close")
+            self.events.fire("close", self._loop)
             self._loop_side = None
-
-    def end_at_exit(self) -> None:
-        """End because the program or the interpreter ends."""
-        self.end(ended.exiting)
 
     def disown(self) -> None:
         """In a fork the connection is the parent's."""
@@ -402,7 +398,7 @@ class Connection:
 
     def on(self, event: Event, callback: Callback) -> None:
         """Have ``callback()`` called at an event: in the running loop, or in the loop of the last await."""
-        self._events.on(event, callback)
+        self.events.on(event, callback)
         try:
             if _loop_runs() and not self.closed:
                 self.in_loop().watch(weakref.WeakMethod(self.notice_end))
@@ -412,13 +408,7 @@ class Connection:
         if self._loop_side is not None:
             self._loop_side.watch_soon(weakref.WeakMethod(self.notice_end))
 
-    def off(self, event: Event, callback: Callback) -> None:
-        """Take a callback back."""
-        self._events.off(event, callback)
-
-    def _fire(self, event: Event) -> None:
-        self._events.fire(event, self._loop())
-
+    @property
     def _loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop that this port was last awaited in, while that can run."""
         return None if self._loop_side is None else self._loop_side.loop
@@ -434,13 +424,14 @@ class Connection:
 
         Raises ``ChannelError`` while another loop awaits it or a select watches it.
         """
-        if self._watched:
+        opened = self._open
+        if opened is not None and opened.select_side.watched:
             raise ChannelError("this port's fileno() is being watched: read it when that is readable")
         side = self._loop_side or locked(self._doorbell.lock, self._make_loop_side)
         moved = side.join()
         if self.closed:
             side.stop()  # the thread that has closed it meanwhile may not have seen this side
-        elif moved and self._events:
+        elif moved and self.events:
             side.watch(weakref.WeakMethod(self.notice_end))
         return side
 
@@ -466,40 +457,16 @@ class Connection:
 
     # -- selects
 
-    @property
-    def _watched(self) -> bool:
-        opened = self._open
-        return opened is not None and opened.select_side.watched
-
-    def fileno(self) -> int:
-        """A descriptor that is readable when there may be something to read, from now on."""
-        return self._watchable().watch_for_good()
-
-    def watch(self) -> int:
-        """The same, until ``unwatch``."""
-        return self._watchable().watch()
-
-    def _watchable(self) -> SelectSide:
+    def to_select(self) -> SelectSide:
+        """Return the side for selects. Raises ``PortClosed``, or ``ChannelError`` while a loop awaits it."""
         opened = self._open
         if opened is None or self.closed:
             raise PortClosed("this port is over, and has no descriptor any more")
-        if self._loop() is not None:
+        if self._loop is not None:
             raise ChannelError(
                 "this port is awaited in an event loop: a select beside that would miss messages"
             )
         return opened.select_side
-
-    def unwatch(self) -> None:
-        """End one ``watch``."""
-        opened = self._open
-        if opened is not None:
-            opened.select_side.unwatch()
-
-    def rearm(self) -> None:
-        """Make the descriptor readable for what can be read now, and for what comes next."""
-        opened = self._open
-        if opened is not None:
-            opened.select_side.rearm()
 
 
 def _loop_runs() -> bool:

@@ -257,7 +257,7 @@ class Port:
         of an end, not of a peer that died: ``shmchannel.wait`` does. Raises ``PortClosed`` when the port
         is over, and ``ChannelError`` while it is awaited in an event loop.
         """
-        return self._connection.fileno()
+        return self._connection.to_select().watch_for_good()
 
     def __repr__(self) -> str:
         return f"<{'closed' if self.closed else 'open'} {self._connection.name}>"
@@ -338,7 +338,7 @@ class Port:
 
     def off(self, event: Event, callback: Callback) -> None:
         """Take a callback back; none there is no error. Raises ``ValueError`` for another event."""
-        self._connection.off(event, callback)
+        self._connection.events.off(event, callback)
 
     # -- streams
 

@@ -6,17 +6,20 @@ import importlib
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from multiprocessing.util import Finalize
 from typing import Protocol
 
+from ..errors import ChannelError
 from ..system import processes
+from . import ended
 
 
 class Exiting(Protocol):
     """A port's connection, as seen from here."""
 
     def close(self) -> None: ...
-    def end_at_exit(self) -> None: ...
+    def end(self, error: Callable[[], ChannelError], /) -> None: ...
     def disown(self) -> None: ...
 
 
@@ -77,7 +80,7 @@ def unref(port: Exiting) -> None:
         except RuntimeError:  # it has ended already
             _ended = True
     if _ended:
-        port.end_at_exit()
+        port.end(ended.exiting)
 
 
 def _main_part_ended() -> None:
@@ -88,7 +91,7 @@ def _main_part_ended() -> None:
 
 def _close_unreferenced() -> None:
     for port in list(_unreferenced):
-        port.end_at_exit()
+        port.end(ended.exiting)
 
 
 def _close_open_ports() -> None:
