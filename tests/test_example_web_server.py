@@ -8,14 +8,13 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from test_examples_workers import start
+from support.examples import start, until_gone
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -66,12 +65,7 @@ def serving(number: int = signal.SIGINT, status: int = 130) -> Iterator[Server]:
             (os.kill if number == signal.SIGKILL else os.killpg)(program.pid, number)
             text, errors = program.communicate(timeout=40)
     assert (program.returncode, text, errors) == (status, "", "")
-    while True:  # until of its group, which is its worker and multiprocessing's tracker, nothing is left
-        try:
-            os.killpg(program.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.01)
+    until_gone(program.pid)
 
 
 def digest_of(text: str, rounds: int) -> str:

@@ -14,29 +14,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO
 
 import pytest
 
 from shmchannel import Channel, segment
-
-ROOT = Path(__file__).parent.parent
-
-
-def start(*arguments: str, stdout: int | IO[str] = subprocess.PIPE) -> subprocess.Popen[str]:
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
-    try:
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
-    finally:
-        signal.signal(signal.SIGINT, previous)
+from support.examples import ROOT, start, until_gone
 
 
 @pytest.mark.parametrize("records", [5, 400])
@@ -191,12 +173,7 @@ def under_way(example: tuple[str, ...]) -> Iterator[subprocess.Popen[str]]:
                 break
             time.sleep(0.005)
         yield program
-    while True:  # the pipe of its standard error has ended, and so have nearly all who had it
-        try:
-            os.killpg(program.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.01)
+    until_gone(program.pid)  # the pipe of its standard error has ended, and nearly all that had it open
 
 
 @pytest.mark.parametrize("later", [0, 0.7])  # seconds: as its workers start, and when they work
