@@ -12,9 +12,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, PeerLost
 from shmchannel.ring import end as ring
 from shmchannel.system import doorbell
 from shmchannel.waiting import event_loop as loops
+from support.awaited import pair, soon
 from support.flavours import FLAVOURS, PROCESSES, Peer
 from support.inside import consumer_of, doorbell_of, loop_side_of, producer_of
 from support.peers import collect_range, connect_and_idle, echo, fill, send_range
@@ -47,18 +47,6 @@ def run_on_uvloop(main: Main) -> None:
 def run(request: pytest.FixtureRequest) -> Callable[[Main], None]:
     result: Callable[[Main], None] = request.param
     return result
-
-
-@asynccontextmanager
-async def pair(capacity: int = 4096, *, spin: bool = True) -> AsyncIterator[tuple[Port, Port]]:
-    channel = Channel(capacity=capacity)
-    async with channel.connect(spin=spin) as one, channel.connect(spin=spin) as two:
-        yield one, two
-
-
-async def soon(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 def asleep(lane: Any) -> bool:

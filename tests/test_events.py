@@ -17,9 +17,9 @@ import pytest
 from shmchannel import Channel, EndOfChannel, PeerLost, Port
 from shmchannel.port import shutdown as exits
 from shmchannel.port.port import connection_of
+from support.awaited import pair, soon
 from support.flavours import Peer
 from support.peers import connect_and_idle
-from test_asyncio import pair, soon
 
 
 def listen(port: Port) -> list[str]:

@@ -18,9 +18,9 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream, ObjectStream
 from anyio.streams.stapled import StapledObjectStream
 
 from shmchannel import Channel, CloneError, EndOfChannel, PeerLost, PortClosed, pump
+from support.awaited import pair
 from support.flavours import Peer
 from support.peers import connect_and_idle, fill
-from test_asyncio import pair
 
 
 async def serve(stream: ObjectStream[Any]) -> list[Any]:
