@@ -1,8 +1,8 @@
 """Where the time of a message goes: ``python -m shmchannel.bench.steps`` prints nanoseconds a step.
 
-All in one thread, a thousand messages in and a thousand out, so that nobody waits: what is added between
-two processes is the passing of cache lines and, where a side waits, the spin. A step contains those that it
-is made of: ``write_sync`` is ``put`` and a call in Python, ``put`` encodes and puts a frame in.
+One thread writes a thousand messages and then reads them, so that nothing waits. Between two processes the
+passing of cache lines is added, and the spin of a side that waits. A step includes the steps that it is made
+of: ``write_sync`` is a call in Python and ``put``, and ``put`` encodes and puts a frame in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..bench import VALUE
 from ..channel import Channel
 from ..engine import Codec
 from ..messages import MessageReader, MessageWriter
-from ..port.port import connection_of
+from ..port.port import Port, connection_of
 
 MANY = 1000  # messages in a measurement; they fit into the ring
 ROUNDS = 25
@@ -41,40 +41,42 @@ def _ns(action: Callable[..., Any], *arguments: Any, times: int = MANY) -> float
 
 def measure(value: Any) -> dict[str, float]:
     """The median nanoseconds of each step for a message with this value."""
-    rounds: list[dict[str, float]] = []
     channel = Channel(capacity=1 << 24)
-    with channel.connect() as one, channel.connect() as two:
-        writing, reading = connection_of(one), connection_of(two)
-        outgoing, incoming, codec = writing.outgoing, reading.incoming, Codec()
-        assert isinstance(outgoing, MessageWriter)
-        assert isinstance(incoming, MessageReader)
-        payload, pack = codec.encode(value), msgpack.Packer().pack
-        plain = not payload.startswith(b"\xc9")  # else it has types that MessagePack does not know
-        for _ in range(ROUNDS):
-            steps = {"a call": _ns(codec.__hash__)}
-            if plain:
-                steps["msgpack alone packs"] = _ns(pack, value)
-            steps["encode"] = _ns(codec.encode, value)
-            steps["put a frame in"] = _ns(outgoing.producer.try_write, payload)
-            steps["take a frame out"] = _ns(incoming.consumer.try_read)
-            writing.peer.look()  # or a put would leave that to its caller
-            steps["put (both)"] = _ns(outgoing.put, value)
-            steps["take (both)"] = _ns(incoming.take)
-            steps["write_sync"] = _ns(one.write_sync, value)
-            steps["read_sync"] = _ns(two.read_sync)
-            writing.peer.look()
-            many = [value] * MANY
-            steps["write_many_sync"] = _ns(one.write_many_sync, many, times=1) / MANY
-            steps["read_many_sync"] = _ns(two.read_many_sync, MANY, times=1) / MANY
-            steps["decode"] = _ns(codec.decode, payload)
-            if plain:
-                steps["msgpack alone unpacks"] = _ns(msgpack.unpackb, payload)
-            rounds.append(steps)
+    with channel.connect() as writer, channel.connect() as reader:
+        rounds = [_measure_once(writer, reader, value) for _ in range(ROUNDS)]
     return {name: statistics.median(steps[name] for steps in rounds) for name in rounds[0]}
 
 
+def _measure_once(writer: Port, reader: Port, value: Any) -> dict[str, float]:
+    writing = connection_of(writer)
+    outgoing, incoming = writing.outgoing, connection_of(reader).incoming
+    assert isinstance(outgoing, MessageWriter)
+    assert isinstance(incoming, MessageReader)
+    codec, pack = Codec(), msgpack.Packer().pack
+    payload, many = codec.encode(value), [value] * MANY
+    plain = not payload.startswith(b"\xc9")  # without types that MessagePack does not have
+    steps = {"a call": _ns(codec.__hash__)}
+    if plain:
+        steps["msgpack alone packs"] = _ns(pack, value)
+    steps["encode"] = _ns(codec.encode, value)
+    steps["put a frame in"] = _ns(outgoing.producer.try_write, payload)
+    steps["take a frame out"] = _ns(incoming.consumer.try_read)
+    writing.peer.look()  # so that no look at the peer is due during the puts
+    steps["put (both)"] = _ns(outgoing.put, value)
+    steps["take (both)"] = _ns(incoming.take)
+    steps["write_sync"] = _ns(writer.write_sync, value)
+    steps["read_sync"] = _ns(reader.read_sync)
+    writing.peer.look()
+    steps["write_many_sync"] = _ns(writer.write_many_sync, many, times=1) / MANY
+    steps["read_many_sync"] = _ns(reader.read_many_sync, MANY, times=1) / MANY
+    steps["decode"] = _ns(codec.decode, payload)
+    if plain:
+        steps["msgpack alone unpacks"] = _ns(msgpack.unpackb, payload)
+    return steps
+
+
 def main() -> None:
-    """Print a table: a step a line, a value a column."""
+    """Print a table with a row for each step and a column for each value."""
     print(f"shmchannel {__version__}, engine: {'native' if native else 'python'}; ns a step")
     columns = {name: measure(value) for name, value in VALUES.items()}
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
