@@ -107,7 +107,10 @@ def _end(process: subprocess.Popen[bytes], *, by_itself: bool) -> None:
     """End all processes of the turn, and wait until they have ended."""
     assert process.stdin is not None
     assert process.stdout is not None
-    if not (by_itself and _ended_in_time(process)):
+    if by_itself:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    if not by_itself or process.poll() is None:
         # multiprocessing's resource tracker ignores SIGTERM: it waits until the other processes have ended,
         # removes the names that they registered, and ends.
         _kill(process, signal.SIGTERM)
@@ -119,14 +122,6 @@ def _end(process: subprocess.Popen[bytes], *, by_itself: bool) -> None:
     process.wait()
     process.stdin.close()
     process.stdout.close()
-
-
-def _ended_in_time(process: subprocess.Popen[bytes]) -> bool:
-    try:
-        process.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _kill(process: subprocess.Popen[bytes], number: int) -> bool:
