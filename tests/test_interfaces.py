@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 
@@ -230,6 +231,19 @@ def test_serialize_is_called_once_for_an_instance() -> None:
     assert len(calls) == 1
     assert codec.decode(codec.encode([one, one])) == [[2], [2]]
     assert len(calls) == 2
+
+
+FOREIGN = [msgpack.Timestamp(5), msgpack.ExtType(1, b"x")]
+if sys.version_info >= (3, 15):
+    FOREIGN.append(frozendict(a=1))  # noqa: F821
+
+
+@pytest.mark.parametrize("value", FOREIGN, ids=lambda value: type(value).__name__)
+def test_a_class_that_msgpack_has_a_form_for_crosses_by_its_interface(value: Any) -> None:
+    codec = Codec([Interface(type(value), serialize=repr, deserialize=lambda text: ("it", text))])
+    for whole in (value, [value], (value, [])):
+        copy = codec.decode(codec.encode(whole))
+        assert (copy if whole is value else copy[0]) == ("it", repr(value))
 
 
 @given(shared_values(instances=True))

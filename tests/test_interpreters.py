@@ -208,7 +208,7 @@ def test_a_handle_is_passed_by_prepare_main() -> None:
     with channel.connect() as port:
         port.write_sync("hello")
         port.end_writing()
-        interpreter.exec("import peers; peers.echo(handle)")
+        interpreter.exec("from support import peers; peers.echo(handle)")
         assert port.read_sync(timeout=30) == "hello"
     interpreter.close()
 

@@ -12,6 +12,7 @@ tree, and one that msgpack cannot pack, goes as a graph (graph.py).
 
 from __future__ import annotations
 
+import builtins
 import re
 import struct
 from array import array
@@ -44,6 +45,9 @@ from .types import (
 _WRAPPER = struct.Struct(">BIb")  # ext 32, the length, the code
 _EXT_32 = 0xC9
 _TAG_DATA = b"\0"
+
+# msgpack has forms for these too, of which other types would come back. (frozendict comes with Python 3.15.)
+_ONLY_IN_GRAPHS = {bytearray, msgpack.ExtType, msgpack.Timestamp, getattr(builtins, "frozendict", bytearray)}
 
 # What msgpack and the types' functions raise for a value: then the graph says what is wrong, and where.
 REFUSED_WHILE_ENCODING = (ValueError, TypeError, OverflowError, BufferError, RecursionError)
@@ -80,24 +84,24 @@ class Codec:
         except InterfaceError:
             raise
         except REFUSED_WHILE_ENCODING as error:
-            return self.encode_graph(value, encoder.asked, error, moves)
-        return self.encode_graph(value, encoder.asked, None, moves)
+            return self.encode_graph(value, encoder.serialized, error, moves)
+        return self.encode_graph(value, encoder.serialized, None, moves)
 
     def encode_graph(
         self,
         value: object,
-        asked: Mapping[int, Serialized],
+        serialized: Mapping[int, Serialized],
         error: Exception | None,
         moves: Mapping[int, Serialized] | None,
     ) -> bytes:
         """Encode a value in which something is shared, or that gave the packer an ``error``.
 
-        ``asked`` has the instances that have been serialized already. Raises as ``encode`` does.
+        ``serialized`` has the instances whose values are known already. Raises as ``encode`` does.
         """
         try:
             if type(value) is memoryview:  # that is not contiguous: msgpack takes no other
                 return self.encode(bytes(value))
-            table = graph.encode(value, self.interfaces, moves or {}, asked)
+            table = graph.encode(value, self.interfaces, moves or {}, serialized)
         except (ChannelError, MemoryError):
             raise
         except (ValueError, TypeError, OverflowError) as other:
@@ -142,7 +146,7 @@ class _TreeEncoder:
 
     def __init__(self, interfaces: Interfaces, moves: Mapping[int, Serialized]) -> None:
         self._by_class, self._moves = interfaces.by_class, moves
-        self.asked: dict[int, Serialized] = {}  # instances and their values, by id
+        self.serialized: dict[int, Serialized] = {}  # instances and their values, by id
         self._tagged = False
 
     def is_tree(self, value: object) -> bool:
@@ -170,7 +174,7 @@ class _TreeEncoder:
                 break
             else:
                 levels.pop()
-        return self._moves.keys() <= self.asked.keys()
+        return self._moves.keys() <= self.serialized.keys()
 
     def pack(self, value: object) -> bytes:
         """Return the message of a tree."""
@@ -188,18 +192,18 @@ class _TreeEncoder:
             self._tagged |= kind not in (list, dict)
             return None if PARTS[kind] is EXCEPTION else [*PARTS[kind].take(container)]
         interface = self._by_class.get(kind)
-        if interface is None or kind is bytearray:
+        if interface is None or kind in _ONLY_IN_GRAPHS:
             return None
         self._tagged = True
-        return [self._serialized(container, interface).value]
+        return [self._value(container, interface)]
 
-    def _serialized(self, instance: Any, interface: Interface) -> Serialized:
+    def _value(self, instance: Any, interface: Interface) -> Any:
         one = id(instance)
         if one in self._moves:
-            self.asked[one] = self._moves[one]
-        elif one not in self.asked:
-            self.asked[one] = Serialized(instance, interface, interface.take(instance))
-        return self.asked[one]
+            self.serialized[one] = self._moves[one]
+        elif one not in self.serialized:
+            self.serialized[one] = Serialized(instance, interface, interface.take(instance))
+        return self.serialized[one].value
 
     def _form(self, value: Any) -> msgpack.ExtType | list[Any]:
         """Return what msgpack packs in place of a value that it has no form for."""
@@ -208,9 +212,9 @@ class _TreeEncoder:
             return encode_leaf(value)
         if kind in PARTS:
             return [_tag(PARTS[kind].code), *PARTS[kind].take(value)]
-        if id(value) not in self.asked:
+        if id(value) not in self.serialized:
             raise TypeError("the value has changed while it was being encoded")
-        _, interface, form = self.asked[id(value)]
+        _, interface, form = self.serialized[id(value)]
         return [_tag(MOVED if id(value) in self._moves else INSTANCE), interface.name, form]
 
 

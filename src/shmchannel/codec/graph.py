@@ -38,14 +38,17 @@ from .types import (
 
 
 def encode(
-    value: object, interfaces: Interfaces, moves: Mapping[int, Serialized], asked: Mapping[int, Serialized]
+    value: object,
+    interfaces: Interfaces,
+    moves: Mapping[int, Serialized],
+    serialized: Mapping[int, Serialized],
 ) -> bytes:
     """Return the table of ``value``'s containers.
 
-    ``moves`` has the instances that are moved, by id, and ``asked`` those that have been serialized already.
+    ``moves`` has the instances that are moved, by id, and ``serialized`` those whose values are known.
     Raises ``CloneError`` for the first value, level by level, that cannot be cloned.
     """
-    entries = _Writer(interfaces, moves, asked).entries(value)
+    entries = _Writer(interfaces, moves, serialized).entries(value)
     check_cost(entries)
     packed: bytes = msgpack.Packer(default=_pack_other, strict_types=True).pack(entries)
     return packed
@@ -98,10 +101,10 @@ def _path(node: _Node | None, place: int) -> str:
 
 class _Writer:
     def __init__(
-        self, interfaces: Interfaces, moves: Mapping[int, Serialized], asked: Mapping[int, Serialized]
+        self, interfaces: Interfaces, moves: Mapping[int, Serialized], serialized: Mapping[int, Serialized]
     ) -> None:
         self._by_class = interfaces.by_class
-        self._moves, self._serialized = moves, {**asked, **moves}
+        self._moves, self._serialized = moves, {**serialized, **moves}
         self._numbers: dict[int, Reference] = {}  # by id
         self._nodes: list[_Node] = []
 
@@ -129,7 +132,7 @@ class _Writer:
         if kind in PLAIN:
             return part
         if kind in IMMUTABLE_LEAVES:
-            return _explained(encode_leaf, part, path, (TypeError, ValueError))
+            return _with_path(encode_leaf, part, path, (TypeError, ValueError))
         number = self._numbers.get(id(part))
         if number is None:
             number = self._numbers[id(part)] = Reference(len(self._nodes))
@@ -141,11 +144,11 @@ class _Writer:
         """Return a container's code, its parts, and how each part is reached."""
         kind = type(value)
         if kind in MUTABLE_LEAVES:
-            code, data = _explained(encode_leaf, value, path, (TypeError, ValueError))
+            code, data = _with_path(encode_leaf, value, path, (TypeError, ValueError))
             return code, [data], str
         if kind in PARTS:
             # An exception is made anew, with arguments that may be anything: so may be what that raises.
-            parts = _explained(lambda value: [*PARTS[kind].take(value)], value, path, (Exception,))
+            parts = _with_path(lambda value: [*PARTS[kind].take(value)], value, path, (Exception,))
             return PARTS[kind].code, parts, partial(_step, value, parts)
         return self._instance(value, path)
 
@@ -192,7 +195,7 @@ def _check_str(text: str, path: Path) -> None:
         raise CloneError(f"{path()}: cannot clone a str with the lone surrogate {found}") from None
 
 
-def _explained(
+def _with_path(
     take: Callable[[Any], Any], value: Any, path: Path, errors: tuple[type[Exception], ...]
 ) -> Any:
     """Return what ``take`` makes of a value. Raises ``CloneError``, with the path, for these errors of it."""
