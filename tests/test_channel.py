@@ -138,7 +138,7 @@ def test_dropping_a_channel_with_unread_messages_warns() -> None:
     channel = Channel()
     with channel.connect() as port:
         port.write_sync("job")
-    with pytest.warns(ResourceWarning, match="nobody connected to read them: keep the Channel"):
+    with pytest.warns(ResourceWarning, match="no peer connected to read them: keep the Channel"):
         del channel, port
         gc.collect()
 

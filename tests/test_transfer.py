@@ -437,7 +437,7 @@ def test_what_waits_for_nobody_is_freed_with_the_channel() -> None:
     one.write_sync(buffer, transfer=[buffer])
     one.close_sync()
     assert len(names()) == 1
-    with pytest.warns(ResourceWarning, match="nobody connected"):
+    with pytest.warns(ResourceWarning, match="no peer connected"):
         del channel, one
         gc.collect()
     assert not names()

@@ -1,4 +1,4 @@
-"""A channel: its handle, how long its names live, attaching and connecting to it."""
+"""A channel: its handle, how long its names live, how a side attaches and connects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from .codec.interfaces import Interface, listed, several
-from .layout import FREE, MAXIMUM_CAPACITY, MOVES, RINGS, SLOTS
+from .layout import MAXIMUM_CAPACITY, RINGS, TAIL
 from .port.connection import Connection
 from .port.port import Port
 from .segment import Segment, sweep_segments, unlink
@@ -18,18 +18,19 @@ from .system.locks import Hold
 from .transfer.sweep import adopt, sweep_blocks
 
 DEFAULT_CAPACITY = 1 << 20  # bytes per direction
-SMALLEST_CAPACITY = 4096  # bytes; less would save nothing, memory comes in pages
-MAX_MESSAGE_SIZE = 1 << 30  # bytes
-CHEAP_SWEEP = 0.001  # seconds of CPU time; with some hundred names in use it takes more
+SMALLEST_CAPACITY = 4096  # bytes; less would save no memory, which comes in pages
+MAX_MESSAGE_SIZE = 1 << 30  # bytes, unless the caller gives another limit
+LARGEST_MESSAGE = 1 << 62  # bytes; C counts them in 64 bits
+CHEAP_SWEEP = 0.001  # seconds of CPU time; a sweep past some hundred names takes more
 SWEEP_SHARE = 0.1  # of the time, for sweeps that are not cheap
-_next_sweep = 0.0  # by time.monotonic
+_next_sweep = 0.0  # monotonic seconds
 
 
 def _sweep_in_turn() -> None:
-    """Remove what the killed have left, unless that has just been done, and took long.
+    """Remove the names that killed processes have left, unless the last sweep took long and was just now.
 
-    A sweep looks at every name. If each of thousands of channels in the making had one, the time would
-    grow with the square of their number.
+    A sweep looks at every name. If a program makes thousands of channels and each makes a sweep, the time
+    grows with the square of their number.
     """
     global _next_sweep
     if time.monotonic() < _next_sweep:
@@ -45,14 +46,14 @@ def _sweep_in_turn() -> None:
 class Channel:
     """A point-to-point channel over shared memory; ``channel.handle`` is its name.
 
-    Whoever has the handle (a thread, another process of the same user) attaches
-    with ``Channel.from_handle(handle)``. The two that ``connect`` have its two ports; from then on
-    it needs no name, and its memory goes with the last of them. Until then the creator's names last
-    as long as the Channel it made, a port of that, or its process; ``linger=True`` leaves them to
-    whoever attaches later (``Channel.from_handle``), even after the creator has ended.
+    Any thread or process of the same user that has the handle attaches with ``Channel.from_handle(handle)``.
+    Two sides ``connect``, and have the channel's two ports. From then on the channel needs no name, and its
+    memory goes with the last of the ports. Before that, the names stay as long as the creator's ``Channel``
+    or its port, at most until the creator's process ends. With ``linger=True`` they stay for a side that
+    attaches later.
 
-    A Channel pickles as its handle and interfaces, so that it can be an argument of a ``Process``; and
-    it can be written to another channel, for its reader to connect to.
+    A Channel pickles as its handle and interfaces, so it can be an argument of a ``Process``. It can also be
+    written to another channel, whose reader then connects.
     """
 
     def __init__(
@@ -64,16 +65,17 @@ class Channel:
         max_message_size: int = MAX_MESSAGE_SIZE,
         interfaces: Iterable[type | Interface] = (),
     ) -> None:
-        """Create a channel; with ``handle``, attach to that one.
+        """Create a channel; with ``handle``, attach to that channel.
 
-        ``capacity`` is in bytes per direction (1 MiB), rounded up to a power of two, and the creator's
-        choice. ``max_message_size`` is in bytes (1 GiB), for this side's writes and reads; a message may be
-        larger than the capacity. ``interfaces`` lists the classes whose instances may cross, as this
-        side knows them: see ``Interface``. Raises ``TypeError`` or ``ValueError`` for an argument that cannot
-        be, ``ChannelError`` when the system refuses (/dev/shm is full); when attaching
-        ``ChannelNotFound`` and ``ChannelCorrupted``.
+        ``capacity`` is in bytes per direction (by default 1 MiB), rounded up to a power of two; the creator
+        chooses it. ``max_message_size`` is in bytes (1 GiB), and limits the writes and reads of this side; a
+        message may be larger than the capacity. ``interfaces`` lists the classes whose instances may be in
+        messages, as this side knows them: see ``Interface``.
+
+        Raises ``TypeError`` or ``ValueError`` for a wrong argument, and ``ChannelError`` when the system
+        refuses (/dev/shm is full); with a handle also what ``from_handle`` raises.
         """
-        self.max_message_size = _checked("max_message_size", max_message_size, 1, 1 << 62)
+        self.max_message_size = _checked("max_message_size", max_message_size, 1, LARGEST_MESSAGE)
         self.interfaces: tuple[type | Interface, ...] = several(interfaces)
         self._known = listed(self.interfaces)
         if handle is not None:
@@ -85,8 +87,8 @@ class Channel:
         _sweep_in_turn()
         capacity = max(SMALLEST_CAPACITY, 1 << (capacity - 1).bit_length())
         with Segment.create(capacity, linger=bool(linger)) as (self._segment, hold):
-            # Finalize with a negative priority runs after multiprocessing has joined this process's
-            # children, who may be about to attach; weakref.finalize would run before.
+            # With a negative priority it runs after multiprocessing has joined this process's children, which
+            # may still attach. A weakref.finalize would run before that.
             Finalize(self, _drop, args=(self._segment, hold), exitpriority=-1)
             if linger:
                 disown(self.handle)
@@ -101,8 +103,9 @@ class Channel:
     ) -> Channel:
         """Attach to a channel by its handle.
 
-        Raises ``ChannelNotFound`` when there is none of that name, or it is another user's, and
-        ``ChannelCorrupted`` when what is there is no whole channel of this version.
+        Raises ``ChannelNotFound`` if this user has no channel with this handle, ``ChannelCorrupted`` if its
+        memory is no complete channel of this version, ``TypeError`` or ``ValueError`` for a wrong argument,
+        ``ChannelError`` when the system refuses.
         """
         if handle is None:
             raise TypeError("a handle is the str that channel.handle gives, not None")
@@ -119,13 +122,13 @@ class Channel:
         return self._segment.capacity
 
     def connect(self, *, spin: bool = True) -> Port:
-        """Take one of the channel's two ports. What is written before the peer connects waits for it.
+        """Take one of the channel's two ports. Messages written before the peer connects wait for it.
 
-        ``spin=False``: a wait of this port sleeps at once, and never looks out for a quick peer first
-        (at most 150 µs, in an event loop 50, where that has lately paid).
+        A wait first spins for a quick peer, for at most 150 µs (50 µs in an event loop), if spinning has paid
+        off lately. With ``spin=False`` every wait of this port sleeps at once.
 
-        Raises ``ChannelFull`` for a third, ``ChannelNotFound`` when the names have gone meanwhile,
-        and ``ChannelError`` when the system refuses.
+        Raises ``ChannelFull`` if both ports are taken, ``ChannelNotFound`` if the names have gone, and
+        ``ChannelError`` when the system refuses.
         """
         slot = self._segment.claim()
         adopt(slot)
@@ -147,7 +150,7 @@ class Channel:
 
 
 def _as_interface(known: tuple[type | Interface, ...]) -> Interface:
-    """How a Channel crosses a channel: as its handle. Whoever attaches knows the same interfaces."""
+    """How a Channel is in a message: as its handle. The reader's has the interfaces of the reader's side."""
     return Interface(
         Channel,
         name="shmchannel.Channel",
@@ -169,20 +172,20 @@ def _checked(name: str, value: object, least: int, most: int) -> int:
 
 
 def _drop(segment: Segment, hold: Hold) -> None:
-    """The creator's Channel has gone: so do the names, unless somebody may come for what lingers."""
+    """Remove the names: the creator's Channel has gone. If they linger and a slot is free, they stay."""
     unread = 0
-    if FREE in [segment.words[slot >> 3] for slot in SLOTS]:
+    if segment.has_free_slot():
         if segment.lingers:
             hold.close()
             return
-        unread = sum(segment.words[ring >> 3] for ring in RINGS)
+        unread = sum(segment.words[(ring >> 3) + TAIL] for ring in RINGS)
     unlink(segment.name)
     hold.close()
-    if any(segment.words[(ring >> 3) + MOVES] for ring in RINGS):
-        sweep_blocks()  # what waited for somebody to connect
-    if unread:  # last: the warning may be made an error
+    if segment.has_moved(0) or segment.has_moved(1):
+        sweep_blocks()  # the blocks that waited for a side to connect
+    if unread:  # last, because a filter may turn the warning into an error
         warnings.warn(
-            f"channel {segment.name} is dropped with {unread} bytes written and nobody connected to "
+            f"channel {segment.name} is dropped with {unread} bytes written and no peer connected to "
             "read them: keep the Channel until the peer has connected, or make it with linger=True",
             ResourceWarning,
             stacklevel=2,

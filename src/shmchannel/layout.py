@@ -1,13 +1,15 @@
 """Every offset, word, flag and kind of frame of the shared segment, once; docs/layout.md explains them.
 
 A channel's segment is a header of words, three records that say who holds what, the control words of
-two rings, and the rings' data. Offsets and sizes are in bytes; a word has 8 bytes.
+two rings, and the rings' data. Offsets and sizes are in bytes.
 """
 
 from __future__ import annotations
 
 import mmap
 from typing import NamedTuple
+
+WORD = 8  # bytes
 
 # -- the header, as indices of words
 
@@ -21,6 +23,7 @@ LINGER = 1  # a flag of FLAGS_WORD
 CREATOR, SLOTS = 64, (128, 192)
 STATE, PID, STARTED, INTERPRETER, BELL, NAMESPACE = 0, 1, 2, 3, 4, 6  # words of a record; BELL takes two
 FREE, CONNECTED, CLOSED = 0, 1, 2  # states of a slot, in the order in which it takes them
+RECORD_WORDS = 8
 RECORDS_END = 256
 
 # -- the rings: ring i is written by slot i

@@ -1,8 +1,8 @@
-"""The shared segment: its names, its layout, its checks, its two slots and who holds them.
+"""The shared segment: its names, its header and the checks of it, its two slots and their holders.
 
-docs/layout.md is the one authority on the bytes. The segment is what ``multiprocessing.shared_memory``
-makes, and ``SharedMemory(handle)`` opens it; that class itself is not used, because it registers
-every attach with the resource tracker (up to 3.12) and removes the name when an mmap fails.
+docs/layout.md is the authority on the bytes. ``multiprocessing.shared_memory.SharedMemory(handle)`` can open
+a segment. It is not used here, because it registers every attach with the resource tracker (up to 3.12) and
+removes the name when an mmap fails.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from .layout import (
     MOVES,
     NAMESPACE,
     PID,
+    RECORD_WORDS,
     RECORDS_END,
     RINGS,
     SLOTS,
@@ -44,42 +45,58 @@ from .layout import (
     STATE,
     VERSION,
     VERSION_WORD,
+    WORD,
     Place,
 )
 from .system import locks, processes
 from .system.fences import fence
 from .system.files import HANDLE, NAMES_FOLDER, allocate, is_ours, new_file, open_name, refused, remove_file
-from .system.locks import NO_LOCK, Hold, LockedByte
+from .system.locks import NO_LOCK, RETRY_INTERVAL, Hold, LockedByte
 from .system.semaphores import LibcSemaphore, NamedSemaphore
 
-PATIENCE = 1.0  # seconds an attacher waits for a creator, or for another attacher, that is half done
+PATIENCE = 1.0  # seconds that a side waits for a creator, or another attacher, to finish what it has begun
+ID_SIZE = 16  # bytes, in two words: the random characters of a handle
 
 
 class Segment:
-    """A mapped segment. It is unmapped when nothing points into it any more."""
+    """A mapped segment. It is unmapped with the last reference into it."""
 
     def __init__(self, name: str, file: io.FileIO) -> None:
-        """Map a whole file, which stays the caller's to close."""
+        """Map a whole file. The caller closes the file."""
         self.name = name
         self.memory = mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size)
         self.words = memoryview(self.memory).cast("Q")
-        self.capacity = 0  # bytes per direction: as it was when it was checked, whatever stands there later
+        self.capacity = 0  # bytes per direction; read once, because a peer may change it after the check
 
     @property
     def lingers(self) -> bool:
+        """Whether the names stay when the creator ends."""
         return bool(self.words[FLAGS_WORD] & LINGER)
 
     def ring(self, index: int) -> Place:
-        """Where the ring lies that slot ``index`` writes."""
+        """The place of the ring that slot ``index`` writes."""
         data = DATA + index * self.capacity
         return Place(self.memory, self.words, RINGS[index], data, self.capacity, RINGS[1 - index])
 
     def record(self, offset: int) -> list[int]:
         """The words of a record."""
-        return self.words[offset >> 3 : (offset >> 3) + 8].tolist()
+        return self.words[offset >> 3 : (offset >> 3) + RECORD_WORDS].tolist()
+
+    def state(self, index: int) -> int:
+        """The state of slot ``index``."""
+        state: int = self.words[(SLOTS[index] >> 3) + STATE]
+        return state
+
+    def has_free_slot(self) -> bool:
+        """Whether a side can still connect."""
+        return FREE in (self.state(0), self.state(1))
+
+    def has_moved(self, ring: int) -> bool:
+        """Whether a block has been moved through a ring."""
+        return bool(self.words[(RINGS[ring] >> 3) + MOVES])
 
     def sign(self, offset: int, state: int) -> None:
-        """Fill in a record for this process; the state comes last."""
+        """Write this process into a record; the state last."""
         word, pid = offset >> 3, os.getpid()
         self.words[word + PID] = pid
         self.words[word + STARTED] = processes.process_started(pid)
@@ -88,9 +105,9 @@ class Segment:
         self.words[word + STATE] = state
 
     def is_wanted(self, fd: int) -> bool:
-        """Whether somebody may still connect: the names are there, and the creator is or lets them linger.
+        """Whether a side may still connect: the names exist, and the creator lives or lets them linger.
 
-        ``fd`` is open on the segment's file.
+        ``fd`` is a descriptor of the segment's file.
         """
         if locks.HAVE_LOCKS and os.fstat(fd).st_nlink == 0:
             return False
@@ -102,7 +119,7 @@ class Segment:
     @classmethod
     @contextmanager
     def create(cls, capacity: int, *, linger: bool) -> Iterator[tuple[Segment, Hold]]:
-        """A new segment with its semaphores, and the creator's hold on them: gone where the ``with`` raises.
+        """Make a segment with its semaphores, and the creator's hold. All of it goes if the ``with`` raises.
 
         Raises ``ChannelError`` when the system refuses.
         """
@@ -119,21 +136,21 @@ class Segment:
             raise refused(f"make a channel of 2 x {capacity} bytes", error) from error
 
     def _finish(self, linger: bool) -> None:
-        """Fill in the header."""
+        """Write the header, and the magic last."""
         words = self.words
         words[VERSION_WORD], words[CAPACITY_WORD], words[FLAGS_WORD] = VERSION, self.capacity, LINGER * linger
         words[CREATED_WORD] = time.time_ns()
         words[ID_WORD], words[ID_WORD + 1] = _id_words(self.name)
         self.sign(CREATOR, CONNECTED)
         fence()
-        words[MAGIC_WORD] = MAGIC  # last: an attacher waits for it
+        words[MAGIC_WORD] = MAGIC  # an attacher waits for it
 
     @classmethod
     def attach(cls, name: str) -> Segment:
-        """Map the segment of that name and check its header. Never removes a name.
+        """Map the segment of that name and check its header.
 
-        Raises ``ChannelNotFound``, ``ChannelCorrupted``, and ``ChannelError`` when the system
-        refuses the mapping.
+        Raises ``TypeError`` if the name is no str, ``ChannelNotFound`` if this user has no channel of that
+        name, ``ChannelCorrupted`` if a channel has another header, ``ChannelError`` when the system refuses.
         """
         if not isinstance(name, str):
             raise TypeError(f"a handle is the str that channel.handle gives, not {type(name).__name__}")
@@ -149,50 +166,50 @@ class Segment:
     # -- slots
 
     def claim(self) -> Slot:
-        """Take a free slot. Whoever has taken the second one removes the names: see ``close_names``.
+        """Take a free slot. Then the caller has to call ``close_names``.
 
-        Raises ``ChannelFull``, ``ChannelNotFound``, and ``ChannelError`` when the system refuses.
+        Raises ``ChannelFull`` if both slots are taken, ``ChannelNotFound`` if the names have gone, and
+        ``ChannelError`` when the system refuses.
         """
         try:
             hold = Hold(open_name, self.name)
-            # Opened before the slot is taken: once both are, the names go.
-            one, two, three, four = map(NamedSemaphore, semaphore_names(self.name))
+            # Open the semaphores before taking the slot: once both slots are taken, their names go.
+            items_0, space_0, items_1, space_1 = map(NamedSemaphore, semaphore_names(self.name))
         except FileNotFoundError:
             raise self._gone() from None
         except OSError as error:
             raise refused(f"connect to {self.name}", error) from error
-        return Slot(self, self._take(hold), hold, (one, three), (two, four))
+        return Slot(self, self._take(hold), hold, (items_0, items_1), (space_0, space_1))
 
     def close_names(self) -> None:
-        """After a ``claim``: remove the names when both slots are taken."""
-        fence()  # of two who connect at once, at least one sees the other's state
-        if FREE not in [self.words[slot >> 3] for slot in SLOTS]:
+        """Remove the names if both slots are taken."""
+        fence()  # if two sides connect at once, at least one sees the other's state
+        if not self.has_free_slot():
             unlink(self.name)
 
     def _take(self, hold: Hold) -> int:
-        patience = time.monotonic() + PATIENCE
+        until = time.monotonic() + PATIENCE
         while True:
-            free = [i for i in (0, 1) if self.words[SLOTS[i] >> 3] == FREE]
-            if not free:
+            if not self.has_free_slot():
                 raise self._gone()
-            for index in free:
-                if self._try_take(hold, index):
+            for index in (0, 1):
+                if self.state(index) == FREE and self._try_take(hold, index):
                     return index
-            if time.monotonic() > patience:  # after a try: we may have stood still meanwhile
+            if time.monotonic() > until:  # checked after a try, because this process may have been stopped
                 raise self._gone()
-            time.sleep(0.001)  # somebody holds a free slot's lock: connecting, or sweeping
+            time.sleep(RETRY_INTERVAL)  # another side, which connects or sweeps, has locked a free slot
 
     def _try_take(self, hold: Hold, index: int) -> bool:
         if locks.HAVE_LOCKS:
             if not hold.try_lock(SLOTS[index]):
                 return False
-            if self.words[SLOTS[index] >> 3] != FREE or os.fstat(hold.fileno()).st_nlink == 0:
+            if self.state(index) != FREE or os.fstat(hold.fileno()).st_nlink == 0:
                 hold.unlock(SLOTS[index])
                 if os.fstat(hold.fileno()).st_nlink == 0:
                     raise self._gone()
                 return False
         else:
-            try:  # of two makers of one name, only one succeeds
+            try:  # if two sides make the same name, only one succeeds
                 NamedSemaphore(_claim_names(self.name)[index], create=True)
             except FileExistsError:
                 return False
@@ -200,36 +217,33 @@ class Segment:
         return True
 
     def _gone(self) -> ChannelError:
-        if FREE in (self.words[SLOTS[0] >> 3], self.words[SLOTS[1] >> 3]):
+        if self.has_free_slot():
             return ChannelNotFound(_NOT_THERE.format(self.name))
         return ChannelFull(f"{self.name} has its two ports already: make another channel")
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Slot:
-    """A taken slot, 0 or 1: its lock, and the semaphores of rings 0 and 1."""
+    """Slot 0 or 1, taken by this process: its lock, and the semaphores of rings 0 and 1."""
 
     segment: Segment
     index: int
     hold: Hold
-    items: tuple[LibcSemaphore, LibcSemaphore]  # a ring's reader sleeps on it
-    space: tuple[LibcSemaphore, LibcSemaphore]  # a ring's writer sleeps on it
+    items: tuple[LibcSemaphore, LibcSemaphore]  # a ring's reader sleeps on its own
+    space: tuple[LibcSemaphore, LibcSemaphore]  # a ring's writer sleeps on its own
 
     def peer(self) -> list[int]:
         """The other slot's record."""
         return self.segment.record(SLOTS[1 - self.index])
 
     def has_moved(self) -> bool:
-        """Whether blocks have been moved through the channel, either way."""
-        return any(self.segment.words[(ring >> 3) + MOVES] for ring in RINGS)
+        """Whether a block has been moved through the channel, in either direction."""
+        return self.segment.has_moved(0) or self.segment.has_moved(1)
 
     def bells(self) -> tuple[memoryview, memoryview]:
         """The keys of our doorbell and of the peer's, as bytes."""
-        ours, theirs = (
-            self.segment.words[(SLOTS[index] >> 3) + BELL :][:2].cast("B")
-            for index in (self.index, 1 - self.index)
-        )
-        return ours, theirs
+        words = [self.segment.words[slot >> 3 :][BELL:NAMESPACE].cast("B") for slot in SLOTS]
+        return words[self.index], words[1 - self.index]
 
     @property
     def peers_lock(self) -> LockedByte:
@@ -237,8 +251,9 @@ class Slot:
         return LockedByte(self.hold.fileno(), SLOTS[1 - self.index]) if locks.HAVE_LOCKS else NO_LOCK
 
     def peer_is_lost(self) -> bool:
-        """Whether nothing can come from the other slot any more: its holder died without closing, or
-        nobody took it and nobody can or will. One to three system calls.
+        """Whether nothing can come from the other slot any more. Makes one to three system calls.
+
+        Either its holder died without closing, or the slot is free and no side can connect.
         """
         fd = self.hold.fileno()
         state, pid, started, *_ = self.peer()
@@ -246,16 +261,16 @@ class Slot:
             over = not self.segment.is_wanted(fd)
         else:
             over = state == CONNECTED and not locks.is_held(fd, SLOTS[1 - self.index], pid, started)
-        return over and self.peer()[STATE] == state  # it may have connected or closed in between
+        return over and self.peer()[STATE] == state  # the peer may have connected or closed meanwhile
 
     def close(self) -> None:
-        """Give the slot up for good: state first, then the lock."""
+        """Give the slot up: store the state, then drop the lock."""
         self.segment.words[SLOTS[self.index] >> 3] = CLOSED
         self.hold.close()
 
     def abandon(self) -> None:
-        """Give it up without a word, as a process does that is killed: the peer finds it lost."""
-        self.segment.words[(SLOTS[self.index] >> 3) + STARTED] = 0  # the sign where there are no locks
+        """Give the slot up as a killed process does: the peer finds this side lost."""
+        self.segment.words[(SLOTS[self.index] >> 3) + STARTED] = 0  # for a peer that has no locks
         self.hold.close()
 
 
@@ -269,34 +284,35 @@ _NOT_YOURS = "{} belongs to another user, or is no channel: a channel is for pro
 
 
 def semaphore_names(name: str) -> tuple[str, str, str, str]:
-    """Items and space of ring 0, then of ring 1. At most 25 characters: macOS allows 31."""
+    """The semaphores items and space of ring 0, then of ring 1. 25 characters each; macOS allows 31."""
     return f"/{name}0i", f"/{name}0s", f"/{name}1i", f"/{name}1s"
 
 
 def _claim_names(name: str) -> tuple[str, str]:
+    """The semaphores that stand for the locks of the slots, where there are no locks."""
     return f"/{name}0c", f"/{name}1c"
 
 
 def unlink(name: str) -> None:
-    """Remove a channel's names, the segment's last so that a death in between leaves it to be swept."""
+    """Remove a channel's names. That of the segment goes last, so that after a death a sweep finds it."""
     for other in (*semaphore_names(name), *(() if locks.HAVE_LOCKS else _claim_names(name))):
         try:
             NamedSemaphore.unlink_name(other)
         except PermissionError:
-            pass  # another user's, who was quicker with that name: it never was the channel's
+            pass  # another user's semaphore, which has never been the channel's
     remove_file(name)
 
 
 def sweep_segments(*, lingering: bool = False, remove: Callable[[str], object] = unlink) -> list[str]:
-    """Remove the names that this user owns and nobody holds; return their handles.
+    """Remove the names of this user's channels that no process holds; return their handles.
 
-    A channel made with ``linger=True`` is left, unless ``lingering``.
+    A channel made with ``linger=True`` keeps its names, unless ``lingering``.
     """
     return [name for name in handles() if locks.HAVE_LOCKS and _sweep_one(name, lingering, remove)]
 
 
 def handles() -> list[str]:
-    """The handles whose names are there, anybody's; none where the system does not list them now."""
+    """The handles of all names, of every user; none if the system does not list them."""
     try:
         return [name for name in os.listdir(NAMES_FOLDER) if HANDLE.fullmatch(name)]
     except OSError:
@@ -307,14 +323,14 @@ def _sweep_one(name: str, lingering: bool, remove: Callable[[str], object]) -> b
     try:
         hold = Hold(open_name, name)
     except OSError:
-        return False  # gone by now, or not ours
+        return False  # the name has just gone, or it belongs to another user
     try:
         if not is_ours(os.fstat(hold.fileno())):
             return False
-        # Without the lock first: to hold that of what stays would keep away who is about to connect.
+        # Check before locking: locking a channel that stays would block a side that connects.
         if (_lingers(hold) and not lingering) or not hold.try_lock(0, RECORDS_END):
             return False
-        # And under the lock: before that the creator may not have put it in yet.
+        # Check again under the lock: the creator may only now have stored the flag.
         if _lingers(hold) and not lingering:
             return False
         remove(name)
@@ -324,7 +340,7 @@ def _sweep_one(name: str, lingering: bool, remove: Callable[[str], object]) -> b
 
 
 def _lingers(hold: Hold) -> bool:
-    flags = int.from_bytes(os.pread(hold.fileno(), 8, FLAGS_WORD * 8), sys.byteorder)
+    flags = int.from_bytes(os.pread(hold.fileno(), WORD, FLAGS_WORD * WORD), sys.byteorder)
     return bool(flags & LINGER)
 
 
@@ -343,9 +359,9 @@ def _open_found(name: str) -> io.FileIO:
 
 
 def check_header(name: str, words: memoryview, size: int) -> int:
-    """Check the header of a finished segment of that size. Raises ``ChannelCorrupted``.
+    """Check the header of a finished segment of ``size`` bytes, and return its capacity.
 
-    Returns the capacity, which is read once: something may change it later.
+    The capacity is read only once, because a peer may change it after the check. Raises ``ChannelCorrupted``.
     """
     if words[VERSION_WORD] != VERSION:
         raise ChannelCorrupted(
@@ -366,8 +382,8 @@ def check_header(name: str, words: memoryview, size: int) -> int:
 
 
 def _map_finished(name: str, file: io.FileIO) -> Segment:
-    """Map a segment once its creator has put the magic in; wait for that while the creator lives."""
-    patience = time.monotonic() + PATIENCE
+    """Map a segment once its creator has stored the magic; wait for that while the creator lives."""
+    until = time.monotonic() + PATIENCE
     fd = file.fileno()
     last = False
     while True:
@@ -382,16 +398,16 @@ def _map_finished(name: str, file: io.FileIO) -> Segment:
                 fence()
                 return segment
             if magic:
-                raise ChannelCorrupted(f"{name} is not a channel's: its magic is {magic:#018x}")
+                raise ChannelCorrupted(f"{name} is no channel: its magic is {magic:#018x}")
         if last:
             raise ChannelCorrupted(
                 f"{name} ({size} bytes) was never finished, or was cut off: make a new channel"
             )
         making = not locks.HAVE_LOCKS or locks.is_held(fd, CREATOR, 0, 0)
-        last = not making or time.monotonic() > patience  # after one more look: it may be done by now
-        time.sleep(0 if last else 0.001)
+        last = not making or time.monotonic() > until  # then look once more: it may be finished by now
+        time.sleep(0 if last else RETRY_INTERVAL)
 
 
 def _id_words(name: str) -> tuple[int, int]:
-    text = name.encode()[-16:]
-    return int.from_bytes(text[:8], "little"), int.from_bytes(text[8:], "little")
+    text = name.encode()[-ID_SIZE:]
+    return int.from_bytes(text[:WORD], "little"), int.from_bytes(text[WORD:], "little")

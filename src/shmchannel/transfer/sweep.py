@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from ..layout import CONSUMER_CLOSED, MOVES, READER, RINGS
+from ..layout import CONSUMER_CLOSED, READER, RINGS
 from ..segment import Slot
 from ..system import locks, processes
 from ..system.files import HANDLE, NAMES_FOLDER, is_ours, open_name, remove_file
@@ -109,7 +109,7 @@ def _each(names: Iterable[str]) -> Iterator[tuple[str, Hold, Record | None]]:
 
 def _names_moved(slot: Slot, ring: int) -> list[str]:
     """The names of all blocks, if any has moved through that ring."""
-    return block_names() if slot.segment.words[(RINGS[ring] >> 3) + MOVES] else []
+    return block_names() if slot.segment.has_moved(ring) else []
 
 
 def block_names() -> list[str]:
