@@ -284,7 +284,7 @@ def test_a_pump_says_what_it_cannot_carry() -> None:
                     await pump(*arguments)
             await one.write({"not": "bytes"})
             writer: Any = type("Writer", (), {"drain": None})
-            with pytest.raises(TypeError, match="has brought a dict"):
+            with pytest.raises(TypeError, match="has read a dict"):
                 await pump(two, writer)
             await two.close()
             with pytest.raises(EndOfChannel, match="after 0 bytes"):

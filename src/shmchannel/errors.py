@@ -1,41 +1,41 @@
-"""Every exception that shmchannel raises. The class says whose matter it is: yours, the peer's, nobody's."""
+"""Every exception that shmchannel raises."""
 
 
 class ChannelError(Exception):
-    """Base of all errors of a channel; raised itself when the system refuses something a channel needs."""
+    """Base class of the others; raised itself when the system refuses something, or a use is not allowed."""
 
 
 class ChannelNotFound(ChannelError, FileNotFoundError):
-    """Raised when a handle names no channel that this user can attach to."""
+    """Raised when this user has no channel with a handle."""
 
 
 class ChannelFull(ChannelError):
-    """Raised by a third ``connect``: a channel has exactly two ports."""
+    """Raised by a third ``connect``: a channel has two ports."""
 
 
 class ChannelCorrupted(ChannelError):
-    """Raised when what lies in the segment cannot be true: magic, version, size, offset or length."""
+    """Raised when the segment has a wrong magic, version, size, offset or length, which no peer writes."""
 
 
 class WouldBlock(ChannelError):
-    """Raised by a ``_nowait`` method that could only go on by waiting."""
+    """Raised by a ``_nowait`` method that would have to wait."""
 
 
 class PortClosed(ChannelError, ValueError):
-    """Raised when a port is used after this side closed it."""
+    """Raised when a port is used after this side has closed it, or its writing."""
 
 
 class EndOfChannel(ChannelError, EOFError):
-    """Raised by a read once the other side has ended and everything it wrote has been read."""
+    """Raised by a read once the other side has ended and all that it wrote has been read."""
 
 
 class PeerLost(ChannelError, ConnectionResetError):
-    """Raised when the peer's process died without closing; by a read, after all that it completed."""
+    """Raised once the peer's process has died without closing; by a read, after the last complete message."""
 
 
 class CloneError(ChannelError, TypeError):
-    """Raised when a value cannot be cloned, or a message cannot be decoded; names the value's path."""
+    """Raised when a value cannot be cloned or a message cannot be decoded; names the path to the value."""
 
 
 class InterfaceError(ChannelError):
-    """Raised when an interface is missing or fails: names it. A message that it came with is consumed."""
+    """Raised when an interface is missing or fails; names the interface. A message with it is consumed."""

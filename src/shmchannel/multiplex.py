@@ -1,4 +1,4 @@
-"""Ports beside sockets in one wait, in the manner of ``multiprocessing.connection.wait``."""
+"""Waiting for ports and sockets together, as ``multiprocessing.connection.wait`` does for connections."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from .waiting.sleeper import SLICE
 
 
 def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
-    """Return those of ``objects`` that are ready, waiting at most ``timeout`` seconds for the first.
+    """Return the ``objects`` that are ready, waiting at most ``timeout`` seconds for the first of them.
 
-    An object is a ``Port``, a socket, or whatever has a ``fileno()`` or is one. A port is ready when a
-    read would not wait: there is a message, the other side has ended or died, or the port is over.
-    Returns ``[]`` when the time is up. Raises ``TypeError`` for a port that is in no list, or what cannot be
-    waited for.
+    An object is a ``Port``, a socket or another object with a ``fileno()``, or a descriptor. A port is ready
+    when a read would not wait: there is a message, the other side has ended or died, or the port is over.
+    Returns ``[]`` when the time is up.
+
+    Raises ``TypeError`` for a port that is not in a list, ``ValueError`` for an object without a descriptor,
+    either for a wrong timeout, and ``ChannelError`` for a port that is awaited in an event loop.
     """
-    if isinstance(objects, Port):  # it is iterable too, and would be read
+    if isinstance(objects, Port):  # a port is iterable, and would be read
         raise TypeError("wait takes a list: write wait([port])")
     wanted = list(objects)
-    connections = {one: connection_of(one) for one in wanted if isinstance(one, Port)}
+    connections = {port: connection_of(port) for port in wanted if isinstance(port, Port)}
     deadline = Deadline(timeout)
     with selectors.DefaultSelector() as selector:
-        for one in wanted:
-            if not isinstance(one, Port):
-                selector.register(one, selectors.EVENT_READ)
+        for file in wanted:
+            if not isinstance(file, Port):
+                selector.register(file, selectors.EVENT_READ)
         watched: dict[Port, SelectSide] = {}
         try:
             while True:
@@ -42,7 +44,7 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
                         watched[port] = side
                         selector.register(descriptor, selectors.EVENT_READ, port)
                     except (ValueError, OSError):
-                        if not port.closed:  # by another thread, just now: that is ready
+                        if not port.closed:  # a port that another thread has just closed is ready
                             raise
                 left = 0.0 if ready else _left(deadline)
                 keys = [
@@ -51,7 +53,7 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
                 ready += [key.fileobj for key in keys if key.data is None]
                 ready += [port for port in _ready(connections) if port not in ready]
                 if ready or left <= 0:
-                    return [one for one in wanted if one in ready]
+                    return [item for item in wanted if item in ready]
                 for key in keys:
                     watched[key.data].rearm()
         finally:

@@ -1,4 +1,4 @@
-"""Bytes carried between a port and an asyncio stream."""
+"""Carrying bytes between a port and asyncio's byte streams."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import asyncio
 from .errors import EndOfChannel
 from .port.port import Port
 
-CHUNK = 1 << 16  # bytes that a pump reads at once
+CHUNK = 1 << 16  # bytes of one read, and so of one message
 
 
 async def pump(source: asyncio.StreamReader | Port, target: Port | asyncio.StreamWriter) -> int:
     """Carry bytes from a ``StreamReader`` into a port, or from a port into a ``StreamWriter``.
 
-    Until the source ends; returns how many bytes it was. Waits where the target is full. Neither is
-    closed: end the port, or call ``write_eof``, when nothing more is to follow. A pump that is cancelled
-    may have read a piece that it has not written: do not go on with its two ends. Raises ``TypeError`` for
-    other arguments, and for a value in the port that is not bytes; ``EndOfChannel`` when the port's
-    other side ends before the source does; and what reading and writing raise.
+    Returns the number of bytes, when the source ends. Waits while the target is full. Closes neither: then
+    call ``end_writing`` or ``close`` of the port, or ``write_eof`` of the writer. A cancelled pump may have
+    read a piece that it has not written, so do not go on with its two ends.
+
+    Raises ``TypeError`` for other arguments and for a message that is not bytes, ``EndOfChannel`` if the
+    port's other side ends before the source does, and what reading and writing raise.
     """
     if isinstance(source, Port):
         if isinstance(target, Port):
@@ -49,7 +50,7 @@ async def _pump_out(port: Port, writer: asyncio.StreamWriter) -> int:
     async for chunk in port:
         if not isinstance(chunk, bytes):
             raise TypeError(
-                f"pump carries bytes, and this port has brought a {type(chunk).__name__}: {chunk!r:.100}"
+                f"pump carries bytes, but this port has read a {type(chunk).__name__}: {chunk!r:.100}"
             )
         writer.write(chunk)
         await writer.drain()

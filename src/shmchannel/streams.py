@@ -1,25 +1,22 @@
-"""Object streams over a port, with anyio's names and the meaning of its errors.
+"""Object streams over a port, with anyio's names.
 
-Code written for ``anyio.abc.ObjectStream`` takes them as they are; anyio is not needed. Where it is
-loaded, what they raise can be caught as anyio's errors too.
+Code that is written for ``anyio.abc.ObjectStream`` takes them as they are. anyio need not be installed. Once
+the program has imported anyio, an error of these streams is also the anyio error of the same meaning.
 """
 
 from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-
-if TYPE_CHECKING:
-    pass
 
 S = TypeVar("S", bound="_Stream")
 
 
 class ObjectPort(Protocol):
-    """A port, as seen from here."""
+    """The methods of a port that a stream uses."""
 
     async def read(self) -> Any: ...
     async def write(self, value: object) -> bool: ...
@@ -28,19 +25,20 @@ class ObjectPort(Protocol):
 
 
 class _Stream:
-    """What the three have in common."""
-
     def __init__(self, port: ObjectPort) -> None:
         self.port = port
         self._closed = False
 
     @property
     def extra_attributes(self) -> dict[Any, Any]:
-        """None: for anyio's ``TypedAttributeProvider``."""
+        """Empty; anyio's ``TypedAttributeProvider`` has it."""
         return {}
 
     def extra(self, attribute: Any, default: Any = ...) -> Any:
-        """The default, or a ``KeyError`` (anyio's ``TypedAttributeLookupError``): there are no attributes."""
+        """Return the default, since a stream has no attributes.
+
+        Raises ``LookupError`` (anyio's ``TypedAttributeLookupError``) without a default.
+        """
         if default is not ...:
             return default
         raise _as_anyio(
@@ -49,7 +47,7 @@ class _Stream:
         )
 
     async def aclose(self) -> None:
-        """Close the stream and, unless it only reads, the port; may be repeated."""
+        """Close the stream and the port; may be repeated."""
         self._closed = True
         await self.port.close()
 
@@ -67,16 +65,16 @@ class _Stream:
 
 
 class _NoAttribute(ChannelError, LookupError):
-    """Raised by ``extra``."""
+    """Raised by ``extra`` without a default."""
 
 
 class _Receiving(_Stream):
     async def receive(self) -> Any:
-        """The next value.
+        """Return the next value, waiting for it.
 
-        Raises ``EndOfChannel`` (anyio's ``EndOfStream``) after the last one, ``PeerLost``
-        (``BrokenResourceError``) when the peer died, ``PortClosed`` (``ClosedResourceError``) after
-        ``aclose``, and ``CloneError`` for a message that does not decode.
+        Raises ``EndOfChannel`` (anyio's ``EndOfStream``) after the last value, ``PeerLost``
+        (``BrokenResourceError``) if the peer has died, ``PortClosed`` (``ClosedResourceError``) after
+        ``aclose``, and otherwise what ``Port.read`` raises.
         """
         self._check_open()
         try:
@@ -100,11 +98,11 @@ class _Receiving(_Stream):
 
 class _Sending(_Stream):
     async def send(self, item: Any) -> None:
-        """Send a value; waits while the ring is full.
+        """Send a value, waiting while there is no room for it.
 
-        Raises ``EndOfChannel`` (anyio's ``BrokenResourceError``) when the other side has ended,
-        ``PeerLost`` (the same) when it died, ``PortClosed`` (``ClosedResourceError``) after ``aclose``
-        or ``send_eof``, and ``CloneError`` for a value that cannot be cloned.
+        Raises ``EndOfChannel`` or ``PeerLost`` (anyio's ``BrokenResourceError``) if the other side has ended
+        or died, ``PortClosed`` (``ClosedResourceError``) after ``aclose`` or ``send_eof``, and otherwise what
+        ``Port.write`` raises.
         """
         self._check_open()
         try:
@@ -115,29 +113,29 @@ class _Sending(_Stream):
             raise _as_anyio(error, "ClosedResourceError") from None
         if not accepted:
             raise _as_anyio(
-                EndOfChannel("the other side has ended: nobody will read this"), "BrokenResourceError"
+                EndOfChannel("the other side has ended, and reads nothing more"), "BrokenResourceError"
             )
 
 
 class ReadStream(_Receiving):
-    """Receives; made by ``Port.create_read_stream``."""
+    """A stream that receives; made by ``Port.create_read_stream``."""
 
     async def aclose(self) -> None:
-        """Close the stream, and leave the port open; may be repeated."""
+        """Close the stream but not the port; may be repeated."""
         self._closed = True
 
 
 class WriteStream(_Sending):
-    """Sends; made by ``Port.create_write_stream``."""
+    """A stream that sends; made by ``Port.create_write_stream``."""
 
 
 class DuplexStream(_Receiving, _Sending):
-    """Receives and sends; made by ``Port.create_stream``."""
+    """A stream that receives and sends; made by ``Port.create_stream``."""
 
     async def send_eof(self) -> None:
-        """Say that nothing more will be sent, and go on receiving; may be repeated.
+        """End the sending, and go on receiving; may be repeated.
 
-        The other side reads to the end, and may still write.
+        The other side reads to the end, and may still write. Raises ``PortClosed`` after ``aclose``.
         """
         self._check_open()
         self.port.end_writing()
@@ -147,16 +145,16 @@ _mixed: dict[tuple[type, str], type] = {}
 
 
 def _as_anyio(error: ChannelError, name: str) -> ChannelError:
-    """The same error; one of anyio's as well, where anyio is loaded."""
+    """Return the error; if anyio has been imported, as an instance of anyio's class too."""
     anyio = sys.modules.get("anyio")
-    theirs = getattr(anyio, name, None)
-    if theirs is None:
+    anyio_class = getattr(anyio, name, None)
+    if anyio_class is None:
         return error
     kind = type(error)
     if (kind, name) not in _mixed:
         _mixed[kind, name] = type(
             kind.__name__,
-            (kind, theirs),
+            (kind, anyio_class),
             {"__module__": kind.__module__, "__reduce__": lambda error: (kind, error.args)},
         )
     mixed = _mixed[kind, name]
