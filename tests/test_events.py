@@ -398,10 +398,10 @@ def test_what_is_left_unrefd_at_the_end_is_closed_as_an_end() -> None:
     with channel.connect() as port, channel.connect() as other:
         port.unref()
         port.ref()
-        exits._close_unreferenced()
+        exits.close_unreferenced()
         assert not port.closed
         port.unref()
-        exits._close_unreferenced()
+        exits.close_unreferenced()
         with pytest.raises(EndOfChannel, match="unref"):
             port.read_sync()
         with pytest.raises(EndOfChannel):

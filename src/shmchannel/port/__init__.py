@@ -1,1 +1,1 @@
-"""A port, what it is connected to, and how that ends."""
+"""A port: one end of a channel, its connection, and how that ends."""

@@ -89,7 +89,7 @@ class Connection:
         select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.ready)
         self._open: Open | None = Open(slot, writer, reader, select_side, kept)  # now it can be ended
         _taken.add(slot)
-        shutdown.opened(self)
+        shutdown.register(self)
 
     def __del__(self) -> None:
         """End what no port has ended: a signal handler may cut off a connect, or a port's destructor."""
@@ -353,7 +353,7 @@ class Connection:
         else:
             opened.slot.close()
         _taken.discard(opened.slot)
-        shutdown.over(self)
+        shutdown.unregister(self)
         if side is None:
             self._doorbell.close()
         else:

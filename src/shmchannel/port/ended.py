@@ -1,4 +1,4 @@
-"""What stands in place of a port's writer and reader once the port is over: the answer to every later use."""
+"""The answer to every later use of a port that is over. It replaces the port's writer and reader."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..messages import Batch
 
 
 class Ended:
-    """The answer of a port that is closed, ended, lost, or another process's."""
+    """The answer of a port that is closed, ended, lost, or belongs to another process."""
 
     def __init__(self, error: Callable[[], ChannelError], codec: Codec, *, peer_ended: bool = False) -> None:
         """``error`` makes an exception for each use. If the peer has ended, a write is False instead."""
@@ -20,7 +20,7 @@ class Ended:
         self.peer_ended = peer_ended
         self._codec = codec
 
-    # as a MessageWriter: a value that cannot be cloned is found first, as on an open port
+    # as a MessageWriter: a value that cannot be cloned raises its own error first, as on an open port
 
     def encode(self, value: object) -> bytes:
         return self._codec.encode(value)
@@ -47,7 +47,7 @@ class Ended:
     take_soon = take_payload = take
 
     def take_many(self, values: list[Any], most: int) -> None:
-        """Nothing: a caller that has no value yet reads, and learns why there is none."""
+        """Take nothing. If the caller has no value yet, its next read raises the error."""
 
 
 def closed() -> ChannelError:
@@ -63,7 +63,7 @@ def writing_ended() -> ChannelError:
 
 
 def exiting() -> ChannelError:
-    return EndOfChannel("this program or interpreter is ending, and the port is not to keep it (unref)")
+    return EndOfChannel("this program or interpreter is ending, and has closed this port before (unref)")
 
 
 def lost() -> ChannelError:
@@ -75,6 +75,6 @@ def lost() -> ChannelError:
 
 def forked() -> ChannelError:
     return ChannelError(
-        "this port belongs to the process that connected it, and this is a fork of it: "
+        "this port belongs to the process that connected it, and this process is a fork of that: "
         "pass channel.handle to the child, and connect there"
     )

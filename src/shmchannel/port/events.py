@@ -1,4 +1,4 @@
-"""The two events of a port: ``end``, then ``close``; each fires once."""
+"""The two events of a port: ``end``, then ``close``. Each fires once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Callback = Callable[[], object]
 
 
 class Events:
-    """Who wants to be told of what."""
+    """The callbacks of a port's events."""
 
     def __init__(self) -> None:
         self._callbacks: dict[str, list[Callback]] = {"end": [], "close": []}
@@ -25,16 +25,21 @@ class Events:
         return any(self._callbacks.values())
 
     def on(self, event: Event, callback: Callback) -> None:
-        """Raises ``ValueError`` for an event that there is not, ``TypeError`` for what cannot be called."""
+        """Add a callback, unless the event has fired.
+
+        Raises ``ValueError`` for an unknown event, ``TypeError`` for a callback that is no plain function.
+        """
         self._check(event)
-        call = getattr(callback, "__call__", None)  # noqa: B004  (an instance's, which may be a coroutine's)
+        call = getattr(callback, "__call__", None)  # noqa: B004  (an instance may have an async __call__)
         if not callable(callback) or any(map(inspect.iscoroutinefunction, (callback, call))):
-            raise TypeError(f"a callback is a function without arguments, no coroutine's, not {callback!r}")
+            raise TypeError(
+                f"a callback is a function without arguments, and no coroutine function: {callback!r}"
+            )
         if event not in self._fired:
             self._callbacks[event].append(callback)
 
     def off(self, event: Event, callback: Callback) -> None:
-        """Take a callback back; none there is no error."""
+        """Remove a callback, if it is there. Raises ``ValueError`` for an unknown event."""
         self._check(event)
         try:
             self._callbacks[event].remove(callback)
@@ -47,10 +52,10 @@ class Events:
             raise ValueError(f"a port has the events 'end' and 'close', not {event!r}")
 
     def fire(self, event: Event, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Call each callback, once and for all: in the loop while that runs, or here and now.
+        """Remove and call each callback of an event: in the loop if that runs, otherwise at once.
 
-        What a callback raises goes to the loop's exception handler, or to ``sys.excepthook``; a
-        ``SystemExit`` or ``KeyboardInterrupt`` comes out, after the others have been called.
+        An exception of a callback goes to the loop's exception handler, or to ``sys.excepthook``. A
+        ``SystemExit`` or ``KeyboardInterrupt`` is raised here, after all callbacks have been called.
         """
         self._fired.add(event)
         callbacks, self._callbacks[event] = self._callbacks[event], []
@@ -66,11 +71,11 @@ def _call(callbacks: list[Callback], loop: asyncio.AbstractEventLoop | None) -> 
                     loop.call_soon_threadsafe(callback)
                     continue
                 except RuntimeError:
-                    pass  # closed just now
+                    pass  # the loop has just been closed
             try:
                 callback()
             except Exception as error:
                 sys.excepthook(type(error), error, error.__traceback__)
     finally:
-        if callbacks:  # a SystemExit or KeyboardInterrupt has come out of one: it stops no other
+        if callbacks:  # a callback has raised SystemExit or KeyboardInterrupt: call the others
             _call(callbacks, loop)

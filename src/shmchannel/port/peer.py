@@ -1,4 +1,4 @@
-"""What one side of a channel knows of the other: whether it lives, and whether spinning for it can pay."""
+"""A port's knowledge of its peer: whether it lives, and whether spinning for it can pay."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Peer:
     """The side that has, or will have, the channel's other slot."""
 
     def __init__(self, slot: Slot, *, spin: bool) -> None:
-        """``spin``: whether spinning for it is wanted at all."""
+        """``spin`` is False if the port must not spin at all."""
         self._slot: Slot | None = slot
         self._spins: int | None = None if spin else NO_SPIN
         self.lost = False
         self.next_look = array("d", [0.0])  # monotonic seconds; in memory that C can read
 
     def look(self) -> bool:
-        """Ask the kernel whether the peer lives; one that may still connect does."""
+        """Ask the kernel whether the peer lives. A peer that may still connect counts as alive."""
         slot = self._slot
         if slot and not self.lost:
             self.next_look[0] = monotonic() + SLICE
@@ -33,22 +33,22 @@ class Peer:
                 lost = slot.peer_is_lost()
             except (OSError, ValueError):
                 lost = False  # another thread has just closed our lock's descriptor
-            if lost and self._slot:  # else that descriptor's number may be somebody else's by now
+            if lost and self._slot:  # else the descriptor's number may have been another file's by then
                 self.lost = True
-                self.next_look[0] = 0.0  # for good: each write looks, and finds it lost
+                self.next_look[0] = 0.0  # for good: each write looks, and finds the peer lost
         return not self.lost
 
     def alive(self) -> bool:
-        """As ``look``, but the kernel is not asked more often than once a slice."""
+        """As ``look``, but ask the kernel at most once in a slice."""
         return not self.lost and (monotonic() < self.next_look[0] or self.look())
 
     def check(self) -> None:
-        """Raise ``PeerLost`` if the peer has died; look once a slice."""
+        """Raise ``PeerLost`` if the peer has died; ask the kernel at most once in a slice."""
         if monotonic() >= self.next_look[0] and not self.look():
             raise ended.lost()
 
     def forget(self) -> None:
-        """Our own port is over, and has its answer: the peer's life does not matter any more."""
+        """Look no more: this port is over, and no longer depends on its peer."""
         self._slot = None
         self.lost = False
         self.next_look[0] = math.inf

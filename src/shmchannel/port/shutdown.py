@@ -1,4 +1,4 @@
-"""What becomes of open ports when their program or their subinterpreter ends, or the program is forked."""
+"""Closing the open ports at the end of a program or a subinterpreter, and dropping them in a fork."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import ended
 
 
 class Exiting(Protocol):
-    """A port's connection, as seen from here."""
+    """The methods of a port's connection that are used here."""
 
     def close(self) -> None: ...
     def end(self, error: Callable[[], ChannelError], /) -> None: ...
@@ -27,17 +27,18 @@ _open_ports: weakref.WeakSet[Exiting] = weakref.WeakSet()
 _unreferenced: weakref.WeakSet[Exiting] = weakref.WeakSet()
 _at_exit: Finalize | None = None
 _hooked = False  # _main_part_ended is registered
-_ended = False  # and has been called
+_ended = False  # _main_part_ended has been called
 
 
-def opened(port: Exiting) -> None:
-    """See to it that a port left open at exit ends like a closed one: its peer gets ``EndOfChannel``.
+def register(port: Exiting) -> None:
+    """Have a port closed at exit if it is still open then, so that its peer gets ``EndOfChannel``.
 
-    A Finalize of multiprocessing is run at the end of a program (by atexit), and of a child of
-    multiprocessing too, which ends without atexit; with a priority from 0 on it comes before the
-    joining of children, who may be waiting for that end. A child begins with none.
+    A Finalize of multiprocessing runs at the end of a program (by atexit), and of a child of multiprocessing,
+    which ends without atexit. With a priority from 0 on it runs before the joining of children, which may
+    wait for this end. A child starts without a Finalize.
 
-    ``Interpreter.close`` joins the threads of a subinterpreter, where no port keeps them waiting.
+    ``Interpreter.close`` joins the threads of a subinterpreter. So every port there is unref'd: no thread
+    waits on a port for ever.
     """
     global _at_exit
     _open_ports.add(port)
@@ -48,36 +49,33 @@ def opened(port: Exiting) -> None:
         _at_exit = Finalize(None, _close_open_ports, exitpriority=0)
 
 
-def over(port: Exiting) -> None:
-    """Forget a port."""
+def unregister(port: Exiting) -> None:
+    """Forget a port that is over."""
     _open_ports.discard(port)
     _unreferenced.discard(port)
 
 
 def ref(port: Exiting) -> None:
-    """Let threads that wait on this port keep the program, as threads do; not so a subinterpreter."""
+    """Let threads that wait on this port keep the program from ending, but never a subinterpreter."""
     if processes.interpreter() == processes.MAIN:
         _unreferenced.discard(port)
 
 
 def unref(port: Exiting) -> None:
-    """Close this port when the main part of the program, or of the subinterpreter, ends.
-
-    That is before its threads are waited for.
-    """
+    """Close this port when the main part of the program or subinterpreter ends, before threads are joined."""
     global _hooked, _ended
     _unreferenced.add(port)
     if not _hooked:
         try:
-            # Hooks are called last first. Those of pools join their workers, who may wait on this port: so
-            # theirs are registered before ours, also where a pool is only made later.
+            # The last hook runs first. The hooks of pools join their workers, which may wait on this port.
+            # These imports register those hooks before ours, also if the program makes a pool only later.
             importlib.import_module("concurrent.futures.thread")
             if processes.interpreter() == processes.MAIN:  # no pool of processes works elsewhere
                 importlib.import_module("concurrent.futures.process")
-            # As they do it: the one hook that comes before the joining of threads.
+            # As the pools do: this is the only hook that runs before threads are joined.
             threading._register_atexit(_main_part_ended)  # type: ignore[attr-defined]
             _hooked = True
-        except RuntimeError:  # it has ended already
+        except RuntimeError:  # the main part has ended
             _ended = True
     if _ended:
         port.end(ended.exiting)
@@ -85,19 +83,20 @@ def unref(port: Exiting) -> None:
 
 def _main_part_ended() -> None:
     global _ended
-    _ended = True  # first: who is unref'd from here on closes itself
-    _close_unreferenced()
+    _ended = True  # first, so that a port that is unref'd from now on closes at once
+    close_unreferenced()
 
 
-def _close_unreferenced() -> None:
+def close_unreferenced() -> None:
+    """Close the ports that are unref'd."""
     for port in list(_unreferenced):
         port.end(ended.exiting)
 
 
 def _close_open_ports() -> None:
-    _close_unreferenced()
-    # In a child of multiprocessing threads may still run: their ports are theirs to close. (The main
-    # program has joined them by now.)
+    close_unreferenced()
+    # In a child of multiprocessing threads may still run, and close their ports themselves. (The main program
+    # has joined its threads by now.)
     others = set(threading.enumerate()) - {threading.current_thread()}
     if all(thread.daemon for thread in others):
         for port in list(_open_ports):
@@ -105,9 +104,9 @@ def _close_open_ports() -> None:
 
 
 def _disown_in_child() -> None:
-    """In a fork the port is the parent's: drop it without a word to the shared memory."""
+    """Drop the parent's ports in a fork, and store nothing in their shared memory."""
     global _at_exit, _ended
-    _at_exit = None  # it would do nothing here
+    _at_exit = None  # the parent's, which does nothing in the child
     _ended = False
     for port in list(_open_ports):
         port.disown()

@@ -1,4 +1,4 @@
-"""What a port has done so far."""
+"""The counts of a port."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..ring.producer import Producer
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a port has done so far, counted on this side. Bytes include frame headers and padding."""
+    """The counts of a port since it was connected. Bytes include frame headers and padding."""
 
     messages_written: int
-    """Messages accepted by this port's writes."""
+    """Messages that this port's writes have put into the ring."""
     messages_read: int
-    """Messages taken by this port's reads."""
+    """Messages that this port's reads have taken from the ring."""
     bytes_written: int
     """Bytes put into the outgoing ring."""
     bytes_read: int
@@ -25,7 +25,7 @@ class Statistics:
     incoming_fill: int
     """Bytes in the incoming ring that have not been read yet."""
     capacity: int
-    """Bytes that each of the two rings holds."""
+    """Bytes of data that each of the two rings has room for."""
     write_sleeps: int
     """How often a write slept for room, at most 100 ms at a time."""
     read_sleeps: int
@@ -33,7 +33,7 @@ class Statistics:
 
 
 def count(outgoing: Producer, incoming: MessageReader) -> Statistics:
-    """The counts of a port with these two rings, as they stand."""
+    """The counts of a port with this writing end and this reader."""
     return Statistics(
         messages_written=outgoing.messages,
         messages_read=incoming.consumer.messages,
