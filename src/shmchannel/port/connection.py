@@ -1,9 +1,9 @@
-"""What a port is connected to: two rings, a peer, and how both end.
+"""A port's connection: two rings, a peer, and how both end.
 
-Each operation is written once, as a generator that yields what it waits for. ``waiting.thread.drive`` runs
-it in a thread, ``LoopSide.drive`` in a task of an event loop. When the connection is over, its writer and its
-reader make way for an ``Ended``, which answers every later use. So the quick path of an open port asks
-nothing about the port's state.
+Each operation is written once, as a generator that yields its waits. ``waiting.thread.drive`` runs it in a
+thread, ``LoopSide.drive`` in a task of an event loop. Once the connection is over, an ``Ended`` replaces its
+writer and its reader, and answers every later use. So the fast path of an open port does not ask for the
+port's state.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ T = TypeVar("T")
 
 
 class Open(NamedTuple):
-    """What an open connection has, and one that is over has not."""
+    """The parts that a connection has only while it is open."""
 
     slot: Slot
     writer: MessageWriter
     reader: MessageReader
     select_side: SelectSide
-    kept: object  # the Channel: its creator's names live as long as it does
+    kept: object  # the Channel: its names stay as long as it does
 
 
-# The slots of open connections. The collector finalizes garbage in any order. So what a connection that is
-# found among garbage still needs, its semaphores and its lock, must not be garbage with it.
+# The slots of open connections. A connection that becomes garbage needs its semaphores and its lock to end.
+# The collector finalizes garbage in any order, so these must not be garbage with it.
 _taken: set[Slot] = set()
 
 
@@ -70,7 +70,7 @@ class Connection:
         spin: bool,
         kept: object,
     ) -> None:
-        """``spin``: whether a wait may look out for a quick peer first. ``kept`` is kept until the end."""
+        """``spin``: whether a wait may spin first. The connection keeps ``kept`` until it ends."""
         self.name = f"port {slot.index} of {slot.segment.name}"
         self.max_message_size = max_message_size
         self.peer = Peer(slot, spin=spin)
@@ -80,26 +80,26 @@ class Connection:
         reader = self._make_reader(slot, max_message_size)
         self.outgoing: MessageWriter | Ended = writer
         self.incoming: MessageReader | Ended = reader
-        self._answer: Ended | None = None  # the first one counts
-        self._told = threading.Lock()  # taken by the thread that tells the listeners, for good
+        self._answer: Ended | None = None  # the first answer counts
+        self._told = threading.Lock()  # the thread that calls the callbacks takes it for good
         self._final: Statistics | None = None
-        self._loop_side: LoopSide | None = None  # none before the first await
+        self._loop_side: LoopSide | None = None  # made by the first await
         self.events = Events()
-        self._under_way: list[tuple[int, Block]] = []  # moved, and read when this many bytes have been
+        self._under_way: list[tuple[int, Block]] = []  # each with the position at which it has been read
         select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.ready)
         self._open: Open | None = Open(slot, writer, reader, select_side, kept)  # now it can be ended
         _taken.add(slot)
         shutdown.register(self)
 
     def __del__(self) -> None:
-        """End what no port has ended: a signal handler may cut off a connect, or a port's destructor."""
+        """End a connection that no port has ended: a signal handler cut off a connect or a destructor."""
         if getattr(self, "_open", None) is not None:
             self.close()
 
     def _make_writer(self, slot: Slot, max_message_size: int) -> MessageWriter:
         place, peer = slot.segment.ring(slot.index), self.peer
         needs = place.words[(place.control >> 3) + WRITER :][:1].cast("B").cast("I")
-        # No spinning for room: the reader has a full ring to read, and polling takes its cache line away.
+        # No spin for room: the reader has a full ring to read, and polling would take its cache line away.
         sleeper = Sleeper(needs, slot.space[slot.index], alive=peer.look, spins=lambda: NO_SPIN)
         producer = engine.Producer(place, sleeper, slot.items[slot.index], self._doorbell.ring_theirs)
         return engine.MessageWriter(producer, self._codec, max_message_size, peer.next_look)
@@ -126,7 +126,7 @@ class Connection:
         return self._open is None
 
     def statistics(self) -> Statistics:
-        """A snapshot of the counts; the last one, once the connection is over."""
+        """A snapshot of the counts; once the connection is over, the last one."""
         opened = self._open
         if opened is not None:
             return count(opened.writer.producer, opened.reader)
@@ -139,21 +139,21 @@ class Connection:
     def write_frame(
         self, payload: bytes | memoryview, kind: int = WHOLE, note: Note | None = None
     ) -> bool | None:
-        """Try to write one frame. True, False (the peer has ended), or None (the ring is full).
+        """Try to write one frame. True if it is out, False if the peer has ended, None if there is no room.
 
-        ``note`` tells whether what moves with the message is the peer's: it is set where the frame goes out.
+        ``note`` records whether the message is accepted, and so whether its moves belong to the peer.
         """
         self.peer.check()
         outgoing = self.outgoing
         if isinstance(outgoing, Ended):
             return outgoing.refuse()
         accepted = outgoing.producer.try_write(payload, kind, None if kind == PART else note)
-        if accepted is False and isinstance(self.outgoing, Ended):  # it was closed meanwhile
+        if accepted is False and isinstance(self.outgoing, Ended):  # another thread has closed it
             return self.outgoing.refuse()
         return accepted
 
     def write_frames(self, frames: bytes, start: int) -> tuple[int, int]:
-        """Try to write frames, as ``Producer.try_write_frames``."""
+        """Try to write frames, as ``Producer.try_write_frames`` does."""
         self.peer.check()
         outgoing = self.outgoing
         if isinstance(outgoing, Ended):
@@ -162,7 +162,7 @@ class Connection:
         return outgoing.producer.try_write_frames(frames, start)
 
     def writing(self, payload: bytes, note: Note | None = None) -> Operation[bool]:
-        """Write a message that the first try could not write, as one frame or in parts."""
+        """Write a message for which the first try found no room, as one frame or in parts."""
         outgoing = self.outgoing
         if isinstance(outgoing, Ended):
             return outgoing.refuse()
@@ -175,19 +175,19 @@ class Connection:
 
     def _writing_parts(self, payload: bytes, producer: Producer, note: Note | None) -> Operation[bool]:
         size = producer.part_size
-        nested = yield Wait.for_the_turn(producer.sleeper)  # of two messages in parts, one goes first
+        nested = yield Wait.for_the_turn(producer.sleeper)  # the parts of two messages must not mix
         if producer.parting:
             if nested:
                 raise ChannelError(
                     "this thread is in the middle of another large message here, which a signal handler "
-                    "has interrupted or a task is writing: write this one when that is done"
+                    "has interrupted or a task is writing: write this one after that"
                 )
-            producer.abort()  # that of an earlier one was itself interrupted
+            producer.abort()  # a signal handler interrupted the abort of an earlier message
         view = memoryview(payload)
         try:
             for start in range(0, len(view), size):
                 if start:
-                    yield producer.wait(size)  # also if the reader keeps up: the driver has other duties
+                    yield producer.wait(size)  # even if there is room: the driver checks deadline and loop
                 kind = PART if start + size < len(view) else LAST
                 while (accepted := self.write_frame(view[start : start + size], kind, note)) is None:
                     yield producer.wait(size)
@@ -195,13 +195,13 @@ class Connection:
                     return False
             return True
         finally:
-            producer.abort()  # a timeout, Ctrl-C, or the peer's end came in between; else nothing to do
+            producer.abort()  # after a timeout, Ctrl-C or the peer's end; otherwise it does nothing
 
     def writing_many(self, batches: list[Batch], accepted: list[int], start: int = 0) -> Operation[None]:
-        """Write batches, the first from byte ``start`` on; count the accepted messages in ``accepted[0]``."""
+        """Write batches, the first from byte ``start`` on, and count the accepted messages."""
         outgoing = self.outgoing
         if isinstance(outgoing, MessageWriter) and any(batch.large is not None for batch in batches):
-            # For all of it: what is in parts must not come in between another message's parts.
+            # For all batches: no other message in parts may come between.
             yield Wait.for_the_turn(outgoing.producer.sleeper)
         for frames, large in batches:
             while start < len(frames):
@@ -219,16 +219,16 @@ class Connection:
             start = 0
 
     def moving(self, instances: Iterable[Any]) -> Transfer:
-        """What moves with one message."""
+        """The ``Transfer`` of one message, which moves these instances."""
         slot, opened = None, self._open
-        if opened is not None:  # else nothing will be accepted any more
+        if opened is not None:  # else no message is accepted any more
             slot, producer = opened.slot, opened.writer.producer
             read = producer.position - producer.fill
-            self._under_way = [one for one in self._under_way if one[0] > read]
+            self._under_way = [(after, block) for after, block in self._under_way if after > read]
         return Transfer(self._codec, self.outgoing, slot, instances, self._keep)
 
     def _keep(self, block: Block) -> None:
-        """A block has moved: keep our hold on it until the message is read, or our port is over."""
+        """Keep the hold on a block that has moved, until its message is read or this port is over."""
         outgoing = self.outgoing
         if isinstance(outgoing, Ended):
             block.let_go()
@@ -238,7 +238,7 @@ class Connection:
     # -- reading
 
     def reading(self) -> Operation[bytes]:
-        """Take a message that the first try did not find."""
+        """Take a message, where the first try found none."""
         while True:
             incoming = self.incoming
             payload = self.last_payload(incoming)
@@ -251,14 +251,14 @@ class Connection:
                 return payload
 
     def last_payload(self, incoming: MessageReader | Ended) -> bytes | None:
-        """After a take that found nothing: look for the end, and then once more for what came before it.
+        """After a take that found nothing: look for an end, then once more for a message before it.
 
-        None while there is no end. Raises when there is, and nothing came before it.
+        None if there is no end. Raises the error of the end if there is no message before it.
         """
         opened = self._open
         if opened is not None and opened.select_side.watched:
             opened.select_side.rearm()
-        if isinstance(incoming, Ended) or incoming is not self.incoming:  # it was closed meanwhile
+        if isinstance(incoming, Ended) or incoming is not self.incoming:  # another thread has closed it
             return self.incoming.take_payload()
         if not incoming.consumer.closed and self.peer.alive():
             return None
@@ -268,7 +268,7 @@ class Connection:
         return payload
 
     def value_of(self, payload: bytes) -> Any:
-        """The value of a message that was taken, or given back if there is no memory for it."""
+        """Return the value of a payload that was taken. Raises as ``MessageReader.value_of``."""
         incoming = self.incoming
         return self._codec.decode(payload) if isinstance(incoming, Ended) else incoming.value_of(payload)
 
@@ -280,7 +280,7 @@ class Connection:
     # -- the end
 
     def _conclude(self, incoming: MessageReader) -> ChannelError:
-        """Nothing is left to read and nothing will come: it is over, unless the peer still reads."""
+        """End the connection, unless the peer still reads. Nothing is left to read, and nothing will come."""
         outgoing = self.outgoing
         if not incoming.consumer.closed:
             self.end(ended.lost)
@@ -295,18 +295,18 @@ class Connection:
         return answer.error() if isinstance(answer, Ended) else ended.ended()
 
     def close(self) -> None:
-        """Close this side; never waits, may be repeated, and releases every thread and task that waits."""
+        """Close this side, and release every thread and task that waits. Never waits; may be repeated."""
         self.end(ended.closed)
 
     def close_in_loop(self) -> None:
-        """As ``close``, in the loop that awaits this port: what it has there is gone at once."""
+        """As ``close``; in the port's own loop, what it has there is gone on return."""
         side = self._loop_side
         self.close()
         if side is not None:
             side.leave()
 
     def end_writing(self) -> None:
-        """Say that nothing more will be written, and go on reading."""
+        """End the writing, and go on reading; may be repeated."""
         opened = self._open
         if opened is not None:
             self.outgoing = Ended(ended.writing_ended, self._codec)
@@ -315,36 +315,36 @@ class Connection:
                 self._loop_side.writing.wake()
 
     def end_reading(self) -> None:
-        """Say that nothing more will be read: the peer's writes are False from here on."""
+        """End the reading: from now on the peer's writes return False."""
         opened = self._open
         if opened is not None:
             opened.reader.consumer.close()
 
     def abandon(self) -> None:
-        """End as a kill of this process would: the peer reads what is there, then gets ``PeerLost``.
+        """End as if this process was killed: the peer reads to the end, then gets ``PeerLost``.
 
-        For a bridge, whose other side is on another machine. Nothing is written or read meanwhile.
+        A bridge uses it, since its other side is on another machine. No other call may run meanwhile.
         """
         self.end(ended.closed, abandoned=True)
 
     def end(
         self, error: Callable[[], ChannelError], *, peer_ended: bool = False, abandoned: bool = False
     ) -> None:
-        """End with that answer, unless there is one already. Every step may be repeated.
+        """End with that error as the answer, unless there is an answer already.
 
-        So may the whole, by several threads at once and after a signal handler has interrupted it.
-        ``abandoned``: without a word to the peer.
+        Each step may be repeated, and the whole too: several threads may end at once, and a signal handler
+        may interrupt. With ``abandoned`` nothing is said to the peer.
         """
-        side = self._loop_side  # before the look at _open: the thread that clears that clears this after it
+        side = self._loop_side  # first, because a thread clears it after it has cleared _open
         opened = self._open
         if opened is None:
             return
         answer = self._first_answer(Ended(error, self._codec, peer_ended=peer_ended))
         self._final = self._final or self.statistics()
         self.outgoing = self.incoming = answer
-        side = side or self._loop_side  # a thread that makes one from here on sees that answer
+        side = side or self._loop_side  # a thread that makes a loop side from now on sees the answer
         if not abandoned:
-            opened.reader.consumer.close()  # first: who sees that we write no more knows if we still read
+            opened.reader.consumer.close()  # first: a peer that sees our writing end then knows if we read
             opened.writer.producer.close()
         self._settle(opened.slot)
         self.peer.forget()
@@ -359,7 +359,7 @@ class Connection:
         else:
             side.stop()
         self._open = None
-        if self._told.acquire(blocking=False):  # of several threads that are here, one tells, in order
+        if self._told.acquire(blocking=False):  # only one of several threads calls the callbacks, in order
             self._tell(answer)
 
     def _first_answer(self, answer: Ended) -> Ended:
@@ -370,7 +370,7 @@ class Connection:
         return locked(self._doorbell.lock, decide)
 
     def _settle(self, slot: Slot) -> None:
-        """Remove the blocks that nobody can receive any more, and those of a peer that has died."""
+        """Remove the blocks that no port can receive any more, and those of a peer that has died."""
         lost = not self.peer.look()
         if slot.has_moved():
             settle(slot, [block for _, block in self._under_way], lost=lost)
@@ -386,7 +386,7 @@ class Connection:
             self._loop_side = None
 
     def disown(self) -> None:
-        """In a fork the connection is the parent's."""
+        """In a fork: leave the connection to the parent."""
         opened, self._open = self._open, None
         if opened is not None:
             _taken.discard(opened.slot)
@@ -404,50 +404,50 @@ class Connection:
                 self.in_loop().watch(weakref.WeakMethod(self.notice_end))
                 return
         except ChannelError:
-            pass  # another loop awaits it, or a select watches it
+            pass  # another loop awaits the port, or a select watches it
         if self._loop_side is not None:
             self._loop_side.watch_soon(weakref.WeakMethod(self.notice_end))
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop that this port was last awaited in, while that can run."""
+        """The loop that last awaited this port, unless it is closed."""
         return None if self._loop_side is None else self._loop_side.loop
 
     async def drive(self, operation: Operation[T], *, writing: bool) -> T:
-        """Run an operation in the running event loop; one of a connection that is over does not wait."""
+        """Run an operation in the running event loop. Once the connection is over, it does not wait."""
         if isinstance(self.outgoing if writing else self.incoming, Ended):
             return drive(operation, timeout=0)
         return await self.in_loop().drive(operation, writing=writing)
 
     def in_loop(self) -> LoopSide:
-        """Make the running loop the one in which this port is awaited.
+        """Make the running loop the port's loop, and return the port's side in it.
 
-        Raises ``ChannelError`` while another loop awaits it or a select watches it.
+        Raises ``ChannelError`` while another loop awaits the port or a select watches it.
         """
         opened = self._open
         if opened is not None and opened.select_side.watched:
-            raise ChannelError("this port's fileno() is being watched: read it when that is readable")
+            raise ChannelError("a select watches this port: call read_nowait when its fileno() is readable")
         side = self._loop_side or locked(self._doorbell.lock, self._make_loop_side)
         moved = side.join()
         if self.closed:
-            side.stop()  # the thread that has closed it meanwhile may not have seen this side
+            side.stop()  # a thread that has just closed the port may not have seen this side
         elif moved and self.events:
             side.watch(weakref.WeakMethod(self.notice_end))
         return side
 
     def _make_loop_side(self) -> LoopSide:
-        from ..waiting.event_loop import LoopSide  # asyncio is for programs that use it
+        from ..waiting.event_loop import LoopSide  # here, so that only programs that use asyncio import it
 
         opened = self._open
         if opened is None:
-            raise ended.closed()  # by another thread, just now
+            raise ended.closed()  # another thread has just closed the port
         if self._loop_side is None:
             reader, writer = opened.reader.consumer.sleeper, opened.writer.producer.sleeper
             self._loop_side = LoopSide(self._doorbell, reader, writer)
         return self._loop_side
 
     def notice_end(self) -> bool:
-        """Called by the loop's pulse, so that an idle port is over soon after its peer; False if it is."""
+        """Look for the end, for the loop's pulse: so an idle port ends soon after its peer. False if over."""
         incoming = self.incoming
         if isinstance(incoming, Ended):
             return False
@@ -458,13 +458,16 @@ class Connection:
     # -- selects
 
     def to_select(self) -> SelectSide:
-        """Return the side for selects. Raises ``PortClosed``, or ``ChannelError`` while a loop awaits it."""
+        """Return the port's side in selects.
+
+        Raises ``PortClosed`` once the port is over, ``ChannelError`` while an event loop awaits it.
+        """
         opened = self._open
         if opened is None or self.closed:
             raise PortClosed("this port is over, and has no descriptor any more")
         if self._loop is not None:
             raise ChannelError(
-                "this port is awaited in an event loop: a select beside that would miss messages"
+                "this port is awaited in an event loop: a select beside the loop would miss messages"
             )
         return opened.select_side
 

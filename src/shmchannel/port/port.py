@@ -1,4 +1,4 @@
-"""A port: one end of a channel, what a user calls. It tries first, and waits only if it must."""
+"""A port: one end of a channel, with the methods for users. A call tries first, and waits only if it must."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from .statistics import Statistics
 
 
 class Port:
-    """One of a channel's two ends; made by ``Channel.connect``. What is written here is read there.
+    """One of a channel's two ends; made by ``Channel.connect``. The peer reads the values written here.
 
-    ``for value in port`` and ``async for`` read until the end; ``with`` and ``async with`` close it.
-    Any thread may call any method, and tasks of one event loop at a time may await it meanwhile. Each
-    message goes to exactly one reader, and the messages of one writer stay in order. A port belongs to
-    the process that connected it.
+    ``for value in port`` and ``async for`` read until the end; ``with`` and ``async with`` close the port.
+    Any thread may call any method, and tasks of one event loop at a time may await the port meanwhile. Each
+    message goes to exactly one reader, and the messages of one writer stay in order. A port belongs to the
+    process that connected it; in a fork its methods raise ``ChannelError``.
     """
 
     __slots__ = ("__weakref__", "_connection")
 
     def __init__(self, connection: Connection) -> None:
-        """Not for users: see ``Channel.connect``."""
+        """Use ``Channel.connect`` instead."""
         self._connection = connection
 
     # -- write
@@ -39,8 +39,9 @@ class Port:
     def write_nowait(self, value: object, *, transfer: Iterable[Any] = ()) -> bool:
         """Write a value if there is room for it now.
 
-        Returns True once accepted, False when the other side has ended. Raises ``WouldBlock``, and
-        whatever ``write_sync`` does. A message larger than the ring can only be written by waiting.
+        Returns True if the message is accepted, False if the other side has ended. Raises ``WouldBlock`` if
+        there is no room, and otherwise what ``write_sync`` raises. There is never room for a message that is
+        larger than the ring.
         """
         connection = self._connection
         if transfer:
@@ -56,17 +57,20 @@ class Port:
     def write_sync(
         self, value: object, *, transfer: Iterable[Any] = (), timeout: float | None = None
     ) -> bool:
-        """Write a value, waiting for room at most ``timeout`` seconds (None: as long as it takes).
+        """Write a value, waiting for room at most ``timeout`` seconds (None: without a limit).
 
-        What ``transfer`` lists, instances that are somewhere in the value, moves: once the message is
-        accepted they are detached here. Returns True once the message is in shared memory, where it
-        stays readable for the peer whatever becomes of this process; False when the other side has
-        ended, also during the wait.
-        Raises ``CloneError`` for a value that cannot be cloned or exceeds ``max_message_size``,
-        ``TimeoutError``, ``PeerLost`` when the peer has died (what it completed can still be read),
-        ``PortClosed`` after ``close_sync``, and ``ChannelCorrupted``; ``TypeError`` or ``ValueError`` for
-        a transfer of what cannot be moved, is detached already, or is listed twice. A write that raises
-        has written nothing and moved nothing.
+        Returns True once the message is in shared memory: from then on the peer can read it, even if this
+        process ends. Returns False if the other side has ended, before or during the wait. ``transfer`` lists
+        instances that are somewhere in the value; they move: once the message is accepted, they are detached
+        here.
+
+        Raises ``CloneError`` for a value that cannot be cloned or is larger than ``max_message_size``,
+        ``InterfaceError`` if an interface fails, ``TimeoutError`` when the time is up, ``PeerLost`` if the
+        peer has died (its complete messages can still be read), ``PortClosed`` after ``close_sync`` or
+        ``end_writing``, ``ChannelCorrupted`` if the segment is damaged, and ``TypeError`` or ``ValueError``
+        for a wrong timeout, or for an instance in ``transfer`` that cannot move, has moved before or is
+        listed twice (``BufferError`` while a SharedBuffer has views). A write that raises has written and
+        moved nothing.
         """
         if timeout is not None:
             check_timeout(timeout)
@@ -80,8 +84,8 @@ class Port:
     async def write(self, value: object, *, transfer: Iterable[Any] = ()) -> bool:
         """As ``write_sync``, suspending this task while there is no room.
 
-        A cancelled write has written all of the value or nothing. Raises ``ChannelError`` while the
-        port is awaited in another event loop.
+        A cancelled write has written the whole value or nothing. Raises ``ChannelError`` while the port is
+        awaited in another event loop or watched by a select.
         """
         connection = self._connection
         if transfer:
@@ -103,11 +107,12 @@ class Port:
         return await side.drive(connection.writing(payload), writing=True)
 
     def write_many_sync(self, values: Iterable[object], *, timeout: float | None = None) -> int:
-        """Write values in their order, those that fit in the ring published at once: for many small ones.
+        """Write values in their order; faster than ``write_sync`` for many small ones.
 
-        Returns how many were accepted: all, unless the time is up, or the other side ends or is lost, before
-        that. Raises what ``write_sync`` does, but only when none was accepted; a value that cannot be
-        cloned is found before any is written.
+        Messages that fit into the ring together are published at once. Returns the number of accepted
+        messages: fewer than all if the time is up, or the other side ends or dies, before the last. Raises
+        what ``write_sync`` raises, but only if none was accepted. If a value cannot be cloned, none is
+        written.
         """
         if timeout is not None:
             check_timeout(timeout)
@@ -129,7 +134,7 @@ class Port:
     async def write_many(self, values: Iterable[object]) -> int:
         """As ``write_many_sync``, suspending this task while there is no room.
 
-        A cancelled one has written the first so many values, each of them whole.
+        A cancelled call may have written some of the values: the first ones, each of them whole.
         """
         connection = self._connection
         accepted = [0]
@@ -142,9 +147,9 @@ class Port:
         return accepted[0]
 
     def end_writing(self) -> None:
-        """Say that nothing more will be written here, and go on reading; may be repeated.
+        """End the writing on this side, and go on reading; may be repeated.
 
-        The other side gets ``EndOfChannel`` once it has read all, and may still answer. From then on a
+        The other side gets ``EndOfChannel`` once it has read everything, and may still write. From now on a
         write here raises ``PortClosed``.
         """
         self._connection.end_writing()
@@ -154,8 +159,8 @@ class Port:
     def read_nowait(self) -> Any:
         """Return the next value if there is one now.
 
-        Raises ``WouldBlock``, and whatever ``read_sync`` does: ``PeerLost`` a tenth of a second after the
-        death at the latest.
+        Raises ``WouldBlock`` if there is none, and otherwise what ``read_sync`` raises: ``PeerLost`` within
+        100 ms after the peer's death.
         """
         connection = self._connection
         incoming = connection.incoming
@@ -168,12 +173,14 @@ class Port:
         return connection.value_of(payload)
 
     def read_sync(self, timeout: float | None = None) -> Any:
-        """Return the next value, waiting for it at most ``timeout`` seconds (None: as long as it takes).
+        """Return the next value, waiting for it at most ``timeout`` seconds (None: without a limit).
 
-        Raises ``TimeoutError``; ``EndOfChannel`` once the other side has ended and all is read;
-        ``PeerLost`` once the peer has died and all that it completed is read; ``CloneError`` for a
-        message that does not decode (it is consumed, the next read goes on); ``PortClosed`` after
-        ``close_sync``; ``ChannelCorrupted``. After a ``MemoryError`` the next read tries that message again.
+        Raises ``TimeoutError`` when the time is up, ``EndOfChannel`` once the other side has ended and
+        everything has been read, ``PeerLost`` once the peer has died and its complete messages have been
+        read, ``CloneError`` or ``InterfaceError`` for a message that cannot be decoded (the next read goes on
+        after it), ``PortClosed`` after ``close_sync``, ``ChannelCorrupted`` if the segment is damaged, and
+        ``TypeError`` or ``ValueError`` for a wrong timeout. After a ``MemoryError`` the next read tries the
+        same message again.
         """
         if timeout is not None:
             check_timeout(timeout)
@@ -184,8 +191,9 @@ class Port:
     async def read(self) -> Any:
         """As ``read_sync``, suspending this task while there is nothing to read.
 
-        A cancelled read has taken nothing. Of several tasks that wait, each message goes to the one
-        that has waited longest. Raises ``ChannelError`` while the port is awaited in another event loop.
+        A cancelled read has taken nothing. If several tasks wait, the next message goes to the task that has
+        waited longest. Raises ``ChannelError`` while the port is awaited in another event loop or watched by
+        a select.
         """
         connection = self._connection
         if isinstance(connection.incoming, Ended):
@@ -198,9 +206,10 @@ class Port:
         return connection.value_of(await side.drive(connection.reading(), writing=False))
 
     def read_many_sync(self, max: int = 1000, timeout: float | None = None) -> list[Any]:  # noqa: A002
-        """Return what there is to read, 1 to ``max`` values; waits for the first as ``read_sync`` does.
+        """Return the values that can be read now, 1 to ``max``; waits for the first as ``read_sync`` does.
 
-        Raises what ``read_sync`` does, for the first; what is wrong with a later message its own read says.
+        Raises what ``read_sync`` raises for the first value, and ``TypeError`` or ``ValueError`` for a wrong
+        ``max``. A later message that cannot be decoded is left to the next read, which raises its error.
         """
         if timeout is not None:
             check_timeout(timeout)
@@ -240,22 +249,23 @@ class Port:
 
     @property
     def closed(self) -> bool:
-        """Whether this port is over: closed here, or ended or lost on the other side and drained."""
+        """Whether this port is over: closed here, or ended or lost on the other side and read to the end."""
         return self._connection.closed
 
     def statistics(self) -> Statistics:
-        """A snapshot of this port's counts; the last one, once the port is over.
+        """A snapshot of this port's counts; once the port is over, the last one.
 
         Raises ``ChannelError`` in a fork of the process that connected it.
         """
         return self._connection.statistics()
 
     def fileno(self) -> int:
-        """A descriptor that is readable when there may be something to read: for select and its kin.
+        """A descriptor for select and the like, readable when there may be something to read.
 
-        When it is, read with ``read_nowait`` until that raises ``WouldBlock``. It tells of messages and
-        of an end, not of a peer that died: ``shmchannel.wait`` does. Raises ``PortClosed`` when the port
-        is over, and ``ChannelError`` while it is awaited in an event loop.
+        Then call ``read_nowait`` until it raises ``WouldBlock``. The descriptor becomes readable for messages
+        and for an end, but not for the death of the peer: use ``shmchannel.wait`` for that. Raises
+        ``PortClosed`` once the port is over, and ``ChannelError`` while the port is awaited in an event loop,
+        or when the system refuses.
         """
         return self._connection.to_select().watch_for_good()
 
@@ -271,14 +281,15 @@ class Port:
     # -- the end
 
     def close_sync(self) -> None:
-        """Close this port: never waits for the other side, may be repeated, releases whoever waits on it.
+        """Close this port, and release the threads and tasks that wait on it; may be repeated.
 
-        All that was accepted stays readable for the peer; then it gets ``EndOfChannel``.
+        Never waits for the other side. The peer can still read all accepted messages, then gets
+        ``EndOfChannel``.
         """
         self._connection.close()
 
     async def close(self) -> None:
-        """As ``close_sync``; what this port had in its event loop is gone when it returns."""
+        """As ``close_sync``; on return, everything that this port had in its event loop is gone."""
         self._connection.close_in_loop()
 
     def __enter__(self) -> Self:
@@ -300,22 +311,22 @@ class Port:
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if hasattr(self, "_connection") and not self._connection.over:
             name = repr(self)
-            self._connection.close()  # before the warning, which may be made an error
+            self._connection.close()  # before the warning, because a filter may turn it into an error
             _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
 
     def ref(self) -> None:
-        """Let threads that wait on this port keep the program from ending, as threads do: the default.
+        """Let threads that wait on this port keep the program from ending, which is the default.
 
-        In a subinterpreter it changes nothing: ``Interpreter.close`` closes its ports first.
+        In a subinterpreter it changes nothing, because ``Interpreter.close`` closes the ports first.
         """
         if not self._connection.over:
             shutdown.ref(self._connection)
 
     def unref(self) -> None:
-        """Never let this port keep the program.
+        """Never let threads that wait on this port keep the program from ending.
 
-        When the program's main part has ended the port is closed, its peer gets ``EndOfChannel``, and
-        so do the threads that wait on it.
+        When the main part of the program ends, the port is closed. Its peer gets ``EndOfChannel``, and so do
+        the threads that wait on it.
         """
         if not self._connection.over:
             shutdown.unref(self._connection)
@@ -323,40 +334,40 @@ class Port:
     # -- events
 
     def on(self, event: Event, callback: Callback) -> None:
-        """Have ``callback()`` called at an event; each happens once.
+        """Have ``callback()`` called at an event. Each event happens at most once.
 
-        ``"end"``: the other side has ended, and all that it wrote has been read. ``"close"``: this port
-        is over, however that came. In an event loop the callback is called there, and an idle port
-        notices its peer's end by itself within 200 ms; elsewhere it is called by the thread whose read
-        or close it was. Raises ``ValueError`` for another event, ``TypeError`` for what cannot be called.
+        ``"end"``: the other side has ended, and everything that it wrote has been read. ``"close"``: this
+        port is over, for whatever reason. In an event loop the loop calls the callback, and an idle port
+        notices its peer's end within 200 ms. Elsewhere the thread that reads or closes calls it. Raises
+        ``ValueError`` for another event, ``TypeError`` for a callback that is no plain function.
         """
         self._connection.on(event, callback)
 
     def once(self, event: Event, callback: Callback) -> None:
-        """The same as ``on``: every event of a port happens once."""
+        """The same as ``on``, because each event happens at most once."""
         self._connection.on(event, callback)
 
     def off(self, event: Event, callback: Callback) -> None:
-        """Take a callback back; none there is no error. Raises ``ValueError`` for another event."""
+        """Remove a callback, if it is there. Raises ``ValueError`` for another event."""
         self._connection.events.off(event, callback)
 
     # -- streams
 
     def create_read_stream(self) -> ReadStream:
-        """An object stream that receives (anyio's ``ObjectReceiveStream``); closing it keeps the port."""
+        """A stream that receives (anyio's ``ObjectReceiveStream``). Closing it leaves the port open."""
         return ReadStream(self)
 
     def create_write_stream(self) -> WriteStream:
-        """An object stream that sends (anyio's ``ObjectSendStream``); closing it closes the port."""
+        """A stream that sends (anyio's ``ObjectSendStream``). Closing it closes the port."""
         return WriteStream(self)
 
     def create_stream(self) -> DuplexStream:
-        """An object stream both ways (anyio's ``ObjectStream``); closing it closes the port."""
+        """A stream that receives and sends (anyio's ``ObjectStream``). Closing it closes the port."""
         return DuplexStream(self)
 
 
 def connection_of(port: Port) -> Connection:
-    """What a port is connected to: for ``wait``, and for the bridge, which relays messages undecoded."""
+    """A port's connection, for ``wait`` and for the bridge, which relays messages undecoded."""
     return port._connection
 
 
