@@ -70,7 +70,9 @@ def test_tee_says_when_the_other_side_has_ended_or_died() -> None:
     channel = Channel()
     channel.connect().close_sync()
     done = run("tee", channel.handle, input="1\n2\n", status=1)
-    assert done.stderr == "shmchannel: the other side has ended, and did not take line 1 and what follows\n"
+    assert (
+        done.stderr == "shmchannel: the other side has ended: line 1 and the lines after it are not written\n"
+    )
     channel = Channel()
     with subprocess.Popen([*SHMCHANNEL, "cat", channel.handle], stderr=subprocess.PIPE) as cat:
         with killed(Peer("program", peers.connect_and_idle, channel.handle)):

@@ -105,8 +105,8 @@ def test_a_value_without_end_is_one_clone() -> None:
     ("line", "words"),
     [
         ("{", "Expecting property name enclosed in double quotes at character 2"),
-        ("NaN", 'NaN is no JSON: say {"$float": "nan"}'),
-        ("-Infinity", 'say {"$float": "-infinity"}'),
+        ("NaN", 'NaN is no JSON: write {"$float": "nan"}'),
+        ("-Infinity", 'write {"$float": "-infinity"}'),
         ('{"$byte": "x"}', "there is no form $byte: there are $bytearray, $bytes"),
         ('{"$bytes": 1}', "$bytes: takes a string"),
         ('{"$bytes": "?"}', "$bytes: "),

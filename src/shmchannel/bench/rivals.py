@@ -100,12 +100,13 @@ def _open_mp_queues(queues: Any) -> End:
 
 
 def _open_queues(queues: Any) -> End:
-    return End(queues[0].put, queues[1].get, lambda: None)
+    outgoing, incoming = queues
+    return End(outgoing.put, incoming.get, lambda: None)
 
 
 def _open_packed_queues(queues: Any) -> End:
     """With msgpack, so that sender and receiver share no object, as with the other rivals."""
-    put, get = queues[0].put, queues[1].get
+    put, get, _close = _open_queues(queues)
     pack, unpack = msgpack.packb, msgpack.unpackb
     return End(lambda value: put(pack(value)), lambda: unpack(get()), lambda: None)
 
@@ -138,8 +139,8 @@ def _make_cloudtoid(room: Room) -> tuple[Any, Any]:
 def _open_cloudtoid(state: Any) -> End:
     outgoing, incoming, room = state
     module = import_module("cloudtoid_interprocess")
-    publisher = module.Publisher(outgoing, room[0], room[2])
-    subscriber = module.Subscriber(incoming, room[0], room[2])
+    publisher = module.Publisher(outgoing, room.capacity, room.folder)
+    subscriber = module.Subscriber(incoming, room.capacity, room.folder)
     try_send, try_receive, receive = publisher.try_send, subscriber.try_receive, subscriber.receive
     pack, unpack, give_way = msgpack.packb, msgpack.unpackb, functools.partial(time.sleep, 0)
 

@@ -195,7 +195,7 @@ class Jsonlines:
             return self._codec.decode(_bytes(_checked(written, str)))
         if name not in _READERS:
             known = ", ".join(sorted([*_READERS, *_ITEMS.values(), "$dict", "$clone"]))
-            raise NotJson(f"there is no form {name}: there are {known}; another object is said as $dict")
+            raise NotJson(f"there is no form {name}: there are {known}; another object is written as $dict")
         return _READERS[name](_checked(written, str))
 
 
@@ -227,4 +227,4 @@ def _checked(written: Any, kind: type) -> Any:
 
 
 def _refuse(name: str) -> Any:
-    raise NotJson(f'{name} is no JSON: say {{"$float": "{name.lower()}"}}')
+    raise NotJson(f'{name} is no JSON: write {{"$float": "{name.lower()}"}}')

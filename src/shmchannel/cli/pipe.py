@@ -37,7 +37,7 @@ def cat(options: argparse.Namespace) -> int:
 def tee(options: argparse.Namespace) -> int:
     """Write each line of the input to the channel; copy it to the output, or print the replies."""
     if sys.stdin is None:
-        complain("stdin is closed: tee writes the lines that come there")
+        complain("stdin is closed, and tee has no lines to write")
         return 1
     with Channel.from_handle(options.handle).connect() as port:
         if options.replies:
@@ -81,7 +81,7 @@ def _write_all(port: Port, source: BinaryIO, copy: BinaryIO | None) -> int:
             complain(f"line {number}: {error}")
             return 1
         if not accepted:
-            complain(f"the other side has ended, and did not take line {number} and what follows")
+            complain(f"the other side has ended: line {number} and the lines after it are not written")
             return 1
         if copy is not None:
             copy.write(line if line.endswith(b"\n") else line + b"\n")

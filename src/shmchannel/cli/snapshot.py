@@ -118,7 +118,7 @@ def channels() -> list[Snapshot]:
     Raises ``ChannelError`` if the system does not show them.
     """
     if not os.path.isdir("/proc/self/fd"):
-        raise ChannelError("this system has no /proc, and does not tell which channels there are")
+        raise ChannelError("this system has no /proc, which shows the channels")
     found = [channel for location in locations().values() if (channel := read(location))]
     return sorted(found, key=lambda channel: (channel.created, channel.handle))
 
