@@ -130,21 +130,14 @@ def reap(options: argparse.Namespace) -> int:
     known = {}
     if options.dry_run or segment.handles():
         known = {channel.handle: channel for channel in snapshot.channels()}
-    if options.dry_run:
-        removed = segment.sweep_segments(lingering=True, remove=_keep)
-        removed += sweep_blocks(remove=_keep, without=removed)
-    else:
-        removed = segment.sweep_segments(lingering=True)
-        removed += sweep_blocks()
+    keep: dict[str, Any] = {"remove": lambda _name: None} if options.dry_run else {}
+    removed = segment.sweep_segments(lingering=True, **keep)
+    removed += sweep_blocks(without=removed, **keep)
     verb = "would remove" if options.dry_run else "removed"
     for name in removed:
         print(f"{verb} {name}{_description(known[name]) if name in known else ''}")
     print(f"{len(removed)} {'to be ' if options.dry_run else ''}removed" if removed else "nothing to remove")
     return 0
-
-
-def _keep(_name: str) -> None:
-    """Keep the name: a dry run."""
 
 
 def _description(channel: Snapshot) -> str:
