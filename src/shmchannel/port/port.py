@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from ..errors import ChannelError, EndOfChannel, WouldBlock
@@ -27,8 +26,6 @@ class Port:
     message goes to exactly one reader, and the messages of one writer stay in order. A port belongs to the
     process that connected it; in a fork its methods raise ``ChannelError``.
     """
-
-    __slots__ = ("__weakref__", "_connection")
 
     def __init__(self, connection: Connection) -> None:
         """Use ``Channel.connect`` instead."""
@@ -295,17 +292,13 @@ class Port:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close_sync()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
