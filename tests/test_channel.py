@@ -352,7 +352,7 @@ if __name__ == "__main__":
 
 def test_where_names_are_not_listed_nothing_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(segment, "NAMES_FOLDER", "/no such folder")
+    monkeypatch.setattr(files, "NAMES_FOLDER", "/no such folder")
     assert segment.handles() == []
     Channel().connect().close_sync()
 

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from shmchannel import Channel, ChannelError, ChannelNotFound, InterfaceError, SharedBuffer, layout, segment
-from shmchannel.system import semaphores
+from shmchannel.system import files, semaphores
 from shmchannel.transfer import block as blocks
 from shmchannel.transfer import buffer
 from shmchannel.transfer.buffer import block_of
@@ -189,7 +189,7 @@ def test_a_semaphore_that_somebody_made_first_is_not_used(
 ) -> None:
     # Handles are unguessable, but /dev/shm is listed, and the semaphores come a moment later.
     Channel()
-    real = segment.allocate
+    real = files.allocate
     (asks, hears), (made, says) = os.pipe(), os.pipe()
     theirs: list[Path] = []
 
@@ -203,7 +203,7 @@ def test_a_semaphore_that_somebody_made_first_is_not_used(
         with pytest.raises(ChannelError, match="File exists"):
             Channel(capacity=4096)
 
-    monkeypatch.setattr(segment, "allocate", allocate)
+    monkeypatch.setattr(files, "allocate", allocate)
 
     def attack() -> None:
         theirs.append(SHM / os.read(asks, 100).decode())

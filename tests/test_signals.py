@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from shmchannel import Channel, Port, PortClosed, WouldBlock, segment
+from shmchannel import Channel, Port, PortClosed, WouldBlock
 from shmchannel.layout import PART
-from shmchannel.system import interrupts
+from shmchannel.system import files, interrupts
 from shmchannel.waiting import thread
 from support.engines import RINGS, made_by, needs_c
 from support.flavours import Peer
@@ -375,7 +375,7 @@ def test_ctrl_c_while_a_channel_is_made_leaves_nothing(monkeypatch: pytest.Monke
     def interrupt(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(segment, "allocate", interrupt)
+    monkeypatch.setattr(files, "allocate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Channel()
     assert names() == set()

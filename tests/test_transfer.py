@@ -90,7 +90,7 @@ def movable(request: pytest.FixtureRequest) -> Callable[[], Any]:
 
 
 def names() -> list[str]:
-    return sweep.block_names()
+    return files.names(blocks.NAME)
 
 
 def whole(instance: Any) -> bool:

@@ -181,7 +181,7 @@ def _drop(segment: Segment, hold: Hold) -> None:
         unread = sum(segment.words[(ring >> 3) + TAIL] for ring in RINGS)
     unlink(segment.name)
     hold.close()
-    if segment.has_moved(0) or segment.has_moved(1):
+    if segment.has_moved():
         sweep_blocks()  # the blocks that waited for a side to connect
     if unread:  # last, because a filter may turn the warning into an error
         warnings.warn(

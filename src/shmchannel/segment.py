@@ -16,41 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from . import layout
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
-from .layout import (
-    BELL,
-    CAPACITY_WORD,
-    CLOSED,
-    CONNECTED,
-    CREATED_WORD,
-    CREATOR,
-    DATA,
-    FLAGS_WORD,
-    FREE,
-    ID_WORD,
-    INTERPRETER,
-    LINGER,
-    MAGIC,
-    MAGIC_WORD,
-    MAXIMUM_CAPACITY,
-    MINIMUM_CAPACITY,
-    MOVES,
-    NAMESPACE,
-    PID,
-    RECORD_WORDS,
-    RECORDS_END,
-    RINGS,
-    SLOTS,
-    STARTED,
-    STATE,
-    VERSION,
-    VERSION_WORD,
-    WORD,
-    Place,
-)
-from .system import locks, processes
+from .layout import CONNECTED, CREATOR, DATA, FREE, RINGS, SLOTS, WORD, Place
+from .system import files, locks, processes
 from .system.fences import fence
-from .system.files import HANDLE, NAMES_FOLDER, allocate, is_ours, new_file, open_name, refused, remove_file
+from .system.files import has_name, open_name, refused
 from .system.locks import NO_LOCK, RETRY_INTERVAL, Hold, LockedByte
 from .system.semaphores import LibcSemaphore, NamedSemaphore
 
@@ -71,7 +42,7 @@ class Segment:
     @property
     def lingers(self) -> bool:
         """Whether the names stay when the creator ends."""
-        return bool(self.words[FLAGS_WORD] & LINGER)
+        return bool(self.words[layout.FLAGS_WORD] & layout.LINGER)
 
     def ring(self, index: int) -> Place:
         """The place of the ring that slot ``index`` writes."""
@@ -80,39 +51,36 @@ class Segment:
 
     def record(self, offset: int) -> list[int]:
         """The words of a record."""
-        return self.words[offset >> 3 : (offset >> 3) + RECORD_WORDS].tolist()
+        return self.words[offset >> 3 :][: layout.RECORD_WORDS].tolist()
 
     def state(self, index: int) -> int:
         """The state of slot ``index``."""
-        state: int = self.words[(SLOTS[index] >> 3) + STATE]
-        return state
+        return self.record(SLOTS[index])[layout.STATE]
 
     def has_free_slot(self) -> bool:
         """Whether a side can still connect."""
         return FREE in (self.state(0), self.state(1))
 
-    def has_moved(self, ring: int) -> bool:
-        """Whether a block has been moved through a ring."""
-        return bool(self.words[(RINGS[ring] >> 3) + MOVES])
+    def has_moved(self) -> bool:
+        """Whether a block has been moved through the channel, in either direction."""
+        return any(self.words[(ring >> 3) + layout.MOVES] for ring in RINGS)
 
     def sign(self, offset: int, state: int) -> None:
         """Write this process into a record; the state last."""
-        word, pid = offset >> 3, os.getpid()
-        self.words[word + PID] = pid
-        self.words[word + STARTED] = processes.process_started(pid)
-        self.words[word + INTERPRETER] = processes.interpreter()
-        self.words[word + NAMESPACE] = processes.namespace()
-        self.words[word + STATE] = state
+        record, pid = self.words[offset >> 3 :], os.getpid()
+        record[layout.PID] = pid
+        record[layout.STARTED] = processes.process_started(pid)
+        record[layout.INTERPRETER] = processes.interpreter()
+        record[layout.NAMESPACE] = processes.namespace()
+        record[layout.STATE] = state
 
     def is_wanted(self, fd: int) -> bool:
         """Whether a side may still connect: the names exist, and the creator lives or lets them linger.
 
         ``fd`` is a descriptor of the segment's file.
         """
-        if locks.HAVE_LOCKS and os.fstat(fd).st_nlink == 0:
-            return False
         _, pid, started, *_ = self.record(CREATOR)
-        return self.lingers or locks.is_held(fd, CREATOR, pid, started)
+        return has_name(fd) and (self.lingers or locks.is_held(fd, CREATOR, pid, started))
 
     # -- creating and attaching
 
@@ -124,8 +92,8 @@ class Segment:
         Raises ``ChannelError`` when the system refuses.
         """
         try:
-            with new_file("", CREATOR, unlink) as (name, file, hold):
-                allocate(file, DATA + 2 * capacity)
+            with files.new_file("", CREATOR, unlink) as (name, file, hold):
+                files.allocate(file, DATA + 2 * capacity)
                 segment = cls(name, file)
                 segment.capacity = capacity
                 for semaphore in semaphore_names(name):
@@ -138,12 +106,12 @@ class Segment:
     def _finish(self, linger: bool) -> None:
         """Write the header, and the magic last."""
         words = self.words
-        words[VERSION_WORD], words[CAPACITY_WORD], words[FLAGS_WORD] = VERSION, self.capacity, LINGER * linger
-        words[CREATED_WORD] = time.time_ns()
-        words[ID_WORD], words[ID_WORD + 1] = _id_words(self.name)
+        words[layout.VERSION_WORD], words[layout.CAPACITY_WORD] = layout.VERSION, self.capacity
+        words[layout.FLAGS_WORD], words[layout.CREATED_WORD] = layout.LINGER * linger, time.time_ns()
+        words[layout.ID_WORD :][:2] = _id_words(self.name)
         self.sign(CREATOR, CONNECTED)
         fence()
-        words[MAGIC_WORD] = MAGIC  # an attacher waits for it
+        words[layout.MAGIC_WORD] = layout.MAGIC  # an attacher waits for it
 
     @classmethod
     def attach(cls, name: str) -> Segment:
@@ -154,10 +122,18 @@ class Segment:
         """
         if not isinstance(name, str):
             raise TypeError(f"a handle is the str that channel.handle gives, not {type(name).__name__}")
-        if not HANDLE.fullmatch(name):
+        if not files.HANDLE.fullmatch(name):
             raise ChannelNotFound(f"{name!r} is no handle: pass on what channel.handle gives, unchanged")
-        with _open_found(name) as file:
-            if not is_ours(os.fstat(file.fileno())):
+        try:
+            file = open_name(name)
+        except FileNotFoundError:
+            raise ChannelNotFound(_NOT_THERE.format(name)) from None
+        except PermissionError:
+            raise ChannelNotFound(_NOT_YOURS.format(name)) from None
+        except OSError as error:
+            raise refused(f"attach to {name}", error) from error
+        with file:
+            if not files.is_ours(os.fstat(file.fileno())):
                 raise ChannelNotFound(_NOT_YOURS.format(name))
             segment = _map_finished(name, file)
         segment.capacity = check_header(name, segment.words, len(segment.memory))
@@ -189,30 +165,26 @@ class Segment:
 
     def _take(self, hold: Hold) -> int:
         until = time.monotonic() + PATIENCE
-        while True:
-            if not self.has_free_slot():
-                raise self._gone()
+        while self.has_free_slot() and has_name(hold.fileno()):
             for index in (0, 1):
                 if self.state(index) == FREE and self._try_take(hold, index):
                     return index
             if time.monotonic() > until:  # checked after a try, because this process may have been stopped
-                raise self._gone()
+                break
             time.sleep(RETRY_INTERVAL)  # another side, which connects or sweeps, has locked a free slot
+        raise self._gone()
 
     def _try_take(self, hold: Hold, index: int) -> bool:
-        if locks.HAVE_LOCKS:
-            if not hold.try_lock(SLOTS[index]):
-                return False
-            if self.state(index) != FREE or os.fstat(hold.fileno()).st_nlink == 0:
-                hold.unlock(SLOTS[index])
-                if os.fstat(hold.fileno()).st_nlink == 0:
-                    raise self._gone()
-                return False
-        else:
+        if not locks.HAVE_LOCKS:
             try:  # if two sides make the same name, only one succeeds
                 NamedSemaphore(_claim_names(self.name)[index], create=True)
             except FileExistsError:
                 return False
+        elif not hold.try_lock(SLOTS[index]):
+            return False
+        elif self.state(index) != FREE or not has_name(hold.fileno()):
+            hold.unlock(SLOTS[index])
+            return False
         self.sign(SLOTS[index], CONNECTED)
         return True
 
@@ -236,14 +208,10 @@ class Slot:
         """The other slot's record."""
         return self.segment.record(SLOTS[1 - self.index])
 
-    def has_moved(self) -> bool:
-        """Whether a block has been moved through the channel, in either direction."""
-        return self.segment.has_moved(0) or self.segment.has_moved(1)
-
     def bells(self) -> tuple[memoryview, memoryview]:
         """The keys of our doorbell and of the peer's, as bytes."""
-        words = [self.segment.words[slot >> 3 :][BELL:NAMESPACE].cast("B") for slot in SLOTS]
-        return words[self.index], words[1 - self.index]
+        words = [self.segment.words[slot >> 3 :][layout.BELL : layout.NAMESPACE] for slot in SLOTS]
+        return words[self.index].cast("B"), words[1 - self.index].cast("B")
 
     @property
     def peers_lock(self) -> LockedByte:
@@ -261,16 +229,16 @@ class Slot:
             over = not self.segment.is_wanted(fd)
         else:
             over = state == CONNECTED and not locks.is_held(fd, SLOTS[1 - self.index], pid, started)
-        return over and self.peer()[STATE] == state  # the peer may have connected or closed meanwhile
+        return over and self.peer()[layout.STATE] == state  # the peer may have connected or closed meanwhile
 
     def close(self) -> None:
         """Give the slot up: store the state, then drop the lock."""
-        self.segment.words[SLOTS[self.index] >> 3] = CLOSED
+        self.segment.words[(SLOTS[self.index] >> 3) + layout.STATE] = layout.CLOSED
         self.hold.close()
 
     def abandon(self) -> None:
         """Give the slot up as a killed process does: the peer finds this side lost."""
-        self.segment.words[(SLOTS[self.index] >> 3) + STARTED] = 0  # for a peer that has no locks
+        self.segment.words[(SLOTS[self.index] >> 3) + layout.STARTED] = 0  # for a peer that has no locks
         self.hold.close()
 
 
@@ -295,12 +263,13 @@ def _claim_names(name: str) -> tuple[str, str]:
 
 def unlink(name: str) -> None:
     """Remove a channel's names. That of the segment goes last, so that after a death a sweep finds it."""
-    for other in (*semaphore_names(name), *(() if locks.HAVE_LOCKS else _claim_names(name))):
+    claims = () if locks.HAVE_LOCKS else _claim_names(name)
+    for other in (*semaphore_names(name), *claims):
         try:
             NamedSemaphore.unlink_name(other)
         except PermissionError:
             pass  # another user's semaphore, which has never been the channel's
-    remove_file(name)
+    files.remove_file(name)
 
 
 def sweep_segments(*, lingering: bool = False, remove: Callable[[str], object] = unlink) -> list[str]:
@@ -308,54 +277,29 @@ def sweep_segments(*, lingering: bool = False, remove: Callable[[str], object] =
 
     A channel made with ``linger=True`` keeps its names, unless ``lingering``.
     """
-    return [name for name in handles() if locks.HAVE_LOCKS and _sweep_one(name, lingering, remove)]
+    swept = []
+    for name, hold in files.open_each(handles() if locks.HAVE_LOCKS else []):
+        # Check before locking: locking a channel that stays would block a side that connects.
+        if (_lingers(hold) and not lingering) or not hold.try_lock(0, layout.RECORDS_END):
+            continue
+        # Check again under the lock: the creator may only now have stored the flag.
+        if lingering or not _lingers(hold):
+            remove(name)
+            swept.append(name)
+    return swept
 
 
 def handles() -> list[str]:
     """The handles of all names, of every user; none if the system does not list them."""
-    try:
-        return [name for name in os.listdir(NAMES_FOLDER) if HANDLE.fullmatch(name)]
-    except OSError:
-        return []
-
-
-def _sweep_one(name: str, lingering: bool, remove: Callable[[str], object]) -> bool:
-    try:
-        hold = Hold(open_name, name)
-    except OSError:
-        return False  # the name has just gone, or it belongs to another user
-    try:
-        if not is_ours(os.fstat(hold.fileno())):
-            return False
-        # Check before locking: locking a channel that stays would block a side that connects.
-        if (_lingers(hold) and not lingering) or not hold.try_lock(0, RECORDS_END):
-            return False
-        # Check again under the lock: the creator may only now have stored the flag.
-        if _lingers(hold) and not lingering:
-            return False
-        remove(name)
-        return True
-    finally:
-        hold.close()
+    return files.names(files.HANDLE)
 
 
 def _lingers(hold: Hold) -> bool:
-    flags = int.from_bytes(os.pread(hold.fileno(), WORD, FLAGS_WORD * WORD), sys.byteorder)
-    return bool(flags & LINGER)
+    flags = os.pread(hold.fileno(), WORD, layout.FLAGS_WORD * WORD)
+    return bool(int.from_bytes(flags, sys.byteorder) & layout.LINGER)
 
 
-# -- files
-
-
-def _open_found(name: str) -> io.FileIO:
-    try:
-        return open_name(name)
-    except FileNotFoundError:
-        raise ChannelNotFound(_NOT_THERE.format(name)) from None
-    except PermissionError:
-        raise ChannelNotFound(_NOT_YOURS.format(name)) from None
-    except OSError as error:
-        raise refused(f"attach to {name}", error) from error
+# -- the header
 
 
 def check_header(name: str, words: memoryview, size: int) -> int:
@@ -363,22 +307,21 @@ def check_header(name: str, words: memoryview, size: int) -> int:
 
     The capacity is read only once, because a peer may change it after the check. Raises ``ChannelCorrupted``.
     """
-    if words[VERSION_WORD] != VERSION:
-        raise ChannelCorrupted(
-            f"{name} has layout version {words[VERSION_WORD]}, this shmchannel speaks {VERSION}: "
+    version, capacity = words[layout.VERSION_WORD], words[layout.CAPACITY_WORD]
+    if version != layout.VERSION:
+        fault = (
+            f"has layout version {version}, this shmchannel speaks {layout.VERSION}: "
             "use one version of shmchannel on both sides"
         )
-    capacity: int = words[CAPACITY_WORD]
-    power_of_two = capacity & (capacity - 1) == 0
-    if not (MINIMUM_CAPACITY <= capacity <= MAXIMUM_CAPACITY and power_of_two):
-        raise ChannelCorrupted(f"{name} claims a capacity of {capacity} bytes: make a new channel")
-    if size != DATA + 2 * capacity:
-        raise ChannelCorrupted(
-            f"{name} is {size} bytes, its header says {DATA + 2 * capacity}: make a new channel"
-        )
-    if tuple(words[ID_WORD : ID_WORD + 2].tolist()) != _id_words(name):
-        raise ChannelCorrupted(f"{name} carries another channel's id: make a new channel")
-    return capacity
+    elif not layout.MINIMUM_CAPACITY <= capacity <= layout.MAXIMUM_CAPACITY or capacity & (capacity - 1):
+        fault = f"claims a capacity of {capacity} bytes: make a new channel"
+    elif size != DATA + 2 * capacity:
+        fault = f"is {size} bytes, its header says {DATA + 2 * capacity}: make a new channel"
+    elif words[layout.ID_WORD :][:2] != _id_words(name):
+        fault = "carries another channel's id: make a new channel"
+    else:
+        return int(capacity)
+    raise ChannelCorrupted(f"{name} {fault}")
 
 
 def _map_finished(name: str, file: io.FileIO) -> Segment:
@@ -393,8 +336,8 @@ def _map_finished(name: str, file: io.FileIO) -> Segment:
                 segment = Segment(name, file)
             except OSError as error:
                 raise refused(f"map {name}", error) from error
-            magic = segment.words[MAGIC_WORD]
-            if magic == MAGIC:
+            magic = segment.words[layout.MAGIC_WORD]
+            if magic == layout.MAGIC:
                 fence()
                 return segment
             if magic:
@@ -408,6 +351,5 @@ def _map_finished(name: str, file: io.FileIO) -> Segment:
         time.sleep(0 if last else RETRY_INTERVAL)
 
 
-def _id_words(name: str) -> tuple[int, int]:
-    text = name.encode()[-ID_SIZE:]
-    return int.from_bytes(text[:WORD], "little"), int.from_bytes(text[WORD:], "little")
+def _id_words(name: str) -> memoryview:
+    return memoryview(name.encode()[-ID_SIZE:]).cast("Q")

@@ -225,7 +225,7 @@ class Connection:
             slot, producer = opened.slot, opened.writer.producer
             read = producer.position - producer.fill
             self._under_way = [(after, block) for after, block in self._under_way if after > read]
-        return Transfer(self._codec, self.outgoing, slot, instances, self._keep)
+        return Transfer(self._codec, self.outgoing.encode_moving, slot, instances, self._keep)
 
     def _keep(self, block: Block) -> None:
         """Keep the hold on a block that has moved, until its message is read or this port is over."""
@@ -372,7 +372,7 @@ class Connection:
     def _settle(self, slot: Slot) -> None:
         """Remove the blocks that no port can receive any more, and those of a peer that has died."""
         lost = not self.peer.look()
-        if slot.has_moved():
+        if slot.segment.has_moved():
             settle(slot, [block for _, block in self._under_way], lost=lost)
         if lost:
             sweep_blocks()

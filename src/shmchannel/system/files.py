@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.util import Finalize
 
@@ -115,9 +115,12 @@ def _hold(file: io.FileIO, name: str, lock: int) -> Hold | None:
         hold = Hold(open_name, name)  # it needs an `open` of its own: see locks.py
     except FileNotFoundError:
         return None
-    if hold.try_lock(lock) and (os.fstat(file.fileno()).st_nlink or not locks.HAVE_LOCKS):
-        return hold
-    return None
+    return hold if hold.try_lock(lock) and has_name(file.fileno()) else None
+
+
+def has_name(fd: int) -> bool:
+    """Whether the file still has its name; where there are no locks, the system may not tell."""
+    return os.fstat(fd).st_nlink > 0 or not locks.HAVE_LOCKS
 
 
 def open_name(name: str, flags: int = os.O_RDWR) -> io.FileIO:
@@ -143,6 +146,28 @@ def remove_file(name: str) -> None:
     except FileNotFoundError:
         pass
     disown(name)
+
+
+def names(form: re.Pattern[str]) -> list[str]:
+    """The names of that form, of every user; none if the system does not list them."""
+    try:
+        return [name for name in os.listdir(NAMES_FOLDER) if form.fullmatch(name)]
+    except OSError:
+        return []
+
+
+def open_each(found: Iterable[str]) -> Iterator[tuple[str, Hold]]:
+    """Open each file of this user, one after the other."""
+    for name in found:
+        try:
+            hold = Hold(open_name, name)
+        except OSError:
+            continue  # the name has just gone, or it belongs to another user
+        try:
+            if is_ours(os.fstat(hold.fileno())):
+                yield name, hold
+        finally:
+            hold.close()
 
 
 def is_ours(status: os.stat_result) -> bool:

@@ -54,29 +54,9 @@ class Record(NamedTuple):
         """The channel's handle; empty if the block has an owner."""
         return self.channel.rstrip(b"\0").decode("latin-1")
 
-    def is_for(self, slot: Slot, index: int) -> bool:
-        """Whether the block is under way to slot ``index`` of the slot's channel."""
-        return self.handle == slot.segment.name and self.slot == index
-
-
-class Claim:
-    """A block's name, and whether this process may remove it."""
-
-    __slots__ = ("message", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.message: Note | None = None  # the last one that the block was under way with
-
-    @property
-    def holds(self) -> bool:
-        """False once a message with the block is out, even if a signal handler cut off what follows."""
-        return self.message is None or not self.message.accepted
-
-    def remove_name(self) -> None:
-        """Remove the name, if this process may."""
-        if self.holds:
-            remove_file(self.name)
+    def is_for(self, slot: Slot, *indices: int) -> bool:
+        """Whether the block is under way to one of these slots of the slot's channel."""
+        return self.handle == slot.segment.name and self.slot in indices
 
 
 class Block:
@@ -84,18 +64,28 @@ class Block:
 
     def __init__(self, name: str, size: int, hold: Hold, moves: int = 0) -> None:
         self.name, self.size, self.hold, self.moves = name, size, hold, moves
-        self.claim = Claim(name)
+        self.message: Note | None = None  # the last one that the block was under way with
+
+    @property
+    def moved(self) -> bool:
+        """True once a message with the block is out, even if a signal handler cut off what follows."""
+        return self.message is not None and self.message.accepted
+
+    def remove_name(self) -> None:
+        """Remove the name, unless the block has moved."""
+        if not self.moved:
+            remove_file(self.name)
 
     def offer(self, slot: Slot, message: Note) -> None:
         """Put the block under way to the peer's port: lock the sender's byte, then unlock the owner's."""
-        self.claim.message = message
+        self.message = message
         self.moves += 1
         lock_byte(self.hold, OWNER + self.moves)
         slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1
-        record = self._record_for(slot)
-        write_record(self.hold, record)
-        if not record.pid and slot.peer()[STATE] != FREE:  # a peer that connected may have looked too early
-            write_record(self.hold, self._record_for(slot))
+        write_record(self.hold, self._record_for(slot))
+        write_record(
+            self.hold, self._record_for(slot)
+        )  # a peer that just connected may have looked too early
         self.hold.unlock(OWNER)
 
     def withdraw(self) -> None:
@@ -122,31 +112,28 @@ class Block:
 
     def release(self) -> None:
         """Give the block up for good; may be repeated. One that is under way stays for its receiver."""
-        self.claim.remove_name()
-        disown(self.claim)
+        self.remove_name()
+        disown(self)
         self.hold.close()
 
 
 def lock_byte(hold: Hold, byte: int) -> None:
     """Lock a byte, which a sweep may have for a moment. Raises ``ChannelError`` if another side keeps it."""
-    until = 0.0
+    until = time.monotonic() + PATIENCE
     while not hold.try_lock(byte):
-        until = until or time.monotonic() + PATIENCE
         if time.monotonic() > until:
             raise ChannelError("cannot lock this block: another process or port keeps it locked")
         time.sleep(RETRY_INTERVAL)
 
 
-def read_record(hold: Hold, file_size: int | None = None) -> Record | None:
-    """The record of a block; None if it is not finished. ``file_size`` saves a system call if it is known."""
+def read_record(hold: Hold) -> Record | None:
+    """The record of a block; None if it is not finished."""
     data = os.pread(hold.fileno(), RECORD.size, 0)
     if len(data) < RECORD.size:
         return None
     record = Record._make(RECORD.unpack(data))
-    if file_size is None:
-        file_size = os.fstat(hold.fileno()).st_size
-    whole = record.magic == MAGIC and file_size == HEAD_SIZE + record.size and record.moves < _MOST_MOVES
-    return record if whole else None
+    has_size = os.fstat(hold.fileno()).st_size == HEAD_SIZE + record.size
+    return record if has_size and record.magic == MAGIC and record.moves < _MOST_MOVES else None
 
 
 def write_record(hold: Hold, record: Record) -> None:

@@ -52,7 +52,7 @@ class SharedBuffer(mmap.mmap):
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
         self._block = block
-        own(block.claim, block.claim.remove_name)  # because a signal handler may cut off the Finalize
+        own(block, block.remove_name)  # because a signal handler may cut off the Finalize
         disown(block.name)
         # A Finalize and no weakref.finalize: a fork must not free the buffers of its parent.
         self._free = Finalize(self, block.release, exitpriority=-1)
@@ -94,7 +94,7 @@ def check_movable(buffer: SharedBuffer) -> None:
     """Raise ``ValueError`` or ``BufferError`` if a buffer cannot be moved now."""
     if buffer.closed:
         raise ValueError("cannot transfer a SharedBuffer that is detached or closed already")
-    if not buffer._block.claim.holds:  # a signal handler raised after the move, before the detaching
+    if buffer._block.moved:  # a signal handler raised after the move, before the detaching
         raise ValueError("cannot transfer a SharedBuffer that has been moved already")
     try:
         buffer._block.hold.fileno()
@@ -112,7 +112,7 @@ def check_movable(buffer: SharedBuffer) -> None:
 
 def detach(buffer: SharedBuffer) -> None:
     """Let go of the memory of a buffer that has been moved."""
-    disown(buffer._block.claim)
+    disown(buffer._block)
     buffer._free.cancel()
     try:
         mmap.mmap.close(buffer)
@@ -137,11 +137,10 @@ def receive(name: Any, slot: Slot | None) -> SharedBuffer:
         raise refused(f"open the block {name}", error) from error
     received = False
     try:
-        status = os.fstat(hold.fileno())
-        if not is_ours(status):
+        if not is_ours(os.fstat(hold.fileno())):
             raise InterfaceError(f"{name} is no block of this user's")
         lock_byte(hold, OWNER)
-        record = read_record(hold, status.st_size)
+        record = read_record(hold)
         if record is None or not record.is_for(slot, slot.index):
             raise InterfaceError(f"the block {name} is not under way to this port")
         received = True  # the message is out of the ring, so no other side will receive the block

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 
-from ..layout import CONSUMER_CLOSED, READER, RINGS
+from ..layout import CONSUMER_CLOSED, READER, RINGS, WORD
 from ..segment import Slot
 from ..system import locks, processes
-from ..system.files import HANDLE, NAMES_FOLDER, is_ours, open_name, remove_file
+from ..system.files import HANDLE, NAMES_FOLDER, names, open_each, remove_file
 from ..system.locks import RETRY_INTERVAL, Hold
 from ..waiting.sleeper import SLICE
 from .block import NAME, OWNER, Block, Record, lock_byte, read_record, write_record
@@ -20,7 +20,8 @@ def adopt(slot: Slot) -> None:
 
     The caller has just taken the slot, and the channel's names still exist.
     """
-    for _name, hold, record in _each(_names_moved(slot, 1 - slot.index)):
+    for _name, hold in open_each(names(NAME) if slot.segment.has_moved() else []):
+        record = read_record(hold)
         if record and record.is_for(slot, slot.index) and not record.pid:
             lock_byte(hold, OWNER)
             pid = os.getpid()
@@ -35,15 +36,12 @@ def settle(slot: Slot, under_way: list[Block], *, lost: bool) -> None:
     """
     for block in under_way:
         block.let_go()  # first: if both ports end at once, one of them finds the other's blocks unlocked
-    words = slot.segment.words
-    reader = words[(RINGS[slot.index] >> 3) + READER].to_bytes(8, "little")
-    ended = {slot.index}
-    if lost or reader[CONSUMER_CLOSED]:
-        ended.add(1 - slot.index)
+    peer_ended = lost or slot.segment.memory[RINGS[slot.index] + READER * WORD + CONSUMER_CLOSED]
+    ended = (0, 1) if peer_ended else (slot.index,)
     until = time.monotonic() + SLICE  # for all blocks together, because a close does not wait for others
-    for name, hold, record in _each({*_names_moved(slot, 0), *_names_moved(slot, 1)}):
-        is_for_ended = record and any(record.is_for(slot, index) for index in ended)
-        if is_for_ended and lock_if_abandoned(hold, record, until):
+    for name, hold in open_each(names(NAME)):
+        record = read_record(hold)
+        if record and record.is_for(slot, *ended) and lock_if_abandoned(hold, record, until):
             remove_file(name)
 
 
@@ -55,7 +53,8 @@ def sweep_blocks(
     The channels ``without`` count as if they had no names any more.
     """
     swept = []
-    for name, hold, record in _each(block_names() if locks.HAVE_LOCKS else []):
+    for name, hold in open_each(names(NAME) if locks.HAVE_LOCKS else []):
+        record = read_record(hold)
         # Check before locking: a locked block that stays would block its receiver.
         if record and record.handle and _may_be_received(record, without):
             continue
@@ -90,31 +89,3 @@ def _may_be_received(record: Record, without: Collection[str]) -> bool:
     if record.namespace != processes.namespace():
         return True  # a process of another pid namespace, which may live
     return processes.process_started(record.pid) == record.started
-
-
-def _each(names: Iterable[str]) -> Iterator[tuple[str, Hold, Record | None]]:
-    """Open each block of this user, one after the other."""
-    for name in names:
-        try:
-            hold = Hold(open_name, name)
-        except OSError:
-            continue  # its name has just gone, or it belongs to another user
-        try:
-            status = os.fstat(hold.fileno())
-            if is_ours(status):
-                yield name, hold, read_record(hold, status.st_size)
-        finally:
-            hold.close()
-
-
-def _names_moved(slot: Slot, ring: int) -> list[str]:
-    """The names of all blocks, if any has moved through that ring."""
-    return block_names() if slot.segment.has_moved(ring) else []
-
-
-def block_names() -> list[str]:
-    """The names of all blocks; none where the system does not list them."""
-    try:
-        return [name for name in os.listdir(NAMES_FOLDER) if NAME.fullmatch(name)]
-    except OSError:
-        return []

@@ -5,8 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from ..codec.codec import Codec
 from ..codec.interfaces import Interface, Serialized, set_state, state_of
@@ -29,12 +28,6 @@ def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
     )
 
 
-class Encoder(Protocol):
-    """A port's writer, which encodes the message."""
-
-    def encode_moving(self, value: object, moves: dict[int, Serialized], /) -> bytes: ...
-
-
 class Transfer:
     """The instances that one message moves. After the ``with`` statement they are gone, or as before.
 
@@ -46,18 +39,20 @@ class Transfer:
     def __init__(
         self,
         codec: Codec,
-        writer: Encoder,
+        encode: Callable[[object, dict[int, Serialized]], bytes],
         slot: Slot | None,
         instances: Iterable[Any],
         keep: Callable[[Block], None],
     ) -> None:
-        """``keep(block)`` gets each block of an accepted message. ``slot`` is None if the port is over.
+        """``encode`` encodes for the port; ``keep`` gets each block of an accepted message.
+
+        ``slot`` is None if the port is over.
 
         Raises ``TypeError`` for an instance that cannot move, ``ValueError`` for one that has moved or is
         listed twice, ``BufferError`` for a SharedBuffer of which there are views.
         """
         self.note = Note()
-        self._writer, self._slot, self._keep = writer, slot, keep
+        self._encode, self._slot, self._keep = encode, slot, keep
         self._instances: dict[int, tuple[Any, Interface]] = {}
         if isinstance(instances, SharedBuffer):
             raise TypeError("transfer is a list: write transfer=[buffer]")
@@ -85,14 +80,12 @@ class Transfer:
             else:
                 self._states.append((instance, state_of(instance)))
             moves[identity] = Serialized(instance, interface, interface.give_up(instance))
-        return self._writer.encode_moving(value, moves)
+        return self._encode(value, moves)
 
     def __enter__(self) -> Transfer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.note.accepted:
             for buffer in self._offered:
                 self._keep(block_of(buffer))
