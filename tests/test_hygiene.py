@@ -196,7 +196,7 @@ def test_no_wait_looks_at_the_wall_clock() -> None:
         if wall.search(line)
     }
     assert found == {
-        "segment.py: words[CREATED_WORD] = time.time_ns()",  # for people
+        "segment.py: words[layout.CREATED_WORD] = time.time_ns()",  # for people
         "snapshot.py: age = time.time() - self.created / 1e9",  # the same
         "semaphores.py: until = _timespec(time.time_ns(), timeout)",  # where there is no sem_clockwait
     }

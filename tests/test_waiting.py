@@ -123,8 +123,8 @@ def semaphore(maker: type[LibcSemaphore], any_wait: None) -> Iterator[LibcSemaph
     try:
         yield made
     finally:
-        made.unlink()
-        made.unlink()  # harmless
+        semaphores.unlink(made.name)
+        semaphores.unlink(made.name)  # harmless
 
 
 @pytest.mark.parametrize("other_maker", MAKERS)
@@ -191,7 +191,7 @@ def test_names_that_are_there_or_not_are_told(maker: type[LibcSemaphore]) -> Non
     with pytest.raises(FileExistsError) as there:
         maker(name, create=True)
     assert (there.value.errno, there.value.filename) == (errno.EEXIST, name)
-    made.unlink()
+    semaphores.unlink(made.name)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:
@@ -204,7 +204,7 @@ def test_names_that_are_there_or_not_are_told(maker: type[LibcSemaphore]) -> Non
 
 def test_a_semaphore_that_is_full_takes_posts_without_a_word(maker: type[LibcSemaphore]) -> None:
     made = maker(f"/shmch-test-{os.getpid()}", create=True)
-    made.unlink()
+    semaphores.unlink(made.name)
     ctypes.c_uint.from_address(made.address or 0).value = 0x7FFF_FFFF  # glibc's: SEM_VALUE_MAX
     made.post()  # who sleeps there is woken anyway
     for _ in range(3):

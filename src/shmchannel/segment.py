@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from . import layout
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
 from .layout import CONNECTED, CREATOR, DATA, FREE, RINGS, SLOTS, WORD, Place
-from .system import files, locks, processes
+from .system import files, locks, processes, semaphores
 from .system.fences import fence
 from .system.files import has_name, open_name, refused
 from .system.locks import NO_LOCK, RETRY_INTERVAL, Hold, LockedByte
@@ -98,20 +98,17 @@ class Segment:
                 segment.capacity = capacity
                 for semaphore in semaphore_names(name):
                     NamedSemaphore(semaphore, create=True)
-                segment._finish(linger)
+                words = segment.words
+                words[layout.VERSION_WORD] = layout.VERSION
+                words[layout.CAPACITY_WORD], words[layout.FLAGS_WORD] = capacity, layout.LINGER * linger
+                words[layout.CREATED_WORD] = time.time_ns()
+                words[layout.ID_WORD :][:2] = _id_words(name)
+                segment.sign(CREATOR, CONNECTED)
+                fence()
+                words[layout.MAGIC_WORD] = layout.MAGIC  # last: an attacher waits for it
                 yield segment, hold
         except OSError as error:
             raise refused(f"make a channel of 2 x {capacity} bytes", error) from error
-
-    def _finish(self, linger: bool) -> None:
-        """Write the header, and the magic last."""
-        words = self.words
-        words[layout.VERSION_WORD], words[layout.CAPACITY_WORD] = layout.VERSION, self.capacity
-        words[layout.FLAGS_WORD], words[layout.CREATED_WORD] = layout.LINGER * linger, time.time_ns()
-        words[layout.ID_WORD :][:2] = _id_words(self.name)
-        self.sign(CREATOR, CONNECTED)
-        fence()
-        words[layout.MAGIC_WORD] = layout.MAGIC  # an attacher waits for it
 
     @classmethod
     def attach(cls, name: str) -> Segment:
@@ -266,7 +263,7 @@ def unlink(name: str) -> None:
     claims = () if locks.HAVE_LOCKS else _claim_names(name)
     for other in (*semaphore_names(name), *claims):
         try:
-            NamedSemaphore.unlink_name(other)
+            semaphores.unlink(other)
         except PermissionError:
             pass  # another user's semaphore, which has never been the channel's
     files.remove_file(name)

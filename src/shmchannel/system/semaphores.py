@@ -1,7 +1,7 @@
 """A named semaphore: post, wait with a timeout, unlink.
 
-posix_ipc makes, posts and unlinks it. posix_ipc does not load in an isolated subinterpreter; there libc does
-all of this through ctypes. Both open the same semaphores, also at the same time.
+posix_ipc makes and posts it. posix_ipc does not load in an isolated subinterpreter; there libc does this too,
+through ctypes. Both open the same semaphores, also at the same time.
 
 The timed wait is always libc's. ``posix_ipc.Semaphore.acquire`` clears every exception of a signal handler
 but KeyboardInterrupt, and its timeout follows the wall clock (posix_ipc 1.3.2, ``Semaphore_acquire`` and
@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .files import OWNER_ONLY
 from .interrupts import without_fork
@@ -32,12 +30,6 @@ class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))  # struct timespec
 
 
-def _checked(result: int, _function: object, _arguments: object) -> int:
-    if result != 0:
-        raise _os_error()
-    return result
-
-
 def _os_error(name: str | None = None) -> OSError:
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number), name)
@@ -50,31 +42,11 @@ def _libc() -> ctypes.CDLL:
     libc.sem_unlink.argtypes = (ctypes.c_char_p,)
     for name in ("sem_close", "sem_post", "sem_trywait"):
         getattr(libc, name).argtypes = (ctypes.c_void_p,)
-    libc.sem_post.errcheck = _checked  # type: ignore[assignment]
     if hasattr(libc, "sem_clockwait"):
         libc.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
     if hasattr(libc, "sem_timedwait"):
         libc.sem_timedwait.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Timespec))
     return libc
-
-
-def _post(post: Callable[[], object], fixed: ctypes.c_uint32) -> None:
-    if FIXED is not None and fixed.value != FIXED:
-        return  # this post might never return; the sleeper looks again after a slice
-    try:
-        post()
-    except OSError as error:
-        # A peer that only posts has filled the counter. Then the sleeper is awake anyway.
-        if error.errno != errno.EOVERFLOW:
-            raise
-
-
-def _set_mode(name: str) -> None:
-    """Set the mode of a new semaphore's file, on Linux. The umask may have changed it."""
-    try:
-        os.chmod(f"/dev/shm/sem.{name[1:]}", OWNER_ONLY)
-    except FileNotFoundError:
-        pass
 
 
 LIBC = _libc()
@@ -95,11 +67,9 @@ def fixed_word() -> int | None:
         return None
     words = (ctypes.c_uint32 * SEM_WORDS)(*[UNTOUCHED] * SEM_WORDS)
     shared, value = 1, 0
-    if LIBC.sem_init(words, shared, value) != 0:
-        return None
-    if words[FIXED_WORD + 1] != UNTOUCHED:  # an older glibc, with its counts elsewhere
-        return None
-    return words[FIXED_WORD]
+    made = LIBC.sem_init(words, shared, value) == 0
+    # An older glibc has its counts elsewhere.
+    return words[FIXED_WORD] if made and words[FIXED_WORD + 1] == UNTOUCHED else None
 
 
 FIXED = fixed_word()
@@ -121,22 +91,14 @@ class LibcSemaphore:
     It closes when the object goes, so no thread can wait on a closed semaphore.
     """
 
-    __slots__ = ("_fixed", "address", "name", "post")
-
-    post: Callable[[], Any]
-    """Add one to the count, which wakes a waiter."""
+    __slots__ = ("_fixed", "address", "name")
 
     def __init__(self, name: str, *, create: bool = False) -> None:
         self.name = name
         self.address: int | None = None
-        without_fork(lambda: self._open(create))
+        without_fork(lambda: self._open(os.O_CREAT | os.O_EXCL if create else 0))
 
-    def _open(self, create: bool) -> None:
-        self._open_address(os.O_CREAT | os.O_EXCL if create else 0)
-        post = functools.partial(LIBC.sem_post, self.address)
-        self.post = functools.partial(_post, post, self._fixed)
-
-    def _open_address(self, flags: int) -> None:
+    def _open(self, flags: int) -> None:
         more = (ctypes.c_uint(OWNER_ONLY), ctypes.c_uint(0)) if flags else ()
         self.address = LIBC.sem_open(self.name.encode(), flags, *more)
         if self.address in _SEM_FAILED:
@@ -145,17 +107,41 @@ class LibcSemaphore:
         assert self.address
         self._fixed = ctypes.c_uint32.from_address(self.address + FIXED_WORD * 4)
         if flags:
-            _set_mode(self.name)
+            self._set_mode()
+
+    def _set_mode(self) -> None:
+        """Set the mode of the new semaphore's file, on Linux. The umask may have changed it."""
+        try:
+            os.chmod(f"/dev/shm/sem.{self.name[1:]}", OWNER_ONLY)
+        except FileNotFoundError:
+            pass
+
+    def _is_whole(self) -> bool:
+        return FIXED is None or self._fixed.value == FIXED
+
+    def post(self) -> None:
+        """Add one to the count, which wakes a waiter."""
+        try:
+            if self._is_whole():  # else this might never return; the sleeper looks again after a slice
+                self._post()
+        except OSError as error:
+            # A peer that only posts has filled the counter. Then the sleeper is awake anyway.
+            if error.errno != errno.EOVERFLOW:
+                raise
+
+    def _post(self) -> None:
+        if LIBC.sem_post(self.address) != 0:
+            raise _os_error()
 
     def wait(self, timeout: float) -> bool:
         """Take one post, waiting at most ``timeout`` seconds; False if none came, or a signal did.
 
         Then the signal's handler has run, and an exception that it raised is raised here.
         """
-        if FIXED is not None and self._fixed.value != FIXED:
-            time.sleep(timeout)
-            return False
-        return timed_wait(self.address, timeout)
+        if self._is_whole():
+            return timed_wait(self.address, timeout)
+        time.sleep(timeout)
+        return False
 
     @property
     def for_c(self) -> ForC:
@@ -165,16 +151,6 @@ class LibcSemaphore:
             return ForC()
         fixed = -1 if FIXED is None else FIXED
         return ForC(self.address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0, fixed)
-
-    def unlink(self) -> None:
-        """Remove the name, if it exists. The semaphore stays for those that have it open."""
-        self.unlink_name(self.name)
-
-    @staticmethod
-    def unlink_name(name: str) -> None:
-        """Remove a semaphore's name, if it exists."""
-        if LIBC.sem_unlink(name.encode()) != 0 and ctypes.get_errno() != errno.ENOENT:
-            raise _os_error(name)
 
     def __del__(self) -> None:
         without_fork(self._close)
@@ -189,30 +165,21 @@ class PosixIpcSemaphore(LibcSemaphore):
 
     __slots__ = ("_semaphore",)
 
-    def _open(self, create: bool) -> None:
-        name, flags = self.name, posix_ipc.O_CREX if create else 0
+    def _open(self, flags: int) -> None:
+        name = self.name
         try:
             self._semaphore = posix_ipc.Semaphore(name, flags, mode=OWNER_ONLY, initial_value=0)
         except posix_ipc.ExistentialError as error:
-            missing = FileExistsError if create else FileNotFoundError
-            raise missing(errno.EEXIST if create else errno.ENOENT, str(error), name) from None
-        except posix_ipc.PermissionsError as error:
-            raise PermissionError(errno.EACCES, str(error), name) from None
-        except OSError as error:  # posix_ipc gives no errno for too many open files
-            raise OSError(error.errno or errno.EMFILE, error.strerror or str(error), name) from None
-        if create:
-            _set_mode(name)
-        self._open_address(0)  # again, by libc: it counts its opens, and gives the same address for all
-        self.post = functools.partial(_post, self._semaphore.release, self._fixed)
+            raise OSError(errno.EEXIST if flags else errno.ENOENT, str(error), name) from None
+        except (posix_ipc.PermissionsError, OSError) as error:  # without errno if too many files are open
+            number = getattr(error, "errno", errno.EACCES) or errno.EMFILE
+            raise OSError(number, os.strerror(number), name) from None
+        if flags:
+            self._set_mode()
+        super()._open(0)  # again, by libc: it counts its opens, and gives the same address for all
 
-    @staticmethod
-    def unlink_name(name: str) -> None:
-        try:
-            posix_ipc.unlink_semaphore(name)
-        except posix_ipc.ExistentialError:
-            pass
-        except posix_ipc.PermissionsError as error:
-            raise PermissionError(errno.EACCES, str(error), name) from None
+    def _post(self) -> None:
+        self._semaphore.release()
 
     def _close(self) -> None:
         super()._close()
@@ -221,6 +188,12 @@ class PosixIpcSemaphore(LibcSemaphore):
 
 
 NamedSemaphore: type[LibcSemaphore] = LibcSemaphore if posix_ipc is None else PosixIpcSemaphore
+
+
+def unlink(name: str) -> None:
+    """Remove a semaphore's name, if it exists. The semaphore stays for those that have it open."""
+    if LIBC.sem_unlink(name.encode()) != 0 and ctypes.get_errno() != errno.ENOENT:
+        raise _os_error(name)
 
 
 # -- the timed wait: by the monotonic clock (glibc 2.30), by the wall clock, or by polling (macOS)
@@ -260,10 +233,5 @@ def _taken(result: int) -> bool:
     raise _os_error()
 
 
-timed_wait = (
-    wait_monotonic
-    if hasattr(LIBC, "sem_clockwait")
-    else wait_wall_clock
-    if hasattr(LIBC, "sem_timedwait")
-    else poll
-)
+_WAITS = {"sem_clockwait": wait_monotonic, "sem_timedwait": wait_wall_clock, "sem_trywait": poll}
+timed_wait = next(wait for function, wait in _WAITS.items() if hasattr(LIBC, function))
