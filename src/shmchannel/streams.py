@@ -6,13 +6,11 @@ the program has imported anyio, an error of these streams is also the anyio erro
 
 from __future__ import annotations
 
+import functools
 import sys
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self
 
 from .errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-
-S = TypeVar("S", bound="_Stream")
 
 
 class ObjectPort(Protocol):
@@ -41,27 +39,30 @@ class _Stream:
         """
         if default is not ...:
             return default
-        raise _as_anyio(
-            _NoAttribute(f"{attribute!r}: a stream over a port has no attributes"),
-            "TypedAttributeLookupError",
-        )
+        missing = _NoAttribute(f"{attribute!r}: a stream over a port has no attributes")
+        raise _as_anyio(missing, "TypedAttributeLookupError")
 
     async def aclose(self) -> None:
         """Close the stream and the port; may be repeated."""
         self._closed = True
         await self.port.close()
 
-    async def __aenter__(self: S) -> S:
+    async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def _check_open(self) -> None:
         if self._closed:
             raise _as_anyio(PortClosed("this stream is closed here: make another"), "ClosedResourceError")
+
+
+_ANYIO_NAMES: dict[type[ChannelError], str] = {
+    EndOfChannel: "EndOfStream",
+    PeerLost: "BrokenResourceError",
+    PortClosed: "ClosedResourceError",
+}
 
 
 class _NoAttribute(ChannelError, LookupError):
@@ -79,14 +80,10 @@ class _Receiving(_Stream):
         self._check_open()
         try:
             return await self.port.read()
-        except EndOfChannel as error:
-            raise _as_anyio(error, "EndOfStream") from None
-        except PeerLost as error:
-            raise _as_anyio(error, "BrokenResourceError") from None
-        except PortClosed as error:
-            raise _as_anyio(error, "ClosedResourceError") from None
+        except tuple(_ANYIO_NAMES) as error:
+            raise _as_anyio(error, _ANYIO_NAMES[type(error)]) from None
 
-    def __aiter__(self: S) -> S:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
@@ -107,14 +104,11 @@ class _Sending(_Stream):
         self._check_open()
         try:
             accepted = await self.port.write(item)
-        except PeerLost as error:
-            raise _as_anyio(error, "BrokenResourceError") from None
-        except PortClosed as error:
-            raise _as_anyio(error, "ClosedResourceError") from None
+        except tuple(_ANYIO_NAMES) as error:
+            raise _as_anyio(error, _ANYIO_NAMES[type(error)]) from None
         if not accepted:
-            raise _as_anyio(
-                EndOfChannel("the other side has ended, and reads nothing more"), "BrokenResourceError"
-            )
+            ended = EndOfChannel("the other side has ended, and reads nothing more")
+            raise _as_anyio(ended, "BrokenResourceError")
 
 
 class ReadStream(_Receiving):
@@ -141,24 +135,15 @@ class DuplexStream(_Receiving, _Sending):
         self.port.end_writing()
 
 
-_mixed: dict[tuple[type, str], type] = {}
-
-
 def _as_anyio(error: ChannelError, name: str) -> ChannelError:
     """Return the error; if anyio has been imported, as an instance of anyio's class too."""
-    anyio = sys.modules.get("anyio")
-    anyio_class = getattr(anyio, name, None)
-    if anyio_class is None:
-        return error
-    kind = type(error)
-    if (kind, name) not in _mixed:
-        _mixed[kind, name] = type(
-            kind.__name__,
-            (kind, anyio_class),
-            {"__module__": kind.__module__, "__reduce__": lambda error: (kind, error.args)},
-        )
-    mixed = _mixed[kind, name]
-    made = mixed.__new__(mixed, *error.args)
-    made.args = error.args
-    result: ChannelError = made
-    return result
+    anyio_class = getattr(sys.modules.get("anyio"), name, None)
+    kind: Any = type(error)
+    return error if anyio_class is None else _mixed(kind, anyio_class)(*error.args)
+
+
+@functools.cache
+def _mixed(kind: type[ChannelError], anyio_class: type) -> type[ChannelError]:
+    """A class of both. Its instances pickle as ours alone."""
+    members = {"__module__": kind.__module__, "__reduce__": lambda error: (kind, error.args)}
+    return type(kind.__name__, (kind, anyio_class), members)
