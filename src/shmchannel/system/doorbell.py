@@ -27,8 +27,7 @@ class Doorbell:
 
     def __init__(self, ours: memoryview, theirs: memoryview) -> None:
         """``ours`` and ``theirs`` are the two keys in shared memory, as bytes. Zeros stand for no bell."""
-        self._ours = ours
-        self._theirs = theirs
+        self._ours, self._theirs = ours, theirs
         self._bell: socket.socket | None = None
         self.address: str | bytes = b""
         self._closed = False
@@ -36,10 +35,7 @@ class Doorbell:
         self.lock = threading.RLock()
 
     def bind(self) -> None:
-        """Make our bell; does nothing if there is one, or after ``close``.
-
-        Raises ``ChannelError`` when the system refuses.
-        """
+        """Make our bell, once. Raises ``ChannelError`` when the system refuses."""
         try:
             locked(self.lock, self._bind)
         except OSError as error:
@@ -87,12 +83,7 @@ class Doorbell:
 
     def _send(self, address: str | bytes) -> None:
         try:
-            sender = self._sender
-            if sender is None:
-                if self._closed:
-                    return
-                sender = self._make_sender()
-            sender.sendto(b"!", address)
+            (self._sender or self._make_sender()).sendto(b"!", address)
         except OSError:
             pass  # the peer has gone, its bell is full, or another thread has closed ours
 
@@ -111,7 +102,6 @@ class Doorbell:
         locked(self.lock, self._close)
 
     def _close(self) -> None:
-        self._closed = True
         if self._bell is not None and self._ours:
             self._ours[:] = bytes(KEY_SIZE)
             if isinstance(self.address, str) and os.path.exists(self.address):
@@ -121,10 +111,10 @@ class Doorbell:
     def drop(self) -> None:
         """In a fork: let go of everything, and leave the bell to the parent."""
         self.lock = threading.RLock()  # another thread of the parent may have held the old one at the fork
-        self._closed = True
         self._drop()
 
     def _drop(self) -> None:
+        self._closed = True
         self._ours = self._theirs = memoryview(b"")
         for end in (self._bell, self._sender):
             if end is not None:

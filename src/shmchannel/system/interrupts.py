@@ -17,13 +17,12 @@ T = TypeVar("T")
 
 def locked(lock: threading.RLock, action: Callable[[], T], timeout: float = -1) -> T:
     """Call ``action`` with the lock held, or without it after ``timeout`` seconds (-1: wait for ever)."""
-    acquire, release = lock.acquire, lock.release
     try:
-        acquire(timeout=timeout)
+        lock.acquire(timeout=timeout)
         return action()
     finally:
         try:
-            release()  # C code: a Python function could be interrupted before its first line
+            lock.release()  # C code: a Python function could be interrupted before its first line
         except RuntimeError as error:
             if is_from_handler(error):
                 raise

@@ -7,7 +7,6 @@ its own. Where there are no such locks (macOS), the holder's pid and start time 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import io
 import os
@@ -52,23 +51,19 @@ class Hold:
 
     def try_lock(self, offset: int, length: int = 1) -> bool:
         """Lock bytes; False if another hold, in this process or another, has locked one of them."""
-        if not HAVE_LOCKS:
-            return True
         try:
             self._set_lock(fcntl.F_WRLCK, offset, length)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                return False
-            raise
+        except (BlockingIOError, PermissionError):
+            return False
         return True
 
     def unlock(self, offset: int, length: int = 1) -> None:
         """Unlock bytes; may be repeated."""
-        if HAVE_LOCKS:
-            self._set_lock(fcntl.F_UNLCK, offset, length)
+        self._set_lock(fcntl.F_UNLCK, offset, length)
 
     def _set_lock(self, kind: int, offset: int, length: int) -> None:
-        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
+        if HAVE_LOCKS:
+            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
 
     def close(self) -> None:
         """Close the descriptor, which drops the locks; may be repeated."""
