@@ -46,20 +46,19 @@ class Lane:
             return
         loop = asyncio.get_running_loop()
         pulse = Pulse.of(loop)
-        flags = sleeper.flags
         try:
             while not (ready() or sleeper.stopped):
                 future = self.future = loop.create_future()
                 self._ready = ready
                 pulse.add(self)
                 try:
-                    flags[ON_BELL] = wait.need  # step: announce
+                    sleeper.flags[ON_BELL] = wait.need  # step: announce
                     fence()  # step: fence_after_announce
                     if not (ready() or sleeper.stopped):  # step: look_again
                         await future  # step: sleep
                 finally:
                     if not loop.is_closed():  # else the flag may belong to the port's next loop
-                        flags[ON_BELL] = 0  # step: withdraw
+                        sleeper.flags[ON_BELL] = 0  # step: withdraw
                     self.future = None
                     pulse.discard(self)
                 if not sleeper.alive():  # step: look_if_alive
@@ -88,11 +87,9 @@ class Pulse:
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Pulse:
         """The pulse of a loop."""
-        pulse = _pulses.get(loop)
-        if pulse is None:
+        if loop not in _pulses:
             forget_closed_loops()
-            pulse = _pulses[loop] = cls()
-        return pulse
+        return _pulses.setdefault(loop, cls())
 
     def __init__(self) -> None:
         self._waiting: set[Beating] = set()
@@ -132,8 +129,7 @@ class EndWatch:
 
     def __init__(self, pulse: Pulse, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
         """``notice`` looks, and returns False once the port is over. The port may go before that."""
-        self._pulse = pulse
-        self._notice = notice
+        self._pulse, self._notice = pulse, notice
 
     def beat(self) -> None:
         notice = self._notice()
@@ -141,7 +137,6 @@ class EndWatch:
             self.end()
 
     def end(self) -> None:
-        """Stop looking."""
         self._pulse.discard(self)
 
 
@@ -150,9 +145,8 @@ class HeldTurn:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
         """``close`` takes back what the task's operation has half done."""
-        self._loop = loop
+        self._loop, self._close = loop, close
         self._thread = threading.get_ident()
-        self._close = close
 
     def is_ours(self) -> bool:
         return self._thread == threading.get_ident() and not self._loop.is_closed()
@@ -220,8 +214,7 @@ class LoopSide:
         except ChannelError:
             self._loop = None
             raise
-        reader, writer = self._sleepers
-        self.reading, self.writing = Lane(reader), Lane(writer)
+        self.reading, self.writing = map(Lane, self._sleepers)
         self._watch_doorbell(loop, self._doorbell.fileno())  # -1 if the port was closed meanwhile
         return True
 
@@ -260,21 +253,20 @@ class LoopSide:
         return time.monotonic() < self.next_checkpoint and not lane.tasks
 
     async def checkpoint(self) -> None:
-        """Let the loop's other tasks run; due at ``next_checkpoint``.
+        """Let the loop's other tasks run, if that is due.
 
         The interval starts when this task runs again, so another busy port cannot use it up.
         """
-        await asyncio.sleep(0)
-        self.next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
+        if time.monotonic() >= self.next_checkpoint:
+            await asyncio.sleep(0)
+            self.next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
 
     async def drive(self, operation: Operation[T], *, writing: bool) -> T:
         """Run an operation to its end, suspending this task in the lane's line where the operation waits."""
-        close = operation.close
         lane = locked(self._doorbell.lock, lambda: self._enter(writing=writing))
         try:
             async with lane.line:
-                if time.monotonic() >= self.next_checkpoint:
-                    await self.checkpoint()
+                await self.checkpoint()
                 wait = next(operation)
                 if wait.exclusive:
                     return await self._exclusively(operation, lane, wait)
@@ -283,14 +275,13 @@ class LoopSide:
             return operation_result(operation, done)
         finally:
             lane.tasks -= 1
-            close()  # takes back what is half done
+            operation.close()  # takes back what is half done
 
     async def _go_on(self, operation: Operation[T], lane: Lane, wait: Wait, *, nested: bool) -> T:
         """Run an operation from its first wait to its end. At a checkpoint it has taken nothing."""
         while True:
             await lane.wait(wait)
-            if time.monotonic() >= self.next_checkpoint:
-                await self.checkpoint()
+            await self.checkpoint()
             try:
                 wait = operation.send(nested)
             except StopIteration as done:
@@ -298,16 +289,16 @@ class LoopSide:
 
     async def _exclusively(self, operation: Operation[T], lane: Lane, wait: Wait) -> T:
         """As ``_go_on``, with the turn of this end, so that no thread writes a message in parts meanwhile."""
-        sleeper, close = wait.sleeper, operation.close
+        sleeper = wait.sleeper
         nested = sleeper.turn._is_owned()  # type: ignore[attr-defined]  # this loop runs inside a write of its thread
-        task = HeldTurn(asyncio.get_running_loop(), close)
+        task = HeldTurn(asyncio.get_running_loop(), operation.close)
         while not sleeper.lend(task):
             await asyncio.sleep(TURN)
         try:
             return await self._go_on(operation, lane, wait, nested=nested)
         finally:
             try:
-                close()
+                operation.close()
             finally:
                 if sleeper.task is task:  # after a close of this loop, another task may have it
                     sleeper.task = None
