@@ -13,7 +13,7 @@ from .layout import MAXIMUM_CAPACITY, RINGS, TAIL
 from .port.connection import Connection
 from .port.port import Port
 from .segment import Segment, sweep_segments, unlink
-from .system.files import disown
+from .system.files import checked_size, disown
 from .system.locks import Hold
 from .transfer.sweep import adopt, sweep_blocks
 
@@ -35,10 +35,10 @@ def _sweep_in_turn() -> None:
     global _next_sweep
     if time.monotonic() < _next_sweep:
         return
-    used = time.thread_time()
+    started = time.thread_time()
     sweep_segments()
     sweep_blocks()
-    used = time.thread_time() - used
+    used = time.thread_time() - started
     if used > CHEAP_SWEEP:
         _next_sweep = time.monotonic() + used / SWEEP_SHARE
 
@@ -75,7 +75,7 @@ class Channel:
         Raises ``TypeError`` or ``ValueError`` for a wrong argument, and ``ChannelError`` when the system
         refuses (/dev/shm is full); with a handle also what ``from_handle`` raises.
         """
-        self.max_message_size = _checked("max_message_size", max_message_size, 1, LARGEST_MESSAGE)
+        self.max_message_size = checked_size("max_message_size", max_message_size, 1, LARGEST_MESSAGE)
         self.interfaces: tuple[type | Interface, ...] = several(interfaces)
         self._known = listed(self.interfaces)
         if handle is not None:
@@ -83,7 +83,7 @@ class Channel:
                 raise ValueError("capacity and linger are for the creator: leave them out with a handle")
             self._segment = Segment.attach(handle)
             return
-        capacity = _checked("capacity", capacity, 1, MAXIMUM_CAPACITY)
+        capacity = checked_size("capacity", capacity, 1, MAXIMUM_CAPACITY)
         _sweep_in_turn()
         capacity = max(SMALLEST_CAPACITY, 1 << (capacity - 1).bit_length())
         with Segment.create(capacity, linger=bool(linger)) as (self._segment, hold):
@@ -133,14 +133,8 @@ class Channel:
         slot = self._segment.claim()
         adopt(slot)
         self._segment.close_names()
-        connection = Connection(
-            slot,
-            [*self._known, _as_interface(self.interfaces)],
-            max_message_size=self.max_message_size,
-            spin=spin,
-            kept=self,
-        )
-        return Port(connection)
+        known = [*self._known, _as_interface(self.interfaces)]
+        return Port(Connection(slot, known, max_message_size=self.max_message_size, spin=spin, kept=self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach, (self.handle, self.max_message_size, self.interfaces)
@@ -161,14 +155,6 @@ def _as_interface(known: tuple[type | Interface, ...]) -> Interface:
 
 def _attach(handle: str, max_message_size: int, interfaces: tuple[type | Interface, ...]) -> Channel:
     return Channel.from_handle(handle, interfaces=interfaces, max_message_size=max_message_size)
-
-
-def _checked(name: str, value: object, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, a number of bytes, not {value!r}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} must be from {least} to {most} bytes, not {value}")
-    return value
 
 
 def _drop(segment: Segment, hold: Hold) -> None:

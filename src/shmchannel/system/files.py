@@ -131,6 +131,15 @@ def open_name(name: str, flags: int = os.O_RDWR) -> io.FileIO:
     return next(map(io.FileIO, opened, ("r+",)))
 
 
+def checked_size(name: str, value: object, least: int, most: int) -> int:
+    """Return an argument of that name that is a number of bytes. Raises ``TypeError`` or ``ValueError``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, a number of bytes, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most} bytes, not {value}")
+    return value
+
+
 def allocate(file: io.FileIO, size: int) -> None:
     """Give a file its size in bytes, and the memory for it. Raises ``OSError``."""
     fd = file.fileno()

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from ..errors import InterfaceError
 from ..segment import Slot
-from ..system.files import allocate, disown, is_ours, new_file, open_name, own, refused, remove_file
+from ..system import files
+from ..system.files import allocate, disown, new_file, open_name, own, refused, remove_file
 from ..system.locks import Hold
 from .block import HEAD_SIZE, LARGEST, NAME, OWNER, Block, Record, lock_byte, read_record, write_record
 
@@ -33,10 +34,7 @@ class SharedBuffer(mmap.mmap):
     _free: Finalize
 
     def __new__(cls, size: int) -> SharedBuffer:
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise TypeError(f"size must be an int, a number of bytes, not {size!r}")
-        if not 1 <= size <= LARGEST:
-            raise ValueError(f"size must be from 1 to {LARGEST} bytes, not {size}")
+        files.checked_size("size", size, 1, LARGEST)
         try:
             with new_file("b", OWNER, remove_file) as (name, file, hold):
                 allocate(file, HEAD_SIZE + size)
@@ -103,9 +101,8 @@ def check_movable(buffer: SharedBuffer) -> None:
     try:
         mmap.mmap.resize(buffer, len(buffer))  # to the size that it has: mmap refuses while there are views
     except BufferError:
-        raise BufferError(
-            "cannot transfer a SharedBuffer while there are views of it: release them first"
-        ) from None
+        fault = "cannot transfer a SharedBuffer while there are views of it: release them first"
+        raise BufferError(fault) from None
     except SystemError:
         pass  # this system cannot resize; ``detach`` finds the views
 
@@ -137,7 +134,7 @@ def receive(name: Any, slot: Slot | None) -> SharedBuffer:
         raise refused(f"open the block {name}", error) from error
     received = False
     try:
-        if not is_ours(os.fstat(hold.fileno())):
+        if not files.is_ours(os.fstat(hold.fileno())):
             raise InterfaceError(f"{name} is no block of this user's")
         lock_byte(hold, OWNER)
         record = read_record(hold)

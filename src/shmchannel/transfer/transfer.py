@@ -28,6 +28,9 @@ def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
     )
 
 
+Encode = Callable[[object, dict[int, Serialized]], bytes]
+
+
 class Transfer:
     """The instances that one message moves. After the ``with`` statement they are gone, or as before.
 
@@ -39,7 +42,7 @@ class Transfer:
     def __init__(
         self,
         codec: Codec,
-        encode: Callable[[object, dict[int, Serialized]], bytes],
+        encode: Encode,
         slot: Slot | None,
         instances: Iterable[Any],
         keep: Callable[[Block], None],
