@@ -1,7 +1,7 @@
 """Every offset, word, flag and kind of frame of the shared segment, once; docs/layout.md explains them.
 
-A channel's segment is a header of words, three records that say who holds what, the control words of
-two rings, and the rings' data. Offsets and sizes are in bytes.
+A channel's segment is a header of words, three records that name their holders, the control words of two
+rings, and the rings' data. Offsets and sizes are in bytes.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import ChannelCorrupted
 from ..layout import PART, WHOLE
 from ..messages import Batch
+from ..port.connection import Accepted
 from ..port.ended import Ended
 from ..port.port import Port, connection_of
 from . import wire
@@ -44,10 +45,10 @@ class Messages:
                 return True
             frames, self._parts = wire.frame(WHOLE, self._parts), bytearray()
             found = wire.split(frames)
-        accepted = [0]
+        accepted = Accepted()
         writing = self._connection.writing_many(self._batches(frames, found), accepted)
         await self._connection.drive(writing, writing=True)
-        return accepted[0] == len(found)
+        return accepted.messages == len(found)
 
     def _batches(self, frames: bytes, found: list[wire.Frame]) -> list[Batch]:
         """What is small enough goes into the ring as it came, the rest in parts."""

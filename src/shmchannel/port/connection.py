@@ -53,6 +53,12 @@ class Open(NamedTuple):
     kept: object  # the Channel: its names stay as long as it does
 
 
+class Accepted:
+    """How many messages of a batch have been accepted, also if an exception ends the write."""
+
+    messages = 0
+
+
 # The slots of open connections. A connection that becomes garbage needs its semaphores and its lock to end.
 # The collector finalizes garbage in any order, so these must not be garbage with it.
 _taken: set[Slot] = set()
@@ -197,7 +203,7 @@ class Connection:
         finally:
             producer.abort()  # after a timeout, Ctrl-C or the peer's end; otherwise it does nothing
 
-    def writing_many(self, batches: list[Batch], accepted: list[int], start: int = 0) -> Operation[None]:
+    def writing_many(self, batches: list[Batch], accepted: Accepted, start: int = 0) -> Operation[None]:
         """Write batches, the first from byte ``start`` on, and count the accepted messages."""
         outgoing = self.outgoing
         if isinstance(outgoing, MessageWriter) and any(batch.large is not None for batch in batches):
@@ -206,7 +212,7 @@ class Connection:
         for frames, large in batches:
             while start < len(frames):
                 start, written = self.write_frames(frames, start)
-                accepted[0] += written
+                accepted.messages += written
                 if not written:
                     outgoing = self.outgoing
                     if isinstance(outgoing, Ended) or outgoing.producer.consumer_closed:
@@ -215,7 +221,7 @@ class Connection:
             if large is not None:
                 if not (yield from self.writing(large)):
                     return
-                accepted[0] += 1
+                accepted.messages += 1
             start = 0
 
     def moving(self, instances: Iterable[Any]) -> Transfer:

@@ -12,7 +12,7 @@ from ..streams import DuplexStream, ReadStream, WriteStream
 from ..waiting.deadline import check_timeout
 from ..waiting.thread import drive
 from . import shutdown
-from .connection import Connection
+from .connection import Accepted, Connection
 from .ended import Ended
 from .events import Callback, Event
 from .statistics import Statistics
@@ -116,17 +116,17 @@ class Port:
         connection = self._connection
         batches = connection.outgoing.batches(values)
         start = 0
-        accepted = [0]
+        accepted = Accepted()
         if len(batches) == 1 and batches[0].large is None:
-            start, accepted[0] = connection.write_frames(batches[0].frames, 0)
+            start, accepted.messages = connection.write_frames(batches[0].frames, 0)
             if start == len(batches[0].frames):
-                return accepted[0]
+                return accepted.messages
         try:
             drive(connection.writing_many(batches, accepted, start), timeout)
         except (TimeoutError, ChannelError):
-            if not accepted[0]:
+            if not accepted.messages:
                 raise
-        return accepted[0]
+        return accepted.messages
 
     async def write_many(self, values: Iterable[object]) -> int:
         """As ``write_many_sync``, suspending this task while there is no room.
@@ -134,14 +134,14 @@ class Port:
         A cancelled call may have written some of the values: the first ones, each of them whole.
         """
         connection = self._connection
-        accepted = [0]
+        accepted = Accepted()
         batches = connection.outgoing.batches(values)
         try:
             await connection.drive(connection.writing_many(batches, accepted), writing=True)
         except ChannelError:
-            if not accepted[0]:
+            if not accepted.messages:
                 raise
-        return accepted[0]
+        return accepted.messages
 
     def end_writing(self) -> None:
         """End the writing on this side, and go on reading; may be repeated.

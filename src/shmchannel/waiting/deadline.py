@@ -1,4 +1,4 @@
-"""Timeouts: what a caller may give, and how much of one is left."""
+"""Timeouts: the check of a caller's timeout, and the time that is left of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 def check_timeout(timeout: object) -> None:
-    """Raise ``TypeError`` or ``ValueError`` for a timeout that cannot be, also if no wait will come."""
+    """Raise ``TypeError`` or ``ValueError`` for a wrong timeout, even if no wait follows."""
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
     if math.isnan(timeout) or timeout < 0:
@@ -15,7 +15,7 @@ def check_timeout(timeout: object) -> None:
 
 
 class Deadline:
-    """A point in monotonic time, computed once for all steps of an operation."""
+    """A point in monotonic time, computed once for all waits of an operation."""
 
     __slots__ = ("_at", "_timeout")
 
@@ -26,7 +26,7 @@ class Deadline:
         self._at = None if timeout is None or math.isinf(timeout) else time.monotonic() + timeout
 
     def remaining(self) -> float:
-        """Seconds left, ``inf`` without a deadline. Raises ``TimeoutError`` when none are left."""
+        """Seconds left; ``inf`` without a timeout. Raises ``TimeoutError`` when none are left."""
         if self._at is None:
             return math.inf
         left = self._at - time.monotonic()

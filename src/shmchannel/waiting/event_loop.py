@@ -25,7 +25,7 @@ from .thread import operation_result
 T = TypeVar("T")
 
 PULSE = 0.15  # seconds between looks at everything that waits in a loop
-CHECKPOINT_INTERVAL = 0.0007  # seconds after which a task lets others run; it may make one more try before
+CHECKPOINT_INTERVAL = 0.0007  # seconds after which a task lets others run; it may make one more try first
 
 
 class Lane:
