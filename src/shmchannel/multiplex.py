@@ -19,10 +19,9 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
 
     An object is a ``Port``, a socket or another object with a ``fileno()``, or a descriptor. A port is ready
     when a read would not wait: there is a message, the other side has ended or died, or the port is over.
-    Returns ``[]`` when the time is up.
-
-    Raises ``TypeError`` for a port that is not in a list, ``ValueError`` for an object without a descriptor,
-    either for a wrong timeout, and ``ChannelError`` for a port that is awaited in an event loop.
+    Returns ``[]`` when the time is up. Raises ``TypeError`` for a port that is not in a list, ``ValueError``
+    for an object without a descriptor, either for a wrong timeout, and ``ChannelError`` for a port that is
+    awaited in an event loop.
     """
     if isinstance(objects, Port):  # a port is iterable, and would be read
         raise TypeError("wait takes a list: write wait([port])")

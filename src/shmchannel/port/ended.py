@@ -75,6 +75,6 @@ def lost() -> ChannelError:
 
 def forked() -> ChannelError:
     return ChannelError(
-        "this port belongs to the process that connected it, and this process is a fork of that: "
+        "this port belongs to the process that connected it, and this is a fork of it: "
         "pass channel.handle to the child, and connect there"
     )

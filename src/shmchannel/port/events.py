@@ -25,10 +25,7 @@ class Events:
         return any(self._callbacks.values())
 
     def on(self, event: Event, callback: Callback) -> None:
-        """Add a callback, unless the event has fired.
-
-        Raises ``ValueError`` for an unknown event, ``TypeError`` for a callback that is no plain function.
-        """
+        """Raises ``ValueError`` for an unknown event, ``TypeError`` if the callback is no plain function."""
         self._check(event)
         call = getattr(callback, "__call__", None)  # noqa: B004  (an instance may have an async __call__)
         if not callable(callback) or any(map(inspect.iscoroutinefunction, (callback, call))):

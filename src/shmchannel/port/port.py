@@ -37,8 +37,7 @@ class Port:
         """Write a value if there is room for it now.
 
         Returns True if the message is accepted, False if the other side has ended. Raises ``WouldBlock`` if
-        there is no room, and otherwise what ``write_sync`` raises. There is never room for a message that is
-        larger than the ring.
+        there is no room, as always for a message larger than the ring, and otherwise as ``write_sync``.
         """
         connection = self._connection
         if transfer:
@@ -56,18 +55,17 @@ class Port:
     ) -> bool:
         """Write a value, waiting for room at most ``timeout`` seconds (None: without a limit).
 
-        Returns True once the message is in shared memory: from then on the peer can read it, even if this
-        process ends. Returns False if the other side has ended, before or during the wait. ``transfer`` lists
-        instances that are somewhere in the value; they move: once the message is accepted, they are detached
-        here.
+        Returns True once the message is in shared memory, where the peer can read it even if this process
+        ends, and False if the other side has ended, before or during the wait. The instances that
+        ``transfer`` lists, which are somewhere in the value, move: they are detached here once the message is
+        accepted.
 
         Raises ``CloneError`` for a value that cannot be cloned or is larger than ``max_message_size``,
         ``InterfaceError`` if an interface fails, ``TimeoutError`` when the time is up, ``PeerLost`` if the
         peer has died (its complete messages can still be read), ``PortClosed`` after ``close_sync`` or
-        ``end_writing``, ``ChannelCorrupted`` if the segment is damaged, and ``TypeError`` or ``ValueError``
-        for a wrong timeout, or for an instance in ``transfer`` that cannot move, has moved before or is
-        listed twice (``BufferError`` while a SharedBuffer has views). A write that raises has written and
-        moved nothing.
+        ``end_writing``, ``ChannelCorrupted`` if the segment is damaged, and ``TypeError``, ``ValueError`` or
+        ``BufferError`` for a wrong timeout or an instance that cannot move. A write that raises has written
+        and moved nothing.
         """
         if timeout is not None:
             check_timeout(timeout)
@@ -81,8 +79,8 @@ class Port:
     async def write(self, value: object, *, transfer: Iterable[Any] = ()) -> bool:
         """As ``write_sync``, suspending this task while there is no room.
 
-        A cancelled write has written the whole value or nothing. Raises ``ChannelError`` while the port is
-        awaited in another event loop or watched by a select.
+        A cancelled write has written the whole value or nothing. Raises ``ChannelError`` while another event
+        loop awaits the port or a select watches it.
         """
         connection = self._connection
         if transfer:
@@ -104,12 +102,11 @@ class Port:
         return await side.drive(connection.writing(payload), writing=True)
 
     def write_many_sync(self, values: Iterable[object], *, timeout: float | None = None) -> int:
-        """Write values in their order; faster than ``write_sync`` for many small ones.
+        """Write values in their order; for many small ones faster than ``write_sync``.
 
-        Messages that fit into the ring together are published at once. Returns the number of accepted
-        messages: fewer than all if the time is up, or the other side ends or dies, before the last. Raises
-        what ``write_sync`` raises, but only if none was accepted. If a value cannot be cloned, none is
-        written.
+        Returns the number of accepted messages: fewer than all if the time is up, or the other side ends or
+        dies, before the last. Raises as ``write_sync``, but only if none was accepted. If a value cannot be
+        cloned, none is written.
         """
         if timeout is not None:
             check_timeout(timeout)
@@ -156,8 +153,7 @@ class Port:
     def read_nowait(self) -> Any:
         """Return the next value if there is one now.
 
-        Raises ``WouldBlock`` if there is none, and otherwise what ``read_sync`` raises: ``PeerLost`` within
-        100 ms after the peer's death.
+        Raises ``WouldBlock`` if there is none, and otherwise as ``read_sync``: ``PeerLost`` within 100 ms.
         """
         connection = self._connection
         incoming = connection.incoming
@@ -172,10 +168,10 @@ class Port:
     def read_sync(self, timeout: float | None = None) -> Any:
         """Return the next value, waiting for it at most ``timeout`` seconds (None: without a limit).
 
-        Raises ``TimeoutError`` when the time is up, ``EndOfChannel`` once the other side has ended and
-        everything has been read, ``PeerLost`` once the peer has died and its complete messages have been
-        read, ``CloneError`` or ``InterfaceError`` for a message that cannot be decoded (the next read goes on
-        after it), ``PortClosed`` after ``close_sync``, ``ChannelCorrupted`` if the segment is damaged, and
+        Raises ``TimeoutError`` when the time is up, ``EndOfChannel`` once the other side has ended and all
+        has been read, ``PeerLost`` once the peer has died and its complete messages have been read,
+        ``CloneError`` or ``InterfaceError`` for a message that cannot be decoded (the next read goes on after
+        it), ``PortClosed`` after ``close_sync``, ``ChannelCorrupted`` if the segment is damaged, and
         ``TypeError`` or ``ValueError`` for a wrong timeout. After a ``MemoryError`` the next read tries the
         same message again.
         """
@@ -188,9 +184,8 @@ class Port:
     async def read(self) -> Any:
         """As ``read_sync``, suspending this task while there is nothing to read.
 
-        A cancelled read has taken nothing. If several tasks wait, the next message goes to the task that has
-        waited longest. Raises ``ChannelError`` while the port is awaited in another event loop or watched by
-        a select.
+        A cancelled read has taken nothing. Tasks get messages in the order in which they began to wait.
+        Raises ``ChannelError`` while another event loop awaits the port or a select watches it.
         """
         connection = self._connection
         if isinstance(connection.incoming, Ended):
@@ -259,10 +254,9 @@ class Port:
     def fileno(self) -> int:
         """A descriptor for select and the like, readable when there may be something to read.
 
-        Then call ``read_nowait`` until it raises ``WouldBlock``. The descriptor becomes readable for messages
-        and for an end, but not for the death of the peer: use ``shmchannel.wait`` for that. Raises
-        ``PortClosed`` once the port is over, and ``ChannelError`` while the port is awaited in an event loop,
-        or when the system refuses.
+        Then call ``read_nowait`` until it raises ``WouldBlock``. The death of the peer does not make it
+        readable: use ``shmchannel.wait`` to notice that. Raises ``PortClosed`` once the port is over, and
+        ``ChannelError`` while an event loop awaits the port, or when the system refuses.
         """
         return self._connection.to_select().watch_for_good()
 
@@ -278,10 +272,9 @@ class Port:
     # -- the end
 
     def close_sync(self) -> None:
-        """Close this port, and release the threads and tasks that wait on it; may be repeated.
+        """Close this port and release all threads and tasks that wait on it; never waits, may be repeated.
 
-        Never waits for the other side. The peer can still read all accepted messages, then gets
-        ``EndOfChannel``.
+        The peer can still read all accepted messages, then gets ``EndOfChannel``.
         """
         self._connection.close()
 
@@ -318,8 +311,7 @@ class Port:
     def unref(self) -> None:
         """Never let threads that wait on this port keep the program from ending.
 
-        When the main part of the program ends, the port is closed. Its peer gets ``EndOfChannel``, and so do
-        the threads that wait on it.
+        When its main part ends, the port is closed: the peer and the waiting threads get ``EndOfChannel``.
         """
         if not self._connection.over:
             shutdown.unref(self._connection)

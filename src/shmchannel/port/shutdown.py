@@ -88,7 +88,6 @@ def _main_part_ended() -> None:
 
 
 def close_unreferenced() -> None:
-    """Close the ports that are unref'd."""
     for port in list(_unreferenced):
         port.end(ended.exiting)
 

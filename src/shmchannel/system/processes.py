@@ -57,10 +57,8 @@ def namespace() -> int:
 
 
 def cpus() -> int:
-    """How many CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_gil() -> bool:
-    """Whether this interpreter runs with a GIL; a free-threaded one may not."""
     return getattr(sys, "_is_gil_enabled", lambda: True)()
