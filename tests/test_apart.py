@@ -35,11 +35,13 @@ def start_run(tests: list[str], share: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("share", [pytest.param("", id="its own"), pytest.param("1", id="shared")])
 @pytest.mark.parametrize(
-    "tests",
-    [SOME, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.deadline(900)])],
-    ids=["some", "many"],
+    ("tests", "share"),
+    [
+        pytest.param(SOME, "", id="some, apart"),
+        pytest.param(SOME, "1", id="some, sharing"),
+        pytest.param(MANY, "1", id="many, sharing", marks=[pytest.mark.slow, pytest.mark.deadline(600)]),
+    ],
 )
 def test_two_runs_and_a_program_with_channels_do_not_disturb_each_other(tests: list[str], share: str) -> None:
     channel, unread = Channel(capacity=4096), Channel(capacity=4096, linger=True)
