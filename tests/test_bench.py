@@ -50,7 +50,12 @@ def measured(file: Path, *arguments: str) -> list[dict[str, Any]]:
 @pytest.mark.deadline(300)
 @pytest.mark.usefixtures("small_points")
 @pytest.mark.parametrize(
-    "where", ["process", "thread", pytest.param("interpreter", marks=needs_interpreters)]
+    "where",
+    [
+        pytest.param("process", marks=pytest.mark.slow),
+        "thread",
+        pytest.param("interpreter", marks=[needs_interpreters, pytest.mark.slow]),
+    ],
 )
 def test_every_workload_reports_every_installed_rival(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -106,11 +111,11 @@ def with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("raises_near", "LookupError: no such"),
+        pytest.param("raises_near", "LookupError: no such", marks=pytest.mark.slow),
         ("raises_far", "far side: LookupError: no such peer there"),
-        ("hangs", "took longer than 15 s, or hung"),
+        pytest.param("hangs", "took longer than 15 s, or hung", marks=pytest.mark.slow),
         ("dies", "ended with SIGKILL"),
-        ("exits", "ended with status 3: that was too much"),
+        pytest.param("exits", "ended with status 3: that was too much", marks=pytest.mark.slow),
         ("alters", "RuntimeError: altered, lost or doubled a message: not the same"),
         (
             "doubles",  # whichever side says it first
@@ -140,9 +145,9 @@ def test_a_rival_that_fails_is_reported_and_stops_nothing(
 
 @pytest.mark.usefixtures("with_faults")
 def test_a_lost_message_is_a_failure(tmp_path: Path) -> None:
-    arguments = ("--workload", "one-way", "--where", "process", "--peers", "loses", "--deadline", "5")
+    arguments = ("--workload", "one-way", "--where", "process", "--peers", "loses", "--deadline", "2")
     (result,) = measured(tmp_path / "it.json", *FEW, *arguments)
-    assert result["failure"] == "round 1: took longer than 5 s, or hung"
+    assert result["failure"] == "round 1: took longer than 2 s, or hung"
 
 
 @pytest.mark.usefixtures("with_faults")
@@ -206,7 +211,7 @@ def mapped(pid: int) -> set[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("rival", ["shmchannel", "mp.Queue"])
+@pytest.mark.parametrize("rival", ["shmchannel", pytest.param("mp.Queue", marks=pytest.mark.slow)])
 def test_a_run_that_is_interrupted_or_killed_leaves_nothing(rival: str, number: int, tmp_path: Path) -> None:
     arguments = ["--where", "process", "--workload", "idle-reader", "--idle", "300", "--peers", rival]
     bench = subprocess.Popen(

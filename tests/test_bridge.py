@@ -791,6 +791,7 @@ def connections(name: str) -> int:
     return sum(line.split()[3] == "01" for line in lines.splitlines()[1:])
 
 
+@pytest.mark.slow
 def test_a_cable_that_is_pulled_and_put_back_loses_and_doubles_nothing(two_machines: list[str]) -> None:
     count = 40_000
     with (

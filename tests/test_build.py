@@ -34,6 +34,7 @@ def run(build: Path, **environment: str) -> tuple[int, str, list[Path]]:
     return done.returncode, done.stdout, list((build / "built").rglob("_native*"))
 
 
+@pytest.mark.slow
 def test_it_is_built_where_there_is_a_compiler(build: Path) -> None:
     status, output, built = run(build, SHMCHANNEL_BUILD_NATIVE="1")
     assert status == 0, output

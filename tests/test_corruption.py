@@ -33,20 +33,20 @@ from shmchannel import (
 )
 from shmchannel.layout import HEAD, PART, READER, TAIL, WHOLE, WRITER
 from support import engines
-from support.engines import RINGS
+from support.engines import LONG_RINGS
 from support.inside import codec_of, consumer_of, producer_of
 
 SECOND = 1.0  # within which each call has an answer
 MESSAGES = 12
 CONTROL_END = 768  # bytes: header, records and the control words of both rings
-VALUES = ["zero", "ones", "random"]
+VALUES = [*(pytest.param(name, marks=pytest.mark.slow) for name in ("zero", "ones")), "random"]
 
 # The two counters are each side's word for what it has put in and taken out. One that is forged so that it
 # could be true is believed: then a stale frame may be read, or one that was not read is written over.
 COUNTERS = {base + 8 * word + byte for base in layout.RINGS for word in (TAIL, HEAD) for byte in range(8)}
 
 
-@pytest.fixture(params=RINGS)
+@pytest.fixture(params=LONG_RINGS)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     with engines.made_by(request.param):
         yield request.param
@@ -274,7 +274,7 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("engine")
-@pytest.mark.parametrize("size", [0, 1, 2, 1000])
+@pytest.mark.parametrize("size", [0, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 2)), 1000])
 def test_parts_without_end_take_no_more_than_they_hold(size: int) -> None:
     channel = Channel(capacity=1 << 20, max_message_size=1 << 20)
     with channel.connect() as one, channel.connect() as two:

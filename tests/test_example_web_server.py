@@ -72,6 +72,7 @@ def digest_of(text: str, rounds: int) -> str:
     return hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", rounds).hex()
 
 
+@pytest.mark.slow
 def test_each_of_two_hundred_requests_at_once_has_its_own_answer() -> None:
     # From many rounds to few: with several threads answers overtake each other.
     asked = [(f"text {number}", 1 + (200 - number) * 50) for number in range(200)]
@@ -109,7 +110,7 @@ def test_the_work_of_clients_that_go_away_is_called_off() -> None:
         asyncio.run(ask(server))
 
 
-@pytest.mark.parametrize("connected", [False, True])
+@pytest.mark.parametrize("connected", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_requests_of_a_killed_worker_are_answered_503_and_another_takes_over(connected: bool) -> None:
     async def ask(server: Server) -> None:
         first = server.worker()
@@ -128,7 +129,13 @@ def test_requests_of_a_killed_worker_are_answered_503_and_another_takes_over(con
         asyncio.run(ask(server))
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        pytest.param(signal.SIGINT, 130, id="SIGINT"),
+        pytest.param(signal.SIGTERM, -signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_lets_the_requests_under_way_be_answered_and_leaves_nothing(
     number: int, status: int
 ) -> None:

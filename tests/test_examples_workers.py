@@ -21,7 +21,7 @@ from shmchannel import Channel, segment
 from support.examples import ROOT, start, until_gone
 
 
-@pytest.mark.parametrize("records", [5, 400])
+@pytest.mark.parametrize("records", [5, pytest.param(400, marks=pytest.mark.slow)])
 def test_logs_of_four_processes_come_in_the_order_of_their_making(records: int) -> None:
     with start("examples/log_fan_in.py", "--records", str(records)) as program:
         text, errors = program.communicate(timeout=50)
@@ -176,7 +176,8 @@ def under_way(example: tuple[str, ...]) -> Iterator[subprocess.Popen[str]]:
     until_gone(program.pid)  # the pipe of its standard error has ended, and nearly all that had it open
 
 
-@pytest.mark.parametrize("later", [0, 0.7])  # seconds: as its workers start, and when they work
+# Seconds: as its workers start, and when they work.
+@pytest.mark.parametrize("later", [pytest.param(0, marks=pytest.mark.slow), 0.7])
 @each_long_example
 def test_ctrl_c_ends_an_example_with_workers_quietly(example: tuple[str, ...], later: float) -> None:
     with under_way(example) as program:
@@ -212,6 +213,7 @@ except KeyboardInterrupt:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @each_long_example
 def test_workers_of_an_example_that_is_killed_end_by_themselves_quietly(example: tuple[str, ...]) -> None:
     with under_way(example) as program:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import threading
@@ -13,17 +12,15 @@ import pytest
 from programs import starving
 from shmchannel import Channel, Interface, Port, WouldBlock
 from shmchannel.port.port import connection_of
-from support.engines import RINGS, made_by, needs_c
+from support.engines import LONG_RINGS, RINGS, in_program, made_by
 from support.peers import until_asleep
 
-ENGINES = [pytest.param("1", id="python"), pytest.param("", id="c", marks=needs_c)]
 
-
-def run(name: str, wanted: str, libc: str = "") -> None:
+def run(name: str, core: str, libc: str = "") -> None:
     done = subprocess.run(
         [sys.executable, starving.__file__, name],
         # One arena of malloc: others have addresses in reserve, which no limit counts when they are used.
-        env=os.environ | {"SHMCHANNEL_PUREPYTHON": wanted, "LIBC": libc, "MALLOC_ARENA_MAX": "1"},
+        env=in_program(core) | {"LIBC": libc, "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
         timeout=55,
@@ -34,23 +31,23 @@ def run(name: str, wanted: str, libc: str = "") -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
-@pytest.mark.parametrize("wanted", ENGINES)
+@pytest.mark.parametrize("core", LONG_RINGS)
 @pytest.mark.parametrize(
     "name", ["descriptors", "doorbells", "memory", "large_write", "large_read", "large_parts", "large_value"]
 )
-def test_a_limit_that_is_hit_costs_nothing_but_an_error(name: str, wanted: str) -> None:
-    run(name, wanted)
+def test_a_limit_that_is_hit_costs_nothing_but_an_error(name: str, core: str) -> None:
+    run(name, core)
 
 
-@pytest.mark.parametrize("wanted", ENGINES)
+@pytest.mark.parametrize("core", LONG_RINGS)
 @pytest.mark.parametrize("name", starving.SMALL)
-def test_a_full_dev_shm_costs_nothing_but_an_error(name: str, wanted: str) -> None:
-    run(name, wanted)
+def test_a_full_dev_shm_costs_nothing_but_an_error(name: str, core: str) -> None:
+    run(name, core)
 
 
 @pytest.mark.parametrize("name", [*starving.SMALL, "descriptors"])
 def test_so_it_is_where_libc_makes_the_semaphores(name: str) -> None:
-    run(name, "", libc="1")
+    run(name, "c", libc="1")
 
 
 class Large:

@@ -14,17 +14,16 @@ from pathlib import Path
 import pytest
 
 from shmchannel import Channel
-from support.engines import RINGS, made_by, needs_c
+from support.engines import LONG_RINGS, RINGS, in_program, made_by
 
 SOURCE = Path(__file__).parent.parent / "src" / "shmchannel"
-ENGINES = [pytest.param("1", id="python"), pytest.param("", id="c", marks=needs_c)]
 
 
-def run(code: str, wanted: str, *options: str) -> None:
+def run(code: str, core: str, *options: str) -> None:
     """Run a program, which must be quiet and end well."""
     done = subprocess.run(
         [sys.executable, *options, "-c", code],
-        env=os.environ | {"SHMCHANNEL_PUREPYTHON": wanted},
+        env=in_program(core),
         capture_output=True,
         text=True,
         timeout=55,
@@ -85,9 +84,9 @@ main()
 """
 
 
-@pytest.mark.parametrize("wanted", ENGINES)
-def test_in_dev_mode_with_warnings_as_errors_it_is_quiet(wanted: str) -> None:
-    run(EVERYTHING, wanted, "-X", "dev", "-W", "error", "-W", "ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("core", RINGS)
+def test_in_dev_mode_with_warnings_as_errors_it_is_quiet(core: str) -> None:
+    run(EVERYTHING, core, "-X", "dev", "-W", "error", "-W", "ignore:.*fork:DeprecationWarning")
 
 
 @pytest.mark.parametrize("engine", RINGS)
@@ -177,9 +176,9 @@ assert all(now > then for now, then in zip(counts, before)), (counts, before)
 """
 
 
-@pytest.mark.parametrize("wanted", ENGINES)
-def test_a_fork_at_any_moment_leaves_the_parents_ports_as_they_are(wanted: str) -> None:
-    run(FORKS, wanted)
+@pytest.mark.parametrize("core", RINGS)
+def test_a_fork_at_any_moment_leaves_the_parents_ports_as_they_are(core: str) -> None:
+    run(FORKS, core)
 
 
 # -- clocks
@@ -321,8 +320,8 @@ while not two.statistics().read_sleeps: time.sleep(0.001)
 }
 
 
-@pytest.mark.parametrize("wanted", ENGINES)
+@pytest.mark.parametrize("core", LONG_RINGS)
 @pytest.mark.parametrize("state", STATES)
-def test_a_program_ends_quietly_whatever_state_its_ports_are_in(state: str, wanted: str) -> None:
+def test_a_program_ends_quietly_whatever_state_its_ports_are_in(state: str, core: str) -> None:
     quiet = ["-W", "error", "-W", "ignore:.*fork:DeprecationWarning"]
-    run(BEGIN + STATES[state], wanted, "-X", "dev", *quiet)
+    run(BEGIN + STATES[state], core, "-X", "dev", *quiet)

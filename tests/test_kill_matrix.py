@@ -11,7 +11,7 @@ from programs.crash.matrix import Kind, Totals, find_steps, kinds, run_cases, ru
 
 KINDS = kinds()
 IN_C = [kind for kind in KINDS if kind.ring == "C"]
-EVERY = {"kill": 70, "exit": 300, "stop": 200}  # so many-th step of each scenario
+EVERY = {"kill": 70, "exit": 300, "stop": 200}  # which n-th steps of each scenario
 
 needs_gdb = pytest.mark.skipif(
     not shutil.which("gdb") or not shutil.which("gcc") or not IN_C,
@@ -25,14 +25,20 @@ def check(totals: Totals) -> None:
 
 
 @pytest.mark.deadline(300)
+@pytest.mark.parametrize("share", [10, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_whoever_dies_or_stands_still_at_any_step_the_other_gets_what_was_completed(kind: Kind) -> None:
+def test_whoever_dies_or_stands_still_at_any_step_the_other_gets_what_was_completed(
+    kind: Kind, share: int
+) -> None:
     totals = Totals()
-    run_matrix(totals, kind, {action: every * (1 + kind.interpreter) for action, every in EVERY.items()})
+    run_matrix(
+        totals, kind, {action: every * share * (1 + kind.interpreter) for action, every in EVERY.items()}
+    )
     check(totals)
 
 
 @needs_gdb
+@pytest.mark.slow
 @pytest.mark.deadline(300)
 @pytest.mark.parametrize("kind", IN_C, ids=str)
 def test_so_it_is_at_any_line_in_c(kind: Kind) -> None:
@@ -50,6 +56,7 @@ def test_so_it_is_at_any_moment(kind: Kind) -> None:
     check(totals)
 
 
+@pytest.mark.slow
 @pytest.mark.deadline(300)
 def test_who_stood_still_while_it_connected_gets_its_port() -> None:
     kind = KINDS[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import gc
-import os
 import subprocess
 import sys
 import threading
@@ -42,15 +41,15 @@ def engine(request: pytest.FixtureRequest) -> Iterator[None]:
 IN_PYTHON = {"channel", "buffer", "discard", "linger"}  # no part of them is C
 
 
-@pytest.mark.parametrize("pure", engines.RINGS)
+@pytest.mark.parametrize("core", engines.RINGS)
 @pytest.mark.parametrize("what", cuts.ACTIONS)
 @pytest.mark.deadline(120)
-def test_an_exception_at_any_place_leaves_and_loses_nothing(what: str, pure: str) -> None:
-    if what in IN_PYTHON and pure == "c":
+def test_an_exception_at_any_place_leaves_and_loses_nothing(what: str, core: str) -> None:
+    if what in IN_PYTHON and core == "c":
         pytest.skip("whatever the engine")
     done = subprocess.run(
         [sys.executable, cuts.__file__, what],
-        env=os.environ | {"SHMCHANNEL_PUREPYTHON": "1" if pure == "python" else ""},
+        env=engines.in_program(core),
         capture_output=True,
         text=True,
         timeout=100,

@@ -28,7 +28,7 @@ from shmchannel.transfer import block as blocks
 from shmchannel.transfer import buffer
 from shmchannel.transfer.buffer import block_of
 from support.apart import free_handle
-from support.engines import RINGS, made_by
+from support.engines import LONG_RINGS, RINGS, made_by
 from support.inside import producer_of, slot_of
 from support.leftovers import descriptors, names
 
@@ -414,7 +414,7 @@ assert not seen, list({event: (event, what) for event, what in seen}.values())
 """
 
 
-@pytest.mark.parametrize("engine", RINGS)
+@pytest.mark.parametrize("engine", LONG_RINGS)
 def test_decoding_imports_opens_and_runs_nothing(engine: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", DECODES, engine],
@@ -482,8 +482,11 @@ other.join()
 """
 
 
-@pytest.mark.parametrize("pause", ["0", "0.002"])
-@pytest.mark.parametrize("garbage", ["55555555", "ffffffff", "01000000"])
+@pytest.mark.parametrize("pause", ["0", pytest.param("0.002", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "garbage",
+    [*(pytest.param(word, marks=pytest.mark.slow) for word in ("55555555", "ffffffff")), "01000000"],
+)
 def test_a_peer_that_ruins_the_semaphores_ends_us_or_costs_a_slice(garbage: str, pause: str) -> None:
     before = names()
     ended = []

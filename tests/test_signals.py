@@ -19,7 +19,7 @@ from shmchannel import Channel, Port, PortClosed, WouldBlock
 from shmchannel.layout import PART
 from shmchannel.system import files, interrupts
 from shmchannel.waiting import thread
-from support.engines import RINGS, made_by, needs_c
+from support.engines import LONG_RINGS, RINGS, in_program, made_by
 from support.flavours import Peer
 from support.inside import producer_of, reader_of
 from support.leftovers import names
@@ -33,13 +33,13 @@ def pair() -> Iterator[tuple[Port, Port]]:
         yield one, two
 
 
-@pytest.mark.parametrize("wanted", [pytest.param("1", id="python"), pytest.param("", id="c", marks=needs_c)])
+@pytest.mark.parametrize("core", LONG_RINGS)
 @pytest.mark.parametrize("storm", ["read", "write", "close", "nested", "runtime_error"])
-def test_a_handler_that_raises_anywhere_leaves_the_port_whole(storm: str, wanted: str) -> None:
+def test_a_handler_that_raises_anywhere_leaves_the_port_whole(storm: str, core: str) -> None:
     program = Path(__file__).parent / "programs" / "storms.py"
     done = subprocess.run(
         [sys.executable, str(program), storm, "1.5"],
-        env=os.environ | {"SHMCHANNEL_PUREPYTHON": wanted},
+        env=in_program(core),
         capture_output=True,
         text=True,
         timeout=59,

@@ -41,13 +41,23 @@ needs_c = pytest.mark.skipif(
 )
 ONLY_C = os.environ.get("ENGINES") == "c"  # as the sanitizers want it
 RINGS = [*([] if ONLY_C else ["python"]), pytest.param("c", marks=needs_c)]
-CODECS = [*([] if ONLY_C else ["fallback"]), *RINGS]
+# For a test that is long: where there is the C core, the reference is slow.
+LONG_RINGS = [
+    *([] if ONLY_C else [pytest.param("python", marks=[pytest.mark.slow] if engine.native else [])]),
+    pytest.param("c", marks=needs_c),
+]
+CODECS = [*([] if ONLY_C else [pytest.param("fallback", marks=pytest.mark.slow)]), *RINGS]
 HERE = ["python", "fallback", *(["c"] if engine.native else [])]  # by their names
 
 
 def classes(name: str) -> Engine:
     """The classes of the engine of that name."""
     return _IN_C if name == "c" else _IN_PYTHON
+
+
+def in_program(name: str) -> dict[str, str]:
+    """The environment of a program that uses that engine."""
+    return {**os.environ, "SHMCHANNEL_PUREPYTHON": "" if name == "c" else "1"}
 
 
 @contextmanager
