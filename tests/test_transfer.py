@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from multiprocessing.util import Finalize
 from typing import Any
 
 import pytest
@@ -780,13 +779,10 @@ def test_the_end_of_a_process_removes_its_own_and_goes_on_where_it_may_not(
     def refuse() -> None:
         raise PermissionError
 
-    inactive = Finalize(None, print, exitpriority=-2)
-    inactive.cancel()
-    monkeypatch.setattr(files, "_ours", {"the parent's": lambda: removed.append("the parent's")})
-    monkeypatch.setattr(files, "_at_exit", inactive)
+    monkeypatch.setattr(files, "_ours", {})
+    files.own("the parent's", lambda: removed.append("the parent's"))
+    files._ours["the parent's"]._pid = os.getppid()  # type: ignore[attr-defined]  # as in a fork
     files.own("first", lambda: removed.append("first"))
     files.own("second", refuse)
     files.remove_ours()
     assert removed == ["first"]
-    assert files._at_exit
-    files._at_exit.cancel()

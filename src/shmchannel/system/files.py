@@ -29,43 +29,33 @@ OWNER_ONLY = 0o600  # the mode of files and semaphores: only this user may open 
 
 # -- the names that this process owns
 
-_ours: dict[Hashable, Callable[[], object]] = {}  # a name, or an object that has one: how to remove it
-_at_exit: Finalize | None = None
+_ours: dict[Hashable, Finalize] = {}  # by a name, or by an object that has one
 
 
 def own(owned: Hashable, remove: Callable[[], object]) -> None:
-    """Have this process call ``remove`` when it ends, unless ``disown(owned)`` comes first."""
-    global _at_exit
-    if _at_exit is None or not _at_exit.still_active():  # a child of multiprocessing starts without one
-        if _at_exit is not None:
-            _ours.clear()  # the parent's names: a signal handler cut off ``_own_nothing`` in this child
-        # It removes the names that channels and buffers were cut off from removing, so it runs after theirs.
-        _at_exit = Finalize(None, remove_ours, exitpriority=-2)
-    _ours[owned] = remove
+    """Have this process call ``remove`` when it ends, but no fork of it, and not after ``disown(owned)``."""
+    # It removes the names that channels and buffers were cut off from removing, so it runs after theirs.
+    _ours[owned] = Finalize(None, _remove, args=(remove,), exitpriority=-2)
+
+
+def _remove(remove: Callable[[], object]) -> None:
+    try:
+        remove()
+    except OSError:
+        pass  # this process has changed its user
 
 
 def disown(owned: Hashable) -> None:
     """Take a name off the list: it is gone, or another owner removes it."""
-    _ours.pop(owned, None)
+    if owned in _ours:
+        _ours[owned].cancel()
+        _ours.pop(owned, None)
 
 
 def remove_ours() -> None:
     """Remove every name that this process owns."""
     while _ours:
-        _owned, remove = _ours.popitem()
-        try:
-            remove()
-        except OSError:
-            pass  # this process has changed its user
-
-
-def _own_nothing() -> None:
-    global _at_exit
-    _ours.clear()
-    _at_exit = None  # the parent's
-
-
-os.register_at_fork(after_in_child=_own_nothing)
+        _ours.popitem()[1]()
 
 
 # -- making and opening
