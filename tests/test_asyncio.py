@@ -180,9 +180,9 @@ def test_what_comes_just_before_a_task_announces_its_sleep_is_seen(
     async def main() -> None:
         async with pair(spin=False) as (one, two):
 
-            def write_in_between(pulse: loops.Pulse, waiting: loops.Beating) -> None:
+            def write_in_between(pulse: loops.Pulse, beat: Callable[[], object]) -> None:
                 monkeypatch.setattr(loops.Pulse, "add", add)
-                add(pulse, waiting)
+                add(pulse, beat)
                 one.write_sync("nobody has asked for a ring")
 
             monkeypatch.setattr(loops.Pulse, "add", write_in_between)

@@ -9,11 +9,12 @@ loses no message.
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from ..errors import ChannelError
 from ..system.doorbell import Doorbell
@@ -50,7 +51,7 @@ class Lane:
             while not (ready() or sleeper.stopped):
                 future = self.future = loop.create_future()
                 self._ready = ready
-                pulse.add(self)
+                pulse.add(self.beat)
                 try:
                     sleeper.flags[ON_BELL] = wait.need  # step: announce
                     fence()  # step: fence_after_announce
@@ -60,7 +61,7 @@ class Lane:
                     if not loop.is_closed():  # else the flag may belong to the port's next loop
                         sleeper.flags[ON_BELL] = 0  # step: withdraw
                     self.future = None
-                    pulse.discard(self)
+                    pulse.discard(self.beat)
                 if not sleeper.alive():  # step: look_if_alive
                     return
         finally:
@@ -77,10 +78,6 @@ class Lane:
             self.wake()
 
 
-class Beating(Protocol):
-    def beat(self) -> None: ...
-
-
 class Pulse:
     """One timer for everything that waits in a loop. It runs only while something waits."""
 
@@ -92,25 +89,25 @@ class Pulse:
         return _pulses.setdefault(loop, cls())
 
     def __init__(self) -> None:
-        self._waiting: set[Beating] = set()
+        self._beats: set[Callable[[], object]] = set()
         self._runs = False
 
-    def add(self, waiting: Beating) -> None:
-        """Call ``waiting.beat()`` every PULSE seconds, until ``discard``."""
-        self._waiting.add(waiting)
+    def add(self, beat: Callable[[], object]) -> None:
+        """Call ``beat()`` every PULSE seconds, until ``discard``."""
+        self._beats.add(beat)
         if not self._runs:
             self._runs = True
             asyncio.get_running_loop().call_later(PULSE, self._beat)
 
-    def discard(self, waiting: Beating) -> None:
-        self._waiting.discard(waiting)
+    def discard(self, beat: Callable[[], object]) -> None:
+        self._beats.discard(beat)
 
     def _beat(self) -> None:
-        self._runs = bool(self._waiting)
+        self._runs = bool(self._beats)
         if self._runs:
             asyncio.get_running_loop().call_later(PULSE, self._beat)
-            for waiting in list(self._waiting):
-                waiting.beat()
+            for beat in list(self._beats):
+                beat()
 
 
 _pulses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = weakref.WeakKeyDictionary()
@@ -122,22 +119,6 @@ def forget_closed_loops() -> None:
         loop = reference()
         if loop is not None and loop.is_closed():
             _pulses.pop(loop, None)
-
-
-class EndWatch:
-    """Has a port look for its end with each beat, also while no task reads from it."""
-
-    def __init__(self, pulse: Pulse, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
-        """``notice`` looks, and returns False once the port is over. The port may go before that."""
-        self._pulse, self._notice = pulse, notice
-
-    def beat(self) -> None:
-        notice = self._notice()
-        if notice is None or not notice():
-            self.end()
-
-    def end(self) -> None:
-        self._pulse.discard(self)
 
 
 class HeldTurn:
@@ -172,7 +153,7 @@ class LoopSide:
         self._descriptor = -1  # the one that the loop watches
         self._loop: asyncio.AbstractEventLoop | None = None
         self.reading = self.writing = Lane(reader)  # ``_move`` makes the real ones
-        self._watch: EndWatch | None = None
+        self._unwatch: Callable[[], object] = bool  # ends the last ``watch``
         self.next_checkpoint = 0.0  # monotonic seconds
 
     @property
@@ -201,13 +182,11 @@ class LoopSide:
         return lane
 
     def _move(self, loop: asyncio.AbstractEventLoop) -> bool:
-        before = self.loop
-        if before is not None:
-            if self.reading.tasks or self.writing.tasks:
-                raise ChannelError(
-                    "this port is being awaited in another event loop: await it in one loop at a time"
-                )
-            self._watch_doorbell(before, -1)
+        if self.loop is not None and (self.reading.tasks or self.writing.tasks):
+            raise ChannelError(
+                "this port is being awaited in another event loop: await it in one loop at a time"
+            )
+        self._watch_doorbell(-1)
         self._loop = loop  # first, so that a signal handler that closes the port now leaves that to the loop
         try:
             self._doorbell.bind()
@@ -215,25 +194,31 @@ class LoopSide:
             self._loop = None
             raise
         self.reading, self.writing = map(Lane, self._sleepers)
-        self._watch_doorbell(loop, self._doorbell.fileno())  # -1 if the port was closed meanwhile
+        self._watch_doorbell(self._doorbell.fileno())  # -1 if the port was closed meanwhile
         return True
 
-    def _watch_doorbell(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    def _watch_doorbell(self, descriptor: int) -> None:
         """Have the loop watch this descriptor and no other. A closed descriptor's number may be reused."""
-        if self._descriptor >= 0:
+        loop = self.loop
+        if loop is not None and self._descriptor >= 0:
             loop.remove_reader(self._descriptor)
         self._descriptor = descriptor
-        if descriptor >= 0:
+        if loop is not None and descriptor >= 0:
             loop.add_reader(descriptor, self._on_bell)
 
     def watch(self, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
         """Have the loop's pulse call ``notice()``, until that returns False or its port has gone."""
         assert self._loop
         pulse = Pulse.of(self._loop)
-        if self._watch is not None:
-            self._watch.end()
-        self._watch = EndWatch(pulse, notice)
-        pulse.add(self._watch)
+
+        def beat() -> None:
+            look = notice()
+            if look is None or not look():
+                pulse.discard(beat)
+
+        self._unwatch()
+        self._unwatch = functools.partial(pulse.discard, beat)
+        pulse.add(beat)
 
     def watch_soon(self, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
         """As ``watch``, from any thread. Does nothing if the loop is closed."""
@@ -268,16 +253,15 @@ class LoopSide:
             async with lane.line:
                 await self.checkpoint()
                 wait = next(operation)
-                if wait.exclusive:
-                    return await self._exclusively(operation, lane, wait)
-                return await self._go_on(operation, lane, wait, nested=False)
+                go_on = self._exclusively if wait.exclusive else self._go_on
+                return await go_on(operation, lane, wait)
         except StopIteration as done:
             return operation_result(operation, done)
         finally:
             lane.tasks -= 1
             operation.close()  # takes back what is half done
 
-    async def _go_on(self, operation: Operation[T], lane: Lane, wait: Wait, *, nested: bool) -> T:
+    async def _go_on(self, operation: Operation[T], lane: Lane, wait: Wait, *, nested: bool = False) -> T:
         """Run an operation from its first wait to its end. At a checkpoint it has taken nothing."""
         while True:
             await lane.wait(wait)
@@ -324,8 +308,7 @@ class LoopSide:
             self._leave()
 
     def _leave(self) -> None:
-        if self.loop is not None:
-            self._watch_doorbell(self.loop, -1)
+        self._watch_doorbell(-1)
         self._doorbell.close()
         self.reading.wake()
         self.writing.wake()
