@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, Self
 
 from .errors import ChannelError, EndOfChannel, PeerLost, PortClosed
@@ -57,6 +58,14 @@ class _Stream:
         if self._closed:
             raise _as_anyio(PortClosed("this stream is closed here: make another"), "ClosedResourceError")
 
+    async def _call(self, method: Callable[..., Awaitable[Any]], *values: Any) -> Any:
+        """Call a method of the port, and raise its errors as anyio's too."""
+        self._check_open()
+        try:
+            return await method(*values)
+        except tuple(_ANYIO_NAMES) as error:
+            raise _as_anyio(error, _ANYIO_NAMES[type(error)]) from None
+
 
 _ANYIO_NAMES: dict[type[ChannelError], str] = {
     EndOfChannel: "EndOfStream",
@@ -77,11 +86,7 @@ class _Receiving(_Stream):
         (``BrokenResourceError``) if the peer has died, ``PortClosed`` (``ClosedResourceError``) after
         ``aclose``, and otherwise what ``Port.read`` raises.
         """
-        self._check_open()
-        try:
-            return await self.port.read()
-        except tuple(_ANYIO_NAMES) as error:
-            raise _as_anyio(error, _ANYIO_NAMES[type(error)]) from None
+        return await self._call(self.port.read)
 
     def __aiter__(self) -> Self:
         return self
@@ -101,12 +106,7 @@ class _Sending(_Stream):
         or died, ``PortClosed`` (``ClosedResourceError``) after ``aclose`` or ``send_eof``, and otherwise what
         ``Port.write`` raises.
         """
-        self._check_open()
-        try:
-            accepted = await self.port.write(item)
-        except tuple(_ANYIO_NAMES) as error:
-            raise _as_anyio(error, _ANYIO_NAMES[type(error)]) from None
-        if not accepted:
+        if not await self._call(self.port.write, item):
             ended = EndOfChannel("the other side has ended, and reads nothing more")
             raise _as_anyio(ended, "BrokenResourceError")
 
