@@ -133,7 +133,14 @@ class Channel:
         slot = self._segment.claim()
         adopt(slot)
         self._segment.close_names()
-        known = [*self._known, _as_interface(self.interfaces)]
+        interfaces = self.interfaces
+        as_handle = Interface(  # the reader's has the interfaces of the reader's side
+            Channel,
+            name="shmchannel.Channel",
+            serialize=lambda channel: [channel.handle, channel.max_message_size],
+            deserialize=lambda value: _attach(value[0], value[1], interfaces),
+        )
+        known = [*self._known, as_handle]
         return Port(Connection(slot, known, max_message_size=self.max_message_size, spin=spin, kept=self))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -141,16 +148,6 @@ class Channel:
 
     def __repr__(self) -> str:
         return f"<Channel {self.handle}, 2 x {self.capacity} bytes>"
-
-
-def _as_interface(known: tuple[type | Interface, ...]) -> Interface:
-    """How a Channel is in a message: as its handle. The reader's has the interfaces of the reader's side."""
-    return Interface(
-        Channel,
-        name="shmchannel.Channel",
-        serialize=lambda channel: [channel.handle, channel.max_message_size],
-        deserialize=lambda value: _attach(value[0], value[1], known),
-    )
 
 
 def _attach(handle: str, max_message_size: int, interfaces: tuple[type | Interface, ...]) -> Channel:

@@ -83,19 +83,18 @@ class Doorbell:
 
     def _send(self, address: str | bytes) -> None:
         try:
-            (self._sender or self._make_sender()).sendto(b"!", address)
+            sender = self._sender
+            if sender is None:
+                made = make_socket()
+                # Atomic: of two threads that ring, or a thread and its signal handler, the first wins.
+                sender = vars(self).setdefault("_sender", made)
+                if sender is not made:
+                    made.close()
+            if self._closed:  # by another thread meanwhile, perhaps before ``_drop`` could find this sender
+                sender.close()
+            sender.sendto(b"!", address)
         except OSError:
             pass  # the peer has gone, its bell is full, or another thread has closed ours
-
-    def _make_sender(self) -> socket.socket:
-        made = make_socket()
-        # An atomic assignment: of two threads that ring, or a thread and its signal handler, the first wins.
-        sender: socket.socket = vars(self).setdefault("_sender", made)
-        if sender is not made:
-            made.close()
-        if self._closed:  # by another thread meanwhile, perhaps before ``_drop`` could find this sender
-            sender.close()
-        return sender
 
     def close(self) -> None:
         """Remove the bell, and let go of the shared memory; may be repeated."""

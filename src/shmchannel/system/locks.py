@@ -38,12 +38,13 @@ class Hold:
 
     def __init__(self, open_file: Callable[[str], io.FileIO], name: str) -> None:
         """``open_file(name)`` opens the file. Raises what that raises."""
-        without_fork(lambda: self._open(open_file, name))
 
-    def _open(self, open_file: Callable[[str], io.FileIO], name: str) -> None:
-        # An object of C code: it closes the descriptor exactly once, wherever a signal handler raises.
-        self._file = open_file(name)
-        _holds.add(self)
+        def open_and_note() -> None:
+            # An object of C code: it closes the descriptor exactly once, wherever a signal handler raises.
+            self._file = open_file(name)
+            _holds.add(self)
+
+        without_fork(open_and_note)
 
     def fileno(self) -> int:
         """The descriptor. Raises ``ValueError`` once closed."""

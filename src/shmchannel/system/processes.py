@@ -50,10 +50,8 @@ def _gil(interpreter_id: int) -> int:
 
 def namespace() -> int:
     """The inode of this process's pid namespace; 0 where there are none. Pids count only within one."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
+    path = "/proc/self/ns/pid"
+    return os.stat(path).st_ino if os.path.exists(path) else 0
 
 
 def cpus() -> int:

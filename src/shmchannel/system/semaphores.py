@@ -35,21 +35,16 @@ def _os_error(name: str | None = None) -> OSError:
     return OSError(number, os.strerror(number), name)
 
 
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.sem_open.restype = ctypes.c_void_p
-    libc.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic: a mode and a value may follow
-    libc.sem_unlink.argtypes = (ctypes.c_char_p,)
-    for name in ("sem_close", "sem_post", "sem_trywait"):
-        getattr(libc, name).argtypes = (ctypes.c_void_p,)
-    if hasattr(libc, "sem_clockwait"):
-        libc.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
-    if hasattr(libc, "sem_timedwait"):
-        libc.sem_timedwait.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Timespec))
-    return libc
-
-
-LIBC = _libc()
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.sem_open.restype = ctypes.c_void_p
+LIBC.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic: a mode and a value may follow
+LIBC.sem_unlink.argtypes = (ctypes.c_char_p,)
+for _name in ("sem_close", "sem_post", "sem_trywait"):
+    getattr(LIBC, _name).argtypes = (ctypes.c_void_p,)
+if hasattr(LIBC, "sem_clockwait"):
+    LIBC.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
+if hasattr(LIBC, "sem_timedwait"):
+    LIBC.sem_timedwait.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Timespec))
 
 # In a sem_t of 64-bit glibc (from 2.21) or musl, the two counts are followed by a word that never changes.
 SEM_WORDS = 8  # of 4 bytes, in a sem_t
@@ -66,8 +61,7 @@ def fixed_word() -> int | None:
     if not (sys.platform == "linux" and ctypes.sizeof(ctypes.c_void_p) == 8):
         return None
     words = (ctypes.c_uint32 * SEM_WORDS)(*[UNTOUCHED] * SEM_WORDS)
-    shared, value = 1, 0
-    made = LIBC.sem_init(words, shared, value) == 0
+    made = LIBC.sem_init(words, 1, 0) == 0  # shared by processes, without a post
     # An older glibc has its counts elsewhere.
     return words[FIXED_WORD] if made and words[FIXED_WORD + 1] == UNTOUCHED else None
 

@@ -83,9 +83,8 @@ class Block:
         lock_byte(self.hold, OWNER + self.moves)
         slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1
         write_record(self.hold, self._record_for(slot))
-        write_record(
-            self.hold, self._record_for(slot)
-        )  # a peer that just connected may have looked too early
+        # Again: a peer that has connected meanwhile may have looked for its blocks too early.
+        write_record(self.hold, self._record_for(slot))
         self.hold.unlock(OWNER)
 
     def withdraw(self) -> None:

@@ -29,6 +29,7 @@ def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
 
 
 Encode = Callable[[object, dict[int, Serialized]], bytes]
+Keep = Callable[[Block], None]
 
 
 class Transfer:
@@ -40,12 +41,7 @@ class Transfer:
     """
 
     def __init__(
-        self,
-        codec: Codec,
-        encode: Encode,
-        slot: Slot | None,
-        instances: Iterable[Any],
-        keep: Callable[[Block], None],
+        self, codec: Codec, encode: Encode, slot: Slot | None, instances: Iterable[Any], keep: Keep
     ) -> None:
         """``encode`` encodes for the port; ``keep`` gets each block of an accepted message.
 
