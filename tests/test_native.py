@@ -118,7 +118,7 @@ def test_one_environment_variable_chooses_at_run_time() -> None:
 
 
 def test_the_constants_of_the_ring_are_the_references() -> None:
-    text = (Path(engine.__file__).parent / "native" / "ring.h").read_text()
+    text = (Path(engine.__file__).parent / "native" / "layout.h").read_text()
     found = {
         name: int(number)
         for line in re.findall(r"enum \{(.*?)\}", text)

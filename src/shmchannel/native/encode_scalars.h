@@ -5,6 +5,7 @@
 
 #include "state.h"
 #include "output.h"
+#include "seen.h"
 
 typedef struct {
     Codec *codec;

@@ -7,21 +7,11 @@
 #ifndef SHMCHANNEL_RING_H
 #define SHMCHANNEL_RING_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 
-/* Control words, as indices of 8-byte words. */
-enum { TAIL = 0, MESSAGES = 1, PRODUCER_CLOSED = 2, HEAD = 8, SPINS = 9, READER = 16, WRITER = 24 };
-enum { READER_SLEEPS = 0, READER_RINGS = 1, CONSUMER_CLOSED = 2 }; /* bytes of READER */
-enum { WRITER_SLEEPS = 0, WRITER_RINGS = 1 };                      /* halves of WRITER */
-enum { NEED = 8 };                                                 /* bytes, the unit of those halves */
-enum { CONTROL_SIZE = 256, HEADER = 8 };                           /* bytes */
-enum { WHOLE = 1, PART = 2, LAST = 3, ABORT = 4 };                 /* kinds of frames */
-
-typedef _Atomic uint64_t Word;
+#include "layout.h"
 
 /* An end of a ring. Its own counter is its own memory's: only the other one is read from shared memory,
    and checked. */
@@ -45,11 +35,6 @@ typedef struct {
 } Frame;
 
 typedef enum { RING_EMPTY, RING_DONE, RING_FULL, RING_CORRUPTED } RingAnswer;
-
-static inline uint64_t frame_size(uint64_t length)
-{
-    return (length + HEADER + 7) & ~(uint64_t)7;
-}
 
 static inline uint64_t load(const Ring *ring, int word)
 {
