@@ -45,7 +45,7 @@ else:
             self._prepare(place, self.wake, self.bell)
 
     class Consumer(_native.Consumer, consumer.Consumer):
-        """``try_read``, ``ready``, ``shut``, the spinning and the sleeping are C."""
+        """``try_read``, ``shut``, the spinning and the sleeping are C."""
 
         def __init__(self, place: Place, sleeper: Sleeper, *others: Any) -> None:
             super().__init__(place, sleeper, *others)
@@ -61,7 +61,7 @@ else:
             self._prepare(*arguments)
 
     class MessageReader(_native.MessageReader, messages.MessageReader):
-        """``take``, ``take_soon`` and ``take_many`` are C."""
+        """``take``, ``take_soon``, ``take_many`` and ``ready`` are C."""
 
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)

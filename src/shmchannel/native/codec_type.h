@@ -1,7 +1,6 @@
-/* The type Codec: the encode and decode of codec.py's. */
+/* The type Codec: encode and decode of codec/codec.py, whose class inherits from it. */
 
-#ifndef SHMCHANNEL_CODEC_TYPE_H
-#define SHMCHANNEL_CODEC_TYPE_H
+#pragma once
 
 #include "decode.h"
 #include "encode.h"
@@ -9,74 +8,51 @@
 static PyObject *codec_prepare(PyObject *object, PyObject *by_class)
 {
     Codec *self = (Codec *)object;
-    if (!PyDict_Check(by_class)) {
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(object), &native_module);
+    if (module && !PyDict_Check(by_class))
         PyErr_SetString(PyExc_TypeError, "by_class is a dict");
+    if (PyErr_Occurred())
         return NULL;
-    }
+    self->state = PyModule_GetState(module);
+    Py_XSETREF(self->module, Py_NewRef(module));
     Py_XSETREF(self->by_class, Py_NewRef(by_class));
     Py_RETURN_NONE;
 }
 
-static bool codec_is_prepared(Codec *codec)
-{
-    if (codec->by_class)
-        return true;
-    PyErr_SetString(PyExc_RuntimeError, "this codec was never prepared");
-    return false;
-}
-
 /* `moves` is NULL, or the dict of what is moved. */
-static PyObject *codec_encoded(Codec *self, PyObject *value, PyObject *moves)
+static PyObject *codec_encode_with(Codec *self, PyObject *value, PyObject *moves)
 {
     Encoder encoder;
-    size_t from;
-    PyObject *payload = NULL;
-    if (!codec_is_prepared(self))
+    if (!is_prepared(self->by_class))
         return NULL;
-    encoder_begin(&encoder, self);
-    encoder.moves = moves;
-    if (encode(&encoder, value, &from, &payload) == 0)
-        payload = joined(&encoder.out, from);
+    encoder_begin(&encoder, self, moves);
+    PyObject *payload = encode_message(&encoder, value) < 0 ? NULL : output_as_bytes(&encoder.out);
     encoder_end(&encoder);
     return payload;
 }
 
 static PyObject *codec_encode(PyObject *object, PyObject *value)
 {
-    return codec_encoded((Codec *)object, value, NULL);
+    return codec_encode_with((Codec *)object, value, NULL);
 }
 
-static PyObject *codec_encode_moving(PyObject *object, PyObject *const *args, Py_ssize_t count)
+static PyObject *codec_encode_moving(PyObject *object, PyObject *args)
 {
-    if (count != 2 || !PyDict_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "encode_moving(value, moves: dict)");
+    PyObject *value, *moves;
+    if (!PyArg_ParseTuple(args, "OO!", &value, &PyDict_Type, &moves))
         return NULL;
-    }
-    return codec_encoded((Codec *)object, args[0], args[1]);
+    return codec_encode_with((Codec *)object, value, moves);
 }
 
 static PyObject *codec_decode(PyObject *object, PyObject *payload)
 {
     Codec *self = (Codec *)object;
     Py_buffer view;
-    if (!codec_is_prepared(self) || PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
+    if (!is_prepared(self->by_class) || PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    PyObject *value = decode(self, view.buf, (size_t)view.len, NULL, NULL);
+    PyObject *value = decode_message(self, view.buf, (size_t)view.len);
     PyBuffer_Release(&view);
     return value;
-}
-
-static PyObject *codec_new(PyTypeObject *type, PyObject *args, PyObject *named)
-{
-    (void)args;
-    (void)named;
-    PyObject *module = PyType_GetModuleByDef(type, &native_module);
-    Codec *self = module ? (Codec *)type->tp_alloc(type, 0) : NULL;
-    if (self) {
-        self->module = Py_NewRef(module);
-        self->state = PyModule_GetState(module);
-    }
-    return (PyObject *)self;
 }
 
 static int codec_traverse(PyObject *object, visitproc visit, void *arg)
@@ -90,7 +66,6 @@ static int codec_traverse(PyObject *object, visitproc visit, void *arg)
 static void codec_dealloc(PyObject *object)
 {
     Codec *self = (Codec *)object;
-    PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
 #ifndef Py_GIL_DISABLED
     for (size_t i = 0; i < KEYS; i++)
@@ -98,32 +73,17 @@ static void codec_dealloc(PyObject *object)
 #endif
     Py_CLEAR(self->by_class);
     Py_CLEAR(self->module);
-    type->tp_free(object);
-    Py_DECREF(type);
+    free_object(object);
 }
 
 static PyMethodDef codec_methods[] = {
     {"_prepare", codec_prepare, METH_O, NULL},
     {"encode", codec_encode, METH_O, NULL},
-    {"encode_moving", (PyCFunction)(void (*)(void))codec_encode_moving, METH_FASTCALL, NULL},
+    {"encode_moving", codec_encode_moving, METH_VARARGS, NULL},
     {"decode", codec_decode, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
-static PyType_Slot codec_slots[] = {
-    /* No tp_clear: the dict's own breaks every cycle, and encode never finds it gone. */
-    {Py_tp_methods, codec_methods},
-    {Py_tp_new, codec_new},
-    {Py_tp_traverse, codec_traverse},
-    {Py_tp_dealloc, codec_dealloc},
-    {0, NULL},
-};
-
-static PyType_Spec codec_spec = {
-    .name = "shmchannel._native.Codec",
-    .basicsize = sizeof(Codec),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-    .slots = codec_slots,
-};
-
-#endif
+/* There is no tp_clear: the dict's own breaks every cycle, so encode never finds by_class gone. */
+static PyType_Spec codec_spec = TYPE_SPEC(Codec, {Py_tp_methods, codec_methods}, {Py_tp_traverse, codec_traverse},
+                                          {Py_tp_dealloc, codec_dealloc});

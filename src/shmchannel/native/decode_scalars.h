@@ -1,20 +1,20 @@
-/* What a decoder takes in one piece: numbers, texts, keys, bytes, leaves of an ext type. */
+/* MessagePack to values: the decoder, and the values that contain no others (numbers, text, keys, bytes, ext objects). */
 
-#ifndef SHMCHANNEL_DECODE_SCALARS_H
-#define SHMCHANNEL_DECODE_SCALARS_H
+#pragma once
 
-#include "state.h"
-#include "lock.h"
 #include "huge_pages.h"
+#include "lock.h"
+#include "state.h"
 
+/* Each function that decodes returns a value, or NULL with an exception; or, in the ring, NULL without an exception where it
+   takes Python code to go on. */
 typedef struct {
     Codec *codec;
     const uint8_t *place, *end;
-    size_t pending; /* objects that the open containers still claim: each is a byte at least */
+    size_t pending; /* objects that the open containers still claim: each has at least one byte */
     int depth;
     bool tagged;
-    Lock *in_ring;     /* the lock of the ring that it is in, or NULL */
-    bool needs_python; /* that was given up: NULL without an exception */
+    Lock *in_ring; /* the lock of the end in whose ring the bytes lie, or NULL */
 } Decoder;
 
 static PyObject *cut_off(void)
@@ -23,60 +23,66 @@ static PyObject *cut_off(void)
     return NULL;
 }
 
-static inline size_t left(const Decoder *decoder)
+static inline size_t bytes_left(const Decoder *decoder)
 {
     return (size_t)(decoder->end - decoder->place);
 }
 
-/* The value of so many bytes (1, 2, 4 or 8), read once, however the compiler would like to. */
-static inline bool take_number(Decoder *decoder, int size, uint64_t *number)
+/* Skip bytes, if so many are left. Returns where they begin; NULL with ValueError. */
+static inline const uint8_t *advance(Decoder *decoder, size_t size)
 {
-    if (left(decoder) < (size_t)size) {
+    const uint8_t *place = decoder->place;
+    if (bytes_left(decoder) < size) {
         cut_off();
-        return false;
+        return NULL;
     }
-    const volatile uint8_t *place = decoder->place;
+    decoder->place += size;
+    return place;
+}
+
+/* A number of 1, 2, 4 or 8 bytes. `volatile`: each byte is loaded once, whatever the compiler would prefer. */
+static inline bool read_number(Decoder *decoder, int size, uint64_t *number)
+{
+    const volatile uint8_t *place = advance(decoder, (size_t)size);
     uint64_t value = 0;
+    if (!place)
+        return false;
     for (int i = 0; i < size; i++)
         value = value << 8 | place[i];
-    decoder->place += size;
     *number = value;
     return true;
 }
 
-static PyObject *take_text(Decoder *decoder, size_t length)
+static PyObject *decode_text(Decoder *decoder, size_t length)
 {
-    if (left(decoder) < length)
-        return cut_off();
-    const char *text = (const char *)decoder->place;
-    decoder->place += length;
-    if (!decoder->in_ring)
-        return PyUnicode_DecodeUTF8(text, (Py_ssize_t)length, NULL);
-    char few[256], *copy = length <= sizeof few ? few : PyMem_Malloc(length);
+    const char *text = (const char *)advance(decoder, length);
+    if (!text || !decoder->in_ring)
+        return text ? PyUnicode_DecodeUTF8(text, (Py_ssize_t)length, NULL) : NULL;
+    char on_stack[256], *copy = length <= sizeof on_stack ? on_stack : PyMem_Malloc(length);
     if (!copy)
         return PyErr_NoMemory();
     memcpy(copy, text, length);
     PyObject *value = PyUnicode_DecodeUTF8(copy, (Py_ssize_t)length, NULL);
-    if (copy != few)
+    if (copy != on_stack)
         PyMem_Free(copy);
     return value;
 }
 
-/* A short str, which is likely to have come before. */
-static PyObject *take_key(Decoder *decoder, size_t length)
+/* A short str that is a key, and has probably come before. */
+static PyObject *decode_key(Decoder *decoder, size_t length)
 {
 #ifdef Py_GIL_DISABLED
-    return take_text(decoder, length);
+    return decode_text(decoder, length);
 #else
     uint64_t words[KEY_WORDS] = {0};
     if (length > LONGEST_KEY || length == 0)
-        return take_text(decoder, length);
-    if (left(decoder) < length)
-        return cut_off();
-    memcpy(words, decoder->place, length);
-    decoder->place += length;
+        return decode_text(decoder, length);
+    const uint8_t *place = advance(decoder, length);
+    if (!place)
+        return NULL;
+    memcpy(words, place, length);
     uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5 ^ words[3] * 7 ^ length) * 0x9E3779B97F4A7C15u;
-    Key *key = &decoder->codec->keys[hash >> 55];
+    Key *key = &decoder->codec->keys[hash >> 55]; /* its top 9 bits: one of KEYS */
     if (key->text && (size_t)PyUnicode_GET_LENGTH(key->text) == length && key->words[0] == words[0] &&
         key->words[1] == words[1] && key->words[2] == words[2] && key->words[3] == words[3])
         return Py_NewRef(key->text);
@@ -89,32 +95,23 @@ static PyObject *take_key(Decoder *decoder, size_t length)
 #endif
 }
 
-static PyObject *take_bytes(Decoder *decoder, size_t length)
+static PyObject *decode_bytes(Decoder *decoder, size_t length)
 {
-    if (left(decoder) < length)
-        return cut_off();
-    const uint8_t *from = decoder->place;
-    decoder->place += length;
+    const uint8_t *from = advance(decoder, length);
+    if (!from)
+        return NULL;
     if (length < WITHOUT_GIL)
         return PyBytes_FromStringAndSize((const char *)from, (Py_ssize_t)length);
     PyObject *value = new_bytes(length);
-    if (!value)
-        return NULL;
-    if (decoder->in_ring)
-        copy_begin(decoder->in_ring);
-    Py_BEGIN_ALLOW_THREADS
-    memcpy(PyBytes_AS_STRING(value), from, length);
-    Py_END_ALLOW_THREADS
-    if (decoder->in_ring)
-        copy_end(decoder->in_ring);
+    if (value) {
+        COPY(decoder->in_ring, length, memcpy(PyBytes_AS_STRING(value), from, length))
+    }
     return value;
 }
 
-/* Python code is needed. False: not here. */
-static inline bool may_call(Decoder *decoder)
+/* Whether Python code may run now. */
+static inline bool may_call(const Decoder *decoder)
 {
-    if (decoder->in_ring)
-        decoder->needs_python = true;
     return !decoder->in_ring;
 }
 
@@ -123,39 +120,46 @@ static inline bool is_instance(const State *state, long code)
     return code == state->code_of_instance || code == state->code_of_moved;
 }
 
-static PyObject *take_ext(Decoder *decoder, size_t length)
+/* 1: the code is that of an array with a tag; 0; -1 with an exception. */
+static int is_tag(const State *state, long code)
+{
+    if (code < 0 || is_instance(state, code))
+        return code >= 0;
+    PyObject *number = PyLong_FromLong(code);
+    int found = number ? PyDict_Contains(state->parts_by_code, number) : -1;
+    Py_XDECREF(number);
+    return found;
+}
+
+/* The value of an ext object with this code and these bytes. */
+static PyObject *value_of_ext(Decoder *decoder, long code, PyObject *data)
 {
     State *state = decoder->codec->state;
-    uint64_t head;
-    if (!take_number(decoder, 1, &head))
-        return NULL;
-    if (left(decoder) < length)
-        return cut_off();
-    if (!may_call(decoder))
-        return NULL;
-    long code = (int8_t)head;
-    PyObject *data = take_bytes(decoder, length);
-    if (!data)
-        return NULL;
-    PyObject *value, *number = PyLong_FromLong(code), *leaf;
-    if (!number) {
+    if (code == -1)
+        return PyObject_CallOneArg(state->decode_timestamp, data);
+    PyObject *number = PyLong_FromLong(code), *value = NULL;
+    PyObject *leaf = number ? PyDict_GetItemWithError(state->leaves_by_code, number) : NULL;
+    if (leaf)
+        value = PyObject_CallOneArg(PyTuple_GET_ITEM(leaf, KIND_DECODE), data);
+    else if (PyErr_Occurred())
         value = NULL;
-    } else if (code == -1) {
-        value = PyObject_CallOneArg(state->timestamp, data);
-    } else if ((leaf = PyDict_GetItemWithError(state->leaves_by_code, number))) {
-        value = PyObject_CallOneArg(PyTuple_GET_ITEM(leaf, 2), data);
-    } else if (PyErr_Occurred()) {
-        value = NULL;
-    } else if (decoder->tagged && length == 1 && !PyBytes_AS_STRING(data)[0] &&
-               (is_instance(state, code) || PyDict_Contains(state->parts_by_code, number) == 1)) {
+    else if (decoder->tagged && PyBytes_GET_SIZE(data) == 1 && !PyBytes_AS_STRING(data)[0] && is_tag(state, code) == 1)
         PyErr_SetString(PyExc_ValueError, "a tag that is not the first item of an array");
-        value = NULL;
-    } else {
-        value = PyObject_CallFunctionObjArgs(state->restore, number, data, NULL); /* says what is wrong */
-    }
+    else
+        value = PyObject_CallFunctionObjArgs(state->decode_leaf, number, data, NULL); /* says what is wrong */
     Py_XDECREF(number);
-    Py_DECREF(data);
     return value;
 }
 
-#endif
+static PyObject *decode_ext(Decoder *decoder, size_t length)
+{
+    uint64_t code;
+    if (!read_number(decoder, 1, &code))
+        return NULL;
+    if (bytes_left(decoder) < length)
+        return cut_off();
+    PyObject *data = may_call(decoder) ? decode_bytes(decoder, length) : NULL;
+    PyObject *value = data ? value_of_ext(decoder, (int8_t)code, data) : NULL;
+    Py_XDECREF(data);
+    return value;
+}

@@ -1,29 +1,35 @@
-/* Values to MessagePack: clone.Codec.encode for messages in which nothing is shared, which are nearly all.
+/* Values to MessagePack: Codec.encode for messages in which nothing is shared, which most are.
 
-   The bytes are clone.py's. What is rare is left to it: a message in which a container comes twice, and one
-   that cannot be cloned, whose error names the path, are encoded by Codec.encode_graph. */
+   The bytes are those of codec/codec.py. Rare messages are left to its encode_graph: a message in which an object comes twice,
+   and a message that cannot be encoded, whose error names the path. */
 
-#ifndef SHMCHANNEL_ENCODE_H
-#define SHMCHANNEL_ENCODE_H
+#pragma once
 
-#include "huge_pages.h"
 #include "encode_scalars.h"
 
-static int put(Encoder *encoder, PyObject *value);
+static int encode_value(Encoder *encoder, PyObject *value);
 
-/* -- containers */
+/* On meeting an object that keeps its identity. */
+static inline int meet(Encoder *encoder, PyObject *object)
+{
+    int is_new = seen_add(&encoder->seen, object);
+    return is_new > 0 ? 0 : is_new < 0 ? -1 : SHARED;
+}
 
-/* On entering a container: that it is new, and not too deep. */
+/* On entering a level of nesting. */
+static inline int descend(Encoder *encoder)
+{
+    if (++encoder->depth <= MAX_DEPTH)
+        return 0;
+    too_deep(encoder->codec);
+    return -1;
+}
+
+/* On entering a container: both. */
 static inline int enter(Encoder *encoder, PyObject *container)
 {
-    int new = seen_add(&encoder->seen, container);
-    if (new <= 0)
-        return new < 0 ? -1 : SHARED;
-    if (++encoder->depth > MAX_DEPTH) {
-        too_deep(encoder->codec);
-        return -1;
-    }
-    return 0;
+    int status = meet(encoder, container);
+    return status ? status : descend(encoder);
 }
 
 static int changed(void)
@@ -32,258 +38,242 @@ static int changed(void)
     return -1;
 }
 
-static int put_dict(Encoder *encoder, PyObject *dict)
+/* -- containers */
+
+static int encode_dict(Encoder *encoder, PyObject *dict)
 {
     Py_ssize_t length = PyDict_GET_SIZE(dict), place = 0, count = 0;
     PyObject *key, *value;
-    int done = enter(encoder, dict);
-    if (done)
-        return done;
-    done = length < 16 ? put_head(encoder, (uint8_t)(0x80 | length))
-                       : put_length(encoder, (size_t)length, 0, 0xDE, 0xDF);
-    /* Both are held: a function of an interface may change the dict under our hands. */
-    while (!done && PyDict_Next(dict, &place, &key, &value)) {
+    int status = enter(encoder, dict);
+    if (!status)
+        status = length < 16 ? add_head(encoder, (uint8_t)(0x80 | length))
+                             : add_length(encoder, (size_t)length, 0, 0xDE, 0xDF);
+    /* Both are held: a function of an interface may change the dict meanwhile. */
+    while (!status && PyDict_Next(dict, &place, &key, &value)) {
         Py_INCREF(key);
         Py_INCREF(value);
-        done = PyUnicode_CheckExact(key) ? put_str(encoder, key) : put(encoder, key);
-        if (!done)
-            done = put(encoder, value);
+        status = PyUnicode_CheckExact(key) ? encode_str(encoder, key) : encode_value(encoder, key);
+        if (!status)
+            status = encode_value(encoder, value);
         Py_DECREF(key);
         Py_DECREF(value);
-        if (!done && (++count > length || PyDict_GET_SIZE(dict) != length))
+        if (!status && (++count > length || PyDict_GET_SIZE(dict) != length))
             return changed();
     }
     encoder->depth--;
-    return done || count == length ? done : changed();
+    return status || count == length ? status : changed();
 }
 
-static int put_list(Encoder *encoder, PyObject *list)
+static int encode_list(Encoder *encoder, PyObject *list)
 {
     Py_ssize_t length = PyList_GET_SIZE(list);
-    int done = enter(encoder, list);
-    if (done)
-        return done;
-    done = put_array_head(encoder, (size_t)length);
-    for (Py_ssize_t i = 0; !done && i < length; i++) {
+    int status = enter(encoder, list);
+    if (!status)
+        status = add_array_head(encoder, (size_t)length);
+    for (Py_ssize_t i = 0; !status && i < length; i++) {
         if (PyList_GET_SIZE(list) != length)
             return changed();
         PyObject *item = Py_NewRef(PyList_GET_ITEM(list, i));
-        done = put(encoder, item);
+        status = encode_value(encoder, item);
         Py_DECREF(item);
     }
     encoder->depth--;
-    return done;
+    return status;
 }
 
-/* An array behind a tag begins; `length` does not count the tag. */
-static int put_tag(Encoder *encoder, size_t length, long code)
+/* Begin an array behind a tag. `length` does not count the tag. */
+static int add_tag(Encoder *encoder, size_t length, long code)
 {
     uint8_t tag[3] = {0xD4, (uint8_t)code, 0};
     encoder->tagged = true;
-    return put_array_head(encoder, length + 1) < 0 ? -1 : output_add(&encoder->out, tag, sizeof tag);
+    return add_array_head(encoder, length + 1) < 0 ? -1 : output_add(&encoder->out, tag, sizeof tag);
 }
 
-static int put_tuple(Encoder *encoder, PyObject *tuple)
+/* A tagged array of the items of a tuple. */
+static int encode_items(Encoder *encoder, long code, PyObject *tuple)
 {
     Py_ssize_t length = PyTuple_GET_SIZE(tuple);
-    int done = enter(encoder, tuple);
-    if (!done)
-        done = put_tag(encoder, (size_t)length, encoder->codec->state->code_of_tuple);
-    for (Py_ssize_t i = 0; !done && i < length; i++)
-        done = put(encoder, PyTuple_GET_ITEM(tuple, i));
-    encoder->depth--;
-    return done;
+    int status = add_tag(encoder, (size_t)length, code);
+    for (Py_ssize_t i = 0; !status && i < length; i++)
+        status = encode_value(encoder, PyTuple_GET_ITEM(tuple, i));
+    return status;
 }
 
-static int put_set(Encoder *encoder, PyObject *set, long code)
+static int encode_tuple(Encoder *encoder, PyObject *tuple)
+{
+    int status = enter(encoder, tuple);
+    if (!status)
+        status = encode_items(encoder, encoder->codec->state->code_of_tuple, tuple);
+    encoder->depth--;
+    return status;
+}
+
+static int encode_set(Encoder *encoder, PyObject *set, long code)
 {
     Py_ssize_t length = PySet_GET_SIZE(set), count = 0;
-    int done = enter(encoder, set);
-    if (done)
-        return done;
+    int status = enter(encoder, set);
+    if (status)
+        return status;
     PyObject *member, *members = PyObject_GetIter(set);
     if (!members)
         return -1;
-    done = put_tag(encoder, (size_t)length, code);
-    while (!done && (member = PyIter_Next(members))) {
-        done = put(encoder, member);
+    status = add_tag(encoder, (size_t)length, code);
+    while (!status && (member = PyIter_Next(members))) {
+        status = encode_value(encoder, member);
         Py_DECREF(member);
-        if (!done && ++count > length)
-            done = changed();
+        if (!status && ++count > length)
+            status = changed();
     }
     Py_DECREF(members);
     encoder->depth--;
     if (PyErr_Occurred())
         return -1;
-    return done || count == length ? done : changed();
+    return status || count == length ? status : changed();
 }
 
-/* A type of parts; `kind` is a kinds.Parts. */
-static int put_parts(Encoder *encoder, PyObject *kind, PyObject *value)
+/* A value of a type that travels as an array of parts; `kind` is a Parts of codec/types.py. */
+static int encode_parts(Encoder *encoder, PyObject *kind, PyObject *value)
 {
     State *state = encoder->codec->state;
-    long code = PyLong_AsLong(PyTuple_GET_ITEM(kind, 0));
+    long code = PyLong_AsLong(PyTuple_GET_ITEM(kind, KIND_CODE));
     if (code == state->code_of_exception)
-        return SHARED; /* of what an exception contains anything may come twice */
-    if (Py_IS_TYPE(value, &PySlice_Type)) {
-        int new = seen_add(&encoder->seen, value);
-        if (new <= 0)
-            return new < 0 ? -1 : SHARED;
-    }
-    PyObject *taken = PyObject_CallOneArg(PyTuple_GET_ITEM(kind, 1), value);
-    PyObject *parts = taken ? PySequence_List(taken) : NULL;
+        return SHARED; /* anything in an exception may come twice */
+    int status = Py_IS_TYPE(value, &PySlice_Type) ? meet(encoder, value) : 0;
+    if (status)
+        return status;
+    PyObject *taken = PyObject_CallOneArg(PyTuple_GET_ITEM(kind, KIND_ENCODE), value);
+    PyObject *parts = taken ? PySequence_Tuple(taken) : NULL;
     Py_XDECREF(taken);
-    if (!parts)
-        return -1;
-    int done = 0;
-    if (++encoder->depth > MAX_DEPTH) {
-        too_deep(encoder->codec);
-        done = -1;
-    }
-    if (!done)
-        done = put_tag(encoder, (size_t)PyList_GET_SIZE(parts), code);
-    for (Py_ssize_t i = 0; !done && i < PyList_GET_SIZE(parts); i++)
-        done = put(encoder, PyList_GET_ITEM(parts, i));
-    Py_DECREF(parts);
+    status = parts ? descend(encoder) : -1;
+    if (!status)
+        status = encode_items(encoder, code, parts);
+    Py_XDECREF(parts);
     encoder->depth--;
-    return done;
+    return status;
 }
 
 /* -- instances of interfaces */
 
-/* Take down the value that an instance travels as: in case that all is encoded anew, as a graph. */
-static int keep_form(Encoder *encoder, PyObject *instance, PyObject *interface, PyObject *form)
+/* Keep the value of an instance, in case that the message is encoded again, as a graph. */
+static int keep_value(Encoder *encoder, PyObject *instance, PyObject *interface, PyObject *value)
 {
-    if (!encoder->instances && !(encoder->instances = PyDict_New()))
+    PyObject *made = encoder->codec->state->serialized;
+    if (!encoder->serialized && !(encoder->serialized = PyDict_New()))
         return -1;
-    PyObject *key = PyLong_FromVoidPtr(instance), *move = NULL;
-    if (key)
-        move = PyObject_CallFunctionObjArgs(encoder->codec->state->move, instance, interface, form, NULL);
-    int done = move ? PyDict_SetItem(encoder->instances, key, move) : -1;
-    Py_XDECREF(key);
-    Py_XDECREF(move);
-    return done;
+    PyObject *id = PyLong_FromVoidPtr(instance);
+    PyObject *serialized = id ? PyObject_CallFunctionObjArgs(made, instance, interface, value, NULL) : NULL;
+    int status = serialized ? PyDict_SetItem(encoder->serialized, id, serialized) : -1;
+    Py_XDECREF(id);
+    Py_XDECREF(serialized);
+    return status;
 }
 
-/* The Move of an instance that is moved, borrowed; NULL for another, or with an exception. */
-static PyObject *move_of(Encoder *encoder, PyObject *instance)
+/* The value of an instance that is moved, borrowed. NULL if it is not moved, or with an exception. */
+static PyObject *moved_value(Encoder *encoder, PyObject *instance)
 {
     if (!encoder->moves)
         return NULL;
-    PyObject *key = PyLong_FromVoidPtr(instance);
-    PyObject *move = key ? PyDict_GetItemWithError(encoder->moves, key) : NULL;
-    Py_XDECREF(key);
-    if (move)
-        encoder->moved++;
-    return move;
+    PyObject *id = PyLong_FromVoidPtr(instance);
+    PyObject *serialized = id ? PyDict_GetItemWithError(encoder->moves, id) : NULL;
+    Py_XDECREF(id);
+    if (!serialized)
+        return NULL;
+    encoder->moved++;
+    return PyTuple_GET_ITEM(serialized, 2);
 }
 
-static int put_instance(Encoder *encoder, PyObject *interface, PyObject *instance)
+static int encode_instance(Encoder *encoder, PyObject *interface, PyObject *instance)
 {
     State *state = encoder->codec->state;
-    PyObject *is_enum = PyObject_GetAttr(interface, state->str_is_enum);
-    if (!is_enum)
+    PyObject *flag = PyObject_GetAttr(interface, state->str_is_enum);
+    if (!flag)
         return -1;
-    bool enumerated = is_enum == Py_True;
-    Py_DECREF(is_enum);
-    if (!enumerated) {
-        int new = seen_add(&encoder->seen, instance);
-        if (new <= 0)
-            return new < 0 ? -1 : SHARED;
-    }
-    PyObject *move = move_of(encoder, instance), *form;
-    if (move)
-        form = Py_NewRef(PyTuple_GET_ITEM(move, 2));
-    else
-        form = PyErr_Occurred() ? NULL : PyObject_CallMethodOneArg(interface, state->str_take, instance);
-    if (!form)
+    bool is_enum = flag == Py_True;
+    Py_DECREF(flag);
+    int status = is_enum ? 0 : meet(encoder, instance);
+    if (status)
+        return status;
+    PyObject *value = Py_XNewRef(moved_value(encoder, instance));
+    bool moves = value;
+    if (!value && !PyErr_Occurred())
+        value = PyObject_CallMethodOneArg(interface, state->str_take, instance);
+    if (!value)
         return -1;
-    PyObject *name = PyObject_GetAttr(interface, state->str_name);
-    int done = name ? 0 : -1;
-    if (!done && !enumerated && !move)
-        done = keep_form(encoder, instance, interface, form);
-    if (!done && ++encoder->depth > MAX_DEPTH) {
-        too_deep(encoder->codec);
-        done = -1;
-    }
-    if (!done)
-        done = put_tag(encoder, 2, move ? state->code_of_moved : state->code_of_instance);
-    if (!done)
-        done = put(encoder, name);
-    if (!done)
-        done = put(encoder, form);
+    if (!is_enum && !moves)
+        status = keep_value(encoder, instance, interface, value);
+    PyObject *name = status ? NULL : PyObject_GetAttr(interface, state->str_name);
+    PyObject *pair = name ? PyTuple_Pack(2, name, value) : NULL;
+    status = pair ? descend(encoder) : -1;
+    if (!status)
+        status = encode_items(encoder, moves ? state->code_of_moved : state->code_of_instance, pair);
     encoder->depth--;
+    Py_XDECREF(pair);
     Py_XDECREF(name);
-    Py_DECREF(form);
-    return done;
+    Py_DECREF(value);
+    return status;
 }
 
-/* A value of a type that is not plain: the tables are asked. */
-static int put_other(Encoder *encoder, PyObject *value)
+/* -- any value */
+
+/* A value of a type that is looked up: in the tables of types, and among the interfaces. */
+static int encode_other(Encoder *encoder, PyObject *value)
 {
     State *state = encoder->codec->state;
-    PyObject *kind = (PyObject *)Py_TYPE(value), *found;
-    if ((found = PyDict_GetItemWithError(state->parts, kind)))
-        return put_parts(encoder, found, value);
-    if (!PyErr_Occurred() && (found = PyDict_GetItemWithError(state->leaves, kind))) {
-        int shared = PySet_Contains(state->mutable_leaves, kind);
-        if (shared > 0) {
-            if (Py_IS_TYPE(value, &PyByteArray_Type))
-                return SHARED; /* it has no form but in a graph */
-            int new = seen_add(&encoder->seen, value);
-            if (new <= 0)
-                return new < 0 ? -1 : SHARED;
-        }
-        return shared < 0 ? -1 : put_leaf(encoder, found, value);
+    PyObject *type = (PyObject *)Py_TYPE(value), *found;
+    if ((found = PyDict_GetItemWithError(state->parts, type)))
+        return encode_parts(encoder, found, value);
+    if (!PyErr_Occurred() && (found = PyDict_GetItemWithError(state->leaves, type))) {
+        if (Py_IS_TYPE(value, &PyByteArray_Type))
+            return SHARED; /* only graphs have a form for it */
+        int is_mutable = PySet_Contains(state->mutable_leaves, type);
+        int status = is_mutable > 0 ? meet(encoder, value) : is_mutable;
+        return status ? status : encode_leaf(encoder, found, value);
     }
-    if (!PyErr_Occurred() && (found = PyDict_GetItemWithError(encoder->codec->by_class, kind))) {
+    if (!PyErr_Occurred() && (found = PyDict_GetItemWithError(encoder->codec->by_class, type))) {
         Py_INCREF(found);
-        int done = put_instance(encoder, found, value);
+        int status = encode_instance(encoder, found, value);
         Py_DECREF(found);
-        return done;
+        return status;
     }
     if (!PyErr_Occurred())
-        PyErr_Format(PyExc_TypeError, "cannot clone %R", kind);
+        PyErr_Format(PyExc_TypeError, "cannot clone %R", type);
     return -1;
 }
 
-static int put(Encoder *encoder, PyObject *value)
+static int encode_value(Encoder *encoder, PyObject *value)
 {
-    PyTypeObject *kind = Py_TYPE(value);
-    if (kind == &PyUnicode_Type)
-        return put_str(encoder, value);
-    if (kind == &PyLong_Type)
-        return put_int(encoder, value);
-    if (kind == &PyFloat_Type)
-        return put_float(encoder, value);
+    PyTypeObject *type = Py_TYPE(value);
+    if (type == &PyUnicode_Type)
+        return encode_str(encoder, value);
+    if (type == &PyLong_Type)
+        return encode_int(encoder, value);
+    if (type == &PyFloat_Type)
+        return encode_float(encoder, value);
     if (value == Py_None)
-        return put_head(encoder, 0xC0);
-    if (kind == &PyBool_Type)
-        return put_head(encoder, value == Py_True ? 0xC3 : 0xC2);
-    if (kind == &PyDict_Type)
-        return put_dict(encoder, value);
-    if (kind == &PyList_Type)
-        return put_list(encoder, value);
-    if (kind == &PyTuple_Type)
-        return put_tuple(encoder, value);
-    if (kind == &PyBytes_Type) {
-        size_t size = (size_t)PyBytes_GET_SIZE(value);
-        return put_length(encoder, size, 0xC4, 0xC5, 0xC6) < 0
-                   ? -1
-                   : output_add_of(&encoder->out, PyBytes_AS_STRING(value), size, value);
-    }
-    if (kind == &PySet_Type)
-        return put_set(encoder, value, encoder->codec->state->code_of_set);
-    if (kind == &PyFrozenSet_Type)
-        return put_set(encoder, value, encoder->codec->state->code_of_frozenset);
-    if (kind == &PyMemoryView_Type)
-        return put_view(encoder, value);
-    return put_other(encoder, value);
+        return add_head(encoder, 0xC0);
+    if (type == &PyBool_Type)
+        return add_head(encoder, value == Py_True ? 0xC3 : 0xC2);
+    if (type == &PyDict_Type)
+        return encode_dict(encoder, value);
+    if (type == &PyList_Type)
+        return encode_list(encoder, value);
+    if (type == &PyTuple_Type)
+        return encode_tuple(encoder, value);
+    if (type == &PyBytes_Type)
+        return encode_bytes(encoder, value);
+    if (type == &PySet_Type)
+        return encode_set(encoder, value, encoder->codec->state->code_of_set);
+    if (type == &PyFrozenSet_Type)
+        return encode_set(encoder, value, encoder->codec->state->code_of_frozenset);
+    if (type == &PyMemoryView_Type)
+        return encode_view(encoder, value);
+    return encode_other(encoder, value);
 }
 
 /* -- a message */
 
-static void encoder_begin(Encoder *encoder, Codec *codec)
+/* `moves` is NULL, or the dict of what is moved. */
+static void encoder_begin(Encoder *encoder, Codec *codec, PyObject *moves)
 {
     encoder->codec = codec;
     output_begin(&encoder->out);
@@ -291,8 +281,8 @@ static void encoder_begin(Encoder *encoder, Codec *codec)
     encoder->seen.slots = NULL;
     encoder->depth = 0;
     encoder->tagged = false;
-    encoder->instances = NULL;
-    encoder->moves = NULL;
+    encoder->serialized = NULL;
+    encoder->moves = moves;
     encoder->moved = 0;
 }
 
@@ -300,69 +290,53 @@ static void encoder_end(Encoder *encoder)
 {
     output_end(&encoder->out);
     PyMem_Free((void *)encoder->seen.slots);
-    Py_XDECREF(encoder->instances);
+    Py_XDECREF(encoder->serialized);
 }
 
-/* Encode a message. 0: it is in the output, from byte *from on. 1: it is *payload, a bytes object.
-   -1: an exception. */
-static int encode(Encoder *encoder, PyObject *value, size_t *from, PyObject **payload)
+/* Make the output one ext object, as a message with tags is. */
+static void wrap(Output *out, long code)
+{
+    size_t size = output_size(out);
+    out->start = 0;
+    out->bytes[0] = 0xC9;
+    big_endian(out->bytes + 1, size < UINT32_MAX ? size : UINT32_MAX, 4);
+    out->bytes[5] = (uint8_t)code;
+}
+
+/* Have Codec.encode_graph encode the message; `error`, which it takes over, is what went wrong before, or NULL. */
+static int encode_as_graph(Encoder *encoder, PyObject *value, PyObject *error)
+{
+    if (!encoder->serialized)
+        encoder->serialized = PyDict_New();
+    PyObject *codec = (PyObject *)encoder->codec, *moves = encoder->moves ? encoder->moves : Py_None, *payload = NULL;
+    if (encoder->serialized)
+        payload = PyObject_CallMethodObjArgs(codec, encoder->codec->state->str_encode_graph, value, encoder->serialized,
+                                             error ? error : Py_None, moves, NULL);
+    Py_XDECREF(error);
+    int status = -1;
+    if (payload && PyBytes_CheckExact(payload))
+        status = output_replace(&encoder->out, payload);
+    else if (payload)
+        PyErr_SetString(PyExc_TypeError, "encode_graph returns bytes");
+    Py_XDECREF(payload);
+    return status;
+}
+
+/* Encode a message into the output. -1 with an exception. */
+static int encode_message(Encoder *encoder, PyObject *value)
 {
     State *state = encoder->codec->state;
-    PyObject *error = NULL;
-    int done = put(encoder, value);
-    if (!done && encoder->moves && encoder->moved != PyDict_GET_SIZE(encoder->moves))
-        done = SHARED; /* not all of them are in it: a graph says which */
-    if (!done) {
-        *from = WRAPPER;
-        if (encoder->tagged) {
-            size_t size = output_size(&encoder->out);
-            *from = 0;
-            encoder->out.bytes[0] = 0xC9;
-            big_endian(encoder->out.bytes + 1, size < UINT32_MAX ? size : UINT32_MAX, 4);
-            encoder->out.bytes[5] = (uint8_t)state->code_of_tagged_message;
-        }
+    int status = encode_value(encoder, value);
+    if (!status && encoder->moves && encoder->moved != PyDict_GET_SIZE(encoder->moves))
+        status = SHARED; /* some of them are not in the message: encode_graph says which */
+    if (!status) {
+        if (encoder->tagged)
+            wrap(&encoder->out, state->code_of_tagged_message);
         return 0;
     }
-    if (done < 0) {
-        /* What clone.py goes on from; anything else is a signal handler's, or no memory. */
-        if (PyErr_ExceptionMatches(state->interface_error) || !PyErr_ExceptionMatches(state->refusals))
-            return -1;
-        error = raised_exception();
-    }
-    PyObject *no_instances = encoder->instances ? NULL : PyDict_New();
-    if (encoder->instances || no_instances)
-        *payload = PyObject_CallMethodObjArgs((PyObject *)encoder->codec, state->str_encode_graph, value,
-                                              encoder->instances ? encoder->instances : no_instances,
-                                              error ? error : Py_None,
-                                              encoder->moves ? encoder->moves : Py_None, NULL);
-    else
-        *payload = NULL;
-    Py_XDECREF(no_instances);
-    Py_XDECREF(error);
-    if (*payload && !PyBytes_CheckExact(*payload)) {
-        Py_CLEAR(*payload);
-        PyErr_SetString(PyExc_TypeError, "encode_graph returns bytes");
-    }
-    return *payload ? 1 : -1;
+    /* encode_graph goes on from the errors that codec.py catches too. Any other error is a signal handler's, an interface's,
+       or a lack of memory. */
+    if (status < 0 && (PyErr_ExceptionMatches(state->interface_error) || !PyErr_ExceptionMatches(state->refusals)))
+        return -1;
+    return encode_as_graph(encoder, value, take_error());
 }
-
-/* The output as one bytes object. */
-static PyObject *joined(const Output *out, size_t from)
-{
-    size_t count;
-    Piece *pieces = output_pieces(out, from, &count);
-    if (!pieces)
-        return NULL;
-    PyObject *bytes = new_bytes(output_size(out) + WRAPPER - from);
-    if (bytes) {
-        char *place = PyBytes_AS_STRING(bytes);
-        for (size_t i = 0; i < count; i++) {
-            memcpy(place, pieces[i].bytes, pieces[i].size);
-            place += pieces[i].size;
-        }
-    }
-    PyMem_Free(pieces);
-    return bytes;
-}
-
-#endif

@@ -1,9 +1,7 @@
-/* What a message is encoded with, and the values that contain no others: numbers, text, bytes, leaves. */
+/* Values to MessagePack: the encoder, and the values that contain no others (numbers, text, bytes, leaves). */
 
-#ifndef SHMCHANNEL_ENCODE_SCALARS_H
-#define SHMCHANNEL_ENCODE_SCALARS_H
+#pragma once
 
-#include "state.h"
 #include "output.h"
 #include "seen.h"
 
@@ -13,15 +11,15 @@ typedef struct {
     Seen seen;
     int depth;
     bool tagged;
-    PyObject *instances; /* a dict, by id, of the Moves of instances that were asked for their values */
-    PyObject *moves;     /* a dict, by id, of the Moves of what is moved; NULL where nothing is */
-    Py_ssize_t moved;    /* how many of them were met */
+    PyObject *serialized; /* a dict, by id: the Serialized of instances that were met; or NULL */
+    PyObject *moves;      /* a dict, by id: the Serialized of instances that are moved; or NULL */
+    Py_ssize_t moved;     /* how many of them were met */
 } Encoder;
 
-/* All of these: 0, done; -1, an exception; SHARED, something comes twice, or may. */
+/* Each function that encodes returns 0; -1 with an exception; or SHARED: an object comes twice, or may come twice. */
 enum { SHARED = 1 };
 
-static inline int put_head(Encoder *encoder, uint8_t head)
+static inline int add_head(Encoder *encoder, uint8_t head)
 {
     return output_add(&encoder->out, &head, 1);
 }
@@ -32,8 +30,8 @@ static inline void big_endian(uint8_t *to, uint64_t number, int size)
         to[i] = (uint8_t)number;
 }
 
-/* A head and a number of 1, 2, 4 or 8 bytes behind it. */
-static inline int put_number(Encoder *encoder, uint8_t head, uint64_t number, int size)
+/* A head, followed by a number of 1, 2, 4 or 8 bytes. */
+static inline int add_number(Encoder *encoder, uint8_t head, uint64_t number, int size)
 {
     uint8_t *place = output_room(&encoder->out, 9);
     if (!place)
@@ -44,27 +42,27 @@ static inline int put_number(Encoder *encoder, uint8_t head, uint64_t number, in
     return 0;
 }
 
-/* The shortest head with that length; 0 for a head that there is not. */
-static int put_length(Encoder *encoder, size_t length, uint8_t one, uint8_t two, uint8_t four)
+/* The shortest head for a length, of those with 1, 2 and 4 bytes of it. (`head_1` is 0 for a type without such a head.) */
+static int add_length(Encoder *encoder, size_t length, uint8_t head_1, uint8_t head_2, uint8_t head_4)
 {
-    if (one && length < 1 << 8)
-        return put_number(encoder, one, length, 1);
+    if (head_1 && length < 1 << 8)
+        return add_number(encoder, head_1, length, 1);
     if (length < 1 << 16)
-        return put_number(encoder, two, length, 2);
+        return add_number(encoder, head_2, length, 2);
     if (length <= UINT32_MAX)
-        return put_number(encoder, four, length, 4);
+        return add_number(encoder, head_4, length, 4);
     PyErr_SetString(PyExc_ValueError, "MessagePack has no lengths from 4 GiB on");
     return -1;
 }
 
-static inline int put_array_head(Encoder *encoder, size_t length)
+static inline int add_array_head(Encoder *encoder, size_t length)
 {
     if (length < 16)
-        return put_head(encoder, (uint8_t)(0x90 | length));
-    return put_length(encoder, length, 0, 0xDC, 0xDD);
+        return add_head(encoder, (uint8_t)(0x90 | length));
+    return add_length(encoder, length, 0, 0xDC, 0xDD);
 }
 
-static int put_str(Encoder *encoder, PyObject *text)
+static int encode_str(Encoder *encoder, PyObject *text)
 {
     Py_ssize_t length;
     const char *bytes;
@@ -83,40 +81,36 @@ static int put_str(Encoder *encoder, PyObject *text)
         encoder->out.used += 1 + (size_t)length;
         return 0;
     }
-    if (put_length(encoder, (size_t)length, 0xD9, 0xDA, 0xDB) < 0)
+    if (add_length(encoder, (size_t)length, 0xD9, 0xDA, 0xDB) < 0)
         return -1;
     return output_add_of(&encoder->out, bytes, (size_t)length, text);
 }
 
-static int put_ext(Encoder *encoder, long code, PyObject *data)
+static int add_ext(Encoder *encoder, long code, PyObject *data)
 {
     size_t size = (size_t)PyBytes_GET_SIZE(data);
     uint8_t head = size == 1 ? 0xD4 : size == 2 ? 0xD5 : size == 4 ? 0xD6 : size == 8 ? 0xD7 : 0xD8;
-    int done = size && size <= 16 && !(size & (size - 1)) ? put_head(encoder, head)
-                                                         : put_length(encoder, size, 0xC7, 0xC8, 0xC9);
-    if (done < 0 || put_head(encoder, (uint8_t)code) < 0)
+    bool has_fixed_head = size && size <= 16 && !(size & (size - 1));
+    int status = has_fixed_head ? add_head(encoder, head) : add_length(encoder, size, 0xC7, 0xC8, 0xC9);
+    if (status < 0 || add_head(encoder, (uint8_t)code) < 0)
         return -1;
     return output_add_of(&encoder->out, PyBytes_AS_STRING(data), size, data);
 }
 
-/* A value of one ext object; `leaf` is a kinds.Leaf. */
-static int put_leaf(Encoder *encoder, PyObject *leaf, PyObject *value)
+/* A value that is one ext object; `leaf` is a Leaf of codec/types.py. */
+static int encode_leaf(Encoder *encoder, PyObject *leaf, PyObject *value)
 {
-    PyObject *data = PyObject_CallOneArg(PyTuple_GET_ITEM(leaf, 1), value);
-    if (!data)
-        return -1;
-    int done;
-    if (PyBytes_CheckExact(data)) {
-        done = put_ext(encoder, PyLong_AsLong(PyTuple_GET_ITEM(leaf, 0)), data);
-    } else {
+    PyObject *data = PyObject_CallOneArg(PyTuple_GET_ITEM(leaf, KIND_ENCODE), value);
+    int status = -1;
+    if (data && PyBytes_CheckExact(data))
+        status = add_ext(encoder, PyLong_AsLong(PyTuple_GET_ITEM(leaf, KIND_CODE)), data);
+    else if (data)
         PyErr_SetString(PyExc_TypeError, "a leaf is encoded as bytes");
-        done = -1;
-    }
-    Py_DECREF(data);
-    return done;
+    Py_XDECREF(data);
+    return status;
 }
 
-static int put_int(Encoder *encoder, PyObject *value)
+static int encode_int(Encoder *encoder, PyObject *value)
 {
     int overflow;
     long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
@@ -124,63 +118,64 @@ static int put_int(Encoder *encoder, PyObject *value)
         if (number >= 0) {
             uint64_t positive = (uint64_t)number;
             if (positive < 128)
-                return put_head(encoder, (uint8_t)positive);
+                return add_head(encoder, (uint8_t)positive);
             if (positive <= UINT8_MAX)
-                return put_number(encoder, 0xCC, positive, 1);
+                return add_number(encoder, 0xCC, positive, 1);
             if (positive <= UINT16_MAX)
-                return put_number(encoder, 0xCD, positive, 2);
-            return positive <= UINT32_MAX ? put_number(encoder, 0xCE, positive, 4)
-                                          : put_number(encoder, 0xCF, positive, 8);
+                return add_number(encoder, 0xCD, positive, 2);
+            return positive <= UINT32_MAX ? add_number(encoder, 0xCE, positive, 4)
+                                          : add_number(encoder, 0xCF, positive, 8);
         }
         if (number >= -32)
-            return put_head(encoder, (uint8_t)number);
+            return add_head(encoder, (uint8_t)number);
         if (number >= INT8_MIN)
-            return put_number(encoder, 0xD0, (uint64_t)number, 1);
+            return add_number(encoder, 0xD0, (uint64_t)number, 1);
         if (number >= INT16_MIN)
-            return put_number(encoder, 0xD1, (uint64_t)number, 2);
-        return number >= INT32_MIN ? put_number(encoder, 0xD2, (uint64_t)number, 4)
-                                   : put_number(encoder, 0xD3, (uint64_t)number, 8);
+            return add_number(encoder, 0xD1, (uint64_t)number, 2);
+        return number >= INT32_MIN ? add_number(encoder, 0xD2, (uint64_t)number, 4)
+                                   : add_number(encoder, 0xD3, (uint64_t)number, 8);
     }
     if (overflow > 0) {
         unsigned long long large = PyLong_AsUnsignedLongLong(value);
         if (!PyErr_Occurred())
-            return put_number(encoder, 0xCF, large, 8);
+            return add_number(encoder, 0xCF, large, 8);
         if (!PyErr_ExceptionMatches(PyExc_OverflowError))
             return -1;
         PyErr_Clear();
     }
-    return put_leaf(encoder, encoder->codec->state->leaf_of_int, value);
+    return encode_leaf(encoder, encoder->codec->state->leaf_of_int, value);
 }
 
-static int put_float(Encoder *encoder, PyObject *value)
+static int encode_float(Encoder *encoder, PyObject *value)
 {
     double number = PyFloat_AS_DOUBLE(value);
     uint64_t bits;
     memcpy(&bits, &number, sizeof bits);
-    return put_number(encoder, 0xCB, bits, 8);
+    return add_number(encoder, 0xCB, bits, 8);
 }
 
-static int put_view(Encoder *encoder, PyObject *value)
+static int encode_bytes(Encoder *encoder, PyObject *value)
+{
+    size_t size = (size_t)PyBytes_GET_SIZE(value);
+    if (add_length(encoder, size, 0xC4, 0xC5, 0xC6) < 0)
+        return -1;
+    return output_add_of(&encoder->out, PyBytes_AS_STRING(value), size, value);
+}
+
+static int encode_view(Encoder *encoder, PyObject *value)
 {
     Py_buffer view;
+    Borrowed *piece = NULL;
     if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0)
         return -1;
-    if (put_length(encoder, (size_t)view.len, 0xC4, 0xC5, 0xC6) < 0)
-        goto failed;
-    if (view.len < IN_PLACE) {
-        if (output_add(&encoder->out, view.buf, (size_t)view.len) < 0)
-            goto failed;
+    int status = add_length(encoder, (size_t)view.len, 0xC4, 0xC5, 0xC6);
+    if (!status && view.len < LEAST_BORROWED)
+        status = output_add(&encoder->out, view.buf, (size_t)view.len);
+    else if (!status)
+        status = (piece = output_borrow(&encoder->out, view.buf, (size_t)view.len)) ? 0 : -1;
+    if (piece)
+        piece->view = view;
+    else
         PyBuffer_Release(&view);
-        return 0;
-    }
-    Aside *aside = output_new_aside(&encoder->out, view.buf, (size_t)view.len);
-    if (!aside)
-        goto failed;
-    aside->view = view;
-    return 0;
-failed:
-    PyBuffer_Release(&view);
-    return -1;
+    return status;
 }
-
-#endif

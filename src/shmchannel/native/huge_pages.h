@@ -1,9 +1,7 @@
-/* Memory for what is large. */
+/* Memory for large messages, in huge pages. */
 
-#ifndef SHMCHANNEL_HUGE_PAGES_H
-#define SHMCHANNEL_HUGE_PAGES_H
+#pragma once
 
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdint.h>
@@ -12,9 +10,9 @@
 
 enum { LARGE = 1 << 22 }; /* bytes, as in numpy: at least one huge page of 2 MiB lies in it */
 
-/* Ask for huge pages, before it is written to: the first store to each page of 4 KiB costs more than the copy of
-   the page. (Where the system will not, nothing is different.) */
-static inline void want_large_pages(const void *memory, size_t size)
+/* Ask for huge pages before the memory is written to: the first store to a page of 4 KiB costs more than copying the page.
+   Where the system refuses, nothing is different. */
+static inline void advise_huge_pages(const void *memory, size_t size)
 {
 #ifdef MADV_HUGEPAGE
     if (size >= LARGE) {
@@ -28,13 +26,11 @@ static inline void want_large_pages(const void *memory, size_t size)
 #endif
 }
 
-/* A bytes object to be filled. */
+/* A bytes object for the caller to fill; NULL with an exception. */
 static inline PyObject *new_bytes(size_t size)
 {
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
     if (bytes)
-        want_large_pages(PyBytes_AS_STRING(bytes), size);
+        advise_huge_pages(PyBytes_AS_STRING(bytes), size);
     return bytes;
 }
-
-#endif

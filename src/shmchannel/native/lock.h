@@ -1,17 +1,15 @@
-/* The lock of an end: one thread's from lock_take to lock_give.
+/* The lock of an end: one thread holds it from lock_take to lock_give.
 
-   With a GIL that is the GIL: in between nothing lets go of it, and nothing runs Python, except from copy_begin
-   to copy_end, where large copies are done without it. */
+   With a GIL the GIL is that lock: between the two nothing lets go of the GIL and nothing runs Python code. Only COPY lets go
+   of it for a large copy, and has a lock of its own for that time. */
 
-#ifndef SHMCHANNEL_LOCK_H
-#define SHMCHANNEL_LOCK_H
+#pragma once
 
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdbool.h>
 
-enum { WITHOUT_GIL = 1 << 16 }; /* bytes from which on a copy is done without the GIL: 3 to 10 us of copying */
+enum { WITHOUT_GIL = 1 << 16 }; /* bytes: a copy of this size takes 3 to 10 us, and from here on lets go of the GIL */
 
 #ifdef Py_GIL_DISABLED
 
@@ -19,49 +17,18 @@ typedef struct {
     PyMutex mutex;
 } Lock;
 
-static inline bool lock_new(Lock *lock)
-{
-    (void)lock;
-    return true;
-}
-
-static inline void lock_free(Lock *lock)
-{
-    (void)lock;
-}
-
-static inline void lock_take(Lock *lock)
-{
-    PyMutex_Lock(&lock->mutex);
-}
-
-static inline void lock_give(Lock *lock)
-{
-    PyMutex_Unlock(&lock->mutex);
-}
-
-static inline void copy_begin(Lock *lock)
-{
-    (void)lock;
-}
-
-static inline void copy_end(Lock *lock)
-{
-    (void)lock;
-}
-
-/* Wait until nobody has it, `seconds` at most. */
-static inline void lock_pass(Lock *lock, double seconds)
-{
-    (void)seconds; /* a mutex, whose holder holds it for a copy at most */
-    PyMutex_Lock(&lock->mutex);
-    PyMutex_Unlock(&lock->mutex);
-}
+#define lock_new(LOCK) true
+#define lock_free(LOCK)
+#define lock_take(LOCK) PyMutex_Lock(&(LOCK)->mutex)
+#define lock_give(LOCK) PyMutex_Unlock(&(LOCK)->mutex)
+#define lock_pass(LOCK, SECONDS) ((void)(SECONDS), lock_take(LOCK), lock_give(LOCK)) /* held for one copy at most */
+#define copy_begin(LOCK)
+#define copy_end(LOCK)
 
 #else
 
 typedef struct {
-    PyThread_type_lock held; /* together with `copying` */
+    PyThread_type_lock held; /* while `copying` */
     bool copying;
 } Lock;
 
@@ -93,17 +60,21 @@ static inline void lock_give(Lock *lock)
 
 static inline void copy_begin(Lock *lock)
 {
-    PyThread_acquire_lock(lock->held, WAIT_LOCK); /* at once: who waits for it gives it back at once */
+    if (!lock)
+        return;
+    PyThread_acquire_lock(lock->held, WAIT_LOCK); /* at once: a thread that waits for it gives it back at once */
     lock->copying = true;
 }
 
 static inline void copy_end(Lock *lock)
 {
+    if (!lock)
+        return;
     lock->copying = false;
     PyThread_release_lock(lock->held);
 }
 
-/* Wait until nobody has it, `seconds` at most: the thread that does may be no more. */
+/* Wait until no thread holds the lock, at most `seconds`: the thread that holds it may have ended with its interpreter. */
 static inline void lock_pass(Lock *lock, double seconds)
 {
     if (!lock->copying)
@@ -116,4 +87,14 @@ static inline void lock_pass(Lock *lock, double seconds)
 
 #endif
 
-#endif
+/* Copy `SIZE` bytes by a statement. With no lock (NULL) a large copy only lets go of the GIL. */
+#define COPY(LOCK, SIZE, STATEMENT) \
+    if ((SIZE) < WITHOUT_GIL) {     \
+        STATEMENT;                  \
+    } else {                        \
+        copy_begin(LOCK);           \
+        Py_BEGIN_ALLOW_THREADS      \
+        STATEMENT;                  \
+        Py_END_ALLOW_THREADS        \
+        copy_end(LOCK);             \
+    }

@@ -1,116 +1,97 @@
-/* The ring and the codec in C: the same behaviour as producer.py, consumer.py and clone.py, the reference.
+/* The module _native: the ring, the codec and the messages in C, for engine.py to put under the classes of the reference.
 
-   engine.py puts these under the classes there: Producer and Consumer (native/producer.h, native/consumer.h,
-   over native/ring.h, which knows no Python), and Codec (native/encode.h, native/decode.h). Waiting, life
-   and all that is rare stay in Python.
-
-   No state but the module's, one an interpreter; so it loads in isolated subinterpreters. */
+   Codec is in codec_type.h. Producer and Consumer, over ring.h, know only bytes; MessageWriter and MessageReader join the two.
+   All state is the module's, one for each interpreter, so the module loads in isolated subinterpreters. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "codec_type.h"
-#include "consumer.h"
-#include "producer.h"
+#include "message_reader.h"
+#include "message_writer.h"
 
-static int import_names(const char *name, const char *const *wanted, PyObject **const *places)
+static PyObject *import(const char *module_name, const char *name)
 {
-    PyObject *module = PyImport_ImportModule(name);
-    for (int i = 0; module && wanted[i]; i++)
-        if (!(*places[i] = PyObject_GetAttrString(module, wanted[i])))
-            Py_CLEAR(module);
+    PyObject *module = PyImport_ImportModule(module_name);
+    PyObject *object = module ? PyObject_GetAttrString(module, name) : NULL;
     Py_XDECREF(module);
-    return module ? 0 : -1;
+    return object;
 }
 
-static int import_code(const char *name, const char *wanted, long *code)
+/* The code of an ext type, a constant of codec/types.py; -1 with an exception. */
+static long import_code(const char *name)
 {
-    PyObject *module = PyImport_ImportModule(name);
-    PyObject *number = module ? PyObject_GetAttrString(module, wanted) : NULL;
-    *code = number ? PyLong_AsLong(number) : -1;
-    Py_XDECREF(module);
+    PyObject *number = import("shmchannel.codec.types", name);
+    long code = number ? PyLong_AsLong(number) : -1;
     Py_XDECREF(number);
+    return code;
+}
+
+/* The code of a type in the table of those that travel as parts; -1 with an exception. */
+static long code_of(State *state, void *type)
+{
+    PyObject *kind = PyObject_GetItem(state->parts, type);
+    long code = kind ? PyLong_AsLong(PyTuple_GET_ITEM(kind, KIND_CODE)) : -1;
+    Py_XDECREF(kind);
+    return code;
+}
+
+static int fill_state(State *state)
+{
+#define IMPORT(MODULE, NAME, FIELD)                           \
+    if (!(state->FIELD = import("shmchannel." MODULE, NAME))) \
+        return -1;
+    FOR_EACH_IMPORT(IMPORT)
+#define INTERN(MODULE, NAME, FIELD)                         \
+    if (!(state->FIELD = PyUnicode_InternFromString(NAME))) \
+        return -1;
+    FOR_EACH_NAME(INTERN)
+    state->leaf_of_int = PyObject_GetItem(state->leaves, (PyObject *)&PyLong_Type);
+    state->code_of_tuple = code_of(state, &PyTuple_Type);
+    state->code_of_set = code_of(state, &PySet_Type);
+    state->code_of_frozenset = code_of(state, &PyFrozenSet_Type);
+    state->code_of_exception = code_of(state, PyExc_Exception);
+    state->code_of_instance = import_code("INSTANCE");
+    state->code_of_moved = import_code("MOVED");
+    state->code_of_tagged_message = import_code("TAGGED_MESSAGE");
+    state->code_of_graph_message = import_code("GRAPH_MESSAGE");
     return PyErr_Occurred() ? -1 : 0;
 }
 
-static int code_of(PyObject *parts, PyTypeObject *type, long *code)
+/* Add a type to the module. Returns it; NULL with an exception. */
+static PyObject *add_type(PyObject *module, PyType_Spec *spec)
 {
-    PyObject *kind = PyDict_GetItemWithError(parts, (PyObject *)type);
-    *code = kind ? PyLong_AsLong(PyTuple_GET_ITEM(kind, 0)) : -1;
-    return *code < 0 ? -1 : 0;
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type && PyModule_AddType(module, (PyTypeObject *)type) < 0)
+        Py_CLEAR(type);
+    return type;
 }
 
 static int native_exec(PyObject *module)
 {
     State *state = PyModule_GetState(module);
-#define IMPORT(NAME, ...) import_names(NAME, (const char *const[]){__VA_ARGS__, NULL}, (PyObject **const[])
-    if (IMPORT("shmchannel.codec.types", "LEAVES", "PARTS", "LEAVES_BY_CODE", "PARTS_BY_CODE", "MUTABLE_LEAVES",
-               "decode_leaf", "decode_timestamp")
-            {&state->leaves, &state->parts, &state->leaves_by_code, &state->parts_by_code,
-             &state->mutable_leaves, &state->restore, &state->timestamp}) < 0 ||
-        IMPORT("shmchannel.codec.interfaces", "Serialized") {&state->move}) < 0 ||
-        IMPORT("shmchannel.codec.codec", "REFUSED_WHILE_ENCODING") {&state->refusals}) < 0 ||
-        IMPORT("shmchannel.codec.limits", "too_deep") {&state->too_deep}) < 0 ||
-        IMPORT("shmchannel.errors", "InterfaceError") {&state->interface_error}) < 0 ||
-        IMPORT("shmchannel.ring.end", "corrupted") {&state->corrupted}) < 0 ||
-        IMPORT("shmchannel.ring.producer", "too_large", "Batch") {&state->too_large, &state->batch}) < 0 ||
-        IMPORT("shmchannel.ring.consumer", "dropped", "NOTHING") {&state->dropped, &state->nothing}) < 0)
+    if (fill_state(state) < 0 || !(state->codec_type = add_type(module, &codec_spec)) ||
+        !(state->producer_type = add_type(module, &producer_spec)) ||
+        !(state->consumer_type = add_type(module, &consumer_spec)))
         return -1;
-#undef IMPORT
-    if (code_of(state->parts, &PyTuple_Type, &state->code_of_tuple) < 0 ||
-        code_of(state->parts, &PySet_Type, &state->code_of_set) < 0 ||
-        code_of(state->parts, &PyFrozenSet_Type, &state->code_of_frozenset) < 0 ||
-        code_of(state->parts, (PyTypeObject *)PyExc_Exception, &state->code_of_exception) < 0 ||
-        import_code("shmchannel.codec.types", "INSTANCE", &state->code_of_instance) < 0 ||
-        import_code("shmchannel.codec.types", "MOVED", &state->code_of_moved) < 0 ||
-        import_code("shmchannel.codec.types", "TAGGED_MESSAGE", &state->code_of_tagged_message) < 0 ||
-        import_code("shmchannel.codec.types", "GRAPH_MESSAGE", &state->code_of_graph_message) < 0)
-        return -1;
-    state->leaf_of_int = Py_XNewRef(PyDict_GetItemWithError(state->leaves, (PyObject *)&PyLong_Type));
-    if (!state->leaf_of_int || !(state->str_is_enum = PyUnicode_InternFromString("is_enum")) ||
-        !(state->str_take = PyUnicode_InternFromString("take")) ||
-        !(state->str_name = PyUnicode_InternFromString("name")) ||
-        !(state->str_encode_graph = PyUnicode_InternFromString("encode_graph")) ||
-        !(state->str_decode_graph = PyUnicode_InternFromString("decode_graph")) ||
-        !(state->str_refused = PyUnicode_InternFromString("refused")) ||
-        !(state->str_find = PyUnicode_InternFromString("find")) ||
-        !(state->str_build = PyUnicode_InternFromString("build")) ||
-        !(state->str_accepted = PyUnicode_InternFromString("accepted")))
-        return -1;
-    PyType_Spec *specs[] = {&producer_spec, &consumer_spec, &codec_spec};
-    for (size_t i = 0; i < sizeof specs / sizeof *specs; i++) {
-        PyObject *type = PyType_FromModuleAndSpec(module, specs[i], NULL);
-        if (!type || PyModule_AddType(module, (PyTypeObject *)type) < 0) {
-            Py_XDECREF(type);
-            return -1;
-        }
-        Py_XSETREF(state->codec_type, type); /* the last one's */
-    }
-    return 0;
+    PyObject *writer = add_type(module, &message_writer_spec), *reader = add_type(module, &message_reader_spec);
+    Py_XDECREF(writer);
+    Py_XDECREF(reader);
+    return writer && reader ? 0 : -1;
 }
-
-/* All that the state holds, for traverse and clear: the objects stand in it side by side. */
-#define FOR_EACH_OBJECT(DO)                                                                                       \
-    DO(codec_type) DO(leaves) DO(parts) DO(leaves_by_code) DO(parts_by_code) DO(mutable_leaves) DO(leaf_of_int) DO(move)         \
-    DO(restore) DO(timestamp) DO(refusals) DO(too_deep) DO(interface_error) DO(corrupted)                         \
-    DO(too_large) DO(dropped) DO(nothing) DO(batch) DO(str_is_enum) DO(str_take) DO(str_name) DO(str_encode_graph)          \
-    DO(str_decode_graph) DO(str_refused) DO(str_find) DO(str_build) DO(str_accepted)
 
 static int native_traverse(PyObject *module, visitproc visit, void *arg)
 {
     State *state = PyModule_GetState(module);
-#define VISIT(NAME) Py_VISIT(state->NAME);
+#define VISIT(MODULE, NAME, FIELD) Py_VISIT(state->FIELD);
     FOR_EACH_OBJECT(VISIT)
-#undef VISIT
     return 0;
 }
 
 static int native_clear(PyObject *module)
 {
     State *state = PyModule_GetState(module);
-#define CLEAR(NAME) Py_CLEAR(state->NAME);
+#define CLEAR(MODULE, NAME, FIELD) Py_CLEAR(state->FIELD);
     FOR_EACH_OBJECT(CLEAR)
-#undef CLEAR
     return 0;
 }
 
@@ -133,7 +114,7 @@ static PyModuleDef_Slot native_slots[] = {
 static PyModuleDef native_module = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "shmchannel._native",
-    .m_doc = "The ring and the codec in C; see engine.py.",
+    .m_doc = "The ring, the codec and the messages in C; see engine.py.",
     .m_size = sizeof(State),
     .m_slots = native_slots,
     .m_traverse = native_traverse,

@@ -1,11 +1,9 @@
-/* One direction of a channel: ring.py's ring of frames in C11, without a word of Python.
+/* One direction of a channel, a ring of frames, in C11 without any Python.
 
-   producer.py and consumer.py are the reference; docs/layout.md has every byte. The same steps in the same order, each with the
-   name that the model gives it (docs/model/ring.pml). Nothing here waits or allocates. Whoever calls holds
-   the lock of the end. */
+   ring/producer.py and ring/consumer.py are the reference; docs/layout.md explains every byte. The steps, their order and their
+   names are those of the model (docs/model/ring.pml). Nothing here waits or allocates. The caller holds the end's lock. */
 
-#ifndef SHMCHANNEL_RING_H
-#define SHMCHANNEL_RING_H
+#pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,8 +11,8 @@
 
 #include "layout.h"
 
-/* An end of a ring. Its own counter is its own memory's: only the other one is read from shared memory,
-   and checked. */
+/* One end of a ring. `tail` and `head` count bytes and never wrap. The end's own counter lives here alone; the other side's
+   is the value last loaded from shared memory, and checked. */
 typedef struct {
     Word *control;
     uint8_t *data;
@@ -22,19 +20,19 @@ typedef struct {
     uint64_t tail, head;
 } Ring;
 
-/* A frame to write comes in pieces: bytes that lie somewhere. */
+/* Bytes of a frame to be written, which may lie in several places. */
 typedef struct {
     const void *bytes;
     size_t size;
 } Piece;
 
 typedef struct {
-    uint64_t after; /* the head, once it is taken */
+    uint64_t after; /* the head, once the frame is consumed */
     size_t length;
     int kind;
 } Frame;
 
-typedef enum { RING_EMPTY, RING_DONE, RING_FULL, RING_CORRUPTED } RingAnswer;
+typedef enum { RING_EMPTY, RING_OK, RING_FULL, RING_CORRUPTED } RingAnswer;
 
 static inline uint64_t load(const Ring *ring, int word)
 {
@@ -46,18 +44,19 @@ static inline void store(Ring *ring, int word, uint64_t value)
     atomic_store_explicit(&ring->control[word], value, memory_order_release);
 }
 
-/* What a side sets and the other clears: bytes of READER, halves of WRITER. */
+/* A byte of READER: one side sets it, the other clears it. */
 static inline _Atomic uint8_t *reader_flag(Ring *ring, int flag)
 {
     return (_Atomic uint8_t *)&ring->control[READER] + flag;
 }
 
+/* A half of WRITER: the same. */
 static inline _Atomic uint32_t *writer_need(Ring *ring, int half)
 {
     return (_Atomic uint32_t *)&ring->control[WRITER] + half;
 }
 
-/* Where the counter's byte lies, and how many follow before the ring wraps. */
+/* Where a counter's byte lies, and how many bytes follow before the ring wraps. */
 static inline uint8_t *ring_at(const Ring *ring, uint64_t counter, size_t *before_wrap)
 {
     size_t place = counter & (ring->capacity - 1);
@@ -92,31 +91,30 @@ static inline void ring_copy_out(const Ring *ring, uint64_t from, void *to, size
 
 /* -- the producer */
 
-/* See how far the consumer is: RING_DONE or RING_CORRUPTED. */
-static inline RingAnswer ring_look(Ring *ring)
+/* Load and check the consumer's head: RING_OK or RING_CORRUPTED. */
+static inline RingAnswer ring_load_head(Ring *ring)
 {
-    /* Acquire: what the consumer copied out before it stored the head does not see what we put there.
-       step: look_at_head, step: fence_after_room */
+    /* Acquire: the consumer copied a frame out before it stored the head; that copy cannot see what we write
+       after this load. step: look_at_head, step: fence_after_room */
     uint64_t head = load(ring, HEAD);
     if (head < ring->head || head > ring->tail || head & 7)
         return RING_CORRUPTED;
     ring->head = head;
-    return RING_DONE;
+    return RING_OK;
 }
 
-/* Whether a frame fits: RING_DONE, RING_FULL or RING_CORRUPTED. The last 8 bytes are only ever taken by
-   an ABORT. */
+/* Whether a frame of `size` bytes fits: RING_OK, RING_FULL or RING_CORRUPTED. The last 8 bytes are left to an ABORT. */
 static inline RingAnswer ring_room(Ring *ring, uint64_t size)
 {
     uint64_t limit = ring->capacity - HEADER;
     if (ring->tail + size - ring->head <= limit)
-        return RING_DONE;
-    if (ring_look(ring) == RING_CORRUPTED)
+        return RING_OK;
+    if (ring_load_head(ring) == RING_CORRUPTED)
         return RING_CORRUPTED;
-    return ring->tail + size - ring->head <= limit ? RING_DONE : RING_FULL;
+    return ring->tail + size - ring->head <= limit ? RING_OK : RING_FULL;
 }
 
-/* Put a frame where ring_room has found room; it is not there for the consumer before ring_publish.
+/* Fill in a frame for which ring_room has found room. The consumer does not see it before ring_publish.
    step: fill_frame */
 static inline void ring_fill(Ring *ring, uint64_t length, int kind, const Piece *pieces, size_t count)
 {
@@ -133,19 +131,19 @@ static inline void ring_publish(Ring *ring, uint64_t after, uint64_t messages)
 {
     atomic_store_explicit(&ring->control[MESSAGES], messages, memory_order_relaxed);
     ring->tail = after;
-    /* Release: the frame is out before the tail. step: fence_before_publish, step: publish_tail */
+    /* Release: the frame is stored before the tail. step: fence_before_publish, step: publish_tail */
     store(ring, TAIL, after);
 }
 
 /* -- the consumer */
 
-/* Look at the next frame. What comes from shared memory is read once, and checked before it is used. */
+/* Look at the next frame. What lies in shared memory is loaded once, and checked before it is used. */
 static inline RingAnswer ring_next(Ring *ring, Frame *frame)
 {
     size_t before;
     uint64_t header;
     if (ring->head == ring->tail) {
-        /* Acquire: no frame is looked at before the tail that covers it. step: look_at_tail, step: fence_before_copy */
+        /* Acquire: a frame is loaded after the tail that covers it. step: look_at_tail, step: fence_before_copy */
         uint64_t tail = load(ring, TAIL);
         if (tail == ring->head)
             return RING_EMPTY;
@@ -159,20 +157,18 @@ static inline RingAnswer ring_next(Ring *ring, Frame *frame)
     if (frame_size(frame->length) > ring->tail - ring->head || frame->kind < WHOLE || frame->kind > ABORT)
         return RING_CORRUPTED;
     frame->after = ring->head + frame_size(frame->length);
-    return RING_DONE;
+    return RING_OK;
 }
 
 static inline void ring_consume(Ring *ring, uint64_t after)
 {
     ring->head = after;
-    /* Release: the copy is done before its room is given back. step: fence_before_consume, step: consume */
+    /* Release: the frame is copied out before its room is given back. step: fence_before_consume, step: consume */
     store(ring, HEAD, after);
 }
 
-/* Whether there is something to do for who waits to read. */
+/* Whether a waiting reader can go on: a frame is there, or the producer has closed. */
 static inline bool ring_readable(const Ring *ring)
 {
     return load(ring, TAIL) != ring->head || load(ring, PRODUCER_CLOSED);
 }
-
-#endif

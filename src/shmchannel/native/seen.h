@@ -1,14 +1,12 @@
-/* The containers that an encoder has met in a message, by address. */
+/* The objects that an encoder has met in one message, by their addresses. */
 
-#ifndef SHMCHANNEL_SEEN_H
-#define SHMCHANNEL_SEEN_H
+#pragma once
 
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdint.h>
 
-enum { FEW = 8 };
+enum { FEW = 8 }; /* addresses: so many are found sooner one by one than by their hashes */
 
 typedef struct {
     size_t count, mask;
@@ -16,22 +14,18 @@ typedef struct {
     const void *few[FEW];
 } Seen;
 
-static inline size_t seen_place(const Seen *seen, const void *address)
+/* The slot that has an address, or the free one where it belongs. */
+static inline const void **seen_slot(const Seen *seen, const void *address)
 {
-    return (size_t)(((uintptr_t)address >> 4) * (uint64_t)0x9E3779B97F4A7C15u >> 17) & seen->mask;
-}
-
-static void seen_put(Seen *seen, const void *address)
-{
-    size_t place = seen_place(seen, address);
-    while (seen->slots[place])
+    size_t place = (size_t)(((uintptr_t)address >> 4) * (uint64_t)0x9E3779B97F4A7C15u >> 17) & seen->mask;
+    while (seen->slots[place] && seen->slots[place] != address)
         place = (place + 1) & seen->mask;
-    seen->slots[place] = address;
+    return &seen->slots[place];
 }
 
 static int seen_grow(Seen *seen)
 {
-    const void **old = seen->slots;
+    const void **old = seen->slots, **from = old ? old : seen->few;
     size_t old_size = old ? seen->mask + 1 : seen->count, size = old ? 4 * old_size : 8 * FEW;
     const void **slots = PyMem_Calloc(size, sizeof(void *));
     if (!slots) {
@@ -41,8 +35,8 @@ static int seen_grow(Seen *seen)
     seen->slots = slots;
     seen->mask = size - 1;
     for (size_t i = 0; i < old_size; i++)
-        if ((old ? old : seen->few)[i])
-            seen_put(seen, (old ? old : seen->few)[i]);
+        if (from[i])
+            *seen_slot(seen, from[i]) = from[i];
     PyMem_Free((void *)old);
     return 0;
 }
@@ -61,15 +55,10 @@ static inline int seen_add(Seen *seen, const void *address)
     }
     if ((!seen->slots || 2 * seen->count >= seen->mask) && seen_grow(seen) < 0)
         return -1;
-    size_t place = seen_place(seen, address);
-    while (seen->slots[place]) {
-        if (seen->slots[place] == address)
-            return 0;
-        place = (place + 1) & seen->mask;
-    }
-    seen->slots[place] = address;
+    const void **slot = seen_slot(seen, address);
+    if (*slot)
+        return 0;
+    *slot = address;
     seen->count++;
     return 1;
 }
-
-#endif

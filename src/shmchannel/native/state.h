@@ -1,80 +1,115 @@
-/* What the codec knows: the tables of kinds.py and clone.py, and a port's interfaces. */
+/* What the module keeps for each interpreter, and what its types have in common. */
 
-#ifndef SHMCHANNEL_STATE_H
-#define SHMCHANNEL_STATE_H
+#pragma once
 
-#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
 
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { MAX_DEPTH = 256 }; /* containers in containers, limits.py's */
+#include "errors.h"
 
-static PyModuleDef native_module;
+enum { MAX_DEPTH = 256 }; /* levels of nested containers, as in codec/limits.py */
+enum { WRAPPER = 6 };     /* bytes: the head of the ext 32 that wraps a message which is not plain */
 
-/* The module's state: one an interpreter. */
+/* The objects that the module imports: DO(module, name there, name here). */
+#define FOR_EACH_IMPORT(DO)                                 \
+    DO("codec.types", "LEAVES", leaves)                     \
+    DO("codec.types", "PARTS", parts)                       \
+    DO("codec.types", "LEAVES_BY_CODE", leaves_by_code)     \
+    DO("codec.types", "PARTS_BY_CODE", parts_by_code)       \
+    DO("codec.types", "MUTABLE_LEAVES", mutable_leaves)     \
+    DO("codec.types", "decode_leaf", decode_leaf)           \
+    DO("codec.types", "decode_timestamp", decode_timestamp) \
+    DO("codec.interfaces", "Serialized", serialized)        \
+    DO("codec.codec", "REFUSED_WHILE_ENCODING", refusals)   \
+    DO("codec.limits", "too_deep", too_deep)                \
+    DO("errors", "InterfaceError", interface_error)         \
+    DO("ring.end", "corrupted", corrupted)                  \
+    DO("ring.consumer", "dropped", dropped)                 \
+    DO("messages", "too_large", too_large)                  \
+    DO("messages", "Batch", batch)                          \
+    DO("messages", "NOTHING", nothing)
+
+/* The names of attributes, interned: type caches would keep each str that is made for one call. */
+#define FOR_EACH_NAME(DO)                                                                          \
+    DO(, "accepted", str_accepted) DO(, "build", str_build) DO(, "decode_graph", str_decode_graph) \
+    DO(, "encode_graph", str_encode_graph) DO(, "find", str_find) DO(, "is_enum", str_is_enum)     \
+    DO(, "name", str_name) DO(, "refused", str_refused) DO(, "take", str_take)
+
+#define FOR_EACH_OBJECT(DO)               \
+    FOR_EACH_IMPORT(DO) FOR_EACH_NAME(DO) \
+    DO(, , codec_type) DO(, , producer_type) DO(, , consumer_type) DO(, , leaf_of_int)
+
 typedef struct {
-    PyObject *codec_type;
-    PyObject *leaves, *parts, *leaves_by_code, *parts_by_code, *mutable_leaves; /* of kinds.py */
-    PyObject *leaf_of_int;
+#define DECLARE(MODULE, NAME, FIELD) PyObject *FIELD;
+    FOR_EACH_OBJECT(DECLARE)
+#undef DECLARE
     long code_of_tuple, code_of_set, code_of_frozenset, code_of_exception, code_of_instance, code_of_moved;
     long code_of_tagged_message, code_of_graph_message;
-    PyObject *move, *restore, *timestamp, *refusals; /* of clone.py */
-    PyObject *too_deep;                              /* of limits.py */
-    PyObject *interface_error;
-    PyObject *corrupted, *too_large, *dropped, *nothing, *batch; /* of ring.py, producer.py, consumer.py */
-    PyObject *str_is_enum, *str_take, *str_name, *str_encode_graph, *str_decode_graph, *str_refused;
-    PyObject *str_find, *str_build, *str_accepted;
-    int collector_held, collects; /* see taking.h */
+    int collector_held, collects; /* see hold_collector */
 } State;
 
-/* Keys of dicts come again and again: those that were decoded lately, by their bytes. (Not on builds
-   without a GIL, where several threads would need a lock for it.) */
-enum { KEYS = 512, KEY_WORDS = 4, LONGEST_KEY = 8 * KEY_WORDS };
+/* The first fields of a Leaf and of a Parts of codec/types.py. */
+enum { KIND_CODE = 0, KIND_ENCODE = 1, KIND_DECODE = 2 };
+
+/* Keys of dicts come again and again: those decoded lately, by their bytes. (Builds without a GIL have no such cache: it
+   would need a lock there.) */
+enum { KEYS = 512, KEY_WORDS = 4, LONGEST_KEY = 8 * KEY_WORDS }; /* a number; words of 8 bytes; bytes */
 
 typedef struct {
-    uint64_t words[KEY_WORDS]; /* its ASCII, zeros behind */
+    uint64_t words[KEY_WORDS]; /* its ASCII, padded with zeros */
     PyObject *text;
 } Key;
 
 typedef struct {
     PyObject_HEAD
     State *state;
-    PyObject *module;   /* which keeps the state */
-    PyObject *by_class; /* the interfaces, by their classes */
+    PyObject *module;   /* keeps the state */
+    PyObject *by_class; /* the interfaces, by their classes; NULL before _prepare */
 #ifndef Py_GIL_DISABLED
     Key keys[KEYS];
 #endif
 } Codec;
 
+/* Raise the error for a message that is nested too deep. */
 static void too_deep(Codec *codec)
 {
-    PyObject *error = PyObject_CallNoArgs(codec->state->too_deep);
-    if (error) {
-        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-        Py_DECREF(error);
-    }
+    raise_error(PyObject_CallNoArgs(codec->state->too_deep));
 }
 
-/* The exception that is set, taken: NULL when there is none. */
-static PyObject *raised_exception(void)
+/* -- for the types of the module */
+
+static PyModuleDef native_module;
+
+/* The state of the module that an object's type comes from; NULL with an exception. */
+static State *state_of(PyObject *object)
 {
-#if PY_VERSION_HEX >= 0x030C0000
-    return PyErr_GetRaisedException();
-#else
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
-    if (!type)
-        return NULL;
-    PyErr_NormalizeException(&type, &value, &trace);
-    if (trace)
-        PyException_SetTraceback(value, trace);
-    Py_DECREF(type);
-    Py_XDECREF(trace);
-    return value;
-#endif
+    PyObject *module = PyType_GetModuleByDef(Py_TYPE(object), &native_module);
+    return module ? PyModule_GetState(module) : NULL;
 }
 
-#endif
+/* Check what _prepare sets, and tp_clear may have taken away. */
+static inline bool is_prepared(const void *object)
+{
+    if (!object)
+        PyErr_SetString(PyExc_RuntimeError, "this object was never prepared, or is garbage");
+    return object;
+}
+
+/* The end of each tp_dealloc. */
+static void free_object(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+#define FASTCALL(FUNCTION) ((PyCFunction)(void (*)(void))FUNCTION), METH_FASTCALL, NULL
+
+#define TYPE_SPEC(NAME, ...) {                                                        \
+    .name = "shmchannel._native." #NAME, .basicsize = sizeof(NAME),                   \
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,           \
+    .slots = (PyType_Slot[]){__VA_ARGS__, {Py_tp_new, PyType_GenericNew}, {0, NULL}}, \
+}

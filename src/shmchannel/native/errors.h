@@ -1,0 +1,35 @@
+/* Exceptions: to raise an exception object, and to set one aside while other code runs. */
+
+#pragma once
+
+#include <Python.h>
+
+/* Raise an exception object, which it takes over, in place of any that is set. NULL (making the object failed, or there was
+   none) changes nothing. Returns NULL, for the caller to return. */
+static PyObject *raise_error(PyObject *error)
+{
+    if (error) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+    }
+    return NULL;
+}
+
+/* Set the current exception aside, for raise_error to raise it again. NULL if there is none. */
+static PyObject *take_error(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    if (!type)
+        return NULL;
+    PyErr_NormalizeException(&type, &value, &trace);
+    if (trace)
+        PyException_SetTraceback(value, trace);
+    Py_DECREF(type);
+    Py_XDECREF(trace);
+    return value;
+#endif
+}

@@ -1,0 +1,211 @@
+/* The type MessageReader: it takes messages from a Consumer, and decodes them. messages.py in C. */
+
+#pragma once
+
+#include "codec_type.h"
+#include "consumer.h"
+
+typedef struct {
+    PyObject_HEAD
+    Consumer *consumer; /* NULL before _prepare */
+    Codec *codec;
+    PyObject *deferred; /* an exception that the next take raises; or None, or NULL */
+    PyObject *returned; /* a list of payloads for whose values there was no memory; or NULL */
+} MessageReader;
+
+static PyObject *message_reader_prepare(PyObject *object, PyObject *args)
+{
+    MessageReader *self = (MessageReader *)object;
+    State *state = state_of(object);
+    PyObject *consumer, *codec;
+    if (!state || !PyArg_ParseTuple(args, "O!O!", state->consumer_type, &consumer, state->codec_type, &codec) ||
+        !is_prepared(((End *)consumer)->wake) || !is_prepared(((Codec *)codec)->by_class))
+        return NULL;
+    Py_XSETREF(self->consumer, (Consumer *)Py_NewRef(consumer));
+    Py_XSETREF(self->codec, (Codec *)Py_NewRef(codec));
+    Py_RETURN_NONE;
+}
+
+static bool has_deferred(const MessageReader *self)
+{
+    return self->deferred && self->deferred != Py_None;
+}
+
+static bool has_returned(const MessageReader *self)
+{
+    return self->returned && PyList_CheckExact(self->returned) && PyList_GET_SIZE(self->returned);
+}
+
+/* Get the first payload that was returned. 1; 0 if there is none, or another thread was quicker; -1 with an exception. */
+static int get_returned(MessageReader *self, Message *message)
+{
+    if (!has_returned(self))
+        return 0;
+    int status = 0;
+    lock_take(&self->consumer->end.lock);
+    if (has_returned(self)) {
+        message->value = NULL;
+        message->payload = Py_NewRef(PyList_GET_ITEM(self->returned, 0));
+        status = PyList_SetSlice(self->returned, 0, 1, NULL) < 0 ? -1 : 1;
+    }
+    lock_give(&self->consumer->end.lock);
+    if (status < 0)
+        message_clear(message);
+    return status;
+}
+
+/* After a failed decoding: if memory was short, keep the message for the next take, and wake a thread that waits for it. */
+static void untake(MessageReader *self, Message *message)
+{
+    if (!PyErr_ExceptionMatches(PyExc_MemoryError) || !self->returned)
+        return;
+    PyObject *error = take_error();
+    if (!message->payload) /* this may lack memory too: then the message is lost */
+        message->payload = PyBytes_FromStringAndSize((const char *)message->small, (Py_ssize_t)message->size);
+    if (message->payload && PyList_Append(self->returned, message->payload) == 0)
+        call(self->consumer->post);
+    raise_error(error);
+}
+
+/* Take the next message's value. NULL without an exception if none is complete. */
+static PyObject *take(MessageReader *self)
+{
+    Message message;
+    if (!is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
+        return NULL;
+    if (has_deferred(self)) {
+        PyObject *error = self->deferred;
+        self->deferred = NULL;
+        return raise_error(error);
+    }
+    int status = get_returned(self, &message);
+    if (!status)
+        status = read_message(self->consumer, self->codec, &message);
+    if (status <= 0 || message.value)
+        return status <= 0 ? NULL : message.value;
+    PyObject *value = NULL;
+    if (message.payload)
+        value = decode_message(self->codec, (const uint8_t *)PyBytes_AS_STRING(message.payload),
+                               (size_t)PyBytes_GET_SIZE(message.payload));
+    else
+        value = decode_message(self->codec, message.small, message.size);
+    if (!value)
+        untake(self, &message);
+    Py_XDECREF(message.payload);
+    return value;
+}
+
+/* The value of a take; NOTHING if there is none. */
+static PyObject *value_or_nothing(MessageReader *self, PyObject *value)
+{
+    return value || PyErr_Occurred() ? value : Py_NewRef(self->codec->state->nothing);
+}
+
+static PyObject *message_reader_take(PyObject *object, PyObject *Py_UNUSED(unused))
+{
+    return value_or_nothing((MessageReader *)object, take((MessageReader *)object));
+}
+
+/* As take. If there is nothing it spins first. */
+static PyObject *message_reader_take_soon(PyObject *object, PyObject *Py_UNUSED(unused))
+{
+    MessageReader *self = (MessageReader *)object;
+    PyObject *value = take(self);
+    if (value || PyErr_Occurred())
+        return value;
+    int found = spin_now(&self->consumer->spin, &self->consumer->end.ring);
+    if (found < 0)
+        return NULL;
+    self->consumer->spun = !found;
+    return value_or_nothing(self, found ? take(self) : NULL);
+}
+
+/* Take messages until the list has `most`. Their room is given back at once, when all are taken. */
+static PyObject *message_reader_take_many(PyObject *object, PyObject *const *args, Py_ssize_t count)
+{
+    MessageReader *self = (MessageReader *)object;
+    if (count != 2 || !PyList_CheckExact(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "take_many(values: list, most: int)");
+        return NULL;
+    }
+    PyObject *values = args[0], *value;
+    Py_ssize_t most = PyLong_AsSsize_t(args[1]);
+    if (PyErr_Occurred() || !is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
+        return NULL;
+    Consumer *consumer = self->consumer;
+    State *state = self->codec->state;
+    consumer->holding++;
+    hold_collector(state); /* it would search all values again and again, and find no garbage */
+    int status = 0;
+    while (!status && PyList_GET_SIZE(values) < most && (value = take(self))) {
+        status = PyList_Append(values, value);
+        Py_DECREF(value);
+    }
+    release_collector(state);
+    consumer->holding--;
+    PyObject *error = take_error();
+    lock_take(&consumer->end.lock);
+    ring_consume(&consumer->end.ring, consumer->end.ring.head);
+    lock_give(&consumer->end.lock);
+    if (consumer_attend(consumer) < 0) {
+        Py_XDECREF(error);
+        return NULL;
+    }
+    if (!error)
+        Py_RETURN_NONE;
+    bool defers = PyList_GET_SIZE(values) && PyErr_GivenExceptionMatches(error, PyExc_Exception) && !has_deferred(self);
+    if (!defers)
+        return raise_error(error);
+    Py_XSETREF(self->deferred, error);
+    Py_RETURN_NONE;
+}
+
+static PyObject *message_reader_ready(PyObject *object, PyObject *Py_UNUSED(unused))
+{
+    MessageReader *self = (MessageReader *)object;
+    if (!is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
+        return NULL;
+    return PyBool_FromLong(has_deferred(self) || has_returned(self) || ring_readable(&self->consumer->end.ring));
+}
+
+static int message_reader_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    MessageReader *self = (MessageReader *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->consumer);
+    Py_VISIT(self->codec);
+    Py_VISIT(self->deferred);
+    Py_VISIT(self->returned);
+    return 0;
+}
+
+static void message_reader_dealloc(PyObject *object)
+{
+    MessageReader *self = (MessageReader *)object;
+    PyObject_GC_UnTrack(object);
+    Py_CLEAR(self->consumer);
+    Py_CLEAR(self->codec);
+    Py_CLEAR(self->deferred);
+    Py_CLEAR(self->returned);
+    free_object(object);
+}
+
+static PyMethodDef message_reader_methods[] = {
+    {"_prepare", message_reader_prepare, METH_VARARGS, NULL},
+    {"take", message_reader_take, METH_NOARGS, NULL},
+    {"take_soon", message_reader_take_soon, METH_NOARGS, NULL},
+    {"take_many", FASTCALL(message_reader_take_many)},
+    {"ready", message_reader_ready, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef message_reader_members[] = {
+    {"deferred", T_OBJECT, offsetof(MessageReader, deferred), 0, NULL},
+    {"returned", T_OBJECT, offsetof(MessageReader, returned), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* There is no tp_clear: those of the consumer, of the codec's dict, of exceptions and of lists break every cycle. */
+static PyType_Spec message_reader_spec =
+    TYPE_SPEC(MessageReader, {Py_tp_methods, message_reader_methods}, {Py_tp_members, message_reader_members},
+              {Py_tp_traverse, message_reader_traverse}, {Py_tp_dealloc, message_reader_dealloc});
