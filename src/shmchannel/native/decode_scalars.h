@@ -74,13 +74,21 @@ static PyObject *decode_key(Decoder *decoder, size_t length)
 #ifdef Py_GIL_DISABLED
     return decode_text(decoder, length);
 #else
-    uint64_t words[KEY_WORDS] = {0};
+    static const uint8_t masks[2 * LONGEST_KEY] = {[0 ... LONGEST_KEY - 1] = 0xFF};
+    uint64_t words[KEY_WORDS] = {0}, mask[KEY_WORDS];
     if (length > LONGEST_KEY || length == 0)
         return decode_text(decoder, length);
     const uint8_t *place = advance(decoder, length);
     if (!place)
         return NULL;
-    memcpy(words, place, length);
+    if (decoder->end - place >= LONGEST_KEY) { /* else the loads below wait for the stores of a copy of `length` bytes */
+        memcpy(words, place, sizeof words);
+        memcpy(mask, masks + LONGEST_KEY - length, sizeof mask);
+        for (int i = 0; i < KEY_WORDS; i++)
+            words[i] &= mask[i];
+    } else {
+        memcpy(words, place, length);
+    }
     uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5 ^ words[3] * 7 ^ length) * 0x9E3779B97F4A7C15u;
     Key *key = &decoder->codec->keys[hash >> 55]; /* its top 9 bits: one of KEYS */
     if (key->text && (size_t)PyUnicode_GET_LENGTH(key->text) == length && key->words[0] == words[0] &&
