@@ -51,7 +51,7 @@ def test_each_step_of_the_model_is_named_in_the_code_and_no_other() -> None:
 def test_threads_and_tasks_wait_by_the_same_steps() -> None:
     waiting = {"spin", "announce", "fence_after_announce", "look_again", "sleep", "withdraw", "look_if_alive"}
     assert steps_in("waiting/sleeper.py") == steps_in("waiting/event_loop.py") == waiting
-    assert waiting - {"spin"} <= steps((SOURCE / "native/consumer.h").read_text())
+    assert waiting - {"spin"} <= steps((SOURCE / "native/wait.h").read_text())
 
 
 def test_the_ring_in_c_has_the_steps_of_the_one_in_python() -> None:

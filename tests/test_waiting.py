@@ -29,7 +29,7 @@ from shmchannel.waiting import thread
 from shmchannel.waiting.deadline import Deadline
 from shmchannel.waiting.sleeper import Wait
 from support.flavours import FLAVOURS, Peer
-from support.inside import consumer_of, reader_of
+from support.inside import consumer_of, peer_of, reader_of
 from support.peers import echo
 
 
@@ -335,12 +335,12 @@ def test_a_sleep_in_c_lasts_as_long_as_it_is_told(asleep: Asleep) -> None:
 def test_a_sleep_in_c_ends_with_the_slice_in_which_the_peer_has_died() -> None:
     channel = Channel()
     with channel.connect() as port:
-        peer = Peer("fork", port_that_is_left_open, channel.handle)
+        other = Peer("fork", port_that_is_left_open, channel.handle)
         assert port.read_sync() == "here"
-        peer.join()
+        other.join()
         incoming: Any = consumer_of(port)
         incoming.sleep(1000, 0.01)
-        assert not peer(port).look()
+        assert not peer_of(port).look()
 
 
 def port_that_is_left_open(handle: str) -> None:

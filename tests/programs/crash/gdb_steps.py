@@ -12,7 +12,10 @@ from collections import Counter
 
 import gdb
 
-FILES = ("ring.h", "end.h", "lock.h", "producer.h", "wait.h", "read_message.h", "consumer.h")
+FILES = (
+    *("layout.h", "ring.h", "lock.h", "end.h", "producer.h", "wait.h", "read_message.h", "consumer.h"),
+    *("message_writer.h", "message_reader.h"),
+)
 ACTED = 5  # a word of the board, as in board.py
 STOPPED = 2.0  # seconds
 

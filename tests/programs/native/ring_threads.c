@@ -1,7 +1,7 @@
 /* native/ring.h under ThreadSanitizer, without Python: `make sanitize`.
 
    A producer and a consumer thread on one small ring, with frames of all sizes that wrap, and both kinds of
-   sleep: each announces, fences, looks again, and waits for a semaphore that the other posts, as waiting.py
+   sleep: each announces, fences, looks again, and waits for a semaphore that the other posts, as wait.h
    and producer.h do. A lost wake-up is a hang, which the caller's time limit ends; a frame lost, doubled,
    reordered or altered ends the program with 1; a race is ThreadSanitizer's to report. */
 
@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../../src/shmchannel/native/ring.h"
+#include "../../../src/shmchannel/native/ring.h"
 
 enum { CAPACITY = 256, LONGEST = 120 };
 
