@@ -31,8 +31,7 @@ RECORDS_END = 256
 RINGS = (256, 512)  # their control words
 DATA = 4096  # the data of ring 0; that of ring 1 follows
 
-# Control words, as indices of words from the ring's start. Each side's words have a cache line (64 bytes)
-# of their own.
+# Control words, counted from the ring's start. Each side's have a cache line (64 bytes) of their own.
 TAIL, MESSAGES, PRODUCER_CLOSED, MOVES = 0, 1, 2, 3  # stored by the producer
 HEAD, SPINS = 8, 9  # stored by the consumer
 # Flags of one byte each. The producer loads all of them at once after each publication.

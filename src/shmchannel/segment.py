@@ -75,10 +75,7 @@ class Segment:
         record[layout.STATE] = state
 
     def is_wanted(self, fd: int) -> bool:
-        """Whether a side may still connect: the names exist, and the creator lives or lets them linger.
-
-        ``fd`` is a descriptor of the segment's file.
-        """
+        """Whether a side may still connect: the names exist, and the creator lives or lets them linger."""
         _, pid, started, *_ = self.record(CREATOR)
         return has_name(fd) and (self.lingers or locks.is_held(fd, CREATOR, pid, started))
 
@@ -87,10 +84,7 @@ class Segment:
     @classmethod
     @contextmanager
     def create(cls, capacity: int, *, linger: bool) -> Iterator[tuple[Segment, Hold]]:
-        """Make a segment with its semaphores, and the creator's hold. All of it goes if the ``with`` raises.
-
-        Raises ``ChannelError`` when the system refuses.
-        """
+        """Make a segment, its semaphores, and the creator's hold. All of it goes if the ``with`` raises."""
         try:
             with files.new_file("", CREATOR, unlink) as (name, file, hold):
                 files.allocate(file, DATA + 2 * capacity)
@@ -112,11 +106,7 @@ class Segment:
 
     @classmethod
     def attach(cls, name: str) -> Segment:
-        """Map the segment of that name and check its header.
-
-        Raises ``TypeError`` if the name is no str, ``ChannelNotFound`` if this user has no channel of that
-        name, ``ChannelCorrupted`` if a channel has another header, ``ChannelError`` when the system refuses.
-        """
+        """Map the segment of that name and check its header. Raises as ``Channel.from_handle``."""
         if not isinstance(name, str):
             raise TypeError(f"a handle is the str that channel.handle gives, not {type(name).__name__}")
         if not files.HANDLE.fullmatch(name):
@@ -139,11 +129,7 @@ class Segment:
     # -- slots
 
     def claim(self) -> Slot:
-        """Take a free slot. Then the caller has to call ``close_names``.
-
-        Raises ``ChannelFull`` if both slots are taken, ``ChannelNotFound`` if the names have gone, and
-        ``ChannelError`` when the system refuses.
-        """
+        """Take a free slot. Then the caller has to call ``close_names``. Raises as ``Channel.connect``."""
         try:
             hold = Hold(open_name, self.name)
             # Open the semaphores before taking the slot: once both slots are taken, their names go.

@@ -76,11 +76,8 @@ class Hold:
 
 
 def is_held(fd: int, offset: int, pid: int, started: int) -> bool:
-    """Whether a byte is locked through another ``open`` than that of ``fd``.
-
-    Without such locks: whether process ``pid`` lives and started at ``started``.
-    """
-    if not HAVE_LOCKS:
+    """Whether a byte is locked through another ``open`` than that of ``fd``."""
+    if not HAVE_LOCKS:  # then: whether process ``pid`` lives, and started at ``started``
         return started == process_started(pid) != 0
     query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query)

@@ -139,7 +139,6 @@ class LibcSemaphore:
 
     @property
     def for_c(self) -> ForC:
-        """What C needs to wait on this semaphore."""
         wait = getattr(LIBC, "sem_clockwait", None)
         if wait is None or ctypes.sizeof(ctypes.c_long) < 8:  # on 32 bits C may have another timespec
             return ForC()

@@ -84,7 +84,6 @@ class SharedBuffer(mmap.mmap):
 
 
 def block_of(buffer: SharedBuffer) -> Block:
-    """The block that a buffer holds."""
     return buffer._block
 
 

@@ -30,10 +30,7 @@ def adopt(slot: Slot) -> None:
 
 
 def settle(slot: Slot, under_way: list[Block], *, lost: bool) -> None:
-    """Remove the blocks that no port can receive any more. Our port is over, and its rings say so.
-
-    ``lost``: the peer has died.
-    """
+    """Remove the blocks that no port can receive any more. Our port is over; ``lost``: the peer has died."""
     for block in under_way:
         block.let_go()  # first: if both ports end at once, one of them finds the other's blocks unlocked
     peer_ended = lost or slot.segment.memory[RINGS[slot.index] + READER * WORD + CONSUMER_CLOSED]

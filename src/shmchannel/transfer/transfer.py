@@ -16,15 +16,12 @@ from .buffer import SharedBuffer, block_of, check_movable, detach, receive
 
 
 def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
-    """How a SharedBuffer crosses a channel: it moves, and the message has the name of its block.
-
-    ``slot`` is the port's slot, and gone once the port is over.
-    """
+    """How a SharedBuffer crosses a channel: it moves, and the message has the name of its block."""
     return Interface(
         SharedBuffer,
         name="shmchannel.SharedBuffer",
         detach=lambda buffer: block_of(buffer).name,
-        attach=lambda value: receive(value, slot()),
+        attach=lambda value: receive(value, slot()),  # no slot once the port is over
     )
 
 

@@ -83,7 +83,6 @@ class Pulse:
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Pulse:
-        """The pulse of a loop."""
         if loop not in _pulses:
             forget_closed_loops()
         return _pulses.setdefault(loop, cls())
@@ -125,8 +124,8 @@ class HeldTurn:
     """A task's hold on a turn, as ``TaskTurn``. It is no lock, because any thread may have to end it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
-        """``close`` takes back what the task's operation has half done."""
-        self._loop, self._close = loop, close
+        self._loop = loop
+        self._close = close  # takes back what the task's operation has half done
         self._thread = threading.get_ident()
 
     def is_ours(self) -> bool:
