@@ -43,20 +43,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_collections() -> None:
-    """Hide from the collector what is there before the tests: each test collects several times."""
+def hypothesis_first() -> None:
+    """Let Hypothesis register its Random, for which it asks the collector: the Random must not be frozen yet.
+
+    Else it warns on 3.14 where ``CI`` is set: the collector does not know a thread's dict that is empty.
+    """
     first_example()
-    gc.collect()
-    gc.freeze()
 
 
 @settings(derandomize=True, database=None, max_examples=1)
 @given(st.none())
 def first_example(_value: None) -> None:
-    """Let Hypothesis register its Random, for which it asks the collector: the Random must not be frozen yet.
-
-    Else it warns on 3.14 where ``CI`` is set: the collector does not know a thread's dict that is empty.
-    """
+    pass
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +112,7 @@ def nothing_left(
 ) -> Iterator[None]:
     """After a test there are the same names, descriptors, threads and children, and no new mapping."""
     gc.collect()
+    gc.freeze()  # else each collection goes through all that pytest and Hypothesis keep: a tenth of a second
     before, mapped = here(), mappings()
     yield
     request.node.funcargs.clear()  # what fixtures have made
