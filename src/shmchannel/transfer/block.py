@@ -59,11 +59,11 @@ class Record(NamedTuple):
         return self.handle == slot.segment.name and self.slot in indices
 
 
-class Block:
-    """A block that this process owns, or has under way."""
+class Claim:
+    """A block's name, and whether this process may remove it. Unlike the block, it keeps no file open."""
 
-    def __init__(self, name: str, size: int, hold: Hold, moves: int = 0) -> None:
-        self.name, self.size, self.hold, self.moves = name, size, hold, moves
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.message: Note | None = None  # the last one that the block was under way with
 
     @property
@@ -76,9 +76,17 @@ class Block:
         if not self.moved:
             remove_file(self.name)
 
+
+class Block:
+    """A block that this process owns, or has under way."""
+
+    def __init__(self, name: str, size: int, hold: Hold, moves: int = 0) -> None:
+        self.name, self.size, self.hold, self.moves = name, size, hold, moves
+        self.claim = Claim(name)
+
     def offer(self, slot: Slot, message: Note) -> None:
         """Put the block under way to the peer's port: lock the sender's byte, then unlock the owner's."""
-        self.message = message
+        self.claim.message = message
         self.moves += 1
         lock_byte(self.hold, OWNER + self.moves)
         slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1
@@ -111,8 +119,8 @@ class Block:
 
     def release(self) -> None:
         """Give the block up for good; may be repeated. One that is under way stays for its receiver."""
-        self.remove_name()
-        disown(self)
+        self.claim.remove_name()
+        disown(self.claim)
         self.hold.close()
 
 

@@ -50,7 +50,7 @@ class SharedBuffer(mmap.mmap):
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
         self._block = block
-        own(block, block.remove_name)  # because a signal handler may cut off the Finalize
+        own(block.claim, block.claim.remove_name)  # because a signal handler may cut off the Finalize
         disown(block.name)
         # A Finalize and no weakref.finalize: a fork must not free the buffers of its parent.
         self._free = Finalize(self, block.release, exitpriority=-1)
@@ -91,7 +91,7 @@ def check_movable(buffer: SharedBuffer) -> None:
     """Raise ``ValueError`` or ``BufferError`` if a buffer cannot be moved now."""
     if buffer.closed:
         raise ValueError("cannot transfer a SharedBuffer that is detached or closed already")
-    if buffer._block.moved:  # a signal handler raised after the move, before the detaching
+    if buffer._block.claim.moved:  # a signal handler raised after the move, before the detaching
         raise ValueError("cannot transfer a SharedBuffer that has been moved already")
     try:
         buffer._block.hold.fileno()
@@ -108,7 +108,7 @@ def check_movable(buffer: SharedBuffer) -> None:
 
 def detach(buffer: SharedBuffer) -> None:
     """Let go of the memory of a buffer that has been moved."""
-    disown(buffer._block)
+    disown(buffer._block.claim)
     buffer._free.cancel()
     try:
         mmap.mmap.close(buffer)
