@@ -63,15 +63,11 @@ class _Stream:
         self._check_open()
         try:
             return await method(*values)
-        except tuple(_ANYIO_NAMES) as error:
-            raise _as_anyio(error, _ANYIO_NAMES[type(error)]) from None
+        except tuple(_ENDS) as error:
+            raise _as_anyio(error, _ENDS[type(error)]) from None
 
 
-_ANYIO_NAMES: dict[type[ChannelError], str] = {
-    EndOfChannel: "EndOfStream",
-    PeerLost: "BrokenResourceError",
-    PortClosed: "ClosedResourceError",
-}
+_ENDS = {EndOfChannel: "EndOfStream", PeerLost: "BrokenResourceError", PortClosed: "ClosedResourceError"}
 
 
 class _NoAttribute(ChannelError, LookupError):

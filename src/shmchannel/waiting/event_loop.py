@@ -32,11 +32,9 @@ CHECKPOINT_INTERVAL = 0.0007  # seconds after which a task lets others run; it m
 class Lane:
     """The tasks of a loop that wait at one end of a ring. They stand in line; the first one sleeps."""
 
-    def __init__(self, sleeper: Sleeper) -> None:
+    def __init__(self) -> None:
         self.tasks = 0  # in the line
         self.line = asyncio.Lock()  # first come, first served; a task in it may be cancelled
-        self._sleeper = sleeper
-        self._ready: Callable[[], bool] = bool
         self.future: asyncio.Future[None] | None = None  # on which the first task sleeps
 
     async def wait(self, wait: Wait) -> None:
@@ -47,11 +45,15 @@ class Lane:
             return
         loop = asyncio.get_running_loop()
         pulse = Pulse.of(loop)
+
+        def beat() -> None:
+            if ready() or sleeper.stopped or not sleeper.alive():
+                self.wake()
+
         try:
             while not (ready() or sleeper.stopped):
                 future = self.future = loop.create_future()
-                self._ready = ready
-                pulse.add(self.beat)
+                pulse.add(beat)
                 try:
                     sleeper.flags[ON_BELL] = wait.need  # step: announce
                     fence()  # step: fence_after_announce
@@ -61,7 +63,7 @@ class Lane:
                     if not loop.is_closed():  # else the flag may belong to the port's next loop
                         sleeper.flags[ON_BELL] = 0  # step: withdraw
                     self.future = None
-                    pulse.discard(self.beat)
+                    pulse.discard(beat)
                 if not sleeper.alive():  # step: look_if_alive
                     return
         finally:
@@ -72,10 +74,6 @@ class Lane:
         future = self.future
         if future is not None and not (future.done() or future.get_loop().is_closed()):
             future.set_result(None)
-
-    def beat(self) -> None:
-        if self._ready() or self._sleeper.stopped or not self._sleeper.alive():
-            self.wake()
 
 
 class Pulse:
@@ -146,12 +144,11 @@ class LoopSide:
 
     def __init__(self, doorbell: Doorbell, reader: Sleeper, writer: Sleeper) -> None:
         self._doorbell = doorbell
-        self._sleepers = reader, writer
-        for sleeper in self._sleepers:
+        for sleeper in (reader, writer):
             sleeper.limit_spin(SPIN_IN_LOOP)
         self._descriptor = -1  # the one that the loop watches
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.reading = self.writing = Lane(reader)  # ``_move`` makes the real ones
+        self.reading = self.writing = Lane()  # ``_move`` makes the real ones
         self._unwatch: Callable[[], object] = bool  # ends the last ``watch``
         self.next_checkpoint = 0.0  # monotonic seconds
 
@@ -192,7 +189,7 @@ class LoopSide:
         except ChannelError:
             self._loop = None
             raise
-        self.reading, self.writing = map(Lane, self._sleepers)
+        self.reading, self.writing = Lane(), Lane()
         self._watch_doorbell(self._doorbell.fileno())  # -1 if the port was closed meanwhile
         return True
 
