@@ -156,12 +156,11 @@ def _attach(handle: str, max_message_size: int, interfaces: tuple[type | Interfa
 
 def _drop(segment: Segment, hold: Hold) -> None:
     """Remove the names: the creator's Channel has gone. If they linger and a slot is free, they stay."""
-    unread = 0
-    if segment.has_free_slot():
-        if segment.lingers:
-            hold.close()
-            return
-        unread = sum(segment.words[(ring >> 3) + TAIL] for ring in RINGS)
+    has_free_slot = segment.has_free_slot()
+    if has_free_slot and segment.lingers:
+        hold.close()
+        return
+    unread = sum(segment.words[(ring >> 3) + TAIL] for ring in RINGS) if has_free_slot else 0
     unlink(segment.name)
     hold.close()
     if segment.has_moved():

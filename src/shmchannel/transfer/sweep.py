@@ -53,9 +53,8 @@ def sweep_blocks(
     for name, hold in open_each(names(NAME) if locks.HAVE_LOCKS else []):
         record = read_record(hold)
         # Check before locking: a locked block that stays would block its receiver.
-        if record and record.handle and _may_be_received(record, without):
-            continue
-        if lock_if_abandoned(hold, record):
+        stays = record and record.handle and _may_be_received(record, without)
+        if not stays and lock_if_abandoned(hold, record):
             remove(name)
             swept.append(name)
     return swept

@@ -42,10 +42,8 @@ class Transfer:
     ) -> None:
         """``encode`` encodes for the port; ``keep`` gets each block of an accepted message.
 
-        ``slot`` is None if the port is over.
-
-        Raises ``TypeError`` for an instance that cannot move, ``ValueError`` for one that has moved or is
-        listed twice, ``BufferError`` for a SharedBuffer of which there are views.
+        ``slot`` is None if the port is over. Raises ``TypeError`` for an instance that cannot move,
+        ``ValueError`` for one that has moved or is listed twice, ``BufferError`` for a buffer with views.
         """
         self.note = Note()
         self._encode, self._slot, self._keep = encode, slot, keep
