@@ -19,9 +19,7 @@ class Codec:
 class Producer:
     messages: int
     parting: bool
-    def _prepare(
-        self, place: Place, wake: Callable[[], object], bell: Callable[[], object], /
-    ) -> None: ...
+    def _prepare(self, place: Place, wake: Callable[[], object], bell: Callable[[], object], /) -> None: ...
     def try_write(
         self, payload: bytes | memoryview, kind: int = ..., note: Note | None = ..., /
     ) -> bool | None: ...

@@ -160,7 +160,7 @@ class Segment:
     def _try_take(self, hold: Hold, index: int) -> bool:
         if not locks.HAVE_LOCKS:
             try:  # if two sides make the same name, only one succeeds
-                NamedSemaphore(_claim_names(self.name)[index], create=True)
+                NamedSemaphore(_claim_name(self.name, index), create=True)
             except FileExistsError:
                 return False
         elif not hold.try_lock(SLOTS[index]):
@@ -239,14 +239,13 @@ def semaphore_names(name: str) -> tuple[str, str, str, str]:
     return f"/{name}0i", f"/{name}0s", f"/{name}1i", f"/{name}1s"
 
 
-def _claim_names(name: str) -> tuple[str, str]:
-    """The semaphores that stand for the locks of the slots, where there are no locks."""
-    return f"/{name}0c", f"/{name}1c"
+def _claim_name(name: str, index: int) -> str:
+    return f"/{name}{index}c"  # the semaphore that stands for the lock of a slot, where there are no locks
 
 
 def unlink(name: str) -> None:
     """Remove a channel's names. That of the segment goes last, so that after a death a sweep finds it."""
-    claims = () if locks.HAVE_LOCKS else _claim_names(name)
+    claims = () if locks.HAVE_LOCKS else (_claim_name(name, 0), _claim_name(name, 1))
     for other in (*semaphore_names(name), *claims):
         try:
             semaphores.unlink(other)

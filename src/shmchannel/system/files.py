@@ -177,6 +177,5 @@ def is_ours(status: os.stat_result) -> bool:
 def refused(action: str, error: OSError) -> ChannelError:
     """The error of an action that the system refused."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return ChannelError(
-        f"cannot {action}: {reason}; free or enlarge /dev/shm, raise the limit that was hit, or ask for less"
-    )
+    advice = "free or enlarge /dev/shm, raise the limit that was hit, or ask for less"
+    return ChannelError(f"cannot {action}: {reason}; {advice}")

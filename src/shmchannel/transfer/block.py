@@ -90,9 +90,11 @@ class Block:
         self.moves += 1
         lock_byte(self.hold, OWNER + self.moves)
         slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1
-        write_record(self.hold, self._record_for(slot))
-        # Again: a peer that has connected meanwhile may have looked for its blocks too early.
-        write_record(self.hold, self._record_for(slot))
+        for _ in range(2):  # again, because a peer that connects meanwhile may have looked too early
+            peer = slot.peer()
+            process = (peer[PID], peer[STARTED], peer[NAMESPACE]) if peer[STATE] != FREE else (0, 0, 0)
+            handle = slot.segment.name.encode()
+            write_record(self.hold, Record(MAGIC, self.size, self.moves, handle, 1 - slot.index, *process))
         self.hold.unlock(OWNER)
 
     def withdraw(self) -> None:
@@ -103,11 +105,6 @@ class Block:
             self.hold.unlock(OWNER + self.moves)
         except ValueError:
             pass  # it is closed
-
-    def _record_for(self, slot: Slot) -> Record:
-        peer = slot.peer()
-        process = (peer[PID], peer[STARTED], peer[NAMESPACE]) if peer[STATE] != FREE else (0, 0, 0)
-        return Record(MAGIC, self.size, self.moves, slot.segment.name.encode(), 1 - slot.index, *process)
 
     def let_go(self) -> None:
         """Unlock the sender's byte: the receiver or a sweep removes the block."""
