@@ -13,6 +13,8 @@ import datetime
 import decimal
 import fractions
 import ipaddress
+import itertools
+import operator
 import pathlib
 import re
 import struct
@@ -43,8 +45,8 @@ class Leaf(NamedTuple):
 class Parts(NamedTuple):
     """A type that travels as its parts, which are values themselves.
 
-    ``fill`` puts the parts into an empty object that ``new`` has made. So an object of that type can be
-    part of itself. Where they are None, the parts are built before the object.
+    ``new`` makes an empty object and ``fill`` puts the parts into it, so an object can be part of itself.
+    Where they are None, the parts are built before the object.
     """
 
     code: int
@@ -63,15 +65,10 @@ def _require(condition: bool) -> None:
 # -- numbers
 
 
-def _encode_int(value: int) -> bytes:
-    return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-
-
-def _decode_int(data: bytes) -> int:
-    return int.from_bytes(data, "little", signed=True)
-
-
-_COMPLEX = struct.Struct("<dd")
+def _numbers(code: int, kind: type[Any], form: str, *names: str) -> Leaf:
+    """A type that is made of these attributes, all of them numbers."""
+    take, numbers = operator.attrgetter(*names), struct.Struct(form)
+    return Leaf(code, lambda value: numbers.pack(*take(value)), lambda data: kind(*numbers.unpack(data)))
 
 
 def _decode_decimal(data: bytes) -> decimal.Decimal:
@@ -81,7 +78,7 @@ def _decode_decimal(data: bytes) -> decimal.Decimal:
     return value
 
 
-# Of ints that are divided by each other: that takes time in proportion to the product of their lengths.
+# Of ints that are divided by each other: the time grows with the product of their lengths.
 _MOST_BITS = 1 << 16
 
 
@@ -91,48 +88,36 @@ def _few_bits(*parts: Any) -> Any:
     return parts
 
 
-def _take_fraction(value: fractions.Fraction) -> Any:
-    return _few_bits(*value.as_integer_ratio())
-
-
 def _build_fraction(parts: list[Any]) -> fractions.Fraction:
     numerator, denominator = _few_bits(*parts)
-    _require(type(numerator) is int and type(denominator) is int and denominator > 0)
+    _require(type(numerator) is type(denominator) is int)
     value = fractions.Fraction(numerator, denominator)
     _require(value.denominator == denominator)
     return value
 
 
-def _take_range(value: range) -> Any:
-    return _few_bits(value.start, value.stop, value.step)
+_bounds = operator.attrgetter("start", "stop", "step")
 
 
 def _build_range(parts: list[Any]) -> range:
-    _require(len(parts) == 3)
-    return range(*_few_bits(*parts))
+    start, stop, step = _few_bits(*parts)
+    return range(start, stop, step)
 
 
 def _build_slice(parts: list[Any]) -> slice:
-    _require(len(parts) == 3)
-    return slice(*parts)
+    start, stop, step = parts
+    return slice(start, stop, step)
 
 
-# -- dates and times: fields, then the zone
+# -- dates and times
 
-_DATE = struct.Struct("<HBB")
-_TIME = struct.Struct("<BBBIB")  # the last is the fold
-_DELTA = struct.Struct("<iiI")  # days, seconds, microseconds
+_DELTA = _numbers(10, datetime.timedelta, "<iiI", "days", "seconds", "microseconds")
+_DELTA_SIZE = 12
 # A zone's kind, and what follows it: nothing; a delta; a delta and a name; a key.
 _NAIVE, _OFFSET, _NAMED_OFFSET, _ZONE = range(4)
-
-
-def _encode_delta(value: datetime.timedelta) -> bytes:
-    return _DELTA.pack(value.days, value.seconds, value.microseconds)
-
-
-def _decode_delta(data: bytes) -> datetime.timedelta:
-    days, seconds, microseconds = _DELTA.unpack(data)
-    return datetime.timedelta(days, seconds, microseconds)
+_DAY = ("year", "month", "day")
+_TIMES = ("hour", "minute", "second", "microsecond")
+_TIME = "BBBIB"  # with the fold
 
 
 def _encode_zone(zone: datetime.tzinfo | None) -> bytes:
@@ -140,9 +125,8 @@ def _encode_zone(zone: datetime.tzinfo | None) -> bytes:
         return bytes([_NAIVE])
     if type(zone) is datetime.timezone:
         offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # pickle asks it too
-        if not name:
-            return bytes([_OFFSET]) + _encode_delta(offset)
-        return bytes([_NAMED_OFFSET]) + _encode_delta(offset) + str(name[0]).encode()
+        head = bytes([_NAMED_OFFSET if name else _OFFSET])
+        return head + _DELTA.encode(offset) + "".join(name).encode()
     if type(zone) is zoneinfo.ZoneInfo and zone.key is not None:
         return bytes([_ZONE]) + zone.key.encode()
     raise TypeError(f"its tzinfo is {zone!r}, and only timezone and ZoneInfo with a key travel")
@@ -153,9 +137,9 @@ def _decode_zone(data: bytes) -> datetime.tzinfo | None:
     if kind == _NAIVE and not data:
         return None
     if kind == _OFFSET:
-        return datetime.timezone(_decode_delta(data))
+        return datetime.timezone(_DELTA.decode(data))
     if kind == _NAMED_OFFSET:
-        return datetime.timezone(_decode_delta(data[: _DELTA.size]), data[_DELTA.size :].decode())
+        return datetime.timezone(_DELTA.decode(data[:_DELTA_SIZE]), data[_DELTA_SIZE:].decode())
     _require(kind == _ZONE)
     key = data.decode()
     try:
@@ -164,45 +148,23 @@ def _decode_zone(data: bytes) -> datetime.tzinfo | None:
         raise ValueError(f"this system has no time zone {key!r}: install tzdata") from None
 
 
-def _encode_date(value: datetime.date) -> bytes:
-    return _DATE.pack(value.year, value.month, value.day)
+def _zoned(code: int, kind: type[Any], form: str, *names: str) -> Leaf:
+    """A type of these fields, a fold and a zone."""
+    take, fields = operator.attrgetter(*names, "fold"), struct.Struct(form)
 
+    def encode(value: Any) -> bytes:
+        return fields.pack(*take(value)) + _encode_zone(value.tzinfo)
 
-def _encode_time(value: datetime.time | datetime.datetime) -> bytes:
-    fields: bytes = _TIME.pack(value.hour, value.minute, value.second, value.microsecond, value.fold)
-    return fields + _encode_zone(value.tzinfo)
+    def decode(data: bytes) -> Any:
+        *numbers, fold = fields.unpack_from(data)
+        return kind(*numbers, _decode_zone(data[fields.size :]), fold=fold)
 
-
-def _decode_date(data: bytes) -> datetime.date:
-    return datetime.date(*_DATE.unpack(data))
-
-
-def _decode_time(data: bytes) -> datetime.time:
-    hour, minute, second, microsecond, fold = _TIME.unpack_from(data)
-    zone = _decode_zone(data[_TIME.size :])
-    return datetime.time(hour, minute, second, microsecond, zone, fold=fold)
-
-
-def _encode_datetime(value: datetime.datetime) -> bytes:
-    return _encode_date(value) + _encode_time(value)
-
-
-def _decode_datetime(data: bytes) -> datetime.datetime:
-    time = _decode_time(data[_DATE.size :])
-    return datetime.datetime.combine(_decode_date(data[: _DATE.size]), time)
+    return Leaf(code, encode, decode)
 
 
 # -- other leaves
 
 _SAFETY = [uuid.SafeUUID.safe, uuid.SafeUUID.unsafe, uuid.SafeUUID.unknown]
-
-
-def _encode_uuid(value: uuid.UUID) -> bytes:
-    return value.bytes + bytes([_SAFETY.index(value.is_safe)])
-
-
-def _decode_uuid(data: bytes) -> uuid.UUID:
-    return uuid.UUID(bytes=data[:16], is_safe=_SAFETY[data[16]])
 
 
 def _encode_array(value: array.array[Any]) -> bytes:
@@ -222,13 +184,11 @@ _FLAGS = struct.Struct("<I?")  # of a pattern, and whether it is bytes
 
 
 def _encode_pattern(value: re.Pattern[Any]) -> bytes:
-    pattern = value.pattern
     if value.flags & re.DEBUG:
         raise ValueError("a pattern with re.DEBUG prints where it is compiled")
-    in_bytes = isinstance(pattern, bytes)
-    head: bytes = _FLAGS.pack(value.flags, in_bytes)
-    body: bytes = pattern if in_bytes else pattern.encode()
-    return head + body
+    in_bytes = isinstance(value.pattern, bytes)
+    body: bytes = value.pattern if in_bytes else value.pattern.encode()
+    return _FLAGS.pack(value.flags, in_bytes) + body
 
 
 def _decode_pattern(data: bytes) -> re.Pattern[Any]:
@@ -238,22 +198,15 @@ def _decode_pattern(data: bytes) -> re.Pattern[Any]:
     return re.compile(pattern if in_bytes else pattern.decode(), flags)
 
 
-def _path(kind: type[Any], code: int) -> Leaf:
+def _text(kind: type[Any], code: int) -> Leaf:
     # A file's name may have bytes that are not UTF-8: Python keeps those as lone surrogates.
-    def encode(value: pathlib.PurePath) -> bytes:
+    def encode(value: Any) -> bytes:
         data = str(value).encode("utf-8", "surrogateescape")
         if data.decode("utf-8", "surrogateescape") != str(value):
             raise ValueError("surrogates that together stand for a character")
         return data
 
-    def decode(data: bytes) -> Any:
-        return kind(data.decode("utf-8", "surrogateescape"))
-
-    return Leaf(code, encode, decode)
-
-
-def _address(kind: type[Any], code: int) -> Leaf:
-    return Leaf(code, lambda value: str(value).encode(), lambda data: kind(data.decode()))
+    return Leaf(code, encode, lambda data: kind(data.decode("utf-8", "surrogateescape")))
 
 
 def _decode_ellipsis(data: bytes) -> Any:
@@ -264,42 +217,40 @@ def _decode_ellipsis(data: bytes) -> Any:
 # -- the tables
 
 
-def _fill_pairs(value: dict[Any, Any], parts: list[Any]) -> None:
-    value.update(zip(parts[::2], parts[1::2], strict=True))
-
-
-def _take_pairs(value: dict[Any, Any]) -> list[Any]:
-    return [part for pair in value.items() for part in pair]
-
-
-def _build_pairs(parts: list[Any]) -> dict[Any, Any]:
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+def _pairs(parts: list[Any]) -> Iterable[tuple[Any, Any]]:
+    return zip(parts[::2], parts[1::2], strict=True)
 
 
 LEAVES: dict[type, Leaf] = {
-    int: Leaf(1, _encode_int, _decode_int),  # beyond 64 bits; smaller ones are plain
-    bytearray: Leaf(5, bytes, bytearray),
-    complex: Leaf(
-        6, lambda value: _COMPLEX.pack(value.real, value.imag), lambda data: complex(*_COMPLEX.unpack(data))
+    int: Leaf(
+        1,  # beyond 64 bits; smaller ones are plain
+        lambda value: value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True),
+        lambda data: int.from_bytes(data, "little", signed=True),
     ),
-    datetime.datetime: Leaf(7, _encode_datetime, _decode_datetime),
-    datetime.date: Leaf(8, _encode_date, _decode_date),
-    datetime.time: Leaf(9, _encode_time, _decode_time),
-    datetime.timedelta: Leaf(10, _encode_delta, _decode_delta),
+    bytearray: Leaf(5, bytes, bytearray),
+    complex: _numbers(6, complex, "<dd", "real", "imag"),
+    datetime.datetime: _zoned(7, datetime.datetime, "<HBB" + _TIME, *_DAY, *_TIMES),
+    datetime.date: _numbers(8, datetime.date, "<HBB", *_DAY),
+    datetime.time: _zoned(9, datetime.time, "<" + _TIME, *_TIMES),
+    datetime.timedelta: _DELTA,
     decimal.Decimal: Leaf(11, lambda value: str(value).encode(), _decode_decimal),
-    uuid.UUID: Leaf(13, _encode_uuid, _decode_uuid),
+    uuid.UUID: Leaf(
+        13,
+        lambda value: value.bytes + bytes([_SAFETY.index(value.is_safe)]),
+        lambda data: uuid.UUID(bytes=data[:16], is_safe=_SAFETY[data[16]]),
+    ),
     array.array: Leaf(16, _encode_array, _decode_array),
     re.Pattern: Leaf(17, _encode_pattern, _decode_pattern),
-    pathlib.PurePosixPath: _path(pathlib.PurePosixPath, 18),
-    pathlib.PureWindowsPath: _path(pathlib.PureWindowsPath, 19),
-    pathlib.PosixPath: _path(pathlib.PosixPath, 20),
-    pathlib.WindowsPath: _path(pathlib.WindowsPath, 21),
-    ipaddress.IPv4Address: _address(ipaddress.IPv4Address, 22),
-    ipaddress.IPv6Address: _address(ipaddress.IPv6Address, 23),
-    ipaddress.IPv4Network: _address(ipaddress.IPv4Network, 24),
-    ipaddress.IPv6Network: _address(ipaddress.IPv6Network, 25),
-    ipaddress.IPv4Interface: _address(ipaddress.IPv4Interface, 26),
-    ipaddress.IPv6Interface: _address(ipaddress.IPv6Interface, 27),
+    pathlib.PurePosixPath: _text(pathlib.PurePosixPath, 18),
+    pathlib.PureWindowsPath: _text(pathlib.PureWindowsPath, 19),
+    pathlib.PosixPath: _text(pathlib.PosixPath, 20),
+    pathlib.WindowsPath: _text(pathlib.WindowsPath, 21),
+    ipaddress.IPv4Address: _text(ipaddress.IPv4Address, 22),
+    ipaddress.IPv6Address: _text(ipaddress.IPv6Address, 23),
+    ipaddress.IPv4Network: _text(ipaddress.IPv4Network, 24),
+    ipaddress.IPv6Network: _text(ipaddress.IPv6Network, 25),
+    ipaddress.IPv4Interface: _text(ipaddress.IPv4Interface, 26),
+    ipaddress.IPv6Interface: _text(ipaddress.IPv6Interface, 27),
     type(...): Leaf(28, lambda _: b"", _decode_ellipsis),
 }
 EXCEPTION = Parts(29, take_exception, build_exception)
@@ -307,13 +258,20 @@ PARTS: dict[type, Parts] = {
     tuple: Parts(2, iter, tuple),
     set: Parts(3, iter, set, set.update, set, key_stride=1),
     frozenset: Parts(4, iter, frozenset, key_stride=1),
-    fractions.Fraction: Parts(12, _take_fraction, _build_fraction),
-    range: Parts(14, _take_range, _build_range),
-    slice: Parts(15, lambda value: (value.start, value.stop, value.step), _build_slice),
+    fractions.Fraction: Parts(12, lambda value: _few_bits(*value.as_integer_ratio()), _build_fraction),
+    range: Parts(14, lambda value: _few_bits(*_bounds(value)), _build_range),
+    slice: Parts(15, _bounds, _build_slice),
     **dict.fromkeys(EXCEPTIONS.values(), EXCEPTION),
     # Only in a graph: elsewhere these have a form of MessagePack's own.
     list: Parts(30, iter, list, list.extend, list),
-    dict: Parts(31, _take_pairs, _build_pairs, _fill_pairs, dict, key_stride=2),
+    dict: Parts(
+        31,
+        take=lambda value: itertools.chain.from_iterable(value.items()),
+        build=lambda parts: dict(_pairs(parts)),
+        fill=lambda value, parts: value.update(_pairs(parts)),
+        new=dict,
+        key_stride=2,
+    ),
 }
 LEAVES_BY_CODE = {leaf.code: leaf for leaf in LEAVES.values()}
 PARTS_BY_CODE = {parts.code: parts for parts in PARTS.values()}
