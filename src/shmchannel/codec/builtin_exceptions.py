@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import functools
 from typing import Any
 
 EXCEPTIONS: dict[str, type[BaseException]] = {
@@ -14,29 +13,28 @@ EXCEPTIONS: dict[str, type[BaseException]] = {
 
 FIRST_PARTS = ("__name__", "__suppress_context__", "__cause__", "__context__", "__dict__")
 
+# Attributes that do not travel: they follow from the arguments, or may be anything (obj).
+_LEFT_OUT = ("args", "characters_written", "exceptions", "message", "obj")
+
 
 def take_exception(value: BaseException) -> list[Any]:
+    kind = type(value)
     reduced: tuple[Any, ...] = value.__reduce__()  # type: ignore[assignment]  # pickle asks it too
-    arguments, state = reduced[1], reduced[2] if len(reduced) > 2 else None
-    attributes = {**(state or {})}
+    _, arguments, state, *_ = (*reduced, None)
+    attributes = dict(state or ())
     if _holds(arguments, value):
         raise ValueError("it is an argument of itself")
-    fresh = type(value)(*arguments)  # raises for arguments of which no reader could make one
-    if type(fresh) is not type(value):
+    fresh = kind(*arguments)  # raises for arguments of which no reader could make one
+    if type(fresh) is not kind:
         raise ValueError(f"with these arguments it would be a {type(fresh).__name__}")
-    for name in _attributes_of(type(value)):  # type: ignore[arg-type]  # it is hashable
-        own = getattr(value, name, None)
-        if own is not getattr(fresh, name, None):  # not ==: 1 equals True
-            attributes[name] = own
     _check_start(value)
-    return [
-        type(value).__name__,
-        value.__suppress_context__,
-        value.__cause__,
-        value.__context__,
-        attributes or None,
-        *arguments,
-    ]
+    for name in dir(kind):
+        if not (name.startswith("_") or name in _LEFT_OUT or callable(getattr(kind, name))):
+            own = getattr(value, name, None)
+            if own is not getattr(fresh, name, None):  # not ==: 1 equals True
+                attributes[name] = own
+    first = (kind.__name__, value.__suppress_context__, value.__cause__, value.__context__)
+    return [*first, attributes or None, *arguments]
 
 
 def _holds(arguments: tuple[Any, ...], value: object) -> bool:
@@ -55,14 +53,6 @@ def _check_start(value: BaseException) -> None:
     """Refuse one that starts before its object: to print it, Python before 3.14 reads other memory."""
     if isinstance(value, UnicodeDecodeError | UnicodeEncodeError | UnicodeTranslateError) and value.start < 0:
         raise ValueError("it starts before the object that it is about")
-
-
-@functools.cache
-def _attributes_of(kind: type[BaseException]) -> list[str]:
-    """Return the attributes of a built-in exception that may differ from what its arguments make them."""
-    others = {"args", "characters_written", "exceptions", "message", "obj"}  # obj may be anything
-    names = [name for name in dir(kind) if not name.startswith("_") and name not in others]
-    return [name for name in names if not callable(getattr(kind, name))]
 
 
 def build_exception(parts: list[Any]) -> BaseException:
