@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
@@ -16,6 +17,8 @@ from ..errors import ChannelError, InterfaceError
 
 T = TypeVar("T")
 Function = Callable[[Any], Any]
+
+_FUNCTIONS = ("serialize", "deserialize", "detach", "attach", "detached")
 
 
 @runtime_checkable
@@ -72,59 +75,58 @@ class Interface:
         attach: Callable[[Any], T] | None = None,
         detached: Callable[[T], bool] | None = None,
     ) -> None:
-        _check_class_and_name(cls, name)
+        if not isinstance(cls, type):
+            raise TypeError(f"an interface is a class, not {cls!r}")
+        if not (name is None or (isinstance(name, str) and name)):
+            raise TypeError(f"an interface's name is a str that both sides list it under, not {name!r}")
+        functions = (serialize, deserialize, detach, attach, detached)
+        self._given: dict[str, Any] = dict(zip(_FUNCTIONS, functions, strict=True))
+        for what, function in self._given.items():
+            if not (function is None or callable(function)):
+                raise TypeError(f"{what} is a function, not {function!r}")
         self.cls: type[Any] = cls
         self.name = _default_name(cls) if name is None else name
-        self.serialize, self.deserialize = _pair(cls, serialize=serialize, deserialize=deserialize)
+        self.serialize, self.deserialize = self._pair("serialize", "deserialize")
         # A class may have a detach or an attach for something else: then it may lack the other.
-        needs_both = detach is not None or attach is not None
-        self.detach, self.attach = _pair(cls, needs_both=needs_both, detach=detach, attach=attach)
-        self._detached = _function("detached", detached) or (lambda one: getattr(one, "detached", False))
-        self.is_enum = False
+        self.detach, self.attach = self._pair("detach", "attach", needs_both=bool(detach or attach))
+        self._detached = detached or (lambda one: getattr(one, "detached", False))
+        self.is_enum = self.serialize is None and issubclass(cls, enum.Enum)
         self.fields: list[str] | None = None  # of a dataclass that has no methods of its own
-        if self.serialize is None:
-            self._serialize_as_its_kind()
-        self._options: dict[str, Any] = {
-            "name": name,
-            "serialize": serialize,
-            "deserialize": deserialize,
-            "detach": detach,
-            "attach": attach,
-            "detached": detached,
-        }
-
-    def _serialize_as_its_kind(self) -> None:
-        """An enum travels as a member's name, a dataclass as its fields."""
-        if issubclass(self.cls, enum.Enum):
-            self.is_enum = True
-            self.serialize, self.deserialize = _enum_functions(self.cls)
-        elif dataclasses.is_dataclass(self.cls):
-            self.fields = [field.name for field in dataclasses.fields(self.cls)]
-        elif not (self.detach and self.attach):
+        if self.is_enum:
+            self.serialize, self.deserialize = _enum_functions(cls)
+        elif self.serialize is None and dataclasses.is_dataclass(cls):
+            self.fields = [field.name for field in dataclasses.fields(cls)]
+            self.serialize, self.deserialize = self._take_fields, self._build_fields
+        elif not (self.serialize or (self.detach and self.attach)):
             raise TypeError(
-                f"{self.cls!r} cannot cross: give it methods serialize and deserialize, or list "
+                f"{cls!r} cannot cross: give it methods serialize and deserialize, or list "
                 "Interface(cls, serialize=..., deserialize=...)"
             )
 
+    def _pair(self, *names: str, needs_both: bool = True) -> list[Function | None]:
+        """Return two functions: those that the user has given, or else the methods of the class."""
+        found = {name: self._given[name] or getattr(self.cls, name, None) for name in names}
+        has = [name for name in names if found[name] is not None]
+        lacks = [name for name in names if found[name] is None]
+        if needs_both and has and lacks:
+            raise TypeError(f"{self.cls!r} has {has[0]} but no {lacks[0]}: an interface needs both")
+        return list(found.values())
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(Interface, self.cls, **self._options), ()
+        return partial(Interface, self.cls, name=self.name, **self._given), ()
 
     def __repr__(self) -> str:
         return f"<Interface {self.name}>"
 
     def take(self, instance: Any) -> Any:
         """Return the instance's value. Raises ``InterfaceError`` for what its serialize raises."""
-        function = self.serialize if self.fields is None else self._take_fields
-        if function is None:
+        if self.serialize is None:
             raise TypeError(f"{self.name} can only be moved: list the instance in transfer=[...]")
-        return self._call("serialize", function, instance)
+        return self._call("serialize", self.serialize, instance)
 
     def build(self, value: Any, moved: bool = False) -> Any:
         """Return the instance. Raises ``InterfaceError`` for what its deserialize or attach raises."""
-        if moved:
-            how, function = "attach", self.attach
-        else:
-            how, function = "deserialize", self.deserialize if self.fields is None else self._build_fields
+        how, function = ("attach", self.attach) if moved else ("deserialize", self.deserialize)
         if function is None:
             raise InterfaceError(f"{self.name} has no {how} here: its class differs from the other side's")
         return self._call(how, function, value)
@@ -192,6 +194,9 @@ class Serialized(NamedTuple):
     value: Any
 
 
+Instances = Mapping[int, Serialized]  # by the id of the instance
+
+
 class Interfaces:
     """The interfaces of one side of a channel."""
 
@@ -222,20 +227,10 @@ def listed(interfaces: Iterable[type | Interface]) -> tuple[Interface, ...]:
     """Return the interfaces of what is listed. Raises ``TypeError``, or ``ValueError`` for doubles."""
     result = tuple(one if isinstance(one, Interface) else Interface(one) for one in interfaces)
     for what in ("name", "cls"):
-        seen = set()
-        for one in result:
-            key = getattr(one, what)
-            if key in seen:
+        for key, count in Counter(getattr(one, what) for one in result).items():
+            if count > 1:
                 raise ValueError(f"two interfaces with the {what} {key!r}: names and classes are unique")
-            seen.add(key)
     return result
-
-
-def _check_class_and_name(cls: object, name: object) -> None:
-    if not isinstance(cls, type):
-        raise TypeError(f"an interface is a class, not {cls!r}")
-    if not (name is None or (isinstance(name, str) and name)):
-        raise TypeError(f"an interface's name is a str that both sides list it under, not {name!r}")
 
 
 def _default_name(cls: type) -> str:
@@ -244,27 +239,7 @@ def _default_name(cls: type) -> str:
     return f"{module}.{cls.__qualname__}"
 
 
-def _function(name: str, given: object) -> Function | None:
-    """Return a function that the user has given, or None. Raises ``TypeError`` for anything else."""
-    if not (given is None or callable(given)):
-        raise TypeError(f"{name} is a function, not {given!r}")
-    return given
-
-
-def _pair(cls: type, *, needs_both: bool = True, **given: object) -> list[Function | None]:
-    """Return two functions by name: those that are given, or else the methods of the class.
-
-    Raises ``TypeError`` for one without the other where an interface ``needs_both``.
-    """
-    found = {name: _function(name, one) or getattr(cls, name, None) for name, one in given.items()}
-    has = [name for name, function in found.items() if function is not None]
-    lacks = [name for name, function in found.items() if function is None]
-    if needs_both and has and lacks:
-        raise TypeError(f"{cls!r} has {has[0]} but no {lacks[0]}: an interface needs both")
-    return list(found.values())
-
-
-def _enum_functions(cls: type[enum.Enum]) -> tuple[Function, Function]:
+def _enum_functions(cls: type[Any]) -> tuple[Function, Function]:
     if issubclass(cls, enum.Flag):  # a combination has no name
         return (lambda member: member._value_), cls
     return (lambda member: member._name_), (lambda name: cls.__members__[name])
