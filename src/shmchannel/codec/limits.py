@@ -1,7 +1,7 @@
 """Which bytes are decoded at all: one whole message, not nested too deep.
 
-The bytes may be a hostile peer's. msgpack sets memory aside for what an array claims to hold, and its own
-fallback in Python recurses. So a message is walked through before msgpack gets it.
+The bytes may be a hostile peer's. msgpack allocates memory for what an array claims to hold, and its
+fallback in Python recurses. So each message is checked before msgpack gets it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,10 @@ def too_deep() -> CloneError:
     return CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers")
 
 
-def unpack(
-    payload: bytes | memoryview,
-    *,
-    ext_hook: Callable[[int, bytes], Any],
-    list_hook: Callable[[list[Any]], Any] | None = None,
-) -> Any:
-    """Return the value of a message that ``check`` lets through."""
+def unpack(payload: bytes | memoryview, **hooks: Callable[..., Any]) -> Any:
+    """Return the value of a message that ``check`` lets through; the hooks are msgpack's."""
     check(payload)
-    return msgpack.unpackb(
-        payload, ext_hook=ext_hook, list_hook=list_hook, strict_map_key=False, timestamp=_AS_DATETIME
-    )
+    return msgpack.unpackb(payload, strict_map_key=False, timestamp=_AS_DATETIME, **hooks)
 
 
 def check(payload: bytes | memoryview) -> None:
