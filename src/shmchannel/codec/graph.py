@@ -2,51 +2,33 @@
 
 An entry is a container: the code of its type, then its parts. A part that is itself a container is a
 reference. Entry 0 is the value; the others are numbered in the order in which they are first referred to,
-level by level. So a container that occurs twice is written once, and a cycle is nothing special for the
-writer. The reader builds each object after its parts, unless the object is part of itself.
+level by level. So a container that occurs twice is written once, and cycles need no special care. The
+reader builds each object after its parts, unless the object is part of itself.
 """
 
 from __future__ import annotations
 
 import reprlib
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple
 
 import msgpack
 
 from ..errors import ChannelError, CloneError
+from . import types
 from .builtin_exceptions import FIRST_PARTS, fill_exception, new_exception
 from .graph_limits import Reference, check_cost, check_order, hashed, references
-from .interfaces import Interfaces, Serialized
+from .interfaces import Instances, Interfaces
 from .limits import MAX_DEPTH, too_deep, unpack
-from .types import (
-    EXCEPTION,
-    IMMUTABLE_LEAVES,
-    INSTANCE,
-    LEAVES_BY_CODE,
-    MOVED,
-    MUTABLE_LEAVES,
-    PARTS,
-    PARTS_BY_CODE,
-    PLAIN,
-    REFERENCE,
-    decode_leaf,
-    encode_leaf,
-)
 
 
-def encode(
-    value: object,
-    interfaces: Interfaces,
-    moves: Mapping[int, Serialized],
-    serialized: Mapping[int, Serialized],
-) -> bytes:
+def encode(value: object, interfaces: Interfaces, moves: Instances, serialized: Instances) -> bytes:
     """Return the table of ``value``'s containers.
 
-    ``moves`` has the instances that are moved, by id, and ``serialized`` those whose values are known.
-    Raises ``CloneError`` for the first value, level by level, that cannot be cloned.
+    ``moves`` has the instances that are moved, and ``serialized`` those whose values are known. Raises
+    ``CloneError`` for the first value, level by level, that cannot be cloned.
     """
     entries = _Writer(interfaces, moves, serialized).entries(value)
     check_cost(entries)
@@ -64,14 +46,14 @@ def decode(payload: bytes | memoryview, interfaces: Interfaces) -> object:
 
 def _pack_other(value: Any) -> msgpack.ExtType:
     if type(value) is Reference:
-        return msgpack.ExtType(REFERENCE, value.to_bytes(4, "little"))
-    return encode_leaf(value)
+        return msgpack.ExtType(types.REFERENCE, value.to_bytes(4, "little"))
+    return types.encode_leaf(value)
 
 
 def _unpack_other(code: int, data: bytes) -> Any:
-    if code == REFERENCE:
+    if code == types.REFERENCE:
         return Reference.from_bytes(data, "little")
-    return decode_leaf(code, data)
+    return types.decode_leaf(code, data)
 
 
 # -- writing
@@ -100,9 +82,7 @@ def _path(node: _Node | None, place: int) -> str:
 
 
 class _Writer:
-    def __init__(
-        self, interfaces: Interfaces, moves: Mapping[int, Serialized], serialized: Mapping[int, Serialized]
-    ) -> None:
+    def __init__(self, interfaces: Interfaces, moves: Instances, serialized: Instances) -> None:
         self._by_class = interfaces.by_class
         self._moves, self._serialized = moves, {**serialized, **moves}
         self._numbers: dict[int, Reference] = {}  # by id
@@ -129,10 +109,10 @@ class _Writer:
             return bytes(part)
         if kind is str:
             _check_str(part, path)
-        if kind in PLAIN:
+        if kind in types.PLAIN:
             return part
-        if kind in IMMUTABLE_LEAVES:
-            return _with_path(encode_leaf, part, path, (TypeError, ValueError))
+        if kind in types.IMMUTABLE_LEAVES:
+            return _with_path(types.encode_leaf, part, path, TypeError, ValueError)
         number = self._numbers.get(id(part))
         if number is None:
             number = self._numbers[id(part)] = Reference(len(self._nodes))
@@ -143,30 +123,27 @@ class _Writer:
     def _entry(self, value: Any, path: Path) -> tuple[int, list[Any], Callable[[int], str]]:
         """Return a container's code, its parts, and how each part is reached."""
         kind = type(value)
-        if kind in MUTABLE_LEAVES:
-            code, data = _with_path(encode_leaf, value, path, (TypeError, ValueError))
+        if kind in types.MUTABLE_LEAVES:
+            code, data = _with_path(types.encode_leaf, value, path, TypeError, ValueError)
             return code, [data], str
-        if kind in PARTS:
+        if kind in types.PARTS:
             # An exception is made anew, with arguments that may be anything: so may be what that raises.
-            parts = _with_path(lambda value: [*PARTS[kind].take(value)], value, path, (Exception,))
-            return PARTS[kind].code, parts, partial(_step, value, parts)
-        return self._instance(value, path)
-
-    def _instance(self, value: Any, path: Path) -> tuple[int, list[Any], Callable[[int], str]]:
-        interface = self._by_class.get(type(value))
+            parts = _with_path(lambda value: [*types.PARTS[kind].take(value)], value, path, Exception)
+            return types.PARTS[kind].code, parts, partial(_step, value, parts)
+        interface = self._by_class.get(kind)
         if interface is None:
-            raise CloneError(f"{path()}: cannot clone {type(value)}; list its class in interfaces=[...]")
+            raise CloneError(f"{path()}: cannot clone {kind}; list its class in interfaces=[...]")
         serialized = self._serialized.get(id(value))
         try:
             form = serialized.value if serialized else interface.take(value)
         except TypeError as error:
             raise CloneError(f"{path()}: {error}") from None
         if id(value) in self._moves:
-            return MOVED, [interface.name, form], lambda _: ".detach()"
+            return types.MOVED, [interface.name, form], lambda _: ".detach()"
         if interface.fields is None:
-            return INSTANCE, [interface.name, form], lambda _: ".serialize()"
-        parts = [interface.name, *PARTS[dict].take(form)]
-        return INSTANCE, parts, lambda place: f".{parts[place - 1]}"
+            return types.INSTANCE, [interface.name, form], lambda _: ".serialize()"
+        parts = [interface.name, *types.PARTS[dict].take(form)]
+        return types.INSTANCE, parts, lambda place: f".{parts[place - 1]}"
 
 
 def _step(value: Any, parts: list[Any], place: int) -> str:
@@ -195,10 +172,8 @@ def _check_str(text: str, path: Path) -> None:
         raise CloneError(f"{path()}: cannot clone a str with the lone surrogate {found}") from None
 
 
-def _with_path(
-    take: Callable[[Any], Any], value: Any, path: Path, errors: tuple[type[Exception], ...]
-) -> Any:
-    """Return what ``take`` makes of a value. Raises ``CloneError``, with the path, for these errors of it."""
+def _with_path(take: Callable[[Any], Any], value: Any, path: Path, *errors: type[Exception]) -> Any:
+    """Return what ``take`` makes of a value. Raises a ``CloneError`` with the path for its ``errors``."""
     try:
         return take(value)
     except (ChannelError, MemoryError):
@@ -211,7 +186,7 @@ def _with_path(
 
 
 class _Waits(Exception):
-    """Raised for an object that cannot be built before another one is, whose part it is itself."""
+    """Raised for an object that must wait for another one, whose part it is itself."""
 
     def __init__(self, number: int | None = None) -> None:
         self.number = number  # of the other one
@@ -224,10 +199,10 @@ _Steps = Generator[int, Any, Any]
 class _Reader:
     """Builds the objects, depth first and without recursion: each after its parts.
 
-    An object that is part of itself is handed out unfinished: empty, where its type allows that; without
-    attributes, where its class builds it, and it gets those of the instance that is built at last. Such an
-    object may contain another one that must be whole at once, such as a tuple, and that is not there yet.
-    Then it is handed out unfinished too, and is filled once the tuple is there.
+    An object that is part of itself is handed out unfinished: empty if its type allows that, or without
+    attributes if its class builds it; it later gets the attributes of the instance that the class has
+    built. Such an object may contain one that must be whole at once, such as a tuple, and that is not there
+    yet. Then the object is filled once the tuple is there.
     """
 
     def __init__(self, interfaces: Interfaces, entries: list[list[Any]]) -> None:
@@ -254,23 +229,23 @@ class _Reader:
     def _run(self, number: int) -> Any:
         """Build an object and all that it needs: their steps are a stack here, not Python's."""
         stack = [self._steps(number)]
-        go_on: Callable[[], int] = partial(next, stack[-1])
-        while True:
+        built: Any = None
+        waits: _Waits | None = None
+        while stack:
             try:
-                wanted = go_on()
+                wanted = stack[-1].throw(waits) if waits else stack[-1].send(built)
             except StopIteration as done:
                 stack.pop()
-                if not stack:
-                    return done.value
-                go_on = partial(stack[-1].send, done.value)
-            except _Waits as waits:
+                built, waits = done.value, None
+            except _Waits as raised:
                 stack.pop()
-                if not stack:
-                    raise ValueError("a cycle that no value has") from None
-                go_on = partial(stack[-1].throw, waits)
+                waits = raised
             else:
                 stack.append(self._steps(wanted))
-                go_on = partial(next, stack[-1])
+                built, waits = None, None
+        if waits:
+            raise ValueError("a cycle that no value has")
+        return built
 
     def _steps(self, number: int) -> _Steps:
         """Build one object, or fill one that has waited."""
@@ -291,7 +266,7 @@ class _Reader:
         return self._objects[number]
 
     def _is_instance(self, number: int) -> bool:
-        return self._entries[number][0] in (INSTANCE, MOVED)
+        return self._entries[number][0] in (types.INSTANCE, types.MOVED)
 
     def _hand_out(self, number: int) -> Any:
         """Return an object that is needed before it is finished."""
@@ -303,23 +278,23 @@ class _Reader:
 
     def _build(self, number: int) -> _Steps:
         code, *entry = self._entries[number]
-        if code in (INSTANCE, MOVED):
+        if code in (types.INSTANCE, types.MOVED):
             yield from self._build_instance(number, code, entry)
-        elif code == EXCEPTION.code:
+        elif code == types.EXCEPTION.code:
             first, arguments = entry[: len(FIRST_PARTS)], entry[len(FIRST_PARTS) :]
             if number not in self._objects:
                 self._objects[number] = new_exception(first + (yield from self._parts(arguments)))
             fill_exception(self._objects[number], (yield from self._parts(first)))
-        elif code in LEAVES_BY_CODE:
+        elif code in types.LEAVES_BY_CODE:
             (data,) = entry
-            self._objects[number] = LEAVES_BY_CODE[code].decode(data)
-        elif code in PARTS_BY_CODE:
+            self._objects[number] = types.LEAVES_BY_CODE[code].decode(data)
+        elif code in types.PARTS_BY_CODE:
             yield from self._build_of_parts(number, code, entry)
         else:
             raise CloneError(f"$: an entry of code {code}, unknown here: the peer runs a newer shmchannel")
 
     def _build_of_parts(self, number: int, code: int, entry: list[Any]) -> _Steps:
-        kind = PARTS_BY_CODE[code]
+        kind = types.PARTS_BY_CODE[code]
         if kind.fill is None or kind.new is None:
             self._objects[number] = kind.build((yield from self._parts(entry)))
             return
@@ -333,12 +308,12 @@ class _Reader:
     def _build_instance(self, number: int, code: int, entry: list[Any]) -> _Steps:
         name, *entry = entry
         interface = self._find(name)
-        if interface.fields is not None and code == INSTANCE:
+        if interface.fields is not None and code == types.INSTANCE:
             instance = self._hand_out(number)
-            interface.fill_fields(instance, PARTS[dict].build((yield from self._parts(entry))))
+            interface.fill_fields(instance, types.PARTS[dict].build((yield from self._parts(entry))))
             return
         (value,) = yield from self._parts(entry)
-        built = interface.build(value, code == MOVED)
+        built = interface.build(value, code == types.MOVED)
         if number in self._objects:  # it was handed out meanwhile
             interface.complete(self._objects[number], built)
         else:
@@ -370,7 +345,7 @@ class _Reader:
                 return True
             if one not in seen and one not in self._finished:
                 seen.add(one)
-                if self._entries[one][0] in (PARTS[tuple].code, PARTS[frozenset].code):
+                if self._entries[one][0] in (types.PARTS[tuple].code, types.PARTS[frozenset].code):
                     todo += references(self._entries[one])
         self._finished |= seen  # and stays finished
         return False

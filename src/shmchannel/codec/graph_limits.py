@@ -1,14 +1,14 @@
 """Which graphs are written or built at all: none that takes for ever to hash, or crashes when it is freed.
 
-A tuple does not keep its hash. A tuple that has another one twice, which has a third one twice, and so on,
-takes some hundred bytes of a message; to add it to a set takes longer than anybody waits. The sender had to
-hash the value too, so real values stay below this limit. And before Python 3.14, to free a slice in a slice
-in a slice recurses on the C stack. No other type's objects do that.
+A tuple does not keep its hash. If a tuple has another one twice, which has a third one twice, and so on, a
+message of some hundred bytes takes for ever to be added to a set. The sender had to hash the value too, so
+real values stay below this limit. Before Python 3.14, freeing slices in slices recurses on the C stack. No
+other type's objects do that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import CloneError
@@ -30,7 +30,7 @@ class Reference(int):
 
 
 class _Weight(NamedTuple):
-    """How many parts are visited to hash an object; a part that it has twice counts twice."""
+    """How many parts a hash of an object visits; a part that it has twice counts twice."""
 
     hashing: int = 1
     comparing: int = 1  # with the parts of a frozenset, which keeps its hash
@@ -71,62 +71,58 @@ def check_cost(entries: Sequence[Entry]) -> None:
     _check_slices(entries)
     size = sum(map(len, entries))
     most = max(_MANY, _EACH * size)
-    weights: dict[int, _Weight] = {}
+    members = [number for entry in entries for number in hashed(entry)]
+    weights = _weigh(members, entries, most)
     total = 0
-    for entry in entries:
-        for number in hashed(entry):
-            weight = _weigh(number, entries, weights, most)
-            # Members are compared only where their hashes are the same: those of real values hardly ever.
-            total += weight.hashing if weight.comparing <= size else weight.comparing
-            if total > most:
-                raise CloneError(
-                    "$: the value takes too long to hash: members of sets or keys of dicts in it are tuples "
-                    "in which the same ones come again and again"
-                )
+    for weight in [weights[number] for number in members]:
+        # Members are compared only where their hashes are the same: those of real values hardly ever.
+        total += weight.hashing if weight.comparing <= size else weight.comparing
+    if total > most:
+        raise CloneError(
+            "$: the value takes too long to hash: members of sets or keys of dicts in it are tuples "
+            "in which the same ones come again and again"
+        )
 
 
 def _check_slices(entries: Sequence[Entry]) -> None:
     """Here the longest way to a slice counts, not the shortest."""
     slices = {number: references(entry) for number, entry in enumerate(entries) if entry[0] == _SLICE}
     heights: dict[int, int] = {}
-    for root in slices:
-        for number, below in _bottom_up(root, lambda number: slices.get(number, ()), heights):
-            heights[number] = (number in slices) + max((heights.get(part, 0) for part in below), default=0)
-            if heights[number] > MAX_DEPTH:
-                raise too_deep()
+    for number, below in _bottom_up(slices, lambda number: slices.get(number, ())):
+        heights[number] = (number in slices) + max((heights.get(part, 0) for part in below), default=0)
+        if heights[number] > MAX_DEPTH:
+            raise too_deep()
 
 
-def _weigh(root: int, entries: Sequence[Entry], weights: dict[int, _Weight], most: int) -> _Weight:
-    """Return the weight of an object, at most a little above ``most``; ``weights`` remembers it."""
+def _weigh(members: Sequence[int], entries: Sequence[Entry], most: int) -> dict[int, _Weight]:
+    """Return the weights of these objects and of those below them, each at most a little above ``most``."""
 
     def parts_of(number: int) -> Sequence[int]:
         return references(entries[number]) if entries[number][0] in _BY_PARTS else ()
 
-    for number, below in _bottom_up(root, parts_of, weights):
+    weights: dict[int, _Weight] = {}
+    for number, below in _bottom_up(members, parts_of):
         size = len(entries[number])
         found = [weights.get(part, _Weight()) for part in below]  # no hash goes round a cycle
         hashing = 1 if entries[number][0] == _FROZENSET else size + sum(weight.hashing for weight in found)
         comparing = size + sum(weight.comparing for weight in found)
         weights[number] = _Weight(min(most + 1, hashing), min(most + 1, comparing))
-    return weights[root]
+    return weights
 
 
 def _bottom_up(
-    root: int, below_of: Callable[[int], Sequence[int]], done: Container[int]
+    roots: Iterable[int], below_of: Callable[[int], Sequence[int]]
 ) -> Iterator[tuple[int, Sequence[int]]]:
-    """Yield each object after those below it. The caller adds what it gets to ``done``."""
+    """Yield each object once, after those below it, and with them."""
     opened: set[int] = set()
-    stack = [root]
+    done: set[int] = set()
+    stack = [*roots]
     while stack:
-        number = stack[-1]
-        if number in done:
-            stack.pop()
-            continue
-        below = below_of(number)
-        missing = [part for part in below if part not in done and part not in opened]
-        if missing and number not in opened:
+        number = stack.pop()
+        if number not in opened:
             opened.add(number)
-            stack += missing
-        else:
-            stack.pop()
-            yield number, below
+            stack.append(number)
+            stack += [part for part in below_of(number) if part not in opened]
+        elif number not in done:
+            done.add(number)
+            yield number, below_of(number)
