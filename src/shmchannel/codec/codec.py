@@ -12,42 +12,23 @@ tree, and one that msgpack cannot pack, goes as a graph (graph.py).
 
 from __future__ import annotations
 
-import builtins
 import re
 import struct
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import msgpack
 
-from ..errors import ChannelError, CloneError, InterfaceError
-from . import graph
-from .interfaces import Interface, Interfaces, Serialized
+from ..errors import ChannelError, CloneError
+from . import graph, types
+from .interfaces import Instances, Interface, Interfaces, Serialized
 from .limits import MAX_DEPTH, unpack
-from .types import (
-    EXCEPTION,
-    GRAPH_MESSAGE,
-    IMMUTABLE_LEAVES,
-    INSTANCE,
-    LEAVES,
-    MOVED,
-    PARTS,
-    PARTS_BY_CODE,
-    PLAIN,
-    TAGGED_MESSAGE,
-    TAGS,
-    decode_leaf,
-    encode_leaf,
-)
 
 _WRAPPER = struct.Struct(">BIb")  # ext 32, the length, the code
 _EXT_32 = 0xC9
 _TAG_DATA = b"\0"
-
-# msgpack has forms for these too, of which other types would come back. (frozendict comes with Python 3.15.)
-_ONLY_IN_GRAPHS = {bytearray, msgpack.ExtType, msgpack.Timestamp, getattr(builtins, "frozendict", bytearray)}
 
 # What msgpack and the types' functions raise for a value: then the graph says what is wrong, and where.
 REFUSED_WHILE_ENCODING = (ValueError, TypeError, OverflowError, BufferError, RecursionError)
@@ -75,24 +56,20 @@ class Codec:
         """
         return self.encode_moving(value, {})
 
-    def encode_moving(self, value: object, moves: Mapping[int, Serialized]) -> bytes:
+    def encode_moving(self, value: object, moves: Instances) -> bytes:
         """As ``encode``, with instances that are moved, by their ids. All of them must be in ``value``."""
         encoder = _TreeEncoder(self.interfaces, moves)
+        error = None
         try:
-            if encoder.is_tree(value):
-                return encoder.pack(value)
-        except InterfaceError:
-            raise
-        except REFUSED_WHILE_ENCODING as error:
-            return self.encode_graph(value, encoder.serialized, error, moves)
-        return self.encode_graph(value, encoder.serialized, None, moves)
+            return encoder.encode(value)
+        except _NoTreeError:
+            pass
+        except REFUSED_WHILE_ENCODING as refused:
+            error = refused
+        return self.encode_graph(value, encoder.serialized, error, moves)
 
     def encode_graph(
-        self,
-        value: object,
-        serialized: Mapping[int, Serialized],
-        error: Exception | None,
-        moves: Mapping[int, Serialized] | None,
+        self, value: object, serialized: Instances, error: Exception | None, moves: Instances | None
     ) -> bytes:
         """Encode a value in which something is shared, or that gave the packer an ``error``.
 
@@ -106,7 +83,7 @@ class Codec:
             raise
         except (ValueError, TypeError, OverflowError) as other:
             raise CloneError(f"$: cannot clone this value: {error or other}") from (error or other)
-        return _wrapper(len(table), GRAPH_MESSAGE) + table
+        return _wrapper(len(table), types.GRAPH_MESSAGE) + table
 
     def decode(self, payload: bytes) -> Any:
         """Return the value that ``payload`` encodes; runs no code but this package's and interfaces'.
@@ -115,11 +92,11 @@ class Codec:
         """
         try:
             wrapper, inner = payload[: _WRAPPER.size], memoryview(payload)[_WRAPPER.size :]
-            if wrapper == _wrapper(len(inner), TAGGED_MESSAGE):
+            if wrapper == _wrapper(len(inner), types.TAGGED_MESSAGE):
                 return _TreeDecoder(self.interfaces).unpack(inner)
-            if wrapper == _wrapper(len(inner), GRAPH_MESSAGE):
+            if wrapper == _wrapper(len(inner), types.GRAPH_MESSAGE):
                 return self.decode_graph(inner)
-            return unpack(payload, ext_hook=decode_leaf)
+            return unpack(payload, ext_hook=types.decode_leaf)
         except Exception as error:
             self.refused(error, len(payload))
 
@@ -141,89 +118,74 @@ def _wrapper(size: int, code: int) -> bytes:
     return _WRAPPER.pack(_EXT_32, min(size, 0xFFFF_FFFF), code)
 
 
+class _NoTreeError(Exception):
+    """Raised for a value that only a graph can carry."""
+
+
 class _TreeEncoder:
     """Packs one value, if that is a tree."""
 
-    def __init__(self, interfaces: Interfaces, moves: Mapping[int, Serialized]) -> None:
+    def __init__(self, interfaces: Interfaces, moves: Instances) -> None:
         self._by_class, self._moves = interfaces.by_class, moves
         self.serialized: dict[int, Serialized] = {}  # instances and their values, by id
+        self._seen: set[int] = set()  # ids of containers
+        self._packer = msgpack.Packer(default=types.encode_leaf, strict_types=True, autoreset=False)
         self._tagged = False
 
-    def is_tree(self, value: object) -> bool:
-        """Whether ``value`` is a tree: each container once, not too deep, and each with a form of its own.
+    def encode(self, value: object) -> bytes:
+        self._put(value, 1)
+        if not self._moves.keys() <= self.serialized.keys():
+            raise _NoTreeError
+        payload: bytes = self._packer.bytes()
+        return _wrapper(len(payload), types.TAGGED_MESSAGE) + payload if self._tagged else payload
 
-        Asks instances for their values.
-        """
-        seen: set[int] = set()
-        levels = [iter([value])]  # what is left of each container that is open
-        while levels:
-            for part in levels[-1]:
-                kind = type(part)
-                if kind in PLAIN or kind in IMMUTABLE_LEAVES:
-                    continue
-                if id(part) in seen:
-                    return False
-                if self._has_identity(kind):
-                    seen.add(id(part))
-                if kind is array:
-                    continue
-                parts = self._parts(part)
-                if parts is None or len(levels) > MAX_DEPTH:
-                    return False
-                levels.append(iter(parts))
-                break
-            else:
-                levels.pop()
-        return self._moves.keys() <= self.serialized.keys()
-
-    def pack(self, value: object) -> bytes:
-        """Return the message of a tree."""
-        payload: bytes = msgpack.Packer(default=self._form, strict_types=True).pack(value)
-        return _wrapper(len(payload), TAGGED_MESSAGE) + payload if self._tagged else payload
-
-    def _has_identity(self, kind: type) -> bool:
-        """Whether two references to one object must arrive as two references to one object."""
-        return kind not in (Fraction, range) and not (kind in self._by_class and self._by_class[kind].is_enum)
-
-    def _parts(self, container: Any) -> list[Any] | None:
-        """Return a container's parts, or None where it has no form but in a graph."""
-        kind = type(container)
-        if kind in PARTS:
-            self._tagged |= kind not in (list, dict)
-            return None if PARTS[kind] is EXCEPTION else [*PARTS[kind].take(container)]
-        interface = self._by_class.get(kind)
-        if interface is None or kind in _ONLY_IN_GRAPHS:
-            return None
-        self._tagged = True
-        return [self._value(container, interface)]
-
-    def _value(self, instance: Any, interface: Interface) -> Any:
-        one = id(instance)
-        if one in self._moves:
-            self.serialized[one] = self._moves[one]
-        elif one not in self.serialized:
-            self.serialized[one] = Serialized(instance, interface, interface.take(instance))
-        return self.serialized[one].value
-
-    def _form(self, value: Any) -> msgpack.ExtType | list[Any]:
-        """Return what msgpack packs in place of a value that it has no form for."""
+    def _put(self, value: Any, level: int) -> None:
         kind = type(value)
-        if kind in LEAVES:
-            return encode_leaf(value)
-        if kind in PARTS:
-            return [_tag(PARTS[kind].code), *PARTS[kind].take(value)]
-        if id(value) not in self.serialized:
-            raise TypeError("the value has changed while it was being encoded")
-        _, interface, form = self.serialized[id(value)]
-        return [_tag(MOVED if id(value) in self._moves else INSTANCE), interface.name, form]
+        if kind in types.PLAIN or kind in types.IMMUTABLE_LEAVES:
+            self._packer.pack(value)
+            return
+        interface = self._by_class.get(kind)
+        # Two references to one object arrive as two references to one object, except for these.
+        if not (kind in (Fraction, range) or (interface and interface.is_enum)):
+            if id(value) in self._seen:
+                raise _NoTreeError
+            self._seen.add(id(value))
+        if kind is array:
+            self._packer.pack(value)
+            return
+        if level > MAX_DEPTH:
+            raise _NoTreeError
+        for part in self._open(value, kind, interface):
+            self._put(part, level + 1)
+
+    def _open(self, container: Any, kind: type, interface: Interface | None) -> list[Any]:
+        """Pack the head of a container, and return its parts."""
+        form = types.PARTS.get(kind)
+        if form and form is not types.EXCEPTION:
+            parts = [*form.take(container)]
+            if kind is dict:
+                self._packer.pack_map_header(len(parts) // 2)
+            elif kind is list:
+                self._packer.pack_array_header(len(parts))
+            else:
+                self._pack_tag(form.code, len(parts))
+            return parts
+        if form or interface is None or kind is bytearray:
+            raise _NoTreeError
+        moved = self._moves.get(id(container))
+        serialized = moved or Serialized(container, interface, interface.take(container))
+        self.serialized[id(container)] = serialized
+        self._pack_tag(types.MOVED if moved else types.INSTANCE, 2)
+        return [interface.name, serialized.value]
+
+    def _pack_tag(self, code: int, count: int) -> None:
+        self._tagged = True
+        self._packer.pack_array_header(count + 1)
+        self._packer.pack(msgpack.ExtType(code, _TAG_DATA))
 
 
-def _tag(code: int) -> msgpack.ExtType:
-    return msgpack.ExtType(code, _TAG_DATA)
-
-
-class _Tag(NamedTuple):
-    code: int
+class _Tag(int):
+    """The code of a type, ahead of the parts in an array."""
 
 
 class _TreeDecoder:
@@ -240,17 +202,17 @@ class _TreeDecoder:
         return value
 
     def _take_ext(self, code: int, data: bytes) -> Any:
-        if code in TAGS and data == _TAG_DATA:
+        if code in types.TAGS and data == _TAG_DATA:
             self._pending += 1
             return _Tag(code)
-        return decode_leaf(code, data)
+        return types.decode_leaf(code, data)
 
     def _take_array(self, items: list[Any]) -> Any:
         if not items or type(items[0]) is not _Tag:
             return items
         self._pending -= 1
-        code = items.pop(0).code
-        if code in PARTS_BY_CODE:
-            return PARTS_BY_CODE[code].build(items)
+        code = items.pop(0)
+        if code in types.PARTS_BY_CODE:
+            return types.PARTS_BY_CODE[code].build(items)
         name, value = items
-        return self._interfaces.find(name).build(value, code == MOVED)
+        return self._interfaces.find(name).build(value, code == types.MOVED)
