@@ -38,7 +38,7 @@ def start_run(tests: list[str], share: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("tests", "share"),
     [
-        pytest.param(SOME, "", id="some, apart"),
+        pytest.param(SOME, "", id="some, apart", marks=pytest.mark.slow),
         pytest.param(SOME, "1", id="some, sharing"),
         pytest.param(MANY, "1", id="many, sharing", marks=[pytest.mark.slow, pytest.mark.deadline(600)]),
     ],

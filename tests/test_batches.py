@@ -14,6 +14,8 @@ from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed, layo
 from support import engines
 from support.inside import producer_of, reader_of, writer_of
 
+pytestmark = pytest.mark.varies
+
 
 @pytest.fixture(
     params=[

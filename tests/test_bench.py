@@ -26,6 +26,7 @@ from shmchannel.bench.rivals import PROCESS, RIVALS
 from shmchannel.bench.workloads import Turn
 from shmchannel.cli import main
 from support.commands import ESCAPE
+from support.marks import slow_but
 
 FEW = ["--rounds", "1", "--messages", "200", "--echoes", "20", "--idle", "0.05"]
 needs_interpreters = pytest.mark.skipif(
@@ -47,15 +48,11 @@ def measured(file: Path, *arguments: str) -> list[dict[str, Any]]:
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.deadline(300)
 @pytest.mark.usefixtures("small_points")
 @pytest.mark.parametrize(
-    "where",
-    [
-        pytest.param("process", marks=pytest.mark.slow),
-        "thread",
-        pytest.param("interpreter", marks=[needs_interpreters, pytest.mark.slow]),
-    ],
+    "where", ["process", "thread", pytest.param("interpreter", marks=needs_interpreters)]
 )
 def test_every_workload_reports_every_installed_rival(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -116,11 +113,16 @@ def with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("hangs", "took longer than 15 s, or hung", marks=pytest.mark.slow),
         ("dies", "ended with SIGKILL"),
         pytest.param("exits", "ended with status 3: that was too much", marks=pytest.mark.slow),
-        ("alters", "RuntimeError: altered, lost or doubled a message: not the same"),
-        (
+        pytest.param(
+            "alters",
+            "RuntimeError: altered, lost or doubled a message: not the same",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "doubles",  # whichever side says it first
             "RuntimeError: altered, lost or doubled a message: not the same"
             "|far side: RuntimeError: there is more than was sent",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -211,7 +213,7 @@ def mapped(pid: int) -> set[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("rival", ["shmchannel", pytest.param("mp.Queue", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rival", slow_but(["shmchannel"], ["shmchannel", "mp.Queue"]))
 def test_a_run_that_is_interrupted_or_killed_leaves_nothing(rival: str, number: int, tmp_path: Path) -> None:
     arguments = ["--where", "process", "--workload", "idle-reader", "--idle", "300", "--peers", rival]
     bench = subprocess.Popen(

@@ -320,7 +320,7 @@ def test_after_a_stranger_a_listed_client_is_served() -> None:
     "options",
     [
         {"keys": DIALER, "server": zmq.curve_keypair()[0]},  # another's
-        {"server": CLEAR},  # without encryption
+        pytest.param({"server": CLEAR}, marks=pytest.mark.slow),  # without encryption
     ],
 )
 def test_the_wrong_server_is_not_talked_to(options: dict[str, Any]) -> None:

@@ -35,11 +35,12 @@ from shmchannel.layout import HEAD, PART, READER, TAIL, WHOLE, WRITER
 from support import engines
 from support.engines import LONG_RINGS
 from support.inside import codec_of, consumer_of, producer_of
+from support.marks import slow_but
 
 SECOND = 1.0  # within which each call has an answer
 MESSAGES = 12
 CONTROL_END = 768  # bytes: header, records and the control words of both rings
-VALUES = [*(pytest.param(name, marks=pytest.mark.slow) for name in ("zero", "ones")), "random"]
+VALUES = slow_but(["random"], ["zero", "ones", "random"])
 
 # The two counters are each side's word for what it has put in and taken out. One that is forged so that it
 # could be true is believed: then a stale frame may be read, or one that was not read is written over.
@@ -122,7 +123,7 @@ def test_every_byte_of_a_live_segment_overwritten_gives_an_error_or_right_values
 
 @pytest.mark.deadline(300)  # many channels, and slow under a sanitizer
 @engines.needs_c
-@pytest.mark.parametrize("value", [0, 64, 12345, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("value", slow_but([0, 64], [0, 64, 12345, 2**63, 2**64 - 1]))
 def test_every_word_overwritten_while_the_other_engine_is_on_the_other_side(value: int, engine: str) -> None:
     theirs = "python" if engine == "c" else "c"
     chance = random.Random(value)
@@ -147,7 +148,9 @@ def test_every_word_overwritten_while_the_other_engine_is_on_the_other_side(valu
 @pytest.mark.deadline(300)  # many channels, and slow under a sanitizer
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("value", VALUES)
-@pytest.mark.parametrize("when", ["before the attach", "before the connect"])
+@pytest.mark.parametrize(
+    "when", slow_but(["before the connect"], ["before the attach", "before the connect"])
+)
 def test_every_byte_overwritten_before_somebody_comes(value: str, when: str) -> None:
     for place, byte in stores(value):
         channel = Channel(capacity=4096)
@@ -274,7 +277,7 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("engine")
-@pytest.mark.parametrize("size", [0, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 2)), 1000])
+@pytest.mark.parametrize("size", slow_but([0, 1000], [0, 1, 2, 1000]))
 def test_parts_without_end_take_no_more_than_they_hold(size: int) -> None:
     channel = Channel(capacity=1 << 20, max_message_size=1 << 20)
     with channel.connect() as one, channel.connect() as two:

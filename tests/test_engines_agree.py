@@ -25,6 +25,8 @@ from support import engines
 from support.engines import Codec, decode
 from support.values import alike, deep, shared_values, values
 
+pytestmark = pytest.mark.varies
+
 
 def by_all(function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """The results of all engines."""

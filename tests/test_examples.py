@@ -18,6 +18,7 @@ import pytest
 from shmchannel import __version__, segment
 from shmchannel.cli import main
 from support.leftovers import names
+from support.marks import slow_but
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,7 +71,7 @@ def test_a_source_that_does_not_tokenize_is_named_and_stops_nothing(monkeypatch:
 
 
 # Seconds: as the worker starts, and when it works.
-@pytest.mark.parametrize("later", [*(pytest.param(at, marks=pytest.mark.slow) for at in (0, 0.05)), 0.5])
+@pytest.mark.parametrize("later", slow_but([0.5], [0, 0.05, 0.5]))
 def test_ctrl_c_in_the_middle_ends_the_demo_quietly(later: float) -> None:
     pytest.importorskip("rich")
     # Where the tests run in a shell's background SIGINT is ignored, and the demo would inherit that.

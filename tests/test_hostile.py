@@ -17,6 +17,7 @@ from shmchannel import ChannelError, CloneError
 from shmchannel.codec.interfaces import listed
 from shmchannel.codec.types import GRAPH_MESSAGE, LEAVES, PARTS, REFERENCE, TAGGED_MESSAGE
 from support.engines import Codec
+from support.marks import slow_but
 from support.values import shared_values, values
 
 pytestmark = pytest.mark.usefixtures("packer")
@@ -226,7 +227,7 @@ LONG: dict[str, tuple[dict[str, list[Any]], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("name", slow_but(["frozensets in each other", "a tuple that has to wait"], LONG))
 def test_a_long_graph_is_read_before_the_deadline(name: str) -> None:
     # These took minutes, the square of what they hold: each object was waited for from the others again.
     nodes, error = LONG[name]

@@ -25,7 +25,7 @@ from support import peers
 from support.flavours import PROCESSES, Peer, call_in, interpreters, needs_interpreters, new_interpreter
 from support.inside import peer_of
 
-pytestmark = needs_interpreters
+pytestmark = [needs_interpreters, pytest.mark.varies]
 
 if interpreters is not None:
     import _interpreters  # for the legacy kind, which concurrent.interpreters does not make

@@ -56,7 +56,7 @@ def test_a_value_is_written_as_json(value: Any, line: str | None) -> None:
     assert alike(lines.value(written), value)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(values)
 def test_every_value_comes_back_from_json_as_it_was(value: Any) -> None:
     lines = Jsonlines()
@@ -67,7 +67,7 @@ def test_every_value_comes_back_from_json_as_it_was(value: Any) -> None:
     assert alike(back, value) or Codec().encode(value)[5] == GRAPH_MESSAGE
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(shared_values())
 def test_a_value_with_shared_parts_or_containing_itself_is_written_too(value: Any) -> None:
     lines = Jsonlines()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from programs.crash.matrix import Kind, Totals, find_steps, kinds, run_cases, run_in_c, run_matrix, run_storm
+from support.marks import slow_but
 
 KINDS = kinds()
 IN_C = [kind for kind in KINDS if kind.ring == "C"]
@@ -25,7 +26,7 @@ def check(totals: Totals) -> None:
 
 
 @pytest.mark.deadline(300)
-@pytest.mark.parametrize("share", [10, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", slow_but([30], [30, 1]))
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_whoever_dies_or_stands_still_at_any_step_the_other_gets_what_was_completed(
     kind: Kind, share: int

@@ -28,6 +28,8 @@ from shmchannel import (
 from support import engines
 from support.leftovers import names
 
+pytestmark = pytest.mark.varies
+
 
 @pytest.fixture(params=engines.RINGS)
 def engine(request: pytest.FixtureRequest) -> Iterator[None]:

@@ -32,6 +32,8 @@ from support.peers import (
     write_and_exit_open,
 )
 
+pytestmark = pytest.mark.varies
+
 VALUES: list[Any] = [None, True, False, 0, -1, 2**64 - 1, 2**64, -(2**200), 1.5, "", "ü€😀", b"", b"\0\xff"]
 VALUES += [(), (1, (2, [3])), [], [None], {}, {"id": 1, "xs": (1, 2.5)}, {(1, "a"): b"x", 2: None}]
 

@@ -31,6 +31,7 @@ from support.apart import free_handle
 from support.engines import LONG_RINGS, RINGS, made_by
 from support.inside import producer_of, slot_of
 from support.leftovers import descriptors, names
+from support.marks import slow_but
 
 ROOT = Path(__file__).parent.parent
 SHM = Path("/dev/shm")
@@ -482,11 +483,8 @@ other.join()
 """
 
 
-@pytest.mark.parametrize("pause", ["0", pytest.param("0.002", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "garbage",
-    [*(pytest.param(word, marks=pytest.mark.slow) for word in ("55555555", "ffffffff")), "01000000"],
-)
+@pytest.mark.parametrize("pause", slow_but(["0"], ["0", "0.002"]))
+@pytest.mark.parametrize("garbage", slow_but(["01000000"], ["55555555", "ffffffff", "01000000"]))
 def test_a_peer_that_ruins_the_semaphores_ends_us_or_costs_a_slice(garbage: str, pause: str) -> None:
     before = names()
     ended = []

@@ -38,7 +38,7 @@ def pair() -> Iterator[tuple[Port, Port]]:
 def test_a_handler_that_raises_anywhere_leaves_the_port_whole(storm: str, core: str) -> None:
     program = Path(__file__).parent / "programs" / "storms.py"
     done = subprocess.run(
-        [sys.executable, str(program), storm, "1.5"],
+        [sys.executable, str(program), storm, "1"],
         env=in_program(core),
         capture_output=True,
         text=True,

@@ -32,6 +32,8 @@ from support.flavours import FLAVOURS, Peer
 from support.inside import consumer_of, peer_of, reader_of
 from support.peers import echo
 
+pytestmark = pytest.mark.varies
+
 
 @pytest.mark.parametrize("flavour", ["thread", "fork"])
 @pytest.mark.parametrize("size", [1, 3000])

@@ -26,10 +26,14 @@ except ImportError:
 needs_interpreters = pytest.mark.skipif(
     interpreters is None, reason="subinterpreters come with Python 3.14, or with 3.13 and its backport"
 )
-FLAVOURS = ["thread", "fork", "spawn", "program", pytest.param("interpreter", marks=needs_interpreters)]
+FLAVOURS = [
+    *("thread", "fork", "spawn", "program"),
+    pytest.param("interpreter", marks=[needs_interpreters, pytest.mark.varies]),
+]
 PROCESSES = ["fork", "spawn", "program"]
 # For a program that imports what the tests do.
-WITH_TESTS = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+_PATH = filter(None, [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")])
+WITH_TESTS = os.environ | {"PYTHONPATH": os.pathsep.join(_PATH)}
 
 
 class Peer:

@@ -1,0 +1,14 @@
+"""Marks for parametrizations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def slow_but(quick: Iterable[Any], values: Iterable[Any]) -> list[Any]:
+    """The values, all slow but those that are quick."""
+    kept = list(quick)
+    return [value if value in kept else pytest.param(value, marks=pytest.mark.slow) for value in values]
