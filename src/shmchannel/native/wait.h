@@ -126,11 +126,11 @@ static int spin_now(Spin *spin, Ring *ring)
 
 typedef int TimedWait(sem_t *, clockid_t, const struct timespec *);
 
-enum { FIXED = 8 }; /* bytes from a semaphore's start, as _PLACE in system/semaphores.py */
+enum { FIXED_WORD = 2 }; /* an index of words of 4 bytes from the semaphore's start, as in system/semaphores.py */
 
 typedef struct {
     sem_t *semaphore;      /* which the Sleeper keeps open; */
-    int64_t fixed;         /* what stands in it behind the two counts, or -1: see system/semaphores.py */
+    int64_t fixed;         /* the content of its FIXED_WORD, or -1 if that is not known */
     TimedWait *timed_wait; /* libc's sem_clockwait, or NULL */
     int peers_file;        /* a descriptor, or -1; */
     off_t peers_byte;      /* the byte of that file that the peer holds locked while it lives */
@@ -173,7 +173,7 @@ static bool peer_lives(const Sleep *sleep)
 static int sleep_until(const Sleep *sleep, const struct timespec *at)
 {
 #ifdef TIMER_ABSTIME /* not on macOS, which has no timed wait either */
-    const _Atomic uint32_t *place = (const _Atomic uint32_t *)((const char *)sleep->semaphore + FIXED);
+    const _Atomic uint32_t *place = (const _Atomic uint32_t *)sleep->semaphore + FIXED_WORD;
     if (sleep->fixed >= 0 && atomic_load_explicit(place, memory_order_relaxed) != (uint32_t)sleep->fixed)
         return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, at, NULL) ? EINTR : ETIMEDOUT;
 #endif
