@@ -137,7 +137,7 @@ class Connection:
         if opened is not None:
             return count(opened.writer.producer, opened.reader)
         if self._final is None:
-            raise ended.forked()
+            raise ended.FORKED()
         return self._final
 
     # -- writing
@@ -289,20 +289,20 @@ class Connection:
         """End the connection, unless the peer still reads. Nothing is left to read, and nothing will come."""
         outgoing = self.outgoing
         if not incoming.consumer.closed:
-            self.end(ended.lost)
+            self.end(ended.LOST)
         elif isinstance(outgoing, MessageWriter) and not outgoing.producer.consumer_closed:
             self.events.fire("end", self._loop)
             if self.peer.alive():
-                return ended.ended()
-            self.end(ended.lost)
+                return ended.ENDED()
+            self.end(ended.LOST)
         else:
-            self.end(ended.ended, peer_ended=True)
+            self.end(ended.ENDED, peer_ended=True)
         answer = self.incoming
-        return answer.error() if isinstance(answer, Ended) else ended.ended()
+        return answer.error() if isinstance(answer, Ended) else ended.ENDED()
 
     def close(self) -> None:
         """Close this side, and release every thread and task that waits. Never waits; may be repeated."""
-        self.end(ended.closed)
+        self.end(ended.CLOSED)
 
     def close_in_loop(self) -> None:
         """As ``close``; in the port's own loop, what it has there is gone on return."""
@@ -315,7 +315,7 @@ class Connection:
         """End the writing, and go on reading; may be repeated."""
         opened = self._open
         if opened is not None:
-            self.outgoing = Ended(ended.writing_ended, self._codec)
+            self.outgoing = Ended(ended.WRITING_ENDED, self._codec)
             opened.writer.producer.close()
             if self._loop_side is not None:
                 self._loop_side.writing.wake()
@@ -331,7 +331,7 @@ class Connection:
 
         A bridge uses it, since its other side is on another machine. No other call may run meanwhile.
         """
-        self.end(ended.closed, abandoned=True)
+        self.end(ended.CLOSED, abandoned=True)
 
     def end(
         self, error: Callable[[], ChannelError], *, peer_ended: bool = False, abandoned: bool = False
@@ -398,7 +398,7 @@ class Connection:
             _taken.discard(opened.slot)
         self.peer.forget()
         self._doorbell.drop()
-        self.outgoing = self.incoming = Ended(ended.forked, self._codec)
+        self.outgoing = self.incoming = Ended(ended.FORKED, self._codec)
 
     # -- events and event loops
 
@@ -446,7 +446,7 @@ class Connection:
 
         opened = self._open
         if opened is None:
-            raise ended.closed()  # another thread has just closed the port
+            raise ended.CLOSED()  # another thread has just closed the port
         if self._loop_side is None:
             reader, writer = opened.reader.consumer.sleeper, opened.writer.producer.sleeper
             self._loop_side = LoopSide(self._doorbell, reader, writer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NoReturn
 
 from ..codec.codec import Codec
@@ -50,31 +51,20 @@ class Ended:
         """Take nothing. If the caller has no value yet, its next read raises the error."""
 
 
-def closed() -> ChannelError:
-    return PortClosed("this port is closed here: connect to another channel")
-
-
-def ended() -> ChannelError:
-    return EndOfChannel("the other side has ended, and all that it wrote has been read")
-
-
-def writing_ended() -> ChannelError:
-    return PortClosed("this side has said that it writes no more (end_writing, send_eof)")
-
-
-def exiting() -> ChannelError:
-    return EndOfChannel("this program or interpreter is ending, and has closed this port before (unref)")
-
-
-def lost() -> ChannelError:
-    return PeerLost(
-        "the peer's process died without closing its port, or ended before it had connected: "
-        "make a new channel for its successor"
-    )
-
-
-def forked() -> ChannelError:
-    return ChannelError(
-        "this port belongs to the process that connected it, and this is a fork of it: "
-        "pass channel.handle to the child, and connect there"
-    )
+# The errors. An Ended makes one anew for each use.
+CLOSED = partial(PortClosed, "this port is closed here: connect to another channel")
+ENDED = partial(EndOfChannel, "the other side has ended, and all that it wrote has been read")
+WRITING_ENDED = partial(PortClosed, "this side has said that it writes no more (end_writing, send_eof)")
+EXITING = partial(
+    EndOfChannel, "this program or interpreter is ending, and has closed this port before (unref)"
+)
+LOST = partial(
+    PeerLost,
+    "the peer's process died without closing its port, or ended before it had connected: "
+    "make a new channel for its successor",
+)
+FORKED = partial(
+    ChannelError,
+    "this port belongs to the process that connected it, and this process is a fork of that: "
+    "pass channel.handle to the child, and connect there",
+)

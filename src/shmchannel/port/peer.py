@@ -45,7 +45,7 @@ class Peer:
     def check(self) -> None:
         """Raise ``PeerLost`` if the peer has died; ask the kernel at most once in a slice."""
         if monotonic() >= self.next_look[0] and not self.look():
-            raise ended.lost()
+            raise ended.LOST()
 
     def forget(self) -> None:
         """Look no more: this port is over, and no longer depends on its peer."""

@@ -78,7 +78,7 @@ def unref(port: Exiting) -> None:
         except RuntimeError:  # the main part has ended
             _ended = True
     if _ended:
-        port.end(ended.exiting)
+        port.end(ended.EXITING)
 
 
 def _main_part_ended() -> None:
@@ -89,7 +89,7 @@ def _main_part_ended() -> None:
 
 def close_unreferenced() -> None:
     for port in list(_unreferenced):
-        port.end(ended.exiting)
+        port.end(ended.EXITING)
 
 
 def _close_open_ports() -> None:

@@ -10,7 +10,8 @@ from ..errors import ChannelCorrupted, CloneError
 from ..layout import Place, frame_size
 from ..system.fences import WEAK_MEMORY, fence
 from ..system.interrupts import locked
-from ..waiting.sleeper import SLICE, Semaphore, Sleeper
+from ..system.semaphores import LibcSemaphore
+from ..waiting.sleeper import SLICE, Sleeper
 from .end import BATCH, End, corrupted
 
 FRAMES = 8  # a try ends after this many that completed no message, as it does after BATCH bytes
@@ -42,7 +43,7 @@ class Consumer(End):
         self,
         place: Place,
         sleeper: Sleeper,
-        other: Semaphore,
+        other: LibcSemaphore,
         bell: Callable[[], None],
         max_message_size: int,
     ) -> None:

@@ -29,7 +29,8 @@ from collections.abc import Callable
 from ..errors import ChannelCorrupted
 from ..layout import CONTROL_SIZE, READER, WRITER, Place
 from ..system.interrupts import locked
-from ..waiting.sleeper import Semaphore, Sleeper
+from ..system.semaphores import LibcSemaphore
+from ..waiting.sleeper import Sleeper
 
 BATCH = 1 << 18  # bytes: no part is larger, and a try that has taken this much ends, after 0.3 ms at most
 
@@ -37,7 +38,9 @@ BATCH = 1 << 18  # bytes: no part is larger, and a try that has taken this much 
 class End:
     """One end of a ring: where the ring lies, how this end sleeps, and how it wakes the other."""
 
-    def __init__(self, place: Place, sleeper: Sleeper, other: Semaphore, bell: Callable[[], None]) -> None:
+    def __init__(
+        self, place: Place, sleeper: Sleeper, other: LibcSemaphore, bell: Callable[[], None]
+    ) -> None:
         """``sleeper``: where this end sleeps. The other end sleeps on ``other``, or ``bell`` wakes it."""
         self.sleeper = sleeper
         self.capacity = place.capacity

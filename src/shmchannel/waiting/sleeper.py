@@ -17,7 +17,7 @@ from ..layout import READER_RINGS, READER_SLEEPS, WRITER_RINGS, WRITER_SLEEPS
 from ..system.fences import fence
 from ..system.interrupts import is_from_handler
 from ..system.locks import NO_LOCK, LockedByte
-from ..system.semaphores import ForC
+from ..system.semaphores import LibcSemaphore
 from .deadline import Deadline
 
 T = TypeVar("T")
@@ -49,13 +49,6 @@ NO_SPIN, SPIN_APART, SPIN_BESIDE = range(3)
 TURN = 0.002  # seconds between a thread's looks at a turn that a task has, and the other way round
 
 
-class Semaphore(Protocol):
-    def post(self) -> None: ...
-    def wait(self, timeout: float) -> bool: ...
-    @property
-    def for_c(self) -> ForC: ...
-
-
 class TaskTurn(Protocol):
     """A task's hold on a turn, across its suspensions."""
 
@@ -77,7 +70,7 @@ class Sleeper:
     def __init__(
         self,
         flags: memoryview,
-        semaphore: Semaphore,
+        semaphore: LibcSemaphore,
         *,
         alive: Callable[[], bool],
         spins: Callable[[], int],
