@@ -259,10 +259,10 @@ def test_the_documented_layout_is_the_codes() -> None:
     assert max(control.values()) < layout.CONTROL_SIZE == layout.RINGS[1] - layout.RINGS[0]
     flags = {name: int(byte) for byte, name, _ in table("| byte | flag |")}
     assert flags == {
-        name: getattr(layout, name) for name in ("READER_SLEEPS", "READER_RINGS", "CONSUMER_CLOSED")
+        name: getattr(layout, name) for name in ("READER_SLEEPS", "READER_BELL", "CONSUMER_CLOSED")
     }
     needs = {name: int(half) for half, name, _ in table("| half | need |")}
-    assert needs == {name: getattr(layout, name) for name in ("WRITER_SLEEPS", "WRITER_RINGS")}
+    assert needs == {name: getattr(layout, name) for name in ("WRITER_SLEEPS", "WRITER_BELL")}
     kinds = {name: int(kind) for kind, name, _ in table("| kind | name |")}
     assert kinds == {name: getattr(layout, name) for name in ("WHOLE", "PART", "LAST", "ABORT")}
     fields = {name: int(offset) for offset, name, _ in table("| offset in the head |")}

@@ -339,7 +339,7 @@ def test_who_takes_a_bells_name_gets_rings_and_nothing_else() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taken:
             taken.bind("\0shmch-" + (b"k" * 16).hex())
             taken.settimeout(30)
-            slot.segment.words[(layout.RINGS[0] >> 3) + 16] = 1 << 8  # READER_RINGS
+            slot.segment.words[(layout.RINGS[0] >> 3) + 16] = 1 << 8  # READER_BELL
             assert one.write_sync("secret")
             assert taken.recvfrom(1000) == (b"!", None)
         assert two.read_sync(timeout=30) == "secret"

@@ -36,10 +36,10 @@ TAIL, MESSAGES, PRODUCER_CLOSED, MOVES = 0, 1, 2, 3  # stored by the producer
 HEAD, SPINS = 8, 9  # stored by the consumer
 # Flags of one byte each. The producer loads all of them at once after each publication.
 READER = 16
-READER_SLEEPS, READER_RINGS, CONSUMER_CLOSED = 0, 1, 2
+READER_SLEEPS, READER_BELL, CONSUMER_CLOSED = 0, 1, 2
 # How much room the producer needs: two halves of 4 bytes, which the consumer loads at once.
 WRITER = 24
-WRITER_SLEEPS, WRITER_RINGS = 0, 1
+WRITER_SLEEPS, WRITER_BELL = 0, 1
 NEED = 8  # bytes, the unit of these needs
 CONTROL_SIZE = 256
 

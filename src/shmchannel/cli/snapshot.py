@@ -284,8 +284,8 @@ def _ring(fd: int, index: int, capacity: int) -> RingSnapshot:
         bytes_read=head,
         producer_closed=bool(control[layout.PRODUCER_CLOSED]),
         consumer_closed=bool(flags[layout.CONSUMER_CLOSED]),
-        reader_waits=_waits(flags[layout.READER_SLEEPS], flags[layout.READER_RINGS]),
-        writer_waits=_waits(needs[layout.WRITER_SLEEPS], needs[layout.WRITER_RINGS]),
+        reader_waits=_waits(flags[layout.READER_SLEEPS], flags[layout.READER_BELL]),
+        writer_waits=_waits(needs[layout.WRITER_SLEEPS], needs[layout.WRITER_BELL]),
         next=_next(fd, index, capacity) if tail != head else None,
     )
 

@@ -9,8 +9,8 @@ typedef _Atomic uint64_t Word;
 
 /* Control words, as indices of words from the ring's start. */
 enum { TAIL = 0, MESSAGES = 1, PRODUCER_CLOSED = 2, HEAD = 8, SPINS = 9, READER = 16, WRITER = 24 };
-enum { READER_SLEEPS = 0, READER_RINGS = 1, CONSUMER_CLOSED = 2 }; /* bytes of READER */
-enum { WRITER_SLEEPS = 0, WRITER_RINGS = 1 };                      /* halves of WRITER, of 4 bytes each */
+enum { READER_SLEEPS = 0, READER_BELL = 1, CONSUMER_CLOSED = 2 }; /* bytes of READER */
+enum { WRITER_SLEEPS = 0, WRITER_BELL = 1 };                      /* halves of WRITER, of 4 bytes each */
 enum { NEED = 8 };                                                 /* bytes, the unit of those halves */
 enum { CONTROL_SIZE = 256, HEADER = 8, MINIMUM_CAPACITY = 64 };    /* bytes */
 enum { WHOLE = 1, PART = 2, LAST = 3, ABORT = 4 };                 /* kinds of frames */

@@ -33,8 +33,8 @@ static int producer_attend(Producer *self, uint64_t after)
         if (call(self->end.wake) < 0)                      /* step: post_reader */
             return -1;
     }
-    if (atomic_load(reader_flag(ring, READER_RINGS))) {
-        atomic_store(reader_flag(ring, READER_RINGS), 0);
+    if (atomic_load(reader_flag(ring, READER_BELL))) {
+        atomic_store(reader_flag(ring, READER_BELL), 0);
         if (call(self->end.bell) < 0)
             return -1;
     }

@@ -38,7 +38,7 @@ static int consumer_attend(Consumer *self)
         return 0;
     /* The ring may hold more than this end has seen. Then the writer wakes for one look too many. */
     uint64_t room = ring->capacity - HEADER - (ring->tail - ring->head);
-    for (int half = WRITER_SLEEPS; half <= WRITER_RINGS; half++) {
+    for (int half = WRITER_SLEEPS; half <= WRITER_BELL; half++) {
         uint64_t need = atomic_load(writer_need(ring, half));
         if (need && need * NEED <= room) {
             atomic_store(writer_need(ring, half), 0); /* step: clear_writer, step: post_writer */

@@ -172,8 +172,8 @@ class Consumer(End):
         if 0 < needs[layout.WRITER_SLEEPS] * layout.NEED <= room:
             needs[layout.WRITER_SLEEPS] = 0  # step: clear_writer
             self.wake()  # step: post_writer
-        if 0 < needs[layout.WRITER_RINGS] * layout.NEED <= room:
-            needs[layout.WRITER_RINGS] = 0
+        if 0 < needs[layout.WRITER_BELL] * layout.NEED <= room:
+            needs[layout.WRITER_BELL] = 0
             self.bell()
 
     def close(self) -> None:

@@ -177,8 +177,8 @@ class Producer(End):
         if flags[layout.READER_SLEEPS]:
             flags[layout.READER_SLEEPS] = 0  # step: clear_reader
             self.wake()  # step: post_reader
-        if flags[layout.READER_RINGS]:
-            flags[layout.READER_RINGS] = 0
+        if flags[layout.READER_BELL]:
+            flags[layout.READER_BELL] = 0
             self.bell()
         return self.consumer_closed  # step: look_if_closed
 

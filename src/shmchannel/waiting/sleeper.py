@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol, TypeVar
 
-from ..layout import READER_RINGS, READER_SLEEPS, WRITER_RINGS, WRITER_SLEEPS
+from ..layout import READER_BELL, READER_SLEEPS, WRITER_BELL, WRITER_SLEEPS
 from ..system.fences import fence
 from ..system.interrupts import is_from_handler
 from ..system.locks import NO_LOCK, LockedByte
@@ -30,8 +30,8 @@ SLICE = 0.1
 SLICES = 10
 
 # A side has two flags, or two needs, in the ring's control words, for the two places where it may sleep.
-ON_SEMAPHORE, ON_BELL = READER_SLEEPS, READER_RINGS
-assert (ON_SEMAPHORE, ON_BELL) == (WRITER_SLEEPS, WRITER_RINGS)
+ON_SEMAPHORE, ON_BELL = READER_SLEEPS, READER_BELL
+assert (ON_SEMAPHORE, ON_BELL) == (WRITER_SLEEPS, WRITER_BELL)
 
 # Nanoseconds of a spin at most. To wake a sleeper costs the waker 30 µs, and on a virtual machine the sleeper
 # is back after 100 µs with cold caches. A quick peer answers in less, so this much looking pays.
