@@ -87,7 +87,7 @@ EDGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", EDGES, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize("value", EDGES, ids=lambda value: repr(value).partition(" at 0x")[0][:20])
 def test_a_value_at_the_edges_has_one_encoding(value: Any) -> None:
     first, *others = by_all(encoded, value)
     assert all(other == first for other in others)
