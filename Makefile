@@ -9,13 +9,14 @@ RUN := $(VENV)/bin/python
 demo: $(VENV)/.cli
 	$(RUN) examples/count_tokens.py
 
-# Each promise once. Some of the tests: make test TESTS="tests/test_port.py -k timeout"
+# Each promise once, in two processes. Some of the tests: make test TESTS="tests/test_port.py -k timeout"
+JOBS ?= 2
 test: $(VENV)/.test
-	$(RUN) -m pytest -m "not slow" $(TESTS)
+	$(RUN) -m pytest -n $(JOBS) -m "not slow" $(TESTS)
 
-# What is long, and what repeats a promise with more values or on more sides.
+# The tests that are long, or repeat a promise with other values or on other sides.
 test-slow: $(VENV)/.test
-	$(RUN) -m pytest -m slow $(TESTS)
+	$(RUN) -m pytest -n $(JOBS) -m slow $(TESTS)
 
 style: $(VENV)/.check
 	$(RUN) -m ruff format --check .

@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 from support import apart, engines
 from support.leftovers import children, descriptors, mappings, names
 
-apart.enter()  # first: no test may see the names of other programs
+# First: no test may see the names of other programs, nor those of another worker of pytest-xdist.
+os.environ.pop(apart.TAG, None)
+apart.enter()
 
 DEADLINE = int(os.environ.get("DEADLINE", "60"))  # seconds for a test without the marker
 GRACE = 30  # seconds more, for a test that does not fail even then

@@ -24,10 +24,7 @@ _MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 0x4000, 0x4_0000
 
 
 def enter() -> None:
-    """Mount a /dev/shm for this process and its children; where that is not permitted, tag their names.
-
-    To be called while the process has one thread: the system gives no user namespace to several.
-    """
+    """Mount a /dev/shm for this process and its children; where that is not permitted, tag their names."""
     if TAG not in os.environ and (os.environ.get(SHARE) or not mounted()):
         os.environ[TAG] = secrets.token_hex(2)  # 4 of the 16 random characters of a name
         path = [f"{_HERE}/site", os.path.dirname(_HERE), os.environ.get("PYTHONPATH")]
@@ -51,9 +48,13 @@ def mounted(options: str = "mode=1777") -> bool:
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
-    if status == 0:
+    if status != 0:
+        return False
+    try:
         _mount(options)
-    return status == 0
+    except OSError:  # a process with threads, as a worker of pytest-xdist, gets no user namespace
+        return False
+    return True
 
 
 def _mount(options: str) -> None:
