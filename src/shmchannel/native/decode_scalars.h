@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <stdatomic.h>
+
 #include "huge_pages.h"
 #include "lock.h"
 #include "state.h"
@@ -83,6 +85,7 @@ static PyObject *decode_key(Decoder *decoder, size_t length)
         return NULL;
     if (decoder->end - place >= LONGEST_KEY) { /* else the loads below wait for the stores of a copy of `length` bytes */
         memcpy(words, place, sizeof words);
+        atomic_signal_fence(memory_order_acquire); /* each byte is loaded once, here too */
         memcpy(mask, masks + LONGEST_KEY - length, sizeof mask);
         for (int i = 0; i < KEY_WORDS; i++)
             words[i] &= mask[i];

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-enum { FEW = 8 }; /* addresses: so many are found sooner one by one than by their hashes */
+enum { FEW = 8 }; /* addresses that are compared one by one, before there is a table */
 
 typedef struct {
     size_t count, mask;
