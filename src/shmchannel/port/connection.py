@@ -435,7 +435,7 @@ class Connection:
             raise ChannelError("a select watches this port: call read_nowait when its fileno() is readable")
         side = self._loop_side or locked(self._doorbell.lock, self._make_loop_side)
         moved = side.join()
-        if self.closed:
+        if isinstance(self.incoming, Ended):
             side.stop()  # a thread that has just closed the port may not have seen this side
         elif moved and self.events:
             side.watch(weakref.WeakMethod(self.notice_end))

@@ -168,6 +168,8 @@ class LoopSide:
             raise ChannelError(
                 "a port can only be awaited in a running asyncio loop: use the methods that end in _sync"
             ) from None
+        if loop is self._loop:
+            return False  # without the lock: a task that has to wait looks again under it, in ``_enter``
         return locked(self._doorbell.lock, lambda: loop is not self._loop and self._move(loop))
 
     def _enter(self, *, writing: bool) -> Lane:
@@ -234,20 +236,20 @@ class LoopSide:
         return time.monotonic() < self.next_checkpoint and not lane.tasks
 
     async def checkpoint(self) -> None:
-        """Let the loop's other tasks run, if that is due.
+        """Let the loop's other tasks run: when ``next_checkpoint`` has come.
 
         The interval starts when this task runs again, so another busy port cannot use it up.
         """
-        if time.monotonic() >= self.next_checkpoint:
-            await asyncio.sleep(0)
-            self.next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
+        await asyncio.sleep(0)
+        self.next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
 
     async def drive(self, operation: Operation[T], *, writing: bool) -> T:
         """Run an operation to its end, suspending this task in the lane's line where the operation waits."""
         lane = locked(self._doorbell.lock, lambda: self._enter(writing=writing))
         try:
             async with lane.line:
-                await self.checkpoint()
+                if time.monotonic() >= self.next_checkpoint:
+                    await self.checkpoint()
                 wait = next(operation)
                 go_on = self._exclusively if wait.exclusive else self._go_on
                 return await go_on(operation, lane, wait)
@@ -261,7 +263,8 @@ class LoopSide:
         """Run an operation from its first wait to its end. At a checkpoint it has taken nothing."""
         while True:
             await lane.wait(wait)
-            await self.checkpoint()
+            if time.monotonic() >= self.next_checkpoint:
+                await self.checkpoint()
             try:
                 wait = operation.send(nested)
             except StopIteration as done:
