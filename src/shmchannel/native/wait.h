@@ -20,7 +20,7 @@ static int64_t nanoseconds(void)
 /* -- spinning */
 
 enum { UNYIELDING = 1500 };        /* ns of a spin, in which a quick peer on another CPU has answered */
-enum { PATIENCE_FOR_GIL = 20000 }; /* ns: a reader that sleeps for the GIL is back after about as long */
+enum { PATIENCE_FOR_GIL = 20000 }; /* ns: a peer that will wait for us has let go of it by then */
 
 enum { NO_SPIN = 0, SPIN_APART = 1, SPIN_BESIDE = 2 }; /* answers of Sleeper.spins */
 
