@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed, layout
+from shmchannel.port.port import connection_of
 from support import engines
 from support.inside import producer_of, reader_of, writer_of
 
@@ -226,3 +227,20 @@ def test_in_asyncio(pair: tuple[Port, Port]) -> None:
             await one.write_many([1])
 
     asyncio.run(main())
+
+
+def test_a_batch_that_waits_for_room_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Channel(capacity=1 << 20)
+    with channel.connect() as one, channel.connect():
+        connection = connection_of(one)
+        tries: list[int] = []
+        real = connection.write_frames
+
+        def count(frames: bytes, start: int) -> tuple[int, int]:
+            tries.append(start)
+            return real(frames, start)
+
+        monkeypatch.setattr(connection, "write_frames", count)
+        # Two fit. More than a quarter of the ring is free then, and the third needs more.
+        assert one.write_many_sync([bytes(350_000)] * 3, timeout=0.3) == 2
+        assert len(tries) < 20

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from .. import engine
 from ..codec.interfaces import Interface
 from ..errors import ChannelError, PortClosed
-from ..layout import LAST, PART, READER, WHOLE, WRITER
+from ..layout import HEADER, LAST, PART, READER, WHOLE, WRITER
 from ..messages import Batch, MessageReader, MessageWriter
 from ..ring.producer import Note, Producer
 from ..segment import Slot
@@ -215,9 +215,13 @@ class Connection:
                 accepted.messages += written
                 if not written:
                     outgoing = self.outgoing
-                    if isinstance(outgoing, Ended) or outgoing.producer.consumer_closed:
+                    if isinstance(outgoing, Ended):  # another thread has closed it
+                        outgoing.refuse()
                         return
-                    yield outgoing.producer.wait(outgoing.producer.largest_whole >> 1)
+                    if outgoing.producer.consumer_closed:
+                        return
+                    next_frame = int.from_bytes(frames[start : start + HEADER], sys.byteorder) >> 3
+                    yield outgoing.producer.wait(max(next_frame, outgoing.producer.largest_whole >> 1))
             if large is not None:
                 if not (yield from self.writing(large)):
                     return
