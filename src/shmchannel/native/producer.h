@@ -60,6 +60,8 @@ static RingAnswer producer_publish(Producer *self, const Piece *pieces, size_t c
     if (answer != RING_OK)
         return answer;
     COPY(&self->end.lock, length, ring_fill(ring, length, kind, pieces, count))
+    if (self->end.closed) /* during a long copy, which a close waits for only so long */
+        return RING_FULL;
     if (kind != WHOLE)
         self->parting = kind == PART;
     if (kind != PART)
