@@ -310,12 +310,12 @@ def large_value() -> None:
     """Where there is memory for the message and not for its value, the next read tries it again."""
     for capacity in (256 * MIB, MIB):  # in one piece, and in parts
         one, two = pair(capacity)
-        value = [[number] for number in range(1_500_000)]
+        value = [[number] for number in range(400_000)]
         writer = threading.Thread(target=lambda: (one.write_sync(value), one.write_sync("next")))  # noqa: B023
         writer.start()
         while not two.statistics().incoming_fill:
             time.sleep(0.001)
-        with spare_memory(40 * MIB):
+        with spare_memory(10 * MIB):
             for _ in range(3):
                 out_of_memory(lambda: two.read_sync(timeout=30))  # noqa: B023
         assert two.read_sync(timeout=30) == value

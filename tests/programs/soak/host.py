@@ -58,7 +58,7 @@ class Host:
             made, uses = new_interpreter(), 0
             made.exec(f"from support.apart import names_tagged; names_tagged({self.tag!r})")
         try:
-            made.exec(f"from soak import end; end.run({plan!r})")
+            made.exec(f"from programs.soak import end; end.run({plan!r})")
         except Exception as error:
             report(
                 channel=plan["channel"], side=plan["side"], over=[f"{type(error).__name__}: {error}"[:1500]]
