@@ -106,7 +106,7 @@ end_drain:
 
 bool locked[2];  /* the lock of the end */
 bool shut[2];    /* changed under that lock: nothing more goes in, or comes out */
-bool over[2];    /* the port has its verdict */
+bool over[2];    /* the port has its end */
 bool stopped[2]; /* whoever waits here shall not */
 bool dead[2];
 byte dying = NOBODY;
@@ -385,7 +385,7 @@ Finish:
     fi
 }
 
-/* -- Consumer.try_read, Port._taking and _last_message, until the end; Sleeper.wait when it is empty */
+/* -- Consumer.try_read, Connection.reading and last_payload, until the end; Sleeper.wait when it is empty */
 
 inline copy()
 {

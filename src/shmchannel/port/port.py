@@ -144,7 +144,7 @@ class Port:
         """End the writing on this side, and go on reading; may be repeated.
 
         The other side gets ``EndOfChannel`` once it has read everything, and may still write. From now on a
-        write here raises ``PortClosed``.
+        write here raises ``PortClosed``, or returns False once the other side has ended too.
         """
         self._connection.end_writing()
 
