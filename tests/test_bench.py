@@ -52,7 +52,8 @@ def measured(file: Path, *arguments: str) -> list[dict[str, Any]]:
 @pytest.mark.deadline(300)
 @pytest.mark.usefixtures("small_points")
 @pytest.mark.parametrize(
-    "where", ["process", "thread", pytest.param("interpreter", marks=needs_interpreters)]
+    "where",
+    ["process", "thread", pytest.param("interpreter", marks=[needs_interpreters, pytest.mark.varies])],
 )
 def test_every_workload_reports_every_installed_rival(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

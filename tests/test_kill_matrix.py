@@ -10,6 +10,8 @@ import pytest
 from programs.crash.matrix import Kind, Totals, find_steps, kinds, run_cases, run_in_c, run_matrix, run_storm
 from support.marks import slow_but
 
+pytestmark = pytest.mark.varies  # victims in interpreters, where the Python has them
+
 KINDS = kinds()
 IN_C = [kind for kind in KINDS if kind.ring == "C"]
 EVERY = {"kill": 70, "exit": 300, "stop": 200}  # which n-th steps of each scenario
