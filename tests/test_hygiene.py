@@ -157,7 +157,7 @@ for number in range(60):
                 try:
                     port.write_sync("from the child")
                 except ChannelError as error:
-                    status = 0 if "is a fork of" in str(error) else 2
+                    status = 0 if "this process is a fork of that" in str(error) else 2
             if number % 2:
                 for port in ports:
                     port.close_sync()
