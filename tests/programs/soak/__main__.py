@@ -12,10 +12,9 @@ import sys
 import time
 
 from support import apart
-from support.flavours import interpreters
 
 from .census import Census
-from .director import Director, Options
+from .director import INTERPRETERS, Director, Options
 from .plan import KINDS
 
 PARTS = {"start": 0.1, "middle": 0.45, "end": 0.45}  # of the time, before that census
@@ -32,8 +31,8 @@ def main() -> int:
     options = vars(parser.parse_args())
     minutes, count = options.pop("minutes"), options.pop("count")
     print(f"seed {options['seed']}, Python {platform.python_version()}", flush=True)
-    if not interpreters:
-        print("no interpreters: those come with Python 3.14", flush=True)
+    if not INTERPRETERS:
+        print("no interpreters before Python 3.14", flush=True)
     apart.enter()
     director = Director(Options(**options))
     try:
