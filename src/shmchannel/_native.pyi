@@ -8,10 +8,11 @@ from .codec.interfaces import Interface, Serialized
 from .layout import Place
 from .messages import Batch
 from .ring.producer import Note
+from .system.semaphores import LibcSemaphore
 from .waiting.sleeper import Sleeper
 
 class Codec:
-    def _prepare(self, by_class: dict[type[Any], Interface], /) -> None: ...
+    def _prepare(self, interfaces: Iterable[Interface] = ..., /) -> None: ...
     def encode(self, value: object, /) -> bytes: ...
     def encode_moving(self, value: object, moves: dict[int, Serialized], /) -> bytes: ...
     def decode(self, payload: bytes, /) -> Any: ...
@@ -19,7 +20,9 @@ class Codec:
 class Producer:
     messages: int
     parting: bool
-    def _prepare(self, place: Place, wake: Callable[[], object], bell: Callable[[], object], /) -> None: ...
+    def _prepare(
+        self, place: Place, sleeper: Sleeper, other: LibcSemaphore, bell: Callable[[], None], /
+    ) -> None: ...
     def try_write(
         self, payload: bytes | memoryview, kind: int = ..., note: Note | None = ..., /
     ) -> bool | None: ...
@@ -34,8 +37,9 @@ class Consumer:
         self,
         place: Place,
         sleeper: Sleeper,
-        wake: Callable[[], object],
-        bell: Callable[[], object],
+        other: LibcSemaphore,
+        bell: Callable[[], None],
+        max_message_size: int,
         /,
     ) -> None: ...
     def try_read(self) -> bytes | None: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -138,20 +139,21 @@ class Channel:
             Channel,
             name="shmchannel.Channel",
             serialize=lambda channel: [channel.handle, channel.max_message_size],
-            deserialize=lambda value: _attach(value[0], value[1], interfaces),
+            deserialize=lambda value: Channel.from_handle(
+                value[0], interfaces=interfaces, max_message_size=value[1]
+            ),
         )
         known = [*self._known, as_handle]
         return Port(Connection(slot, known, max_message_size=self.max_message_size, spin=spin, kept=self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attach, (self.handle, self.max_message_size, self.interfaces)
+        attach = Channel.from_handle
+        return partial(attach, interfaces=self.interfaces, max_message_size=self.max_message_size), (
+            self.handle,
+        )
 
     def __repr__(self) -> str:
         return f"<Channel {self.handle}, 2 x {self.capacity} bytes>"
-
-
-def _attach(handle: str, max_message_size: int, interfaces: tuple[type | Interface, ...]) -> Channel:
-    return Channel.from_handle(handle, interfaces=interfaces, max_message_size=max_message_size)
 
 
 def _drop(segment: Segment, hold: Hold) -> None:

@@ -1,21 +1,18 @@
 """The ring, the codec and the messages in use: in C if that is built and wanted, or the reference in Python.
 
 ``SHMCHANNEL_PUREPYTHON=1`` wants Python. The classes in C are those in Python with their quick paths
-replaced. Both write the same bytes, and a port of either speaks with a port of the other.
+replaced: _native.pyi says which. Both write the same bytes, and a port of either speaks with a port of the
+other.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import messages
 from .codec import codec
-from .codec.interfaces import Interface
-from .layout import Place
 from .ring import consumer, producer
-from .waiting.sleeper import Sleeper
 
 native = not os.environ.get("SHMCHANNEL_PUREPYTHON")
 """Whether the core in C is in use."""
@@ -25,44 +22,22 @@ if native:
     except ImportError:  # it was not built
         native = False
 
-if TYPE_CHECKING or not native:
-    Codec, Producer, Consumer = codec.Codec, producer.Producer, consumer.Consumer
-    MessageWriter, MessageReader = messages.MessageWriter, messages.MessageReader
-else:
+Codec, Producer, Consumer = codec.Codec, producer.Producer, consumer.Consumer
+MessageWriter, MessageReader = messages.MessageWriter, messages.MessageReader
 
-    class Codec(_native.Codec, codec.Codec):
-        """Trees are encoded and decoded in C; graphs, and what is refused, in Python."""
 
-        def __init__(self, interfaces: Iterable[Interface] = ()) -> None:
-            super().__init__(interfaces)
-            self._prepare(self.interfaces.by_class)
+def _with_c(reference: type[Any], quick: type[Any]) -> Any:
+    """The class of the reference, in which the methods of the one in C replace those of the same name."""
 
-    class Producer(_native.Producer, producer.Producer):
-        """``try_write``, ``try_write_frames``, ``abort`` and ``shut`` are C."""
+    def begin(self: Any, *arguments: Any) -> None:
+        reference.__init__(self, *arguments)
+        self._prepare(*arguments)  # after it, because it takes some of the attributes
 
-        def __init__(self, place: Place, *others: Any) -> None:
-            super().__init__(place, *others)
-            self._prepare(place, self.wake, self.bell)
+    return type(reference.__name__, (quick, reference), {"__init__": begin, "__module__": __name__})
 
-    class Consumer(_native.Consumer, consumer.Consumer):
-        """``try_read``, ``shut``, the spinning and the sleeping are C."""
 
-        def __init__(self, place: Place, sleeper: Sleeper, *others: Any) -> None:
-            super().__init__(place, sleeper, *others)
-            self._prepare(place, sleeper, self.wake, self.bell)
-            if not sleeper.semaphore.for_c.timed_wait:
-                self.sleep = None  # this system has no wait that C could call
-
-    class MessageWriter(_native.MessageWriter, messages.MessageWriter):
-        """``put`` and ``batches`` are C."""
-
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self._prepare(*arguments)
-
-    class MessageReader(_native.MessageReader, messages.MessageReader):
-        """``take``, ``take_soon``, ``take_many`` and ``ready`` are C."""
-
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self._prepare(*arguments)
+if native and not TYPE_CHECKING:
+    Codec = _with_c(Codec, _native.Codec)
+    Producer, Consumer = _with_c(Producer, _native.Producer), _with_c(Consumer, _native.Consumer)
+    MessageWriter = _with_c(MessageWriter, _native.MessageWriter)
+    MessageReader = _with_c(MessageReader, _native.MessageReader)

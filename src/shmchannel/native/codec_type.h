@@ -5,17 +5,22 @@
 #include "decode.h"
 #include "encode.h"
 
-static PyObject *codec_prepare(PyObject *object, PyObject *by_class)
+static PyObject *codec_prepare(PyObject *object, PyObject *Py_UNUSED(given))
 {
     Codec *self = (Codec *)object;
     PyObject *module = PyType_GetModuleByDef(Py_TYPE(object), &native_module);
-    if (module && !PyDict_Check(by_class))
+    PyObject *interfaces = module ? get_attribute(object, "interfaces") : NULL;
+    PyObject *by_class = interfaces ? get_attribute(interfaces, "by_class") : NULL;
+    Py_XDECREF(interfaces);
+    if (by_class && !PyDict_Check(by_class))
         PyErr_SetString(PyExc_TypeError, "by_class is a dict");
-    if (PyErr_Occurred())
+    if (PyErr_Occurred()) {
+        Py_XDECREF(by_class);
         return NULL;
+    }
     self->state = PyModule_GetState(module);
     Py_XSETREF(self->module, Py_NewRef(module));
-    Py_XSETREF(self->by_class, Py_NewRef(by_class));
+    Py_XSETREF(self->by_class, by_class);
     Py_RETURN_NONE;
 }
 
@@ -77,7 +82,7 @@ static void codec_dealloc(PyObject *object)
 }
 
 static PyMethodDef codec_methods[] = {
-    {"_prepare", codec_prepare, METH_O, NULL},
+    {"_prepare", codec_prepare, METH_VARARGS, NULL},
     {"encode", codec_encode, METH_O, NULL},
     {"encode_moving", codec_encode_moving, METH_VARARGS, NULL},
     {"decode", codec_decode, METH_O, NULL},

@@ -21,13 +21,14 @@ static int consumer_clear(PyObject *object)
 static PyObject *consumer_prepare(PyObject *object, PyObject *args)
 {
     Consumer *self = (Consumer *)object;
-    PyObject *place, *sleeper, *wake, *bell;
+    PyObject *place, *sleeper, *others[3];
     Py_ssize_t beside;
-    if (!PyArg_ParseTuple(args, "OOOO", &place, &sleeper, &wake, &bell) ||
-        end_prepare(&self->end, place, wake, bell, &beside) < 0)
+    if (!PyArg_ParseTuple(args, "OOOOO", &place, &sleeper, &others[0], &others[1], &others[2]) ||
+        end_prepare(&self->end, place, &beside) < 0)
         return NULL;
     Ring other = {.control = (Word *)((char *)self->end.memory.buf + beside)};
-    if (spin_prepare(&self->spin, sleeper, &other) < 0 || sleep_prepare(&self->sleep, sleeper, &self->post) < 0) {
+    if (spin_prepare(&self->spin, sleeper, &other) < 0 || sleep_prepare(&self->sleep, sleeper, &self->post) < 0 ||
+        (!self->sleep.timed_wait && PyObject_SetAttrString(object, "sleep", Py_None) < 0)) {
         consumer_clear(object); /* it is not prepared */
         return NULL;
     }

@@ -18,8 +18,9 @@ typedef struct {
     _Atomic char closed; /* no further try succeeds */
 } End;
 
-/* Take over a layout.Place, and how the other end is woken. Its numbers are checked here too: they become addresses. */
-static int end_prepare(End *end, PyObject *place, PyObject *wake, PyObject *bell, Py_ssize_t *beside)
+/* Take over a layout.Place, and from the End in Python how the other end is woken. The numbers are checked here too:
+   they become addresses. */
+static int end_prepare(End *end, PyObject *place, Py_ssize_t *beside)
 {
     PyObject *words;
     Py_ssize_t control, data, capacity;
@@ -39,9 +40,11 @@ static int end_prepare(End *end, PyObject *place, PyObject *wake, PyObject *bell
     end->ring.control = (Word *)((char *)memory.buf + control);
     end->ring.data = (uint8_t *)memory.buf + data;
     end->ring.capacity = (uint64_t)capacity;
-    end->wake = Py_NewRef(wake);
-    end->bell = Py_NewRef(bell);
-    return 0;
+    end->wake = get_attribute((PyObject *)end, "wake");
+    end->bell = end->wake ? get_attribute((PyObject *)end, "bell") : NULL;
+    if (!end->bell)
+        Py_CLEAR(end->wake); /* it is not prepared */
+    return end->bell ? 0 : -1;
 }
 
 static int end_traverse(PyObject *object, visitproc visit, void *arg)

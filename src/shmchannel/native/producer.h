@@ -12,10 +12,10 @@ typedef struct {
 
 static PyObject *producer_prepare(PyObject *object, PyObject *args)
 {
-    PyObject *place, *wake, *bell;
+    PyObject *place, *others[3];
     Py_ssize_t beside;
-    if (!PyArg_ParseTuple(args, "OOO", &place, &wake, &bell) ||
-        end_prepare((End *)object, place, wake, bell, &beside) < 0)
+    if (!PyArg_ParseTuple(args, "OOOO", &place, &others[0], &others[1], &others[2]) ||
+        end_prepare((End *)object, place, &beside) < 0)
         return NULL;
     Py_RETURN_NONE;
 }

@@ -51,6 +51,15 @@ typedef struct {
     int collector_held, collects; /* see hold_collector */
 } State;
 
+/* An attribute of a Python object. Its name is interned: type caches would keep a str made for this call alone. */
+static PyObject *get_attribute(PyObject *object, const char *name)
+{
+    PyObject *interned = PyUnicode_InternFromString(name);
+    PyObject *value = interned ? PyObject_GetAttr(object, interned) : NULL;
+    Py_XDECREF(interned);
+    return value;
+}
+
 /* The first fields of a Leaf and of a Parts of codec/types.py. */
 enum { KIND_CODE = 0, KIND_ENCODE = 1, KIND_DECODE = 2 };
 

@@ -32,15 +32,6 @@ typedef struct {
     _Atomic uint8_t *peer_sleeps; /* its READER_SLEEPS: then the peer is about to */
 } Spin;
 
-/* An attribute of a Python object. Its name is interned: type caches would keep a str made for this call alone. */
-static PyObject *get_attribute(PyObject *object, const char *name)
-{
-    PyObject *interned = PyUnicode_InternFromString(name);
-    PyObject *value = interned ? PyObject_GetAttr(object, interned) : NULL;
-    Py_XDECREF(interned);
-    return value;
-}
-
 /* Take over how a Sleeper spins; `other` is the ring that goes the other way. */
 static int spin_prepare(Spin *spin, PyObject *sleeper, Ring *other)
 {

@@ -28,6 +28,11 @@ def locked(lock: threading.RLock, action: Callable[[], T], timeout: float = -1) 
                 raise
 
 
+def has_lock(lock: threading.RLock) -> bool:
+    """Whether this thread has the lock."""
+    return lock._is_owned()  # type: ignore[attr-defined, no-any-return]
+
+
 def is_from_handler(error: BaseException) -> bool:
     """Whether a signal handler raised this right after a call of C code, and not the C code itself."""
     assert error.__traceback__

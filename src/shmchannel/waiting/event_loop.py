@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -19,8 +18,8 @@ from typing import TypeVar
 from ..errors import ChannelError
 from ..system.doorbell import Doorbell
 from ..system.fences import fence
-from ..system.interrupts import locked
-from .sleeper import ON_BELL, SPIN_IN_LOOP, TURN, Operation, Sleeper, Wait
+from ..system.interrupts import has_lock, locked
+from .sleeper import ON_BELL, SPIN_IN_LOOP, TURN, Operation, Sleeper, TaskTurn, Wait
 from .thread import operation_result
 
 T = TypeVar("T")
@@ -116,27 +115,6 @@ def forget_closed_loops() -> None:
         loop = reference()
         if loop is not None and loop.is_closed():
             _pulses.pop(loop, None)
-
-
-class HeldTurn:
-    """A task's hold on a turn, as ``TaskTurn``. It is no lock, because any thread may have to end it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
-        self._loop = loop
-        self._close = close  # takes back what the task's operation has half done
-        self._thread = threading.get_ident()
-
-    def is_ours(self) -> bool:
-        return self._thread == threading.get_ident() and not self._loop.is_closed()
-
-    def is_over(self) -> bool:
-        if not self._loop.is_closed():
-            return False
-        try:
-            self._close()
-        except ValueError:  # another thread has found the task among garbage, and closes the operation now
-            return False
-        return True
 
 
 class LoopSide:
@@ -273,8 +251,8 @@ class LoopSide:
     async def _exclusively(self, operation: Operation[T], lane: Lane, wait: Wait) -> T:
         """As ``_go_on``, with the turn of this end, so that no thread writes a message in parts meanwhile."""
         sleeper = wait.sleeper
-        nested = sleeper.turn._is_owned()  # type: ignore[attr-defined]  # this loop runs inside a write of its thread
-        task = HeldTurn(asyncio.get_running_loop(), operation.close)
+        nested = has_lock(sleeper.turn)  # this loop runs inside a write of its thread
+        task = TaskTurn(asyncio.get_running_loop().is_closed, operation.close)
         while not sleeper.lend(task):
             await asyncio.sleep(TURN)
         try:

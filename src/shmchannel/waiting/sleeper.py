@@ -11,11 +11,11 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Generator
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ..layout import READER_BELL, READER_SLEEPS, WRITER_BELL, WRITER_SLEEPS
 from ..system.fences import fence
-from ..system.interrupts import is_from_handler
+from ..system.interrupts import has_lock, locked
 from ..system.locks import NO_LOCK, LockedByte
 from ..system.semaphores import LibcSemaphore
 from .deadline import Deadline
@@ -49,14 +49,27 @@ NO_SPIN, SPIN_APART, SPIN_BESIDE = range(3)
 TURN = 0.002  # seconds between a thread's looks at a turn that a task has, and the other way round
 
 
-class TaskTurn(Protocol):
-    """A task's hold on a turn, across its suspensions."""
+class TaskTurn:
+    """A task's hold on a turn, across its suspensions. It is no lock, because any thread may have to end it."""
+
+    def __init__(self, loop_is_closed: Callable[[], bool], close: Callable[[], None]) -> None:
+        """Made in the loop's thread. ``close`` takes back what the task's operation has half done."""
+        self._loop_is_closed, self._close = loop_is_closed, close
+        self._thread = threading.get_ident()
 
     def is_ours(self) -> bool:
         """Whether the task's loop is this thread's: to wait for it here would be to wait for ever."""
+        return self._thread == threading.get_ident() and not self._loop_is_closed()
 
     def is_over(self) -> bool:
         """Whether the task's loop is closed. Then what the task had half done has been taken back."""
+        if not self._loop_is_closed():
+            return False
+        try:
+            self._close()
+        except ValueError:  # another thread has found the task among garbage, and closes the operation now
+            return False
+        return True
 
 
 class Sleeper:
@@ -134,22 +147,15 @@ class Sleeper:
         self.budget[NOW] = self.budget[AT_MOST] if short else self.budget[NOW] >> 1
 
     def lend(self, task: TaskTurn) -> bool:
-        """Give the turn to a task, unless another thread or task has it. The task gives it back by ``task``.
+        """Give the turn to a task, unless another thread or task has it. The task gives it back by ``task``."""
 
-        The lock is held as in ``locked``, but never waited for.
-        """
-        acquire, release = self.turn.acquire, self.turn.release
-        try:
-            if not acquire(blocking=False) or not (self.task is None or self.task.is_over()):
+        def take() -> bool:
+            if not has_lock(self.turn) or not (self.task is None or self.task.is_over()):
                 return False
             self.task = task
             return True
-        finally:
-            try:
-                release()
-            except RuntimeError as error:
-                if is_from_handler(error):
-                    raise
+
+        return locked(self.turn, take, timeout=0)
 
     def outwait(self, deadline: Deadline) -> None:
         """Wait for the task that has the turn, if one does. Needs the turn's lock. Raises as ``wait``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from ..system.interrupts import is_from_handler
+from ..system.interrupts import has_lock, is_from_handler
 from .deadline import Deadline
 from .sleeper import SLICE, Operation
 
@@ -24,8 +24,7 @@ def drive(operation: Operation[T], timeout: float | None) -> T:
     try:
         wait = next(operation)
         turn, task = wait.sleeper.turn, wait.sleeper.task
-        nested = turn._is_owned()  # type: ignore[attr-defined]  # then the acquire cannot fail
-        nested |= task is not None and task.is_ours()
+        nested = has_lock(turn) or (task is not None and task.is_ours())  # with the lock, acquire cannot fail
         left = deadline.remaining()
         acquire, release = turn.acquire, turn.release
         try:
