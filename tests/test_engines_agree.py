@@ -118,7 +118,7 @@ def encoded_moving(value: Any, *moved: Parcel) -> bytes | str:
     interface = codec.interfaces.by_class[Parcel]
     moves = {id(one): Serialized(one, interface, one.value) for one in moved}
     try:
-        return codec.encode_moving(value, moves)  # type: ignore[no-any-return]
+        return codec.encode(value, moves)  # type: ignore[no-any-return]
     except CloneError as error:
         return str(error)
 

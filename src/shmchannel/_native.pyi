@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .codec.interfaces import Interface, Serialized
+from .codec.interfaces import Instances, Interface
 from .layout import Place
 from .messages import Batch
 from .ring.producer import Note
@@ -13,8 +13,7 @@ from .waiting.sleeper import Sleeper
 
 class Codec:
     def _prepare(self, interfaces: Iterable[Interface] = ..., /) -> None: ...
-    def encode(self, value: object, /) -> bytes: ...
-    def encode_moving(self, value: object, moves: dict[int, Serialized], /) -> bytes: ...
+    def encode(self, value: object, moves: Instances | None = None, /) -> bytes: ...
     def decode(self, payload: bytes, /) -> Any: ...
 
 class Producer:

@@ -147,10 +147,8 @@ class Channel:
         return Port(Connection(slot, known, max_message_size=self.max_message_size, spin=spin, kept=self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        attach = Channel.from_handle
-        return partial(attach, interfaces=self.interfaces, max_message_size=self.max_message_size), (
-            self.handle,
-        )
+        options: Any = {"interfaces": self.interfaces, "max_message_size": self.max_message_size}
+        return partial(Channel.from_handle, **options), (self.handle,)
 
     def __repr__(self) -> str:
         return f"<Channel {self.handle}, 2 x {self.capacity} bytes>"

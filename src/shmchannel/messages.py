@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from .codec.codec import Codec
-from .codec.interfaces import Serialized
+from .codec.interfaces import Instances
 from .errors import CloneError
 from .ring.consumer import Consumer
 from .ring.producer import Producer, frame
@@ -42,16 +42,12 @@ class MessageWriter:
         self.max_message_size = max_message_size
         self._next_look = next_look
 
-    def encode(self, value: object) -> bytes:
-        """Return a value's payload. Raises ``CloneError`` if it cannot be cloned or is too large."""
-        return self.checked(self._codec.encode(value))
+    def encode(self, value: object, moves: Instances | None = None) -> bytes:
+        """Return a value's payload; ``moves`` has the instances that move.
 
-    def encode_moving(self, value: object, moves: dict[int, Serialized]) -> bytes:
-        """As ``encode``, for a value in which some instances move."""
-        return self.checked(self._codec.encode_moving(value, moves))
-
-    def checked(self, payload: bytes) -> bytes:
-        """Return a payload that is not too large."""
+        Raises ``CloneError`` if the value cannot be cloned or is too large.
+        """
+        payload = self._codec.encode(value, moves)
         if len(payload) > self.max_message_size:
             raise too_large(len(payload), self.max_message_size)
         return payload

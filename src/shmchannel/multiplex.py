@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import selectors
 from collections.abc import Iterable
 from typing import Any
@@ -45,10 +44,9 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
                     except (ValueError, OSError):
                         if not port.closed:  # a port that another thread has just closed is ready
                             raise
-                left = 0.0 if ready else _left(deadline)
-                keys = [
-                    key for key, _ in selector.select(min(SLICE, left) if connections else _or_none(left))
-                ]
+                left = 0.0 if ready else deadline.left()
+                # In slices, to notice the death of a peer.
+                keys = [key for key, _ in selector.select(min(SLICE, left))]
                 ready += [key.fileobj for key in keys if key.data is None]
                 ready += [port for port in _ready(connections) if port not in ready]
                 if ready or left <= 0:
@@ -63,14 +61,3 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
 def _ready(connections: dict[Port, Connection]) -> list[Any]:
     """The ports from which a read would not wait."""
     return [port for port, connection in connections.items() if connection.is_ready()]
-
-
-def _left(deadline: Deadline) -> float:
-    try:
-        return deadline.remaining()
-    except TimeoutError:
-        return 0.0
-
-
-def _or_none(seconds: float) -> float | None:
-    return None if math.isinf(seconds) else seconds

@@ -48,17 +48,13 @@ class Codec:
         self.interfaces = Interfaces(interfaces)
         self.find = self.interfaces.find  # the C core asks the codec
 
-    def encode(self, value: object) -> bytes:
-        """Return ``value`` as one MessagePack object.
+    def encode(self, value: object, moves: Instances | None = None) -> bytes:
+        """Return ``value`` as one MessagePack object; ``moves`` has the instances in it that are moved.
 
         Raises ``CloneError``, naming the path, for what cannot be cloned losslessly; and
         ``InterfaceError`` for what an interface's function raises.
         """
-        return self.encode_moving(value, {})
-
-    def encode_moving(self, value: object, moves: Instances) -> bytes:
-        """As ``encode``, with instances that are moved, by their ids. All of them must be in ``value``."""
-        encoder = _TreeEncoder(self.interfaces, moves)
+        encoder = _TreeEncoder(self.interfaces, moves or {})
         error = None
         try:
             return encoder.encode(value)

@@ -24,29 +24,21 @@ static PyObject *codec_prepare(PyObject *object, PyObject *Py_UNUSED(given))
     Py_RETURN_NONE;
 }
 
-/* `moves` is NULL, or the dict of what is moved. */
-static PyObject *codec_encode_with(Codec *self, PyObject *value, PyObject *moves)
+static PyObject *codec_encode(PyObject *object, PyObject *args)
 {
+    Codec *self = (Codec *)object;
+    PyObject *value, *moves = Py_None; /* or the dict of what is moved */
     Encoder encoder;
-    if (!is_prepared(self->by_class))
+    if (!PyArg_ParseTuple(args, "O|O", &value, &moves) || !is_prepared(self->by_class))
         return NULL;
-    encoder_begin(&encoder, self, moves);
+    if (moves != Py_None && !PyDict_Check(moves)) {
+        PyErr_SetString(PyExc_TypeError, "moves is a dict");
+        return NULL;
+    }
+    encoder_begin(&encoder, self, moves == Py_None ? NULL : moves);
     PyObject *payload = encode_message(&encoder, value) < 0 ? NULL : output_as_bytes(&encoder.out);
     encoder_end(&encoder);
     return payload;
-}
-
-static PyObject *codec_encode(PyObject *object, PyObject *value)
-{
-    return codec_encode_with((Codec *)object, value, NULL);
-}
-
-static PyObject *codec_encode_moving(PyObject *object, PyObject *args)
-{
-    PyObject *value, *moves;
-    if (!PyArg_ParseTuple(args, "OO!", &value, &PyDict_Type, &moves))
-        return NULL;
-    return codec_encode_with((Codec *)object, value, moves);
 }
 
 static PyObject *codec_decode(PyObject *object, PyObject *payload)
@@ -83,8 +75,7 @@ static void codec_dealloc(PyObject *object)
 
 static PyMethodDef codec_methods[] = {
     {"_prepare", codec_prepare, METH_VARARGS, NULL},
-    {"encode", codec_encode, METH_O, NULL},
-    {"encode_moving", codec_encode_moving, METH_VARARGS, NULL},
+    {"encode", codec_encode, METH_VARARGS, NULL},
     {"decode", codec_decode, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -86,7 +86,6 @@ class Connection:
         reader = self._make_reader(slot, max_message_size)
         self.outgoing: MessageWriter | Ended = writer
         self.incoming: MessageReader | Ended = reader
-        self._answer: Ended | None = None  # the first answer counts
         self._told = threading.Lock()  # the thread that calls the callbacks takes it for good
         self._final: Statistics | None = None
         self._loop_side: LoopSide | None = None  # made by the first await
@@ -235,7 +234,7 @@ class Connection:
             slot, producer = opened.slot, opened.writer.producer
             read = producer.position - producer.fill
             self._under_way = [(after, block) for after, block in self._under_way if after > read]
-        return Transfer(self._codec, self.outgoing.encode_moving, slot, instances, self._keep)
+        return Transfer(self._codec, self.outgoing.encode, slot, instances, self._keep)
 
     def _keep(self, block: Block) -> None:
         """Keep the hold on a block that has moved, until its message is read or this port is over."""
@@ -349,7 +348,8 @@ class Connection:
         opened = self._open
         if opened is None:
             return
-        answer = self._first_answer(Ended(error, self._codec, peer_ended=peer_ended))
+        # Atomic: of several that end this connection, the first decides the answer.
+        answer = vars(self).setdefault("_answer", Ended(error, self._codec, peer_ended=peer_ended))
         self._final = self._final or self.statistics()
         self.outgoing = self.incoming = answer
         side = side or self._loop_side  # a thread that makes a loop side from now on sees the answer
@@ -371,13 +371,6 @@ class Connection:
         self._open = None
         if self._told.acquire(blocking=False):  # only one of several threads calls the callbacks, in order
             self._tell(answer)
-
-    def _first_answer(self, answer: Ended) -> Ended:
-        def decide() -> Ended:
-            self._answer = self._answer or answer
-            return self._answer
-
-        return locked(self._doorbell.lock, decide)
 
     def _settle(self, slot: Slot) -> None:
         """Remove the blocks that no port can receive any more, and those of a peer that has died."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from ..codec.codec import Codec
-from ..codec.interfaces import Serialized
+from ..codec.interfaces import Instances
 from ..errors import ChannelError, EndOfChannel, PeerLost, PortClosed
 from ..messages import Batch
 
@@ -23,13 +23,10 @@ class Ended:
 
     # as a MessageWriter: a value that cannot be cloned raises its own error first, as on an open port
 
-    def encode(self, value: object) -> bytes:
-        return self._codec.encode(value)
+    def encode(self, value: object, moves: Instances | None = None) -> bytes:
+        return self._codec.encode(value, moves)
 
     put = encode
-
-    def encode_moving(self, value: object, moves: dict[int, Serialized]) -> bytes:
-        return self._codec.encode_moving(value, moves)
 
     def batches(self, values: Iterable[object]) -> list[Batch]:
         return [Batch(b"", self.encode(value)) for value in values]

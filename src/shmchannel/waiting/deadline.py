@@ -25,11 +25,12 @@ class Deadline:
         self._timeout = timeout
         self._at = None if timeout is None or math.isinf(timeout) else time.monotonic() + timeout
 
+    def left(self) -> float:
+        """Seconds left, none or less when the time is up; ``inf`` without a timeout."""
+        return math.inf if self._at is None else self._at - time.monotonic()
+
     def remaining(self) -> float:
-        """Seconds left; ``inf`` without a timeout. Raises ``TimeoutError`` when none are left."""
-        if self._at is None:
-            return math.inf
-        left = self._at - time.monotonic()
-        if left <= 0:
+        """Seconds left. Raises ``TimeoutError`` when none are left."""
+        if (left := self.left()) <= 0:
             raise TimeoutError(f"timed out after {self._timeout} s")
         return left

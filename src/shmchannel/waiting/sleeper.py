@@ -50,7 +50,7 @@ TURN = 0.002  # seconds between a thread's looks at a turn that a task has, and 
 
 
 class TaskTurn:
-    """A task's hold on a turn, across its suspensions. It is no lock, because any thread may have to end it."""
+    """A task's hold on a turn, across its suspensions. It is no lock: any thread may have to end it."""
 
     def __init__(self, loop_is_closed: Callable[[], bool], close: Callable[[], None]) -> None:
         """Made in the loop's thread. ``close`` takes back what the task's operation has half done."""
@@ -147,7 +147,7 @@ class Sleeper:
         self.budget[NOW] = self.budget[AT_MOST] if short else self.budget[NOW] >> 1
 
     def lend(self, task: TaskTurn) -> bool:
-        """Give the turn to a task, unless another thread or task has it. The task gives it back by ``task``."""
+        """Give the turn to a task, unless another thread or task has it; ``task = None`` takes it back."""
 
         def take() -> bool:
             if not has_lock(self.turn) or not (self.task is None or self.task.is_over()):

@@ -30,7 +30,7 @@ from .census import Census, census, grown
 from .plan import KINDS, LARGEST, draw_channel
 
 TESTS = Path(__file__).parent.parent.parent
-# In each process at once. Not on 3.13, which keeps 2 MB and more of each interpreter that ends, even an idle one.
+# In each process at once. Not on 3.13, which keeps 2 MB and more of each interpreter that ends.
 INTERPRETERS = 4 if interpreters and sys.version_info >= (3, 14) else 0
 ENDING = 60  # seconds that a process may take to end
 
