@@ -89,8 +89,8 @@ static void raise_corrupted(End *end, const char *found)
         raise_error(PyObject_CallFunction(state->corrupted, "s", found));
 }
 
-/* Have no further try succeed. A copy that is under way is waited for, `timeout` seconds at most, in case that its thread has
-   ended with its interpreter. */
+/* Have no further try succeed. A copy that is under way is waited for, at most `timeout` seconds: if its thread has ended
+   with its interpreter, this goes on. */
 static PyObject *end_shut(PyObject *object, PyObject *timeout)
 {
     End *end = (End *)object;

@@ -61,7 +61,7 @@ class Accepted:
 
 # The slots of open connections. A connection that becomes garbage needs its semaphores and its lock to end.
 # The collector finalizes garbage in any order, so these must not be garbage with it.
-_taken: set[Slot] = set()
+_slots_in_use: set[Slot] = set()
 
 
 class Connection:
@@ -93,7 +93,7 @@ class Connection:
         self._under_way: list[tuple[int, Block]] = []  # each with the position at which it has been read
         select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.ready)
         self._open: Open | None = Open(slot, writer, reader, select_side, kept)  # now it can be ended
-        _taken.add(slot)
+        _slots_in_use.add(slot)
         shutdown.register(self)
 
     def __del__(self) -> None:
@@ -122,12 +122,12 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether this connection is over: closed here, or ended or lost on the other side and drained."""
+        """Whether a read finds no message any more: closed here, or ended or lost over there and drained."""
         return isinstance(self.incoming, Ended)
 
     @property
     def over(self) -> bool:
-        """Whether this connection has ended, or is another process's."""
+        """Whether the connection has let go of all that it had, or is another process's."""
         return self._open is None
 
     def statistics(self) -> Statistics:
@@ -153,8 +153,8 @@ class Connection:
         if isinstance(outgoing, Ended):
             return outgoing.refuse()
         accepted = outgoing.producer.try_write(payload, kind, None if kind == PART else note)
-        if accepted is False and isinstance(self.outgoing, Ended):  # another thread has closed it
-            return self.outgoing.refuse()
+        if accepted is False and isinstance(self.outgoing, Ended):
+            return self.outgoing.refuse()  # another thread has closed it: its answer may be an exception
         return accepted
 
     def write_frames(self, frames: bytes, start: int) -> tuple[int, int]:
@@ -362,7 +362,7 @@ class Connection:
             opened.slot.abandon()
         else:
             opened.slot.close()
-        _taken.discard(opened.slot)
+        _slots_in_use.discard(opened.slot)
         shutdown.unregister(self)
         if side is None:
             self._doorbell.close()
@@ -392,7 +392,7 @@ class Connection:
         """In a fork: leave the connection to the parent."""
         opened, self._open = self._open, None
         if opened is not None:
-            _taken.discard(opened.slot)
+            _slots_in_use.discard(opened.slot)
         self.peer.forget()
         self._doorbell.drop()
         self.outgoing = self.incoming = Ended(ended.FORKED, self._codec)

@@ -1,4 +1,4 @@
-"""The answer to every later use of a port that is over. It replaces the port's writer and reader."""
+"""The answer of a port that is over, or whose writing is: it replaces the writer, the reader, or both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Ended:
         self.peer_ended = peer_ended
         self._codec = codec
 
-    # as a MessageWriter: a value that cannot be cloned raises its own error first, as on an open port
+    # as a MessageWriter: a value that cannot be cloned raises its own error first; its size is not checked
 
     def encode(self, value: object, moves: Instances | None = None) -> bytes:
         return self._codec.encode(value, moves)

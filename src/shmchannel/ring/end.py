@@ -2,10 +2,10 @@
 
 A ring is one direction of a channel: frames in shared memory, with one producer and one consumer. A frame
 may wrap. ``tail`` and ``head`` count the bytes written and read, and never wrap. A message is one WHOLE
-frame or, if it is larger than half the ring, PART frames ended by a LAST. An ABORT takes back the parts
-before it. WHOLE frames may stand between PARTs. layout.py has the form of all this, producer.py and
-consumer.py have the two ends, and native/ has them once more in C. This is the reference. Nothing here
-waits: a try that cannot go on says so, and waiting/ takes over.
+frame or, if it is larger than half the ring and does not fit at once, PART frames ended by a LAST. An ABORT
+takes back the parts before it. WHOLE frames may stand between PARTs. layout.py has the form of all this,
+producer.py and consumer.py have the two ends, and native/ has them once more in C. This is the reference.
+Nothing here waits: a try that cannot go on says so, and waiting/ takes over.
 
 Each end has a lock that makes it safe for threads. Within one thread other code may still come in between:
 a signal handler after a call or at the end of a loop's body, and on Python 3.11 a finalizer wherever the
@@ -68,10 +68,10 @@ class End:
         return self._data + (counter & (self.capacity - 1))
 
     def shut(self, timeout: float) -> None:
-        """Have no further try succeed; one that is under way is waited for, ``timeout`` seconds at most.
+        """Have no further try succeed. One that is under way is waited for, at most ``timeout`` seconds.
 
-        No thread waits for anything while it holds the lock. The timeout is for a lock that a daemon
-        thread held when its interpreter ended.
+        No thread waits for anything while it holds the lock, but a daemon thread may have held it when its
+        interpreter ended: so after the timeout this goes on without the lock.
         """
         locked(self.lock, self._shut, timeout)
 

@@ -50,7 +50,7 @@ class Producer(End):
 
     @property
     def largest_whole(self) -> int:
-        """Bytes of the largest payload in one frame. A larger message travels in parts."""
+        """Bytes of the largest payload for which a write waits to put it into one frame."""
         return self.capacity // 2 - layout.HEADER
 
     @property
