@@ -105,12 +105,11 @@ class Interface:
 
     def _pair(self, *names: str, needs_both: bool = True) -> list[Function | None]:
         """Return two functions: those that the user has given, or else the methods of the class."""
-        found = {name: self._given[name] or getattr(self.cls, name, None) for name in names}
-        has = [name for name in names if found[name] is not None]
-        lacks = [name for name in names if found[name] is None]
-        if needs_both and has and lacks:
-            raise TypeError(f"{self.cls!r} has {has[0]} but no {lacks[0]}: an interface needs both")
-        return list(found.values())
+        found = [self._given[name] or getattr(self.cls, name, None) for name in names]
+        if needs_both and found.count(None) == 1:
+            has, lacks = names if found[1] is None else reversed(names)
+            raise TypeError(f"{self.cls!r} has {has} but no {lacks}: an interface needs both")
+        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Interface, self.cls, name=self.name, **self._given), ()

@@ -56,23 +56,23 @@ class Events:
         """
         self._fired.add(event)
         callbacks, self._callbacks[event] = self._callbacks[event], []
-        _call(callbacks, loop)
+        try:
+            while callbacks:
+                _call(callbacks.pop(0), loop)
+        finally:
+            if callbacks:  # a callback has raised SystemExit or KeyboardInterrupt: call the others
+                self._callbacks[event] = callbacks
+                self.fire(event, loop)
 
 
-def _call(callbacks: list[Callback], loop: asyncio.AbstractEventLoop | None) -> None:
+def _call(callback: Callback, loop: asyncio.AbstractEventLoop | None) -> None:
     try:
-        while callbacks:
-            callback = callbacks.pop(0)
-            if loop is not None and loop.is_running():
-                try:
-                    loop.call_soon_threadsafe(callback)
-                    continue
-                except RuntimeError:
-                    pass  # the loop has just been closed
-            try:
-                callback()
-            except Exception as error:
-                sys.excepthook(type(error), error, error.__traceback__)
-    finally:
-        if callbacks:  # a callback has raised SystemExit or KeyboardInterrupt: call the others
-            _call(callbacks, loop)
+        if loop is not None and loop.is_running():
+            loop.call_soon_threadsafe(callback)
+            return
+    except RuntimeError:
+        pass  # the loop has just been closed
+    try:
+        callback()
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
