@@ -39,7 +39,7 @@ from shmchannel.transfer.buffer import block_of, check_movable
 from shmchannel.transfer.sweep import sweep_blocks
 from support.flavours import PROCESSES, Peer
 from support.inside import codec_of, under_way_of, writer_of
-from support.peers import return_buffer, send_buffer_and_wait
+from support.peers import fill, return_buffer, send_buffer_and_wait, until_asleep
 
 
 class Token:
@@ -786,3 +786,143 @@ def test_the_end_of_a_process_removes_its_own_and_goes_on_where_it_may_not(
     files.own("second", refuse)
     files.remove_ours()
     assert removed == ["first"]
+
+
+def test_what_one_write_is_moving_no_other_moves(pair: tuple[Port, Port], movable: Any) -> None:
+    one, two = pair
+    other = Channel(interfaces=KNOWN)
+    thing = movable()
+    fill(one)
+
+    async def main() -> None:
+        waiting = asyncio.create_task(one.write([thing, bytes(2000)], transfer=[thing]))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        with pytest.raises(ValueError, match="detached|another write is moving"):
+            three.write_sync([thing], transfer=[thing])
+        with pytest.raises(WouldBlock):
+            four.read_nowait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert whole(thing)
+        assert three.write_sync([thing], transfer=[thing])
+        assert whole(four.read_nowait()[0])
+
+    with other.connect() as three, other.connect() as four:
+        asyncio.run(main())
+    two.close_sync()
+
+
+@pytest.mark.parametrize("act", ["close", "move"])
+def test_a_buffer_that_a_serialize_closes_or_moves_is_not_moved_again(act: str) -> None:
+    class Hook:
+        pass
+
+    def serialize(_hook: Hook) -> None:
+        if act == "close":
+            buffer.close()
+        else:
+            three.write_sync(buffer, transfer=[buffer])
+
+    hooks: Interface = Interface(Hook, serialize=serialize, deserialize=lambda _: Hook())
+    channel, other = Channel(interfaces=[hooks]), Channel()
+    with (
+        channel.connect() as one,
+        channel.connect() as two,
+        other.connect() as three,
+        other.connect() as four,
+    ):
+        buffer = SharedBuffer(100)
+        for value in ([Hook(), buffer], [buffer, Hook()]):
+            with pytest.raises(ValueError, match="detached"):
+                one.write_sync(value, transfer=[buffer])
+            with pytest.raises(WouldBlock):
+                two.read_nowait()
+        if act == "move":
+            assert len(four.read_nowait()) == 100
+    assert not names()
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_buffer_that_is_closed_while_its_write_waits_arrives_or_is_freed(
+    pair: tuple[Port, Port], accepted: bool
+) -> None:
+    one, two = pair
+    fill(one)
+    buffer = SharedBuffer(100)
+    buffer[:3] = b"abc"
+
+    async def main() -> None:
+        waiting = asyncio.create_task(one.write([buffer], transfer=[buffer]))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        buffer.close()
+        assert names() == [block_of(buffer).name]
+        if not accepted:
+            two.close_sync()
+            assert await waiting is False
+            return
+        got: Any = b""
+        while type(got) is not list:
+            got = await two.read()
+        assert bytes(got[0][:3]) == b"abc"
+        assert await waiting
+
+    asyncio.run(main())
+    assert buffer.detached
+    assert not names()
+
+
+def test_of_two_threads_that_move_the_same_one_succeeds(movable: Any) -> None:
+    channels = [Channel(interfaces=KNOWN), Channel(interfaces=KNOWN)]
+    writers = [channel.connect() for channel in channels]
+    readers = [channel.connect() for channel in channels]
+    outcomes: list[Any] = [None, None]
+
+    def move(place: int, thing: Any, start: threading.Barrier) -> None:
+        start.wait()
+        try:
+            outcomes[place] = writers[place].write_sync([thing], transfer=[thing])
+        except ValueError as error:
+            outcomes[place] = error
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(200):
+            thing, start = movable(), threading.Barrier(2)
+            threads = [threading.Thread(target=move, args=(place, thing, start)) for place in (0, 1)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            first, second = outcomes
+            assert (first is True) != (second is True), outcomes
+            assert whole(readers[first is not True].read_nowait()[0])
+            assert thing.detached
+    finally:
+        sys.setswitchinterval(interval)
+        for port in (*writers, *readers):
+            port.close_sync()
+
+
+def test_a_fork_moves_what_a_thread_of_its_parent_was_moving(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    fill(one)
+    token = Token([1, 2])
+    thread = threading.Thread(target=lambda: one.write_sync([token, bytes(2000)], transfer=[token]))
+    thread.start()
+    until_asleep(one, "write_sleeps")
+    child = os.fork()
+    if not child:
+        status = 1
+        with suppress(BaseException):
+            token.detached = False
+            channel = Channel(interfaces=KNOWN)
+            with channel.connect() as three, channel.connect():
+                status = not three.write_sync(token, transfer=[token])
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    two.close_sync()
+    thread.join()

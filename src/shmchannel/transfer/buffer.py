@@ -14,6 +14,7 @@ from ..system import files
 from ..system.files import allocate, disown, new_file, open_name, own, refused, remove_file
 from ..system.locks import Hold
 from .block import HEAD_SIZE, LARGEST, NAME, OWNER, Block, Record, lock_byte, read_record, write_record
+from .claims import Claims
 
 
 class SharedBuffer(mmap.mmap):
@@ -62,9 +63,17 @@ class SharedBuffer(mmap.mmap):
         return self.closed
 
     def close(self) -> None:
-        """Free the memory; may be repeated. Raises ``BufferError`` while there are views of it."""
+        """Free the memory; may be repeated. Raises ``BufferError`` while there are views of it.
+
+        A write that is moving the buffer goes on: if its message is not accepted, the memory is freed then.
+        """
         super().close()
-        self._free()
+        claims = Claims()
+        if claims.add(self):  # else the write frees it: it looks whether the buffer is closed after its claim
+            try:
+                self._free()
+            finally:
+                claims.release()
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -13,6 +13,7 @@ from ..ring.producer import Note
 from ..segment import Slot
 from .block import Block
 from .buffer import SharedBuffer, block_of, check_movable, detach, receive
+from .claims import Claims
 
 
 def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
@@ -33,8 +34,9 @@ class Transfer:
     """The instances that one message moves. After the ``with`` statement they are gone, or as before.
 
     An instance of a user's class is detached first, because the message contains what ``detach`` returns. If
-    the message is not accepted, the instance gets its attributes back. A SharedBuffer is put under way first,
-    and detached at the end.
+    the message is not accepted, the instance gets its attributes back. A SharedBuffer is put under way once
+    the message is encoded, because a ``serialize`` may close it or move it elsewhere, and detached at the
+    end. In between the instances are claimed, so no other write can move them, and no close frees them.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Transfer:
         """
         self.note = Note()
         self._encode, self._slot, self._keep = encode, slot, keep
+        self._claims = Claims()
         self._instances: dict[int, tuple[Any, Interface]] = {}
         if isinstance(instances, SharedBuffer):
             raise TypeError("transfer is a list: write transfer=[buffer]")
@@ -54,9 +57,7 @@ class Transfer:
             interface = codec.interfaces.by_class.get(type(instance))
             if interface is None:
                 raise TypeError(f"cannot transfer {type(instance)}: list its class in interfaces=[...]")
-            interface.check_movable(instance)
-            if isinstance(instance, SharedBuffer):
-                check_movable(instance)
+            _check_movable(instance, interface)
             if id(instance) in self._instances:
                 raise ValueError(f"transfer lists {instance!r} twice")
             self._instances[id(instance)] = instance, interface
@@ -64,17 +65,30 @@ class Transfer:
         self._offered: list[SharedBuffer] = []
 
     def encode(self, value: object) -> bytes:
-        """Detach the instances, put the buffers under way, and return the message."""
-        moves = {}
+        """Detach the instances, encode the message, and put the buffers under way.
+
+        Raises as ``__init__``, for what has been moved or closed since, or is by another write right now.
+        """
+        moves, buffers = {}, []
         for identity, (instance, interface) in self._instances.items():
             if isinstance(instance, SharedBuffer):
-                if self._slot is not None:
-                    self._offered.append(instance)
-                    block_of(instance).offer(self._slot, self.note)
+                buffers.append(instance)
             else:
+                self._claim(instance, interface)
                 self._states.append((instance, state_of(instance)))
             moves[identity] = Serialized(instance, interface, interface.give_up(instance))
-        return self._encode(value, moves)
+        payload = self._encode(value, moves)
+        for buffer in buffers:
+            self._claim(*self._instances[id(buffer)])
+            if self._slot is not None:
+                self._offered.append(buffer)
+                block_of(buffer).offer(self._slot, self.note)
+        return payload
+
+    def _claim(self, instance: Any, interface: Interface) -> None:
+        if not self._claims.add(instance):
+            raise ValueError(f"cannot transfer {type(instance)}: another write is moving this one")
+        _check_movable(instance, interface)  # again, because another write may have just moved it
 
     def __enter__(self) -> Transfer:
         return self
@@ -84,9 +98,25 @@ class Transfer:
             for buffer in self._offered:
                 self._keep(block_of(buffer))
                 detach(buffer)
+            self._claims.release()
             return
         with ExitStack() as stack:
             for buffer in self._offered:
+                stack.callback(_close_again, buffer)
+            stack.callback(self._claims.release)
+            for instance, state in self._states:
+                stack.callback(set_state, instance, state)
+            for buffer in self._offered:
                 stack.callback(block_of(buffer).withdraw)
-        for instance, state in self._states:
-            set_state(instance, state)
+
+
+def _close_again(buffer: SharedBuffer) -> None:
+    """Free a buffer that was closed while it was claimed."""
+    if buffer.closed:
+        buffer.close()
+
+
+def _check_movable(instance: Any, interface: Interface) -> None:
+    interface.check_movable(instance)
+    if isinstance(instance, SharedBuffer):
+        check_movable(instance)

@@ -1,0 +1,42 @@
+"""Claims: the instances that a write is moving or a close is freeing, so that no two do so at once."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from functools import partial
+from typing import Any
+
+# By the id of the instance. Both `setdefault` and `get` are one step, also for threads.
+_claims: dict[int, weakref.ref[Claims]] = {}
+# In a fork the other threads, and so their writes, are gone.
+os.register_at_fork(after_in_child=_claims.clear)
+
+
+class Claims:
+    """The instances that one write or one close has claimed. They are free again once this is gone.
+
+    So a claim does not outlive a write that a signal handler cuts off, wherever that was.
+    """
+
+    def __init__(self) -> None:
+        self._instances: dict[int, Any] = {}  # kept, so that no other object gets an id of these
+
+    def add(self, instance: Any) -> bool:
+        """Claim an instance. False if another write or close has it."""
+        self._instances[id(instance)] = instance
+        mine = weakref.ref(self, partial(_drop, id(instance)))
+        return _claims.setdefault(id(instance), mine) is mine
+
+    def release(self) -> None:
+        """Give up all claims; may be repeated."""
+        for identity in self._instances:
+            claim = _claims.get(identity)
+            if claim and claim() is self:
+                _drop(identity, claim)
+        self._instances = {}
+
+
+def _drop(identity: int, claim: weakref.ref[Claims]) -> None:
+    if _claims.get(identity) is claim:  # only its own Claims takes a claim away
+        _claims.pop(identity, None)
