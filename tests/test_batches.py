@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed, layout
+from shmchannel import Channel, CloneError, EndOfChannel, Interface, Port, PortClosed, layout
 from shmchannel.port.port import connection_of
 from support import engines
 from support.inside import producer_of, reader_of, writer_of
@@ -244,3 +244,40 @@ def test_a_batch_that_waits_for_room_does_not_spin(monkeypatch: pytest.MonkeyPat
         # Two fit. More than a quarter of the ring is free then, and the third needs more.
         assert one.write_many_sync([bytes(350_000)] * 3, timeout=0.3) == 2
         assert len(tries) < 20
+
+
+@pytest.mark.parametrize("engine", engines.RINGS)
+@pytest.mark.parametrize("act", ["reads on", "waits for the writer", "reads many"])
+def test_the_room_of_what_was_taken_is_given_back_before_code_of_the_user_runs(engine: str, act: str) -> None:
+    class Head:
+        pass
+
+    def deserialize(_value: object) -> Head:
+        if act == "waits for the writer":
+            assert written.wait(20)
+        else:
+            while len(body) < 10:
+                read = reader.read_many_sync if act == "reads many" else reader.read_sync
+                got = read(timeout=20)
+                body.extend(got if act == "reads many" else [got])
+        return Head()
+
+    def write() -> None:
+        writer.write_many_sync([0, bytes(1900), bytes(1900), Head()])  # the ring holds just these
+        for _ in range(10 if act != "waits for the writer" else 1):
+            writer.write_sync(bytes(1900))
+        written.set()
+
+    body: list[bytes] = []
+    written = threading.Event()
+    known = [Interface(Head, serialize=lambda _: None, deserialize=deserialize)]
+    channel = Channel(capacity=4096, interfaces=known)
+    with engines.connected(channel, engine) as reader, engines.connected(channel, engine) as writer:
+        thread = threading.Thread(target=write)
+        thread.start()
+        values: list[Any] = []
+        while not (values and type(values[-1]) is Head):
+            values += reader.read_many_sync(max=4, timeout=20)
+        thread.join()
+        assert [type(value) for value in values] == [int, bytes, bytes, Head]
+        assert len(body) == (0 if act == "waits for the writer" else 10)

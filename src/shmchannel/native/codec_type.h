@@ -47,7 +47,7 @@ static PyObject *codec_decode(PyObject *object, PyObject *payload)
     Py_buffer view;
     if (!is_prepared(self->by_class) || PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    PyObject *value = decode_message(self, view.buf, (size_t)view.len);
+    PyObject *value = decode_message(self, view.buf, (size_t)view.len, NULL);
     PyBuffer_Release(&view);
     return value;
 }

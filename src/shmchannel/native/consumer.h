@@ -41,7 +41,7 @@ static PyObject *consumer_try_read(PyObject *object, PyObject *Py_UNUSED(unused)
     Message message;
     if (!is_prepared(self->end.wake))
         return NULL;
-    int status = read_message(self, NULL, &message);
+    int status = read_message(self, NULL, &message, false);
     if (status > 0)
         return message.payload;
     return status < 0 ? NULL : Py_NewRef(Py_None);

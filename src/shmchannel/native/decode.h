@@ -294,9 +294,10 @@ static PyObject *decode_all(Decoder *decoder)
     return value;
 }
 
-static PyObject *decode_message(Codec *codec, const uint8_t *bytes, size_t size)
+/* `before_call` is NULL where nothing is to be done before Python code runs. */
+static PyObject *decode_message(Codec *codec, const uint8_t *bytes, size_t size, BeforeCall *before_call)
 {
-    Decoder decoder = {.codec = codec, .place = bytes, .end = bytes + size};
+    Decoder decoder = {.codec = codec, .place = bytes, .end = bytes + size, .before_call = before_call};
     PyObject *value = decode_all(&decoder);
     return value ? value : refused(codec, size);
 }

@@ -8,6 +8,12 @@
 #include "lock.h"
 #include "state.h"
 
+/* What is to be done before Python code runs: `act(of)`, which returns -1 with an exception. NULL: nothing, or it is done. */
+typedef struct {
+    int (*act)(void *of);
+    void *of;
+} BeforeCall;
+
 /* Each function that decodes returns a value, or NULL with an exception; or, in the ring, NULL without an exception where it
    takes Python code to go on. */
 typedef struct {
@@ -17,6 +23,7 @@ typedef struct {
     int depth;
     bool tagged;
     Lock *in_ring; /* the lock of the end in whose ring the bytes lie, or NULL */
+    BeforeCall *before_call;
 } Decoder;
 
 static PyObject *cut_off(void)
@@ -120,10 +127,12 @@ static PyObject *decode_bytes(Decoder *decoder, size_t length)
     return value;
 }
 
-/* Whether Python code may run now. */
-static inline bool may_call(const Decoder *decoder)
+/* Whether Python code may run now, which the caller is about to do. False also if what comes before it has failed. */
+static inline bool may_call(Decoder *decoder)
 {
-    return !decoder->in_ring;
+    BeforeCall *before = decoder->before_call;
+    decoder->before_call = NULL;
+    return !decoder->in_ring && (!before || before->act(before->of) == 0);
 }
 
 static inline bool is_instance(const State *state, long code)

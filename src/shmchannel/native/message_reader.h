@@ -67,8 +67,8 @@ static void untake(MessageReader *self, Message *message)
     raise_error(error);
 }
 
-/* Take the next message's value. NULL without an exception if none is complete. */
-static PyObject *take(MessageReader *self)
+/* Take the next message's value; `hold` as in read_message. NULL without an exception if none is complete. */
+static PyObject *take(MessageReader *self, bool hold)
 {
     Message message;
     if (!is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
@@ -80,15 +80,16 @@ static PyObject *take(MessageReader *self)
     }
     int status = get_returned(self, &message);
     if (!status)
-        status = read_message(self->consumer, self->codec, &message);
+        status = read_message(self->consumer, self->codec, &message, hold);
     if (status <= 0 || message.value)
         return status <= 0 ? NULL : message.value;
+    BeforeCall give_back = {consumer_give_back, self->consumer}, *before = hold ? &give_back : NULL;
     PyObject *value = NULL;
     if (message.payload)
         value = decode_message(self->codec, (const uint8_t *)PyBytes_AS_STRING(message.payload),
-                               (size_t)PyBytes_GET_SIZE(message.payload));
+                               (size_t)PyBytes_GET_SIZE(message.payload), before);
     else
-        value = decode_message(self->codec, message.small, message.size);
+        value = decode_message(self->codec, message.small, message.size, before);
     if (!value)
         untake(self, &message);
     Py_XDECREF(message.payload);
@@ -103,24 +104,24 @@ static PyObject *value_or_nothing(MessageReader *self, PyObject *value)
 
 static PyObject *message_reader_take(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-    return value_or_nothing((MessageReader *)object, take((MessageReader *)object));
+    return value_or_nothing((MessageReader *)object, take((MessageReader *)object, false));
 }
 
 /* As take. If there is nothing it spins first. */
 static PyObject *message_reader_take_soon(PyObject *object, PyObject *Py_UNUSED(unused))
 {
     MessageReader *self = (MessageReader *)object;
-    PyObject *value = take(self);
+    PyObject *value = take(self, false);
     if (value || PyErr_Occurred())
         return value;
     int found = spin_now(&self->consumer->spin, &self->consumer->end.ring);
     if (found < 0)
         return NULL;
     self->consumer->spun = !found;
-    return value_or_nothing(self, found ? take(self) : NULL);
+    return value_or_nothing(self, found ? take(self, false) : NULL);
 }
 
-/* Take messages until the list has `most`. Their room is given back at once, when all are taken. */
+/* Take messages until the list has `most`. Their room is given back when all are taken, or before Python code runs. */
 static PyObject *message_reader_take_many(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     MessageReader *self = (MessageReader *)object;
@@ -134,20 +135,15 @@ static PyObject *message_reader_take_many(PyObject *object, PyObject *const *arg
         return NULL;
     Consumer *consumer = self->consumer;
     State *state = self->codec->state;
-    consumer->holding++;
     hold_collector(state); /* it would search all values again and again, and find no garbage */
     int status = 0;
-    while (!status && PyList_GET_SIZE(values) < most && (value = take(self))) {
+    while (!status && PyList_GET_SIZE(values) < most && (value = take(self, true))) {
         status = PyList_Append(values, value);
         Py_DECREF(value);
     }
     release_collector(state);
-    consumer->holding--;
     PyObject *error = take_error();
-    lock_take(&consumer->end.lock);
-    ring_consume(&consumer->end.ring, consumer->end.ring.head);
-    lock_give(&consumer->end.lock);
-    if (consumer_attend(consumer) < 0) {
+    if (consumer_give_back(consumer) < 0) {
         Py_XDECREF(error);
         return NULL;
     }

@@ -14,7 +14,6 @@ typedef struct {
     uint64_t max_message_size; /* bytes: a larger message is dropped */
     PyObject *parts;           /* a bytes object, which begins with the parts of the message under way; or NULL */
     size_t parts_size;         /* bytes of these parts */
-    int holding;               /* calls of take_many under way, which give back room when they end */
     Spin spin;
     bool spun; /* in take_soon, and found nothing */
     Sleep sleep;
@@ -76,12 +75,14 @@ static void copy_out(Consumer *self, void *to, size_t size)
     COPY(&self->end.lock, size, ring_copy_out(ring, ring->head + HEADER, to, size))
 }
 
-static void consumer_consume(Consumer *self, uint64_t after)
+/* Give back the room of all that was taken. -1 with an exception. */
+static int consumer_give_back(void *consumer)
 {
-    if (self->holding)
-        self->end.ring.head = after;
-    else
-        ring_consume(&self->end.ring, after);
+    Consumer *self = consumer;
+    lock_take(&self->end.lock);
+    ring_consume(&self->end.ring, self->end.ring.head);
+    lock_give(&self->end.lock);
+    return consumer_attend(self);
 }
 
 /* -- WHOLE frames */
@@ -203,8 +204,9 @@ static void message_clear(Message *message)
 }
 
 /* Under the lock: take the next frame out. 1: it completes a message, whose size alone is known if it is too large; 0: it
-   completes none, or this end was closed while the frame was copied; -1 with an exception. */
-static int take_frame(Consumer *self, const Frame *frame, Codec *codec, Message *message)
+   completes none, or this end was closed while the frame was copied; -1 with an exception. With `hold` its room is not given
+   back yet. */
+static int take_frame(Consumer *self, const Frame *frame, Codec *codec, Message *message, bool hold)
 {
     int status = frame->kind == WHOLE || frame->kind == LAST;
     message->size = frame->length;
@@ -224,13 +226,17 @@ static int take_frame(Consumer *self, const Frame *frame, Codec *codec, Message 
     }
     if (frame->kind == WHOLE || frame->kind == LAST)
         self->end.messages++;
-    consumer_consume(self, frame->after);
+    if (hold)
+        self->end.ring.head = frame->after;
+    else
+        ring_consume(&self->end.ring, frame->after);
     return status;
 }
 
 /* Take one message out, as Consumer.try_read; with a codec it may be decoded already. 1: it is there; 0: none is complete;
-   -1 with an exception. */
-static int read_message(Consumer *self, Codec *codec, Message *message)
+   -1 with an exception. With `hold`, a call of consumer_give_back has to follow, at the latest before Python code runs: it might
+   wait for a writer that waits for room. (Any other read gives back what is held too.) */
+static int read_message(Consumer *self, Codec *codec, Message *message, bool hold)
 {
     size_t taken = 0;
     for (int frames = 0; frames < FRAMES && taken < BATCH; frames++) {
@@ -238,7 +244,7 @@ static int read_message(Consumer *self, Codec *codec, Message *message)
         message->value = message->payload = NULL;
         lock_take(&self->end.lock);
         RingAnswer answer = self->end.closed ? RING_EMPTY : ring_next(&self->end.ring, &frame); /* step: look_if_shut */
-        int status = answer == RING_OK ? take_frame(self, &frame, codec, message) : 0;
+        int status = answer == RING_OK ? take_frame(self, &frame, codec, message, hold) : 0;
         lock_give(&self->end.lock);
         if (answer == RING_EMPTY)
             return 0;
@@ -246,7 +252,7 @@ static int read_message(Consumer *self, Codec *codec, Message *message)
             consumer_corrupted(self, &frame);
             return -1;
         }
-        if (status >= 0 && !self->holding && consumer_attend(self) < 0)
+        if (status >= 0 && !hold && consumer_attend(self) < 0)
             status = -1;
         if (status > 0 && message->size > self->max_message_size) {
             consumer_dropped(self, message->size);
