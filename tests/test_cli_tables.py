@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from shmchannel import Channel
-from shmchannel.cli import main, processes, snapshot, tables, wording
+from shmchannel.cli import main, snapshot, tables, wording
+from shmchannel.system import processes
 from support import peers
 from support.commands import ESCAPE, killed
 from support.flavours import Peer
@@ -18,7 +21,7 @@ def test_plain_and_rich_show_the_same_in_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("rich")
-    monkeypatch.setattr(processes, "program", lambda _pid: "a-program-with-quite-a-long-name.py")
+    monkeypatch.setattr(snapshot, "program", lambda _pid: "a-program-with-quite-a-long-name.py")
     channel = Channel()
     with channel.connect() as port:
         with killed(Peer("program", peers.connect_and_idle, channel.handle)):
@@ -104,7 +107,6 @@ def test_numbers_fit_their_columns() -> None:
         (["/usr/bin/python3.11", "-X", "dev", "-u", "/home/me/work.py", "x"], "work.py"),
         (["python3.14t", "-m", "shmchannel", "ls"], "shmchannel"),
         (["python", "-c", "print()"], "python -c"),
-        (["python3", "-c", "from multiprocessing", "--multiprocessing-fork"], "multiprocessing"),
         (["python3"], "python3"),
         (["/usr/sbin/nginx", "-g"], "nginx"),
         (["evil\x1b[2J"], "evil?[2J"),
@@ -112,3 +114,40 @@ def test_numbers_fit_their_columns() -> None:
 )
 def test_a_process_is_called_after_its_program(command: list[str], name: str) -> None:
     assert processes.printable(processes.program_name(command)) == name
+
+
+CHILDREN = """
+import multiprocessing
+import os
+import sys
+
+from shmchannel.system.processes import program
+
+
+def name(pipe):
+    pipe.send(program(os.getpid()))
+
+
+def nested(pipe):
+    child = multiprocessing.get_context("spawn").Process(target=name, args=(pipe,))
+    child.start()
+    child.join()
+
+
+if __name__ == "__main__":
+    for method, target in (("fork", name), ("forkserver", name), ("spawn", name), ("spawn", nested)):
+        near, far = multiprocessing.Pipe()
+        child = multiprocessing.get_context(method).Process(target=target, args=(far,))
+        child.start()
+        print(near.recv())
+        child.join()
+"""
+
+
+def test_a_child_of_multiprocessing_is_called_after_the_program_that_started_it(tmp_path: Path) -> None:
+    (tmp_path / "jobs.py").write_text(CHILDREN)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "jobs.py"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == ["jobs.py", *["jobs.py (multiprocessing)"] * 3]
+    assert processes.program(1 << 22) == ""  # there is no such process

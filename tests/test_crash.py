@@ -178,7 +178,7 @@ if how == "drops its Channel":
             with pytest.raises(TimeoutError):
                 port.read_sync(timeout=0.2)
             print(how, file=creator.stdin, flush=True)
-            with pytest.raises(PeerLost, match="ended before it had connected"):
+            with pytest.raises(PeerLost, match="the creator ended before both sides had connected"):
                 port.read_sync(timeout=10)
             with pytest.raises(PeerLost):
                 port.write_sync(1)

@@ -23,6 +23,7 @@ from .errors import (
     WouldBlock,
 )
 from .multiplex import wait
+from .port.peer import PeerInfo
 from .port.port import Port
 from .port.statistics import Statistics
 from .pump import pump
@@ -42,6 +43,7 @@ __all__ = [
     "EndOfChannel",
     "Interface",
     "InterfaceError",
+    "PeerInfo",
     "PeerLost",
     "Port",
     "PortClosed",

@@ -30,7 +30,11 @@ class EndOfChannel(ChannelError, EOFError):
 
 
 class PeerLost(ChannelError, ConnectionResetError):
-    """Raised once the peer's process has died without closing; by a read, after the last complete message."""
+    """Raised once the peer's process has died without closing; by a read, after the last complete message.
+
+    Only a process that has connected is a peer. One that ends before is not noticed: wait for it too, with
+    ``shmchannel.wait([port, process.sentinel])``, or give ``Port.wait_connected`` a timeout.
+    """
 
 
 class CloneError(ChannelError, TypeError):

@@ -44,6 +44,12 @@ def slot_of(port: Port) -> Any:
     return opened.slot
 
 
+def meeting_of(port: Port) -> Any:
+    """The sleeper of the threads that wait for an open port's peer to connect."""
+    opened: Any = connection_of(port)._open
+    return opened.meeting
+
+
 def doorbell_of(port: Port) -> Any:
     """The doorbell that wakes the port's event loop or select."""
     return connection_of(port)._doorbell

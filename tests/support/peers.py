@@ -133,6 +133,13 @@ def write_and_exit_open(handle: str) -> None:
     _left_open.write_sync("last words")
 
 
+def write_and_end(handle: str, dies: bool) -> None:
+    with connect(handle) as port:
+        port.write_sync("last words")
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def leave_a_thread(handle: str) -> None:
     """Return while a thread still echoes."""
     threading.Thread(target=echo, args=(handle,)).start()

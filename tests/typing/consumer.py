@@ -8,6 +8,7 @@ from shmchannel import (
     ChannelError,
     DuplexStream,
     EndOfChannel,
+    PeerInfo,
     PeerLost,
     Port,
     ReadStream,
@@ -29,12 +30,16 @@ def use(handle: str) -> int:
         for message in port:
             print(message)
         record: Statistics = port.statistics()
+        port.wait_connected(timeout=1.5)
+        peer: PeerInfo | None = port.peer
+        print(peer and (peer.pid + peer.interpreter, peer.program + "."))
     closed: bool = port.closed
     return size + record.messages_read + closed
 
 
 async def use_in_a_loop(channel: Channel, reader: asyncio.StreamReader) -> int:
     async with channel.connect(spin=False) as port:
+        await port.connected()
         accepted: bool = await port.write([1])
         value: Any = await port.read()
         async for message in port:

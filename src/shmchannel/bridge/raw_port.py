@@ -24,7 +24,7 @@ class Messages:
 
     async def read(self) -> bytes:
         """The next message. Raises as ``Port.read`` does at an end; a cancelled one has taken nothing."""
-        return await self._connection.drive(self._connection.reading(), writing=False)
+        return await self._connection.drive(self._connection.reading(), "reading")
 
     def read_nowait(self) -> bytes | None:
         """The next message if there is one now. Raises as ``read``."""
@@ -47,7 +47,7 @@ class Messages:
             found = wire.split(frames)
         accepted = Accepted()
         writing = self._connection.writing_many(self._batches(frames, found), accepted)
-        await self._connection.drive(writing, writing=True)
+        await self._connection.drive(writing, "writing")
         return accepted.messages == len(found)
 
     def _batches(self, frames: bytes, found: list[wire.Frame]) -> list[Batch]:

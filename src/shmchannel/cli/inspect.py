@@ -10,8 +10,9 @@ from typing import Any
 from .. import segment
 from ..engine import Codec
 from ..errors import ChannelError
+from ..system import processes
 from ..transfer.sweep import sweep_blocks
-from . import processes, snapshot, tables, wording
+from . import snapshot, tables, wording
 from .jsonlines import Jsonlines
 from .snapshot import RingSnapshot, Snapshot
 

@@ -1,4 +1,4 @@
-"""Processes as /proc shows them: their programs, and the segments that they have open.
+"""Processes as /proc shows them: which there are, and the segments that they have open.
 
 A mapping keeps a descriptor of its file (``mmap.mmap`` duplicates it). So the descriptors show every process
 that has a channel open, whether or not the channel's names still exist.
@@ -66,44 +66,3 @@ def _innermost_pid(pid: int) -> int:
             if line.startswith(b"NSpid:"):
                 return int(line.split()[-1])
     return pid
-
-
-def program(pid: int) -> str:
-    """The name of the program that a process runs; '' if the process is gone.
-
-    Unprintable characters are replaced: a process may have a name that would move a terminal's cursor.
-    """
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = os.fsdecode(file.read()).split("\0")[:-1]
-        if not words:
-            with open(f"/proc/{pid}/comm", "rb") as file:
-                words = [os.fsdecode(file.read()).strip()]
-    except OSError:
-        return ""
-    return printable(program_name(words))
-
-
-def program_name(words: list[str]) -> str:
-    """The name of the program that a command line starts; for Python its script or module."""
-    name = os.path.basename(words[0])
-    if not re.fullmatch(r"python[\d.]*t?", name):
-        return name
-    if "--multiprocessing-fork" in words:
-        return "multiprocessing"
-    takes_value = False
-    for index, word in enumerate(words[1:], 1):
-        if takes_value:
-            takes_value = False
-        elif word in ("-m", "-c"):
-            return f"{name} -c" if word == "-c" else "".join(words[index + 1 : index + 2]) or name
-        elif word in ("-W", "-X"):
-            takes_value = True
-        elif word and not word.startswith("-"):
-            return os.path.basename(word)
-    return name
-
-
-def printable(text: str) -> str:
-    """The text with a question mark in place of each control character and each undecodable byte."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -19,6 +19,7 @@ from typing import Any
 from .. import layout, segment
 from ..errors import ChannelCorrupted, ChannelError, ChannelNotFound
 from ..system import files, locks
+from ..system.processes import program
 from . import processes
 
 STATES = {layout.FREE: "free", layout.CONNECTED: "connected", layout.CLOSED: "closed"}
@@ -264,7 +265,7 @@ def _port(fd: int, index: int, holders: set[int]) -> PortSnapshot:
         pid=pid,
         seen_as=seen_as,
         interpreter=record[layout.INTERPRETER],
-        program=processes.program(seen_as) if seen_as else "",
+        program=program(seen_as) if seen_as else "",
     )
 
 

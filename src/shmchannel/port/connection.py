@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from array import array
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -38,7 +39,7 @@ from .statistics import Statistics, count
 if TYPE_CHECKING:
     import asyncio
 
-    from ..waiting.event_loop import LoopSide
+    from ..waiting.event_loop import LoopSide, Place
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ class Open(NamedTuple):
     slot: Slot
     writer: MessageWriter
     reader: MessageReader
+    meeting: Sleeper
     select_side: SelectSide
     kept: object  # the Channel: its names stay as long as it does
 
@@ -92,9 +94,11 @@ class Connection:
         self.events = Events()
         self._under_way: list[tuple[int, Block]] = []  # each with the position at which it has been read
         select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.ready)
-        self._open: Open | None = Open(slot, writer, reader, select_side, kept)  # now it can be ended
+        # Now it can be ended.
+        self._open: Open | None = Open(slot, writer, reader, self._make_meeting(slot), select_side, kept)
         _slots_in_use.add(slot)
         shutdown.register(self)
+        self._greet(slot)
 
     def __del__(self) -> None:
         """End a connection that no port has ended: a signal handler cut off a connect or a destructor."""
@@ -119,6 +123,41 @@ class Connection:
         bell = self._doorbell.ring_theirs
         consumer = engine.Consumer(place, sleeper, slot.space[theirs], bell, max_message_size)
         return engine.MessageReader(consumer, self._codec)
+
+    # -- meeting
+
+    def _make_meeting(self, slot: Slot) -> Sleeper:
+        """Where threads wait for the peer to connect: where its writer will sleep, and nobody does before.
+
+        Nobody else looks at the flags, since the side that connects posts in any case. So does our own close.
+        """
+        theirs = slot.space[1 - slot.index]
+        return Sleeper(memoryview(array("I", [0, 0])), theirs, alive=self.peer.look, spins=lambda: NO_SPIN)
+
+    def _greet(self, slot: Slot) -> None:
+        """Wake the threads and tasks of a peer that wait for this side to connect.
+
+        ``Segment.close_names`` has a fence after the store of our state. So of two sides that connect at
+        once, at least one sees the other. A waiter sees our state by its last look, or gets a post that
+        comes after that look. If we die before the post, the waiter looks again at the end of its slice,
+        and in a loop at the next pulse.
+        """
+        if self.peer.has_connected():
+            slot.space[slot.index].post()  # if nobody waits, our writer looks once for nothing
+            self._doorbell.ring_theirs()
+
+    def meeting(self) -> Operation[None]:
+        """Wait for the peer to connect."""
+        opened = self._open
+        if opened is not None:
+            wait = Wait(opened.meeting, lambda: self.closed or self.peer.has_connected())
+            while not wait.ready():
+                self.peer.check()  # raises once no side can connect any more
+                yield wait
+            self.notice_end()
+        incoming = self.incoming
+        if isinstance(incoming, Ended):
+            raise incoming.error()
 
     @property
     def closed(self) -> bool:
@@ -416,11 +455,11 @@ class Connection:
         """The loop that last awaited this port, unless it is closed."""
         return None if self._loop_side is None else self._loop_side.loop
 
-    async def drive(self, operation: Operation[T], *, writing: bool) -> T:
+    async def drive(self, operation: Operation[T], place: Place) -> T:
         """Run an operation in the running event loop. Once the connection is over, it does not wait."""
-        if isinstance(self.outgoing if writing else self.incoming, Ended):
+        if isinstance(self.outgoing if place == "writing" else self.incoming, Ended):
             return drive(operation, timeout=0)
-        return await self.in_loop().drive(operation, writing=writing)
+        return await self.in_loop().drive(operation, place)
 
     def in_loop(self) -> LoopSide:
         """Make the running loop the port's loop, and return the port's side in it.

@@ -57,7 +57,7 @@ EXITING = partial(
 )
 LOST = partial(
     PeerLost,
-    "the peer's process died without closing its port, or ended before it had connected: "
+    "the peer's process died without closing its port, or the creator ended before both sides had connected: "
     "make a new channel for its successor",
 )
 FORKED = partial(

@@ -5,13 +5,26 @@ from __future__ import annotations
 import math
 import os
 from array import array
+from collections.abc import Callable
 from time import monotonic
+from typing import NamedTuple
 
-from ..layout import FREE, INTERPRETER, PID, STATE
+from ..layout import FREE, INTERPRETER, NAMESPACE, PID, STARTED, STATE
 from ..segment import Slot
 from ..system import processes
 from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
 from . import ended
+
+
+class PeerInfo(NamedTuple):
+    """Who has the other port. ``print`` it to see which worker a port belongs to."""
+
+    pid: int
+    """The process, as it knows itself: in another pid namespace it has another number there."""
+    interpreter: int
+    """The id of the interpreter in that process; 0 is the main one."""
+    program: str
+    """The name of the program, as ``shmchannel ls`` shows it; "" if the system does not say it."""
 
 
 class Peer:
@@ -21,8 +34,25 @@ class Peer:
         """``spin`` is False if the port must not spin at all."""
         self._slot: Slot | None = slot
         self._spins: int | None = None if spin else NO_SPIN
+        self._info: PeerInfo | None = None
         self.lost = False
         self.next_look = array("d", [0.0])  # monotonic seconds; in memory that C can read
+
+    def has_connected(self) -> bool:
+        """Whether the other slot has been taken. False once this port is over."""
+        return self._slot is not None and self._slot.peer()[STATE] != FREE
+
+    def info(self) -> PeerInfo | None:
+        """The process on the other side, None if nobody has connected; kept when it or this port ends."""
+        if self._info is None:
+            self._info = self._read(_program)
+        return self._info
+
+    def _read(self, program: Callable[[list[int]], str]) -> PeerInfo | None:
+        record = self._slot.peer() if self._slot else [FREE]
+        if record[STATE] == FREE:  # read first, and stored last
+            return None
+        return PeerInfo(record[PID], record[INTERPRETER], program(record))
 
     def look(self) -> bool:
         """Ask the kernel whether the peer lives. A peer that may still connect counts as alive."""
@@ -49,6 +79,7 @@ class Peer:
 
     def forget(self) -> None:
         """Look no more: this port is over, and no longer depends on its peer."""
+        self._info = self._info or self._read(lambda _record: "")
         self._slot = None
         self.lost = False
         self.next_look[0] = math.inf
@@ -61,6 +92,13 @@ class Peer:
                 return NO_SPIN
             self._spins = _spins_for(record)
         return self._spins
+
+
+def _program(record: list[int]) -> str:
+    """The program of a record's process; "" if that has ended, or cannot be seen from here."""
+    pid = record[PID]
+    here = record[NAMESPACE] == processes.namespace() and processes.process_started(pid) == record[STARTED]
+    return processes.program(pid) if here else ""
 
 
 def _spins_for(record: list[int]) -> int:

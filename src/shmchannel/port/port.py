@@ -15,6 +15,7 @@ from . import shutdown
 from .connection import Accepted, Connection
 from .ended import Ended
 from .events import Callback, Event
+from .peer import PeerInfo
 from .statistics import Statistics
 
 
@@ -30,6 +31,37 @@ class Port:
     def __init__(self, connection: Connection) -> None:
         """Use ``Channel.connect`` instead."""
         self._connection = connection
+
+    # -- meet
+
+    def wait_connected(self, timeout: float | None = None) -> None:
+        """Return once the other side has connected, waiting at most ``timeout`` seconds (None: no limit).
+
+        Nothing tells a port that a program failed before it could connect: give a ``timeout``, or wait for
+        the process too (``shmchannel.wait``). Raises ``TimeoutError`` when the time is up, ``PeerLost`` if
+        no side can connect any more or the peer has died, ``EndOfChannel`` if it has ended, ``PortClosed``
+        after ``close_sync``, and ``TypeError`` or ``ValueError`` for a wrong timeout. While there is
+        something left to read of a peer that has ended or died, it returns.
+        """
+        if timeout is not None:
+            check_timeout(timeout)
+        drive(self._connection.meeting(), timeout)
+
+    async def connected(self) -> None:
+        """As ``wait_connected``, suspending this task until the other side has connected.
+
+        Raises ``ChannelError`` while another event loop awaits the port or a select watches it.
+        """
+        await self._connection.drive(self._connection.meeting(), "meeting")
+
+    @property
+    def peer(self) -> PeerInfo | None:
+        """The process on the other side; None as long as nobody has connected.
+
+        The program's name is looked up when this is first asked, and is "" for a process that has ended by
+        then. What was once returned stays, also when the port is over.
+        """
+        return self._connection.peer.info()
 
     # -- write
 
@@ -86,7 +118,7 @@ class Port:
         if transfer:
             with connection.moving(transfer) as moving:
                 return await connection.drive(
-                    connection.writing(moving.encode(value), moving.note), writing=True
+                    connection.writing(moving.encode(value), moving.note), "writing"
                 )
         outgoing = connection.outgoing
         if isinstance(outgoing, Ended):
@@ -99,7 +131,7 @@ class Port:
                 return True
         else:
             payload = connection.outgoing.encode(value)
-        return await side.drive(connection.writing(payload), writing=True)
+        return await side.drive(connection.writing(payload), "writing")
 
     def write_many_sync(self, values: Iterable[object], *, timeout: float | None = None) -> int:
         """Write values in their order; for many small ones faster than ``write_sync``.
@@ -134,7 +166,7 @@ class Port:
         accepted = Accepted()
         batches = connection.outgoing.batches(values)
         try:
-            await connection.drive(connection.writing_many(batches, accepted), writing=True)
+            await connection.drive(connection.writing_many(batches, accepted), "writing")
         except ChannelError:
             if not accepted.messages:
                 raise
@@ -195,7 +227,7 @@ class Port:
             value = connection.incoming.take_soon()
             if value is not NOTHING:
                 return value
-        return connection.value_of(await side.drive(connection.reading(), writing=False))
+        return connection.value_of(await side.drive(connection.reading(), "reading"))
 
     def read_many_sync(self, max: int = 1000, timeout: float | None = None) -> list[Any]:  # noqa: A002
         """Return the values that can be read now, 1 to ``max``; waits for the first as ``read_sync`` does.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -13,7 +14,11 @@ except ImportError:
     _interpreters = None
 
 MAIN = 0  # the id of the main interpreter
-STATE_FIELD, START_FIELD = 0, 19  # of /proc/PID/stat, which is read from its third field on (proc(5))
+# Fields of /proc/PID/stat, which is read from its third field on (proc(5)).
+STATE_FIELD, PARENT_FIELD, START_FIELD = 0, 1, 19
+
+# So far up the name of the program is looked for that started a child of multiprocessing.
+GENERATIONS = 10
 
 
 def process_started(pid: int) -> int:
@@ -60,3 +65,79 @@ def cpus() -> int:
 
 def has_gil() -> bool:
     return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+# -- names of programs
+
+
+def program(pid: int) -> str:
+    """The name of the program that a process runs; '' if the process is gone, or the system does not say.
+
+    A child of multiprocessing has the name of the program that started it, since its own command line is the
+    same for every child. Unprintable characters are replaced: a process may have a name that would move a
+    terminal's cursor.
+    """
+    words = _command_line(pid)
+    if not _is_multiprocessing(words):
+        return printable(program_name(words))
+    ancestor, above = pid, words
+    for _ in range(GENERATIONS):
+        ancestor = _parent(ancestor)
+        above = _command_line(ancestor)
+        if not _is_multiprocessing(above):
+            break
+    name = program_name(above) if _is_python(above) else ""  # after the starter's death the parent is init
+    return printable(f"{name} (multiprocessing)" if name else "multiprocessing")
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = os.fsdecode(file.read()).split("\0")[:-1]
+        if not words:
+            with open(f"/proc/{pid}/comm", "rb") as file:
+                words = [os.fsdecode(file.read()).strip()]
+    except OSError:
+        return []
+    return words
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[PARENT_FIELD])
+    except OSError:
+        return 0  # which is no process
+
+
+def _is_python(words: list[str]) -> bool:
+    return bool(words) and re.fullmatch(r"python[\d.]*t?", os.path.basename(words[0])) is not None
+
+
+def _is_multiprocessing(words: list[str]) -> bool:
+    """Whether this is how multiprocessing starts a child, or the server that forks its children."""
+    starts = any(word.startswith("from multiprocessing.") for word in words)
+    return _is_python(words) and (starts or "--multiprocessing-fork" in words)
+
+
+def program_name(words: list[str]) -> str:
+    """The name of the program that a command line starts; for Python its script or module."""
+    name = os.path.basename(words[0]) if words else ""
+    if not _is_python(words):
+        return name
+    takes_value = False
+    for index, word in enumerate(words[1:], 1):
+        if takes_value:
+            takes_value = False
+        elif word in ("-m", "-c"):
+            return f"{name} -c" if word == "-c" else "".join(words[index + 1 : index + 2]) or name
+        elif word in ("-W", "-X"):
+            takes_value = True
+        elif word and not word.startswith("-"):
+            return os.path.basename(word)
+    return name
+
+
+def printable(text: str) -> str:
+    """The text with a question mark in place of each control character and each undecodable byte."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -13,7 +13,7 @@ import functools
 import time
 import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from ..errors import ChannelError
 from ..system.doorbell import Doorbell
@@ -23,13 +23,15 @@ from .sleeper import ON_BELL, SPIN_IN_LOOP, TURN, Operation, Sleeper, TaskTurn, 
 from .thread import operation_result
 
 T = TypeVar("T")
+Place = Literal["reading", "writing", "meeting"]
+"""Where a task may wait: for a message, for room, for the peer to connect. Each place has a line."""
 
 PULSE = 0.15  # seconds between looks at everything that waits in a loop
 CHECKPOINT_INTERVAL = 0.0007  # seconds after which a task lets others run; it may make one more try first
 
 
 class Lane:
-    """The tasks of a loop that wait at one end of a ring. They stand in line; the first one sleeps."""
+    """The tasks of a loop that wait in one place. They stand in line; the first one sleeps."""
 
     def __init__(self) -> None:
         self.tasks = 0  # in the line
@@ -118,7 +120,7 @@ def forget_closed_loops() -> None:
 
 
 class LoopSide:
-    """A port's side in its event loop: the two lanes, and the doorbell that the loop watches."""
+    """A port's side in its event loop: the lanes, and the doorbell that the loop watches."""
 
     def __init__(self, doorbell: Doorbell, reader: Sleeper, writer: Sleeper) -> None:
         self._doorbell = doorbell
@@ -126,7 +128,7 @@ class LoopSide:
             sleeper.limit_spin(SPIN_IN_LOOP)
         self._descriptor = -1  # the one that the loop watches
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.reading = self.writing = Lane()  # ``_move`` makes the real ones
+        self.reading = self.writing = self.meeting = Lane()  # ``_move`` makes the real ones
         self._unwatch: Callable[[], object] = bool  # ends the last ``watch``
         self.next_checkpoint = 0.0  # monotonic seconds
 
@@ -150,15 +152,20 @@ class LoopSide:
             return False  # without the lock: a task that has to wait looks again under it, in ``_enter``
         return locked(self._doorbell.lock, lambda: loop is not self._loop and self._move(loop))
 
-    def _enter(self, *, writing: bool) -> Lane:
+    @property
+    def lanes(self) -> dict[Place, Lane]:
+        """The lane of each place."""
+        return {"reading": self.reading, "writing": self.writing, "meeting": self.meeting}
+
+    def _enter(self, place: Place) -> Lane:
         """Join the line of a lane. While a task is in it, no other loop can have the port."""
         self.join()
-        lane = self.writing if writing else self.reading
+        lane = self.lanes[place]
         lane.tasks += 1
         return lane
 
     def _move(self, loop: asyncio.AbstractEventLoop) -> bool:
-        if self.loop is not None and (self.reading.tasks or self.writing.tasks):
+        if self.loop is not None and any(lane.tasks for lane in self.lanes.values()):
             raise ChannelError(
                 "this port is being awaited in another event loop: await it in one loop at a time"
             )
@@ -169,7 +176,7 @@ class LoopSide:
         except ChannelError:
             self._loop = None
             raise
-        self.reading, self.writing = Lane(), Lane()
+        self.reading, self.writing, self.meeting = Lane(), Lane(), Lane()
         self._watch_doorbell(self._doorbell.fileno())  # -1 if the port was closed meanwhile
         return True
 
@@ -206,8 +213,11 @@ class LoopSide:
 
     def _on_bell(self) -> None:
         self._doorbell.drain()
-        self.reading.wake()
-        self.writing.wake()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for lane in self.lanes.values():
+            lane.wake()
 
     def may_go_on(self, lane: Lane) -> bool:
         """Whether a task may try at once: no task is in line, and the next checkpoint is not due."""
@@ -221,9 +231,9 @@ class LoopSide:
         await asyncio.sleep(0)
         self.next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
 
-    async def drive(self, operation: Operation[T], *, writing: bool) -> T:
-        """Run an operation to its end, suspending this task in the lane's line where the operation waits."""
-        lane = locked(self._doorbell.lock, lambda: self._enter(writing=writing))
+    async def drive(self, operation: Operation[T], place: Place) -> T:
+        """Run an operation to its end, suspending this task in the place's line where the operation waits."""
+        lane = locked(self._doorbell.lock, lambda: self._enter(place))
         try:
             async with lane.line:
                 if time.monotonic() >= self.next_checkpoint:
@@ -287,5 +297,4 @@ class LoopSide:
     def _leave(self) -> None:
         self._watch_doorbell(-1)
         self._doorbell.close()
-        self.reading.wake()
-        self.writing.wake()
+        self._wake_all()
