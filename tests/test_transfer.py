@@ -798,7 +798,7 @@ def test_what_one_write_is_moving_no_other_moves(pair: tuple[Port, Port], movabl
         waiting = asyncio.create_task(one.write([thing, bytes(2000)], transfer=[thing]))
         await asyncio.sleep(0)
         assert not waiting.done()
-        with pytest.raises(ValueError, match="detached|another write is moving"):
+        with pytest.raises(ValueError, match=r"detached|another write is moving"):
             three.write_sync([thing], transfer=[thing])
         with pytest.raises(WouldBlock):
             four.read_nowait()
