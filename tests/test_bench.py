@@ -178,6 +178,20 @@ def test_the_status_is_1_when_ours_fails_or_nothing_is_measured(
     assert "shmchannel failed: round 1: ended with status 1: no luck" in capsys.readouterr().out
 
 
+def test_a_turn_that_has_ended_before_it_is_asked_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ended(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.wait(30)
+
+    monkeypatch.setattr(isolated, "COMMAND", [sys.executable, "-c", "raise SystemExit('no luck')"])
+    monkeypatch.setattr(isolated.subprocess, "Popen", Ended)
+    assert main(["bench", *FEW, "--where", "thread", "--workload", "echo", "--peers", "shmchannel"]) == 1
+    assert "shmchannel failed: round 1: ended with status 1: no luck" in capsys.readouterr().out
+
+
 def test_without_interpreters_it_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,7 +59,8 @@ def _ask(process: subprocess.Popen[bytes], turn: Turn, deadline: float, errors: 
     assert process.stdin is not None
     assert process.stdout is not None
     until = time.monotonic() + deadline
-    os.write(process.stdin.fileno(), json.dumps(turn._asdict()).encode() + b"\n")
+    with contextlib.suppress(BrokenPipeError):  # it has ended already, which its output shows
+        os.write(process.stdin.fileno(), json.dumps(turn._asdict()).encode() + b"\n")
     received, output = b"", process.stdout.fileno()
     while (left := until - time.monotonic()) > 0:
         if not select.select([output], [], [], left)[0]:

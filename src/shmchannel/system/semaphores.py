@@ -91,9 +91,6 @@ class LibcSemaphore:
         self.name = name
         self.address: int | None = None
         without_fork(lambda: self._open(os.O_CREAT | os.O_EXCL if create else 0))
-        # On Linux, where a semaphore is a file. The umask may have changed its mode.
-        if create and os.path.exists(file := f"/dev/shm/sem.{name[1:]}"):
-            os.chmod(file, OWNER_ONLY)
 
     def _open(self, flags: int) -> None:
         more = (ctypes.c_uint(OWNER_ONLY), ctypes.c_uint(0)) if flags else ()
@@ -103,6 +100,15 @@ class LibcSemaphore:
             raise _os_error(self.name)
         assert self.address
         self._fixed = ctypes.c_uint32.from_address(self.address + FIXED_WORD * 4)
+        if flags:
+            self._set_mode()
+
+    def _set_mode(self) -> None:
+        """Set the mode of the new semaphore's file, on Linux. The umask may have changed it."""
+        try:
+            os.chmod(f"/dev/shm/sem.{self.name[1:]}", OWNER_ONLY)
+        except FileNotFoundError:
+            pass
 
     def _is_whole(self) -> bool:
         return FIXED is None or self._fixed.value == FIXED
@@ -161,6 +167,8 @@ class PosixIpcSemaphore(LibcSemaphore):
         except (posix_ipc.PermissionsError, OSError) as error:  # without errno if too many files are open
             number = getattr(error, "errno", errno.EACCES) or errno.EMFILE
             raise OSError(number, os.strerror(number), name) from None
+        if flags:
+            self._set_mode()
         super()._open(0)  # again, by libc: it counts its opens, and gives the same address for all
 
     def _post(self) -> None:
