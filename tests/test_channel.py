@@ -523,7 +523,7 @@ def test_capacity_is_the_creators_choice() -> None:
 def test_a_slot_that_stays_half_taken_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "PATIENCE", 0.05)
     channel = Channel()
-    hold = segment.Hold(files.open_name, channel.handle)
+    hold = segment.Hold(files.open_into, channel.handle)
     assert hold.try_lock(0, layout.RECORDS_END) is False  # the creator's byte is taken
     assert hold.try_lock(layout.SLOTS[0], 128)
     with pytest.raises(ChannelNotFound):
@@ -581,7 +581,7 @@ def test_whatever_the_system_refuses_nothing_is_left(monkeypatch: pytest.MonkeyP
         raise error(errno.ENOSPC, "no")
 
     where: Any = {
-        "shm_open": (files._posixshmem, "shm_open"),
+        "shm_open": (files, "_shm_open"),
         "semaphore": (segment.NamedSemaphore, "_open"),
         "mmap": (segment.mmap, "mmap"),
     }.get(refused, (os, refused))
@@ -608,20 +608,19 @@ def test_a_sweep_that_takes_a_segment_in_the_making_makes_the_creator_take_anoth
     monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     opened: list[str] = []
-    real = files.open_name
+    real = files.open_into
 
-    def open_beside_a_sweep(name: str, flags: int = os.O_RDWR) -> Any:
-        if opened or flags != os.O_RDWR:
-            return real(name, flags)
-        opened.append(name)
-        if when == "before the creator opens it":
+    def open_beside_a_sweep(file: Any, name: str, flags: int = os.O_RDWR) -> None:
+        makes_the_hold = not opened and flags == os.O_RDWR
+        if makes_the_hold:
+            opened.append(name)
+            if when == "before the creator opens it":
+                assert segment.sweep_segments() == [name]
+        real(file, name, flags)
+        if makes_the_hold and when != "before the creator opens it":
             assert segment.sweep_segments() == [name]
-            return real(name)
-        file = real(name)
-        assert segment.sweep_segments() == [name]
-        return file
 
-    monkeypatch.setattr(files, "open_name", open_beside_a_sweep)
+    monkeypatch.setattr(files, "open_into", open_beside_a_sweep)
     channel = Channel()
     assert opened
     assert channel.handle not in opened

@@ -17,7 +17,7 @@ import pytest
 
 from shmchannel import Channel, Port, PortClosed, WouldBlock
 from shmchannel.layout import PART
-from shmchannel.system import files, interrupts
+from shmchannel.system import files
 from shmchannel.waiting import thread
 from support.engines import LONG_RINGS, RINGS, in_program, made_by
 from support.flavours import Peer
@@ -286,61 +286,42 @@ sys.exit(str(bad) if bad else 0)
     assert done.returncode == 0, done.stderr.decode()
 
 
-def test_a_fork_waits_for_an_open_or_close_under_way() -> None:
-    inside, go_on = threading.Event(), threading.Event()
-
-    def action() -> None:
+LOCK_AND_FORK = """
+import faulthandler, os, sys, threading
+faulthandler.dump_traceback_later(20, exit=True)
+first = sys.argv[1] == "first"
+if first:
+    from shmchannel import Channel, SharedBuffer
+theirs, inside, forking = threading.RLock(), threading.Event(), threading.Event()
+def before():
+    forking.set()
+    theirs.acquire()
+os.register_at_fork(before=before, after_in_parent=theirs.release, after_in_child=theirs.release)
+if not first:
+    from shmchannel import Channel, SharedBuffer
+def connect():
+    with theirs:
         inside.set()
-        go_on.wait(10)
-        steps.append("done")
-
-    steps: list[str] = []
-    thread = threading.Thread(target=interrupts.without_fork, args=(action,))
-    thread.start()
-    inside.wait(10)
-    timer = threading.Timer(0.05, go_on.set)
-    timer.start()
-    pid = os.fork()
-    steps.append("forked")
-    if not pid:
-        os._exit(0 if steps == ["done", "forked"] else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    thread.join()
-    timer.join()
+        forking.wait()
+        channel = Channel()
+        with channel.connect() as one, channel.connect() as two:
+            one.write_sync(SharedBuffer(10).close())
+            two.read_sync()
+thread = threading.Thread(target=connect)
+thread.start()
+inside.wait()
+if not os.fork():
+    os._exit(0)
+assert os.wait()[1] == 0
+thread.join()
+"""
 
 
-def test_without_fork_lets_what_a_handler_raises_out_and_holds_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Boom(RuntimeError):
-        pass
-
-    class Interrupted:
-        """A lock in which a handler raises: before it is taken, or after it is released."""
-
-        def __init__(self, where: str) -> None:
-            self.lock = threading.RLock()
-            self.where = where
-
-        def acquire(self, timeout: float = -1) -> None:  # noqa: ARG002
-            if self.where == "acquire":
-                raise Boom
-            self.lock.acquire()
-
-        @property
-        def release(self) -> Any:
-            return self._release if self.where == "release" else self.lock.release
-
-        def _release(self) -> None:
-            self.lock.release()
-            raise Boom
-
-    for where in ("acquire", "release"):
-        monkeypatch.setattr(interrupts, "_no_fork", Interrupted(where))
-        with pytest.raises(Boom):
-            interrupts.without_fork(lambda: None)
-    monkeypatch.setattr(interrupts, "_no_fork", threading.RLock())
-    interrupts._allow_fork()  # a handler that raised in os.fork: there was nothing to release
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_a_fork_holds_no_lock_of_ours_while_it_waits_for_that_of_another_library(order: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", LOCK_AND_FORK, order]
+    done = subprocess.run(command, capture_output=True, timeout=59, check=False)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_a_stop_iteration_of_a_handler_is_no_end_of_an_operation(pair: tuple[Port, Port]) -> None:

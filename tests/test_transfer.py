@@ -233,7 +233,7 @@ def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
 def is_owned(buffer: SharedBuffer) -> bool:
     """Whether nobody else could take or remove it."""
     record = blocks.read_record(block_of(buffer).hold)
-    with_lock = files.Hold(files.open_name, block_of(buffer).name)
+    with_lock = files.Hold(files.open_into, block_of(buffer).name)
     try:
         return record is not None and not record.handle and not with_lock.try_lock(blocks.OWNER)
     finally:
@@ -449,7 +449,7 @@ def test_a_sweep_removes_what_is_under_way_to_the_dead_and_leaves_what_it_cannot
         name = block_of(buffer).name
         one.write_sync(buffer, transfer=[buffer])
         one.close_sync()
-        hold = files.Hold(files.open_name, name)
+        hold = files.Hold(files.open_into, name)
         record = blocks.read_record(hold)
         assert record
         assert record.pid == os.getpid()
@@ -668,7 +668,7 @@ def test_a_port_that_ends_while_a_sweep_looks_at_its_block_removes_it(
     one, two = pair
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
-    sweeping = files.Hold(files.open_name, block_of(buffer).name)
+    sweeping = files.Hold(files.open_into, block_of(buffer).name)
     assert sweeping.try_lock(blocks.OWNER)
     one.close_sync()
     closing = threading.Thread(target=two.close_sync)
@@ -683,7 +683,7 @@ def test_a_port_that_ends_waits_for_no_lock_for_long(pair: tuple[Port, Port]) ->
     one, two = pair
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
-    stopped = files.Hold(files.open_name, block_of(buffer).name)
+    stopped = files.Hold(files.open_into, block_of(buffer).name)
     assert stopped.try_lock(blocks.OWNER)
     one.close_sync()
     two.close_sync()
@@ -696,7 +696,7 @@ def test_a_block_that_has_moved_on_is_not_taken_for_what_its_record_said(pair: t
     one, two = pair
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
-    looking = files.Hold(files.open_name, block_of(buffer).name)
+    looking = files.Hold(files.open_into, block_of(buffer).name)
     record = blocks.read_record(looking)
     got = two.read_sync()
     assert two.write_sync(got, transfer=[got])
@@ -731,7 +731,7 @@ def test_a_buffer_that_cannot_be_given_back_costs_no_other(
 ) -> None:
     one, _two = pair
     first, second = SharedBuffer(10), SharedBuffer(20)
-    lockers = [files.Hold(files.open_name, block_of(each).name) for each in (first, second)]
+    lockers = [files.Hold(files.open_into, block_of(each).name) for each in (first, second)]
 
     def refuse(*_arguments: object, **_named: object) -> None:
         assert lockers[which].try_lock(blocks.OWNER)

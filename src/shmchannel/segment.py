@@ -21,7 +21,7 @@ from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
 from .layout import CONNECTED, CREATOR, DATA, FREE, RINGS, SLOTS, WORD, Place
 from .system import files, locks, processes, semaphores
 from .system.fences import fence
-from .system.files import has_name, open_name, refused
+from .system.files import has_name, open_into, open_name, refused
 from .system.locks import NO_LOCK, RETRY_INTERVAL, Hold, LockedByte
 from .system.semaphores import LibcSemaphore, NamedSemaphore
 
@@ -131,7 +131,7 @@ class Segment:
     def claim(self) -> Slot:
         """Take a free slot. Then the caller has to call ``close_names``. Raises as ``Channel.connect``."""
         try:
-            hold = Hold(open_name, self.name)
+            hold = Hold(open_into, self.name)
             # Open the semaphores before taking the slot: once both slots are taken, their names go.
             items_0, space_0, items_1, space_1 = map(NamedSemaphore, semaphore_names(self.name))
         except FileNotFoundError:

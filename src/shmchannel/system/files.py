@@ -7,18 +7,22 @@ from the moment it exists; and a name is on this process's list before its file 
 from __future__ import annotations
 
 import _posixshmem
+import ctypes
 import functools
 import io
 import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.util import Finalize
+from typing import Any
 
 from ..errors import ChannelError
 from . import locks
+from .interrupts import is_from_handler
 from .locks import Hold
 
 HANDLE = re.compile(r"shmch-[A-Za-z0-9_-]{16}")
@@ -102,7 +106,7 @@ def _hold(file: io.FileIO, name: str, lock: int) -> Hold | None:
     """Lock the byte; None if a sweep was quicker, and so has the lock or has removed the name."""
     os.fchmod(file.fileno(), OWNER_ONLY)  # the umask may have changed it
     try:
-        hold = Hold(open_name, name)  # it needs an `open` of its own: see locks.py
+        hold = Hold(open_into, name)  # it needs an `open` of its own: see locks.py
     except FileNotFoundError:
         return None
     return hold if hold.try_lock(lock) and has_name(file.fileno()) else None
@@ -113,12 +117,41 @@ def has_name(fd: int) -> bool:
     return os.fstat(fd).st_nlink > 0 or not locks.HAVE_LOCKS
 
 
+def _with_gil(name: str) -> Any:
+    """A function of libc that is called without letting go of the GIL."""
+    try:
+        return getattr(ctypes.PyDLL(None, use_errno=True), name)
+    except AttributeError:  # glibc before 2.34
+        return getattr(ctypes.PyDLL("librt.so.1", use_errno=True), name)
+
+
+_shm_open = _with_gil("shm_open")
+_shm_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic on macOS: a mode follows
+# Nothing here waits for a lease of another user's, because the GIL is held. macOS does not accept the flag.
+_AT_ONCE = os.O_NONBLOCK if sys.platform == "linux" else 0
+
+
 def open_name(name: str, flags: int = os.O_RDWR) -> io.FileIO:
     """Open that file, or with O_CREAT make it; symbolic links are not followed. Raises ``OSError``."""
-    # ``next`` is one call of C code: a signal handler between two calls would lose the descriptor. FileIO's
-    # ``opener`` is no way: it passes O_CLOEXEC, which shm_open sets by itself and need not accept.
-    opened = map(_posixshmem.shm_open, ("/" + name,), (flags,), (OWNER_ONLY,))
-    return next(map(io.FileIO, opened, ("r+",)))
+    file = io.FileIO.__new__(io.FileIO)
+    open_into(file, name, flags)
+    return file
+
+
+def open_into(file: io.FileIO, name: str, flags: int = os.O_RDWR) -> None:
+    """As ``open_name``, for a FileIO that has no descriptor yet."""
+    # ``next`` is one call of C code: a signal handler between two calls would lose the descriptor. And it
+    # keeps the GIL until the FileIO has the descriptor, so a fork finds both or none. FileIO's ``opener`` is
+    # no way: it passes O_CLOEXEC, which shm_open sets by itself and need not accept.
+    path, mode = f"/{name}".encode(), ctypes.c_uint(OWNER_ONLY)
+    opened = map(_shm_open, (path,), (flags | _AT_ONCE,), (mode,))
+    try:
+        next(map(file.__init__, opened, ("r+",)))  # type: ignore[misc]
+    except ValueError as error:  # the answer was -1, which is no descriptor
+        if is_from_handler(error):
+            raise
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name) from None
 
 
 def checked_size(name: str, value: object, least: int, most: int) -> int:
@@ -159,7 +192,7 @@ def open_each(found: Iterable[str]) -> Iterator[tuple[str, Hold]]:
     """Open each file of this user, one after the other."""
     for name in found:
         try:
-            hold = Hold(open_name, name)
+            hold = Hold(open_into, name)
         except OSError:
             continue  # the name has just gone, or it belongs to another user
         try:

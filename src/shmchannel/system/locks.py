@@ -15,7 +15,6 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .interrupts import without_fork
 from .processes import process_started
 
 HAVE_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
@@ -36,15 +35,18 @@ _FLOCK = struct.Struct("@hhqqi4x")  # struct flock of 64-bit Linux: type, whence
 class Hold:
     """A descriptor of its own on the segment's file, and the bytes locked through it."""
 
-    def __init__(self, open_file: Callable[[str], io.FileIO], name: str) -> None:
-        """``open_file(name)`` opens the file. Raises what that raises."""
+    def __init__(self, open_file: Callable[[io.FileIO, str], object], name: str) -> None:
+        """``open_file(file, name)`` opens the file, and does not let go of the GIL. Raises what that raises.
 
-        def open_and_note() -> None:
-            # An object of C code: it closes the descriptor exactly once, wherever a signal handler raises.
-            self._file = open_file(name)
-            _holds.add(self)
-
-        without_fork(open_and_note)
+        A fork needs the GIL, and the hold is on the list before. So a fork finds either no descriptor or one
+        that it knows, and no thread has to keep forks away.
+        """
+        # An object of C code: it closes the descriptor exactly once, wherever a signal handler raises.
+        self._file = io.FileIO.__new__(io.FileIO)
+        self._pid = os.getpid()
+        self._has_locked = False
+        _holds.add(weakref.ref(self, _holds.discard))
+        open_file(self._file, name)
 
     def fileno(self) -> int:
         """The descriptor. Raises ``ValueError`` once closed."""
@@ -52,6 +54,7 @@ class Hold:
 
     def try_lock(self, offset: int, length: int = 1) -> bool:
         """Lock bytes; False if another hold, in this process or another, has locked one of them."""
+        self._has_locked = True
         try:
             self._set_lock(fcntl.F_WRLCK, offset, length)
         except (BlockingIOError, PermissionError):
@@ -59,7 +62,7 @@ class Hold:
         return True
 
     def unlock(self, offset: int, length: int = 1) -> None:
-        """Unlock bytes; may be repeated."""
+        """Unlock bytes, with a length of 0 all from there on; may be repeated."""
         self._set_lock(fcntl.F_UNLCK, offset, length)
 
     def _set_lock(self, kind: int, offset: int, length: int) -> None:
@@ -67,11 +70,22 @@ class Hold:
             fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
 
     def close(self) -> None:
-        """Close the descriptor, which drops the locks; may be repeated."""
-        without_fork(self._file.close)
+        """Drop the locks, and close the descriptor; may be repeated."""
+        # First, because a thread may fork in the midst of the close: then the child has the descriptor for
+        # good. But not in a child, which would drop its parent's locks.
+        if self._has_locked and self._pid == os.getpid():
+            try:
+                self.unlock(0, 0)
+            except (OSError, ValueError):
+                pass  # it is closed, perhaps by another thread just now
+        self._file.close()
+
+    def drop(self) -> None:
+        """In a fork: close the descriptor, and leave the locks to the parent."""
+        self._file.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_file") and not self._file.closed:
+        if hasattr(self, "_has_locked") and not self._file.closed:
             self.close()
 
 
@@ -84,13 +98,15 @@ def is_held(fd: int, offset: int, pid: int, started: int) -> bool:
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
-_holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+_holds: set[weakref.ref[Hold]] = set()  # no WeakSet: other threads may change it while it is copied
 
 
 def _close_in_child() -> None:
     # The child inherits the descriptors, and so the locks: it would keep the parent's ports alive.
-    for hold in list(_holds):
-        hold.close()
+    for reference in _holds.copy():
+        hold = reference()
+        if hold is not None:
+            hold.drop()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

@@ -18,7 +18,6 @@ import time
 from typing import NamedTuple
 
 from .files import OWNER_ONLY
-from .interrupts import without_fork
 
 try:
     import posix_ipc
@@ -36,10 +35,15 @@ def _os_error(name: str | None = None) -> OSError:
 
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-LIBC.sem_open.restype = ctypes.c_void_p
-LIBC.sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic: a mode and a value may follow
+# These two hold a lock of glibc's, which a fork in the midst of them would leave locked in the child for ever
+# (glibc 2.36). A PyDLL keeps the GIL, and a fork needs it. posix_ipc keeps it too.
+_libc_with_gil = ctypes.PyDLL(None, use_errno=True)
+_sem_open, _sem_close = _libc_with_gil.sem_open, _libc_with_gil.sem_close
+_sem_open.restype = ctypes.c_void_p
+_sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic: a mode and a value may follow
+_sem_close.argtypes = (ctypes.c_void_p,)
 LIBC.sem_unlink.argtypes = (ctypes.c_char_p,)
-for _name in ("sem_close", "sem_post", "sem_trywait"):
+for _name in ("sem_post", "sem_trywait"):
     getattr(LIBC, _name).argtypes = (ctypes.c_void_p,)
 if hasattr(LIBC, "sem_clockwait"):
     LIBC.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
@@ -90,11 +94,11 @@ class LibcSemaphore:
     def __init__(self, name: str, *, create: bool = False) -> None:
         self.name = name
         self.address: int | None = None
-        without_fork(lambda: self._open(os.O_CREAT | os.O_EXCL if create else 0))
+        self._open(os.O_CREAT | os.O_EXCL if create else 0)
 
     def _open(self, flags: int) -> None:
         more = (ctypes.c_uint(OWNER_ONLY), ctypes.c_uint(0)) if flags else ()
-        self.address = LIBC.sem_open(self.name.encode(), flags, *more)
+        self.address = _sem_open(self.name.encode(), flags, *more)
         if self.address in _SEM_FAILED:
             self.address = None
             raise _os_error(self.name)
@@ -146,11 +150,11 @@ class LibcSemaphore:
         return ForC(self.address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0, fixed)
 
     def __del__(self) -> None:
-        without_fork(self._close)
+        self._close()
 
     def _close(self) -> None:
         if getattr(self, "address", None):  # a signal handler may have cut off __init__
-            LIBC.sem_close(self.address)
+            _sem_close(self.address)
 
 
 class PosixIpcSemaphore(LibcSemaphore):

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from ..errors import InterfaceError
 from ..segment import Slot
 from ..system import files
-from ..system.files import allocate, disown, new_file, open_name, own, refused, remove_file
+from ..system.files import allocate, disown, new_file, open_into, own, refused, remove_file
 from ..system.locks import Hold
 from .block import HEAD_SIZE, LARGEST, NAME, OWNER, Block, Record, lock_byte, read_record, write_record
 from .claims import Claims
@@ -135,7 +135,7 @@ def receive(name: Any, slot: Slot | None) -> SharedBuffer:
     if not (isinstance(name, str) and NAME.fullmatch(name)):
         raise InterfaceError(f"{name!r} is not the name of a block")
     try:
-        hold = Hold(open_name, name)
+        hold = Hold(open_into, name)
     except FileNotFoundError as error:
         raise InterfaceError(f"the block {name} no longer exists") from error
     except OSError as error:
