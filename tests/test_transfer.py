@@ -781,7 +781,7 @@ def test_the_end_of_a_process_removes_its_own_and_goes_on_where_it_may_not(
 
     monkeypatch.setattr(files, "_ours", {})
     files.own("the parent's", lambda: removed.append("the parent's"))
-    files._ours["the parent's"]._pid = os.getppid()  # type: ignore[attr-defined]  # as in a fork
+    files._ours["the parent's"] = os.getppid(), files._ours["the parent's"][1]  # as in a fork
     files.own("first", lambda: removed.append("first"))
     files.own("second", refuse)
     files.remove_ours()
@@ -926,3 +926,31 @@ def test_a_fork_moves_what_a_thread_of_its_parent_was_moving(pair: tuple[Port, P
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     two.close_sync()
     thread.join()
+OWNING = """
+import multiprocessing, os, sys
+from shmchannel.system import files
+def own(which):
+    files.own(which, lambda: os.write(1, which.encode()))
+own("a")
+own("b")
+assert len([one for one in registry.values() if one.still_active()]) == before + 1
+files.disown("b")
+if sys.argv[1] == "child":
+    child = multiprocessing.get_context("fork").Process(target=own, args=("c",))
+    child.start()
+    child.join()
+elif not os.fork():  # in a fork by hand, which ends as a program does
+    own("c")
+    sys.exit()
+else:
+    os.wait()
+own("d")
+"""
+
+
+@pytest.mark.parametrize("how", ["child", "fork"])
+def test_each_process_removes_what_it_owns_by_one_entry_at_its_end(how: str) -> None:
+    counting = "from multiprocessing.util import _finalizer_registry as registry; before = len(registry)\n"
+    command = [sys.executable, "-W", "ignore", "-c", counting + OWNING, how]
+    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == (b"cad", b"")

@@ -33,33 +33,37 @@ OWNER_ONLY = 0o600  # the mode of files and semaphores: only this user may open 
 
 # -- the names that this process owns
 
-_ours: dict[Hashable, Finalize] = {}  # by a name, or by an object that has one
+# By a name, or by an object that has one: the process that owns it, and what removes it.
+_ours: dict[Hashable, tuple[int, Callable[[], object]]] = {}
+_at_exit: Finalize | None = None
+_at_exit_of = 0  # the process that has it
 
 
 def own(owned: Hashable, remove: Callable[[], object]) -> None:
     """Have this process call ``remove`` when it ends, but no fork of it, and not after ``disown(owned)``."""
-    # It removes the names that channels and buffers were cut off from removing, so it runs after theirs.
-    _ours[owned] = Finalize(None, _remove, args=(remove,), exitpriority=-2)
-
-
-def _remove(remove: Callable[[], object]) -> None:
-    try:
-        remove()
-    except OSError:
-        pass  # this process has changed its user
+    global _at_exit, _at_exit_of
+    pid = os.getpid()
+    if _at_exit is None or _at_exit_of != pid or not _at_exit.still_active():
+        # It removes the names that channels and buffers were cut off from removing, so it runs after theirs.
+        # A child does not run its parent's, and a child of multiprocessing starts without any.
+        _at_exit, _at_exit_of = Finalize(None, remove_ours, exitpriority=-2), pid
+    _ours[owned] = pid, remove
 
 
 def disown(owned: Hashable) -> None:
     """Take a name off the list: it is gone, or another owner removes it."""
-    if owned in _ours:
-        _ours[owned].cancel()
-        _ours.pop(owned, None)
+    _ours.pop(owned, None)
 
 
 def remove_ours() -> None:
     """Remove every name that this process owns."""
-    while _ours:
-        _ours.popitem()[1]()
+    for owned in list(_ours):  # daemon threads may still add to it
+        pid, remove = _ours.pop(owned, (0, None))
+        try:
+            if remove is not None and pid == os.getpid():
+                remove()
+        except OSError:
+            pass  # this process has changed its user
 
 
 # -- making and opening
