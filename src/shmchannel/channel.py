@@ -14,6 +14,7 @@ from .layout import MAXIMUM_CAPACITY, RINGS, TAIL
 from .port.connection import Connection
 from .port.port import Port
 from .segment import Segment, sweep_segments, unlink
+from .system.ending import later
 from .system.files import checked_size, disown
 from .system.locks import Hold
 from .transfer.sweep import adopt, sweep_blocks
@@ -90,7 +91,7 @@ class Channel:
         with Segment.create(capacity, linger=bool(linger)) as (self._segment, hold):
             # With a negative priority it runs after multiprocessing has joined this process's children, which
             # may still attach. A weakref.finalize would run before that.
-            Finalize(self, _drop, args=(self._segment, hold), exitpriority=-1)
+            Finalize(self, later, args=(partial(_drop, self._segment, hold),), exitpriority=-1)
             if linger:
                 disown(self.handle)
 

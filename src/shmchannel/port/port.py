@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Self
@@ -326,11 +327,14 @@ class Port:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+    def __del__(
+        self, _warn: Callable[..., None] = warnings.warn, _is_ending: Callable[[], bool] = sys.is_finalizing
+    ) -> None:
         if hasattr(self, "_connection") and not self._connection.over:
             name = repr(self)
             self._connection.close()  # before the warning, because a filter may turn it into an error
-            _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
+            if not _is_ending():  # else the end of the program closes the port, which is no fault
+                _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
 
     def ref(self) -> None:
         """Let threads that wait on this port keep the program from ending, which is the default.

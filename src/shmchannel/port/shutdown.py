@@ -1,31 +1,34 @@
-"""Closing the open ports at the end of a program or a subinterpreter, and dropping them in a fork."""
+"""Closing the open ports at the end of a program or a subinterpreter, and dropping them in a fork.
+
+A program closes them as late as it can: see ``system/ending.py``.
+"""
 
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
-from multiprocessing.util import Finalize
 from typing import Protocol
 
 from ..errors import ChannelError
-from ..system import processes
+from ..system import ending, processes
 from . import ended
 
 
 class Exiting(Protocol):
     """The methods of a port's connection that are used here."""
 
-    def close(self) -> None: ...
     def end(self, error: Callable[[], ChannelError], /) -> None: ...
     def disown(self) -> None: ...
 
 
-_open_ports: weakref.WeakSet[Exiting] = weakref.WeakSet()
-_unreferenced: weakref.WeakSet[Exiting] = weakref.WeakSet()
-_at_exit: Finalize | None = None
+# Plain sets, and no WeakSet: other threads may change them while they are copied.
+_open_ports: set[weakref.ref[Exiting]] = set()
+_unreferenced: set[weakref.ref[Exiting]] = set()
 _hooked = False  # _main_part_ended is registered
 _ended = False  # _main_part_ended has been called
 
@@ -33,38 +36,33 @@ _ended = False  # _main_part_ended has been called
 def register(port: Exiting) -> None:
     """Have a port closed at exit if it is still open then, so that its peer gets ``EndOfChannel``.
 
-    A Finalize of multiprocessing runs at the end of a program (by atexit), and of a child of multiprocessing,
-    which ends without atexit. With a priority from 0 on it runs before the joining of children, which may
-    wait for this end. A child starts without a Finalize.
-
     ``Interpreter.close`` joins the threads of a subinterpreter. So every port there is unref'd: no thread
     waits on a port for ever.
     """
-    global _at_exit
-    _open_ports.add(port)
+    ending.prepare()
+    _open_ports.add(weakref.ref(port, _open_ports.discard))
     if processes.interpreter() != processes.MAIN:
         unref(port)
         return
-    if _at_exit is None or not _at_exit.still_active():
-        _at_exit = Finalize(None, _close_open_ports, exitpriority=0)
 
 
 def unregister(port: Exiting) -> None:
     """Forget a port that is over."""
-    _open_ports.discard(port)
-    _unreferenced.discard(port)
+    reference = weakref.ref(port)
+    _open_ports.discard(reference)
+    _unreferenced.discard(reference)
 
 
 def ref(port: Exiting) -> None:
     """Let threads that wait on this port keep the program from ending, but never a subinterpreter."""
     if processes.interpreter() == processes.MAIN:
-        _unreferenced.discard(port)
+        _unreferenced.discard(weakref.ref(port))
 
 
 def unref(port: Exiting) -> None:
     """Close this port when the main part of the program or subinterpreter ends, before threads are joined."""
     global _hooked, _ended
-    _unreferenced.add(port)
+    _unreferenced.add(weakref.ref(port, _unreferenced.discard))
     if not _hooked:
         try:
             # The last hook runs first. The hooks of pools join their workers, which may wait on this port.
@@ -88,27 +86,46 @@ def _main_part_ended() -> None:
 
 
 def close_unreferenced() -> None:
-    for port in list(_unreferenced):
-        port.end(ended.EXITING)
+    _end_each(_unreferenced)
 
 
-def _close_open_ports() -> None:
+def _end_each(references: set[weakref.ref[Exiting]]) -> None:
+    for reference in references.copy():
+        port = reference()
+        if port is not None:
+            port.end(ended.EXITING)
+
+
+def _close_if_needed_now() -> None:
+    """At exit: close the ports if this process ends without more, or something may wait for their end."""
     close_unreferenced()
-    # In a child of multiprocessing threads may still run, and close their ports themselves. (The main program
-    # has joined its threads by now.)
-    others = set(threading.enumerate()) - {threading.current_thread()}
-    if all(thread.daemon for thread in others):
-        for port in list(_open_ports):
-            port.close()
+    if multiprocessing.parent_process() is None:
+        # A child that is joined next may wait for a port's end.
+        closes = any(not child.daemon for child in multiprocessing.active_children())
+    else:
+        # Threads of a child of multiprocessing may still run, and close their ports themselves.
+        others = set(threading.enumerate()) - {threading.current_thread()}
+        closes = all(thread.daemon for thread in others)
+    if closes:
+        _end_each(_open_ports)
+
+
+def _close_at_the_end() -> None:
+    if sys.is_finalizing():  # else other threads still run
+        _end_each(_open_ports)
+
+
+ending.at_end(begins=_close_if_needed_now, last=_close_at_the_end)
 
 
 def _disown_in_child() -> None:
     """Drop the parent's ports in a fork, and store nothing in their shared memory."""
-    global _at_exit, _ended
-    _at_exit = None  # the parent's, which does nothing in the child
+    global _ended
     _ended = False
-    for port in list(_open_ports):
-        port.disown()
+    for reference in _open_ports.copy():
+        port = reference()
+        if port is not None:
+            port.disown()
     _open_ports.clear()
     _unreferenced.clear()
 

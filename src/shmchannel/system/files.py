@@ -17,11 +17,10 @@ import stat
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from multiprocessing.util import Finalize
 from typing import Any
 
 from ..errors import ChannelError
-from . import locks
+from . import ending, locks
 from .interrupts import is_from_handler
 from .locks import Hold
 
@@ -35,19 +34,12 @@ OWNER_ONLY = 0o600  # the mode of files and semaphores: only this user may open 
 
 # By a name, or by an object that has one: the process that owns it, and what removes it.
 _ours: dict[Hashable, tuple[int, Callable[[], object]]] = {}
-_at_exit: Finalize | None = None
-_at_exit_of = 0  # the process that has it
 
 
 def own(owned: Hashable, remove: Callable[[], object]) -> None:
     """Have this process call ``remove`` when it ends, but no fork of it, and not after ``disown(owned)``."""
-    global _at_exit, _at_exit_of
-    pid = os.getpid()
-    if _at_exit is None or _at_exit_of != pid or not _at_exit.still_active():
-        # It removes the names that channels and buffers were cut off from removing, so it runs after theirs.
-        # A child does not run its parent's, and a child of multiprocessing starts without any.
-        _at_exit, _at_exit_of = Finalize(None, remove_ours, exitpriority=-2), pid
-    _ours[owned] = pid, remove
+    ending.prepare()
+    _ours[owned] = os.getpid(), remove
 
 
 def disown(owned: Hashable) -> None:
@@ -64,6 +56,10 @@ def remove_ours() -> None:
                 remove()
         except OSError:
             pass  # this process has changed its user
+
+
+# It removes the names that channels and buffers were cut off from removing, so it runs after theirs.
+ending.at_end(last=remove_ours)
 
 
 # -- making and opening

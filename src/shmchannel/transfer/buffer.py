@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from ..errors import InterfaceError
 from ..segment import Slot
 from ..system import files
+from ..system.ending import later
 from ..system.files import allocate, disown, new_file, open_into, own, refused, remove_file
 from ..system.locks import Hold
 from .block import HEAD_SIZE, LARGEST, NAME, OWNER, Block, Record, lock_byte, read_record, write_record
@@ -54,7 +55,7 @@ class SharedBuffer(mmap.mmap):
         own(block.claim, block.claim.remove_name)  # because a signal handler may cut off the Finalize
         disown(block.name)
         # A Finalize and no weakref.finalize: a fork must not free the buffers of its parent.
-        self._free = Finalize(self, block.release, exitpriority=-1)
+        self._free = Finalize(self, later, args=(block.release,), exitpriority=-1)
         return self
 
     @property

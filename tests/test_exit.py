@@ -1,0 +1,148 @@
+"""The end of a program: nothing waits for a thread that has stopped, nothing is printed, nothing is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from shmchannel import Channel
+from support.engines import RINGS, in_program
+
+STOPPED_INSIDE = """
+import atexit, os, sys, threading, time
+inside, now = threading.Event(), threading.Event()
+atexit.register(lambda: (now.set(), inside.wait(20) or os._exit(3)))  # it runs last
+from shmchannel import Channel
+from shmchannel.waiting.sleeper import SLICE
+channel = Channel()
+one, two = channel.connect(), channel.connect()  # left open
+one.on("close", lambda: None)
+class Cycle:
+    def __init__(self):
+        self.me = self
+        self.channel = Channel()
+        self.port = self.channel.connect()
+cycle = Cycle()
+def trace(frame, event, argument):
+    if frame.f_code.co_name == sys.argv[1] and "shmchannel" in frame.f_code.co_filename:
+        inside.set()
+        time.sleep(100)
+def use():
+    now.wait()
+    sys.settrace(trace)
+    one.write_sync(b"x" * 100_000)
+    two.read_sync()
+    one.fileno()
+    two.close_sync()
+    one.close_sync()
+    Channel()
+threading.Thread(target=use, daemon=True).start()
+del cycle  # the collector takes it at the end
+"""
+
+
+@pytest.mark.parametrize("where", ["_publish", "_take", "_bind", "_shut", "_close", "open_into"])
+@pytest.mark.parametrize("ring", RINGS)
+def test_no_lock_is_waited_for_once_its_thread_has_stopped(ring: str, where: str) -> None:
+    if ring == "c" and where in ("_publish", "_take", "_shut"):
+        pytest.skip("these are C, and hold no lock of Python's")
+    done = run(STOPPED_INSIDE, where, ring=ring)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+ENDS_MEANWHILE = """
+import sys, threading, time
+sys.setswitchinterval(1e-5)
+from shmchannel import Channel
+kept = [Channel(capacity=4096) for _ in range(50)]
+ports = [channel.connect() for channel in kept] + [channel.connect() for channel in kept]
+mine = Channel.from_handle(sys.argv[1]).connect()
+def serve():
+    while True:
+        channel = Channel(capacity=4096)
+        with channel.connect() as one, channel.connect() as two:
+            one.write_sync(1)
+            two.read_sync()
+def read(port):
+    port.read_sync()
+for target, arguments in ((serve, ()), (serve, ()), (read, (ports[0],)), (list, (ports[1],))):
+    threading.Thread(target=target, args=arguments, daemon=True).start()
+if sys.argv[2] == "unref":
+    ports[1].unref()
+mine.write_sync("last words")
+time.sleep(0.05)  # for the threads to be in the midst of something
+"""
+
+
+@pytest.mark.parametrize("how", ["ref", "unref"])
+def test_a_program_that_ends_among_its_daemon_threads_prints_nothing_and_ends_its_ports(how: str) -> None:
+    for _ in range(4):
+        channel = Channel(capacity=4096)
+        with channel.connect() as port:
+            done = run(ENDS_MEANWHILE, channel.handle, how)
+            assert list(port) == ["last words"]
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+LOGS = """
+import atexit, logging, logging.handlers, sys
+atexit.register(lambda: logging.info("before"))
+from shmchannel import Channel
+class PortHandler(logging.Handler):
+    def __init__(self, port):
+        super().__init__()
+        self.port = port
+    def emit(self, record):
+        self.port.write_sync(record.getMessage(), timeout=5)
+port = Channel.from_handle(sys.argv[1]).connect()
+handler = PortHandler(port)
+if sys.argv[2] == "memory":
+    handler = logging.handlers.MemoryHandler(100, target=handler)
+logging.basicConfig(level=logging.INFO, handlers=[handler])
+atexit.register(lambda: logging.info("after"))
+logging.info("main")
+"""
+
+
+@pytest.mark.parametrize("handler", ["direct", "memory"])
+def test_what_exit_functions_write_arrives_whenever_they_were_registered(handler: str) -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        done = run(LOGS, channel.handle, handler)
+        assert list(port) == ["main", "after", "before"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+JOINS = """
+import multiprocessing, sys, threading
+from shmchannel import Channel
+def work(handle, answer):
+    with Channel.from_handle(handle).connect() as port:
+        count = len(list(port))  # until the parent ends
+    with Channel.from_handle(answer).connect() as port:
+        port.write_sync(count)
+if __name__ == "__main__":
+    channel = Channel()
+    port = channel.connect()
+    child = multiprocessing.get_context("fork").Process(target=work, args=(channel.handle, sys.argv[1]))
+    child.start()
+    port.write_sync(1)
+    threading.Thread(target=list, args=(port,), daemon=True).start()
+"""
+
+
+def test_a_child_that_is_joined_at_exit_has_the_end_of_the_port_before() -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        done = run(JOINS, channel.handle)
+        assert list(port) == [1]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def run(program: str, *arguments: str, ring: str = "c") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-c", program, *arguments]
+    return subprocess.run(
+        command, env=in_program(ring), capture_output=True, text=True, timeout=30, check=False
+    )
