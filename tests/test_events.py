@@ -9,7 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -449,3 +452,44 @@ os.kill(os.getpid(), signal.SIGKILL)
     with program(code, channel.handle) as peer:
         asyncio.run(main())
         assert peer.wait(10) == -signal.SIGKILL
+
+
+def test_a_signal_handler_that_cuts_off_an_end_loses_no_event() -> None:
+    class Cut(BaseException):
+        pass
+
+    def cut() -> None:
+        raise Cut
+
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        seen = listen(one)
+        with pytest.raises(Cut), at_call("_tell", cut):
+            one.close_sync()
+        assert seen == []
+        one.close_sync()
+        assert seen == ["close"]
+
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        seen = listen(two)
+        one.close_sync()
+        with pytest.raises(Cut), at_call("_call", cut):
+            two.read_sync()
+        assert seen == ["end", "close"]
+
+
+@contextmanager
+def at_call(name: str, handler: Callable[[], None]) -> Iterator[None]:
+    """Call ``handler`` as a signal handler would, at the start of the next function of that name."""
+
+    def trace(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code.co_name == name:
+            sys.settrace(None)
+            handler()
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(None)

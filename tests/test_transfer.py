@@ -35,6 +35,7 @@ from shmchannel.port.port import connection_of
 from shmchannel.system import files
 from shmchannel.transfer import block as blocks
 from shmchannel.transfer import sweep, transfer
+from shmchannel.transfer.block import Block
 from shmchannel.transfer.buffer import block_of, check_movable
 from shmchannel.transfer.sweep import sweep_blocks
 from support.flavours import PROCESSES, Peer
@@ -955,3 +956,36 @@ def test_each_process_removes_what_it_owns_by_one_entry_at_its_end(how: str) -> 
     command = [sys.executable, "-W", "ignore", "-c", OWNING, how]
     done = subprocess.run(command, capture_output=True, timeout=30, check=False)
     assert (done.stdout, done.stderr) == (b"cad", b"")
+
+
+def test_of_two_threads_that_end_a_port_one_lets_go_of_each_block(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = pair
+    buffers = [SharedBuffer(10) for _ in range(3)]
+    one.write_sync(buffers, transfer=buffers)
+    let_go, real = [], Block.let_go
+    other = threading.Thread(target=one.close_sync)
+
+    def let_go_beside_another_close(block: Block) -> None:
+        let_go.append(block)
+        if len(let_go) == 1:
+            other.start()
+            other.join(10)
+        real(block)
+
+    monkeypatch.setattr(Block, "let_go", let_go_beside_another_close)
+    one.close_sync()
+    assert len(let_go) == len(set(let_go)) == 3
+
+
+def test_what_is_read_is_forgotten_without_what_another_thread_adds_meanwhile(
+    pair: tuple[Port, Port],
+) -> None:
+    one, two = pair
+    under_way = under_way_of(one)
+    for _ in range(3):
+        buffer = SharedBuffer(10)
+        one.write_sync(buffer, transfer=[buffer])
+        two.read_sync().close()
+        assert len(under_way) == 1  # in the same set, to which another thread may be adding

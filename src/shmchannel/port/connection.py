@@ -23,7 +23,7 @@ from ..messages import Batch, MessageReader, MessageWriter
 from ..ring.producer import Note, Producer
 from ..segment import Slot
 from ..system.doorbell import Doorbell
-from ..system.interrupts import locked
+from ..system.interrupts import has_lock, locked
 from ..transfer.block import Block
 from ..transfer.sweep import settle, sweep_blocks
 from ..transfer.transfer import Transfer, buffer_interface
@@ -88,11 +88,12 @@ class Connection:
         reader = self._make_reader(slot, max_message_size)
         self.outgoing: MessageWriter | Ended = writer
         self.incoming: MessageReader | Ended = reader
-        self._told = threading.Lock()  # the thread that calls the callbacks takes it for good
+        self._telling = threading.RLock()  # held by the thread that calls the callbacks
+        self._told = False  # all of them have been called
         self._final: Statistics | None = None
         self._loop_side: LoopSide | None = None  # made by the first await
         self.events = Events()
-        self._under_way: list[tuple[int, Block]] = []  # each with the position at which it has been read
+        self._under_way: set[tuple[int, Block]] = set()  # each with the position at which it has been read
         select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.ready)
         # Now it can be ended.
         self._open: Open | None = Open(slot, writer, reader, self._make_meeting(slot), select_side, kept)
@@ -101,8 +102,8 @@ class Connection:
         self._greet(slot)
 
     def __del__(self) -> None:
-        """End a connection that no port has ended: a signal handler cut off a connect or a destructor."""
-        if getattr(self, "_open", None) is not None:
+        """Finish what a signal handler cut off: a connect, a destructor or an end."""
+        if hasattr(self, "_open"):
             self.close()
 
     def _make_writer(self, slot: Slot, max_message_size: int) -> MessageWriter:
@@ -272,16 +273,26 @@ class Connection:
         if opened is not None:  # else no message is accepted any more
             slot, producer = opened.slot, opened.writer.producer
             read = producer.position - producer.fill
-            self._under_way = [(after, block) for after, block in self._under_way if after > read]
+            # In place: another thread may add one meanwhile.
+            self._under_way -= {entry for entry in self._under_way.copy() if entry[0] <= read}
         return Transfer(self._codec, self.outgoing.encode, slot, instances, self._keep)
 
     def _keep(self, block: Block) -> None:
         """Keep the hold on a block that has moved, until its message is read or this port is over."""
         outgoing = self.outgoing
-        if isinstance(outgoing, Ended):
+        position = 0 if isinstance(outgoing, Ended) else outgoing.producer.position
+        self._under_way.add((position, block))
+        if isinstance(self.outgoing, Ended):  # another thread that ends this may have looked before
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let go of all blocks, each in one thread only."""
+        while self._under_way:
+            try:
+                _, block = self._under_way.pop()
+            except KeyError:
+                return  # another thread has the last one
             block.let_go()
-        else:
-            self._under_way.append((outgoing.producer.position, block))
 
     # -- reading
 
@@ -386,6 +397,7 @@ class Connection:
         side = self._loop_side  # first, because a thread clears it after it has cleared _open
         opened = self._open
         if opened is None:
+            self._tell()  # a signal handler may have cut that off
             return
         # Atomic: of several that end this connection, the first decides the answer.
         answer = vars(self).setdefault("_answer", Ended(error, self._codec, peer_ended=peer_ended))
@@ -402,33 +414,45 @@ class Connection:
         else:
             opened.slot.close()
         _slots_in_use.discard(opened.slot)
-        shutdown.unregister(self)
         if side is None:
             self._doorbell.close()
         else:
             side.stop()
         self._open = None
-        if self._told.acquire(blocking=False):  # only one of several threads calls the callbacks, in order
-            self._tell(answer)
+        self._tell()
 
     def _settle(self, slot: Slot) -> None:
         """Remove the blocks that no port can receive any more, and those of a peer that has died."""
         lost = not self.peer.look()
+        self._let_go()  # first: if both ports end at once, one of them finds the other's blocks unlocked
         if slot.segment.has_moved():
-            settle(slot, [block for _, block in self._under_way], lost=lost)
+            settle(slot, lost=lost)
         if lost:
             sweep_blocks()
 
-    def _tell(self, answer: Ended) -> None:
-        try:
-            if answer.peer_ended:
-                self.events.fire("end", self._loop)
-        finally:
-            self.events.fire("close", self._loop)
+    def _tell(self) -> None:
+        """Call the callbacks of the end that have not been called: in order, so in one thread at a time."""
+        if self._told or has_lock(self._telling):  # a callback has closed the port again
+            return
+
+        def tell() -> None:
+            if not has_lock(self._telling):
+                return  # another thread does it
+            events: tuple[Event, ...] = ("end", "close") if vars(self)["_answer"].peer_ended else ("close",)
+            try:
+                self.events.fire(events[0], self._loop)
+            finally:  # the first again, for what a signal handler has cut off
+                for event in events:
+                    self.events.fire(event, self._loop)
+            self._told = True
             self._loop_side = None
+            shutdown.unregister(self)
+
+        locked(self._telling, tell, timeout=0)
 
     def disown(self) -> None:
         """In a fork: leave the connection to the parent."""
+        self._told = True
         opened, self._open = self._open, None
         if opened is not None:
             _slots_in_use.discard(opened.slot)

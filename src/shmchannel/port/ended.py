@@ -52,7 +52,11 @@ class Ended:
 CLOSED = partial(PortClosed, "this port is closed here: connect to another channel")
 ENDED = partial(EndOfChannel, "the other side has ended, and all that it wrote has been read")
 WRITING_ENDED = partial(PortClosed, "this side has said that it writes no more (end_writing, send_eof)")
-EXITING = partial(EndOfChannel, "this program or interpreter is ending, and has closed this port before")
+EXITING = partial(
+    EndOfChannel,
+    "this program or interpreter is ending, and has closed this port: after unref() when its main part ends, "
+    "otherwise before its child processes are joined",
+)
 LOST = partial(
     PeerLost,
     "the peer's process died without closing its port, or the creator ended before both sides had connected: "

@@ -55,13 +55,12 @@ class Events:
         ``SystemExit`` or ``KeyboardInterrupt`` is raised here, after all callbacks have been called.
         """
         self._fired.add(event)
-        callbacks, self._callbacks[event] = self._callbacks[event], []
+        callbacks = self._callbacks[event]  # in place: after an exception in between, the next call goes on
         try:
             while callbacks:
                 _call(callbacks.pop(0), loop)
         finally:
             if callbacks:  # a callback has raised SystemExit or KeyboardInterrupt: call the others
-                self._callbacks[event] = callbacks
                 self.fire(event, loop)
 
 

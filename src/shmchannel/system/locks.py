@@ -44,7 +44,7 @@ class Hold:
         # An object of C code: it closes the descriptor exactly once, wherever a signal handler raises.
         self._file = io.FileIO.__new__(io.FileIO)
         self._pid = os.getpid()
-        self._has_locked = False
+        self._to_close = [self._file]
         _holds.add(weakref.ref(self, _holds.discard))
         open_file(self._file, name)
 
@@ -54,7 +54,6 @@ class Hold:
 
     def try_lock(self, offset: int, length: int = 1) -> bool:
         """Lock bytes; False if another hold, in this process or another, has locked one of them."""
-        self._has_locked = True
         try:
             self._set_lock(fcntl.F_WRLCK, offset, length)
         except (BlockingIOError, PermissionError):
@@ -71,21 +70,22 @@ class Hold:
 
     def close(self) -> None:
         """Drop the locks, and close the descriptor; may be repeated."""
-        # First, because a thread may fork in the midst of the close: then the child has the descriptor for
-        # good. But not in a child, which would drop its parent's locks.
-        if self._has_locked and self._pid == os.getpid():
-            try:
-                self.unlock(0, 0)
-            except (OSError, ValueError):
-                pass  # it is closed, perhaps by another thread just now
-        self._file.close()
+        try:
+            file = self._to_close.pop()
+        except IndexError:
+            return  # also if another thread is here: the unlock must not find a number that is another file's
+        # Unlock first, because a thread may fork in the midst of the close: then the child has the descriptor
+        # for good. But not in a child, which would drop its parent's locks.
+        if self._pid == os.getpid() and not file.closed:
+            self.unlock(0, 0)
+        file.close()
 
     def drop(self) -> None:
         """In a fork: close the descriptor, and leave the locks to the parent."""
         self._file.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_has_locked") and not self._file.closed:
+        if hasattr(self, "_to_close"):
             self.close()
 
 

@@ -12,7 +12,7 @@ from ..system import locks, processes
 from ..system.files import HANDLE, NAMES_FOLDER, names, open_each, remove_file
 from ..system.locks import RETRY_INTERVAL, Hold
 from ..waiting.sleeper import SLICE
-from .block import NAME, OWNER, Block, Record, lock_byte, read_record, write_record
+from .block import NAME, OWNER, Record, lock_byte, read_record, write_record
 
 
 def adopt(slot: Slot) -> None:
@@ -29,10 +29,8 @@ def adopt(slot: Slot) -> None:
             write_record(hold, record._replace(pid=pid, started=started, namespace=namespace))
 
 
-def settle(slot: Slot, under_way: list[Block], *, lost: bool) -> None:
+def settle(slot: Slot, *, lost: bool) -> None:
     """Remove the blocks that no port can receive any more. Our port is over; ``lost``: the peer has died."""
-    for block in under_way:
-        block.let_go()  # first: if both ports end at once, one of them finds the other's blocks unlocked
     peer_ended = lost or slot.segment.memory[RINGS[slot.index] + READER * WORD + CONSUMER_CLOSED]
     ended = (0, 1) if peer_ended else (slot.index,)
     until = time.monotonic() + SLICE  # for all blocks together, because a close does not wait for others
