@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from shmchannel import ChannelCorrupted, CloneError, engine, layout
+from shmchannel import ChannelCorrupted, CloneError, InterfaceError, engine, layout
 from shmchannel.codec.interfaces import Interface
 from shmchannel.layout import ABORT, CONTROL_SIZE, HEADER, LAST, PART, WHOLE, Place, frame_size
 from shmchannel.messages import NOTHING
@@ -368,6 +368,37 @@ def test_a_closed_consumer_takes_nothing_and_has_said_what_it_took(name: str) ->
     assert reader.take() is NOTHING
     assert consumer.try_read() is None
     assert producer.try_write(b"x") is False
+
+
+@over_both
+def test_two_errors_of_later_messages_are_both_raised_later(name: str) -> None:
+    class Failing:
+        pass
+
+    def fail(nested: bool) -> None:
+        if nested:  # as another thread does in the midst of this one's read
+            reader.take_many(others, 10)
+        raise ValueError(f"nested: {nested}")
+
+    producer, consumer, _ = make(1024, name=name)
+    known = engines.classes(name)
+    codec = known.Codec([Interface(Failing, serialize=lambda one: one.nested, deserialize=fail)])
+    writer = known.MessageWriter(producer, codec, 1 << 20, array("d", [math.inf]))
+    reader = known.MessageReader(consumer, codec)
+    outer, inner = Failing(), Failing()
+    outer.nested, inner.nested = True, False  # type: ignore[attr-defined]
+    for value in (1, outer, 2, inner, 3):
+        assert writer.put(value) is None
+    values: list[object] = []
+    others: list[object] = []
+    reader.take_many(values, 10)
+    assert (values, others) == ([1], [2])
+    assert reader.ready()
+    for nested in (False, True):
+        with pytest.raises(InterfaceError, match=f"nested: {nested}"):
+            reader.take()
+    assert reader.take() == 3
+    assert reader.take() is NOTHING
 
 
 def boom(*_arguments: Any, **_options: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .codec.codec import Codec
 from .codec.interfaces import Instances
@@ -13,6 +13,8 @@ from .errors import CloneError
 from .ring.consumer import Consumer
 from .ring.producer import Producer, frame
 from .waiting.sleeper import Wait
+
+T = TypeVar("T")
 
 NOTHING: Any = object()  # the answer of a take when there is nothing: None is a value
 
@@ -79,14 +81,14 @@ class MessageWriter:
 class MessageReader:
     """Takes values out of a ring.
 
-    What was taken and could not be given to the caller is kept for the next take: an error that belongs to a
-    later message (``deferred``), and messages for whose values there was no memory (``returned``).
+    What was taken and could not be given to the caller is kept for the next take: errors that belong to
+    later messages (``deferred``), and messages for whose values there was no memory (``returned``).
     """
 
     def __init__(self, consumer: Consumer, codec: Codec) -> None:
         self.consumer = consumer
         self._codec = codec
-        self.deferred: Exception | None = None
+        self.deferred: list[Exception] = []
         self.returned: list[bytes] = []
 
     def take_payload(self) -> bytes | None:
@@ -94,15 +96,11 @@ class MessageReader:
 
         Raises what was deferred, and as ``Consumer.try_read``.
         """
-        if self.deferred is not None:
-            error, self.deferred = self.deferred, None
+        error = _take_first(self.deferred)
+        if error is not None:
             raise error
-        if self.returned:
-            try:
-                return self.returned.pop(0)
-            except IndexError:
-                pass  # another thread was quicker
-        return self.consumer.try_read()
+        payload = _take_first(self.returned)
+        return self.consumer.try_read() if payload is None else payload
 
     def value_of(self, payload: bytes) -> Any:
         """Return the value of a message that was taken. Raises as ``Codec.decode``.
@@ -139,7 +137,7 @@ class MessageReader:
             except Exception as error:
                 if not values:
                     raise
-                self.deferred = error
+                self.deferred.append(error)  # two threads may each have one
                 return
             if value is NOTHING:
                 return
@@ -152,12 +150,19 @@ class MessageReader:
 
     def ready(self) -> bool:
         """Whether a take can go on: something is there, or the producer has closed."""
-        return self.deferred is not None or bool(self.returned) or self.consumer.ready()
+        return bool(self.deferred or self.returned) or self.consumer.ready()
 
     def wait(self) -> Wait:
         """What to wait for until a take can go on, one way or the other."""
         consumer = self.consumer
         return Wait(consumer.sleeper, self.ready, spin=consumer.spin, sleep=consumer.sleep)
+
+
+def _take_first(items: list[T]) -> T | None:
+    try:
+        return items.pop(0)
+    except IndexError:
+        return None  # there is none, or another thread was quicker
 
 
 def too_large(size: int, most: int) -> CloneError:

@@ -9,7 +9,7 @@ typedef struct {
     PyObject_HEAD
     Consumer *consumer; /* NULL before _prepare */
     Codec *codec;
-    PyObject *deferred; /* an exception that the next take raises; or None, or NULL */
+    PyObject *deferred; /* a list of exceptions, of which each take raises one; or NULL */
     PyObject *returned; /* a list of payloads for whose values there was no memory; or NULL */
 } MessageReader;
 
@@ -26,32 +26,25 @@ static PyObject *message_reader_prepare(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
-static bool has_deferred(const MessageReader *self)
+static bool has_items(PyObject *list)
 {
-    return self->deferred && self->deferred != Py_None;
+    return list && PyList_CheckExact(list) && PyList_GET_SIZE(list);
 }
 
-static bool has_returned(const MessageReader *self)
+/* Take the first item out of a list. NULL if another thread was quicker. */
+static PyObject *take_first(MessageReader *self, PyObject *list)
 {
-    return self->returned && PyList_CheckExact(self->returned) && PyList_GET_SIZE(self->returned);
-}
-
-/* Get the first payload that was returned. 1; 0 if there is none, or another thread was quicker; -1 with an exception. */
-static int get_returned(MessageReader *self, Message *message)
-{
-    if (!has_returned(self))
-        return 0;
-    int status = 0;
+    PyObject *first = NULL;
     lock_take(&self->consumer->end.lock);
-    if (has_returned(self)) {
-        message->value = NULL;
-        message->payload = Py_NewRef(PyList_GET_ITEM(self->returned, 0));
-        status = PyList_SetSlice(self->returned, 0, 1, NULL) < 0 ? -1 : 1;
+    if (has_items(list)) {
+        first = Py_NewRef(PyList_GET_ITEM(list, 0));
+        if (PyList_SetSlice(list, 0, 1, NULL) < 0) { /* no memory: it stays */
+            PyErr_Clear();
+            Py_CLEAR(first);
+        }
     }
     lock_give(&self->consumer->end.lock);
-    if (status < 0)
-        message_clear(message);
-    return status;
+    return first;
 }
 
 /* After a failed decoding: if memory was short, keep the message for the next take, and wake a thread that waits for it. */
@@ -73,14 +66,11 @@ static PyObject *take(MessageReader *self, bool hold)
     Message message;
     if (!is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
         return NULL;
-    if (has_deferred(self)) {
-        PyObject *error = self->deferred;
-        self->deferred = NULL;
-        return raise_error(error);
-    }
-    int status = get_returned(self, &message);
-    if (!status)
-        status = read_message(self->consumer, self->codec, &message, hold);
+    if (has_items(self->deferred) && (raise_error(take_first(self, self->deferred)), PyErr_Occurred()))
+        return NULL;
+    message.value = NULL;
+    message.payload = has_items(self->returned) ? take_first(self, self->returned) : NULL;
+    int status = message.payload ? 1 : read_message(self->consumer, self->codec, &message, hold);
     if (status <= 0 || message.value)
         return status <= 0 ? NULL : message.value;
     BeforeCall give_back = {consumer_give_back, self->consumer}, *before = hold ? &give_back : NULL;
@@ -149,10 +139,10 @@ static PyObject *message_reader_take_many(PyObject *object, PyObject *const *arg
     }
     if (!error)
         Py_RETURN_NONE;
-    bool defers = PyList_GET_SIZE(values) && PyErr_GivenExceptionMatches(error, PyExc_Exception) && !has_deferred(self);
-    if (!defers)
+    bool defers = PyList_GET_SIZE(values) && PyErr_GivenExceptionMatches(error, PyExc_Exception) && self->deferred;
+    if (!defers || PyList_Append(self->deferred, error) < 0)
         return raise_error(error);
-    Py_XSETREF(self->deferred, error);
+    Py_DECREF(error);
     Py_RETURN_NONE;
 }
 
@@ -161,7 +151,7 @@ static PyObject *message_reader_ready(PyObject *object, PyObject *Py_UNUSED(unus
     MessageReader *self = (MessageReader *)object;
     if (!is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
         return NULL;
-    return PyBool_FromLong(has_deferred(self) || has_returned(self) || ring_readable(&self->consumer->end.ring));
+    return PyBool_FromLong(has_items(self->deferred) || has_items(self->returned) || ring_readable(&self->consumer->end.ring));
 }
 
 static int message_reader_traverse(PyObject *object, visitproc visit, void *arg)
