@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import enum
 import gc
+import itertools
 import pickle
 import re
 import subprocess
@@ -423,3 +425,108 @@ def test_a_channel_that_has_gone_meanwhile_is_not_found(pair: tuple[Port, Port])
         two.read_sync()
     one.write_sync("next")
     assert two.read_sync() == "next"
+
+
+class Act:
+    """Its serialize does something."""
+
+    def __init__(self, act: Any = lambda: None) -> None:
+        self.act = act
+
+
+ACTS = listed([Interface(Act, serialize=lambda one: one.act(), deserialize=lambda _: Act())])
+
+
+def swap_ends(container: dict[Any, Any]) -> None:
+    key = next(iter(container))
+    container[key] = container.pop(key)
+
+
+def replace_member(container: set[Any]) -> None:
+    container.pop()
+    container.add(object.__hash__(container))
+
+
+@pytest.mark.parametrize("beside", [None, bytearray()], ids=["tree", "graph"])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    ("make", "act"),
+    [
+        (list, list.clear),
+        (list, lambda one: one.append(1)),
+        (list, lambda one: one.append(Act(one[-1].act))),
+        (list, lambda one: one.__setitem__(0, "other")),
+        (list, list.reverse),
+        (dict.fromkeys, dict.clear),
+        (dict.fromkeys, lambda one: one.__setitem__("new", 1)),
+        (dict.fromkeys, lambda one: one.__setitem__(0, "other")),
+        (dict.fromkeys, swap_ends),
+        (dict.fromkeys, lambda one: one.popitem() and None),
+        (set, set.clear),
+        (set, lambda one: one.add("new")),
+        (set, replace_member),
+    ],
+)
+def test_a_container_that_a_serialize_changes_is_refused(make: Any, act: Any, nested: bool, beside: Any) -> None:
+    codec = Codec(ACTS)
+    container: Any
+    hooks = [Act(lambda: act(container)) for _ in range(3)]
+    container = make([*range(20), *hooks])
+    with pytest.raises(CloneError, match="has changed while the value was encoded"):
+        codec.encode([beside, [container] if nested else container])
+
+
+def test_dicts_whose_keys_come_and_go_during_a_write_are_refused() -> None:
+    def replace_key() -> None:
+        del value[next(iter(value))]
+        value[f"new {len(value)} {next(count)}"] = [1]
+
+    count = itertools.count()
+    value: dict[Any, Any] = {number: Act(replace_key) for number in range(100)}
+    with pytest.raises(CloneError, match="has changed while the value was encoded"):
+        Codec(ACTS).encode(value)
+
+
+def test_what_a_serialize_changes_elsewhere_does_not_matter() -> None:
+    codec = Codec(ACTS)
+    history: list[int] = [1]
+    for value in ([history, Act(lambda: history.append(2))], [Act(lambda: history.append(3)), history]):
+        assert codec.decode(codec.encode(value))[value.index(history)] in ([1], [1, 2, 3])
+    history = []
+    codec.encode([Act(lambda: (history.append(1), history.pop())), history, (Act(), Act())])
+
+
+@pytest.mark.usefixtures("often_switching")
+def test_what_another_thread_changes_is_refused_or_can_be_read() -> None:
+    codec = Codec(ACTS)
+    listing: list[Any] = [0]
+    mapping: dict[Any, Any] = {0: 0}
+    members: set[Any] = {0}
+    value = [listing, mapping, members]
+    done = threading.Event()
+
+    def change() -> None:
+        while not done.is_set():
+            for number in range(50):
+                listing.append(datetime.date(2026, 1, 1))
+                mapping[number] = Act()
+                members.add(datetime.date.fromordinal(1 + number))
+            listing.clear()
+            mapping.clear()
+            members.clear()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    accepted = refused = 0
+    try:
+        while accepted < 50 or refused < 50:
+            try:
+                payload = codec.encode(value)
+            except CloneError:
+                refused += 1
+                continue
+            accepted += 1
+            assert [type(one) for one in codec.decode(payload)] == [list, dict, set]
+    finally:
+        done.set()
+        thread.join()

@@ -24,7 +24,7 @@ import msgpack
 from ..errors import ChannelError, CloneError
 from . import graph, types
 from .interfaces import Instances, Interface, Interfaces, Serialized
-from .limits import MAX_DEPTH, unpack
+from .limits import MAX_DEPTH, changed, unpack
 
 _WRAPPER = struct.Struct(">BIb")  # ext 32, the length, the code
 _EXT_32 = 0xC9
@@ -60,6 +60,8 @@ class Codec:
             return encoder.encode(value)
         except _NoTreeError:
             pass
+        except _ChangedError:
+            raise changed() from None
         except REFUSED_WHILE_ENCODING as refused:
             error = refused
         return self.encode_graph(value, encoder.serialized, error, moves)
@@ -118,6 +120,10 @@ class _NoTreeError(Exception):
     """Raised for a value that only a graph can carry."""
 
 
+class _ChangedError(Exception):
+    """Raised for a container that has changed since its parts were taken."""
+
+
 class _TreeEncoder:
     """Packs one value, if that is a tree."""
 
@@ -151,8 +157,11 @@ class _TreeEncoder:
             return
         if level > MAX_DEPTH:
             raise _NoTreeError
-        for part in self._open(value, kind, interface):
+        parts = self._open(value, kind, interface)
+        for part in parts:
             self._put(part, level + 1)
+        if kind in types.MUTABLE_CONTAINERS and types.differs(value, parts):
+            raise _ChangedError
 
     def _open(self, container: Any, kind: type, interface: Interface | None) -> list[Any]:
         """Pack the head of a container, and return its parts."""

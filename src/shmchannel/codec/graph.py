@@ -21,7 +21,7 @@ from . import types
 from .builtin_exceptions import FIRST_PARTS, fill_exception, new_exception
 from .graph_limits import Reference, check_cost, check_order, hashed, references
 from .interfaces import Instances, Interfaces
-from .limits import MAX_DEPTH, too_deep, unpack
+from .limits import MAX_DEPTH, changed, too_deep, unpack
 
 
 def encode(value: object, interfaces: Interfaces, moves: Instances, serialized: Instances) -> bytes:
@@ -95,6 +95,9 @@ class _Writer:
             if node.depth > MAX_DEPTH:
                 raise too_deep()
             entries.append([node.code, *(self._part(part, node, at) for at, part in enumerate(node.parts))])
+        for node in self._nodes:
+            if type(node.value) in types.MUTABLE_CONTAINERS and types.differs(node.value, node.parts):
+                raise changed()
         for one, move in self._moves.items():
             if one not in self._numbers:
                 raise CloneError(f"$: transfer lists {move.instance!r}, which is not in this value")

@@ -34,6 +34,13 @@ def too_deep() -> CloneError:
     return CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers")
 
 
+def changed() -> CloneError:
+    return CloneError(
+        "$: a list, dict or set in the value has changed while the value was encoded: do not change it "
+        "during a write, in another thread or in a function of an interface"
+    )
+
+
 def unpack(payload: bytes | memoryview, **hooks: Callable[..., Any]) -> Any:
     """Return the value of a message that ``check`` lets through; the hooks are msgpack's."""
     check(payload)

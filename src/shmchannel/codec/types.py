@@ -46,7 +46,8 @@ class Parts(NamedTuple):
     """A type that travels as its parts, which are values themselves.
 
     ``new`` makes an empty object and ``fill`` puts the parts into it, so an object can be part of itself.
-    Where they are None, the parts are built before the object.
+    Where they are None, the parts are built before the object. ``take`` gets all parts in one step, because
+    another thread may change the object.
     """
 
     code: int
@@ -256,7 +257,7 @@ LEAVES: dict[type, Leaf] = {
 EXCEPTION = Parts(29, take_exception, build_exception)
 PARTS: dict[type, Parts] = {
     tuple: Parts(2, iter, tuple),
-    set: Parts(3, iter, set, set.update, set, key_stride=1),
+    set: Parts(3, list, set, set.update, set, key_stride=1),
     frozenset: Parts(4, iter, frozenset, key_stride=1),
     fractions.Fraction: Parts(12, lambda value: _few_bits(*value.as_integer_ratio()), _build_fraction),
     range: Parts(14, lambda value: _few_bits(*_bounds(value)), _build_range),
@@ -266,13 +267,14 @@ PARTS: dict[type, Parts] = {
     list: Parts(30, iter, list, list.extend, list),
     dict: Parts(
         31,
-        take=lambda value: itertools.chain.from_iterable(value.items()),
+        take=lambda value: itertools.chain.from_iterable([*value.items()]),
         build=lambda parts: dict(_pairs(parts)),
         fill=lambda value, parts: value.update(_pairs(parts)),
         new=dict,
         key_stride=2,
     ),
 }
+MUTABLE_CONTAINERS = frozenset({list, dict, set})  # not instances and exceptions, whose parts are taken once
 LEAVES_BY_CODE = {leaf.code: leaf for leaf in LEAVES.values()}
 PARTS_BY_CODE = {parts.code: parts for parts in PARTS.values()}
 TAGS = frozenset({*PARTS_BY_CODE, INSTANCE, MOVED})
@@ -280,6 +282,12 @@ TAGS = frozenset({*PARTS_BY_CODE, INSTANCE, MOVED})
 PLAIN = frozenset({type(None), bool, int, float, str, bytes, memoryview})  # a memoryview arrives as bytes
 MUTABLE_LEAVES = frozenset({bytearray, array.array})
 IMMUTABLE_LEAVES = LEAVES.keys() - MUTABLE_LEAVES
+
+
+def differs(container: Any, parts: list[Any]) -> bool:
+    """Whether a list, dict or set has other parts now than those, or has them in another order."""
+    now = [*PARTS[type(container)].take(container)]
+    return len(now) != len(parts) or not all(map(operator.is_, now, parts))
 
 
 def encode_leaf(value: Any) -> msgpack.ExtType:

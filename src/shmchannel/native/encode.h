@@ -32,24 +32,38 @@ static inline int enter(Encoder *encoder, PyObject *container)
     return status ? status : descend(encoder);
 }
 
-static int changed(void)
+/* On entering a container that can change: as enter, and it becomes the innermost level. */
+static inline int enter_level(Encoder *encoder, Level *level, PyObject *container)
 {
-    PyErr_SetString(PyExc_RuntimeError, "a container has changed while it was being encoded");
-    return -1;
+    *level = (Level){.outer = encoder->level, .container = container};
+    encoder->level = level;
+    return enter(encoder, container);
 }
 
-/* -- containers */
+/* On leaving it, with the status of its parts. */
+static inline int leave_level(Encoder *encoder, int status)
+{
+    Level *level = encoder->level;
+    encoder->level = level->outer;
+    encoder->depth--;
+    if (status || !level->has_mark)
+        return status;
+    int changed = level_changed(level);
+    return changed > 0 ? CHANGED : changed;
+}
+
+/* -- containers. A part is held while it is encoded: a function of an interface may take it out of its container. */
 
 static int encode_dict(Encoder *encoder, PyObject *dict)
 {
+    Level level;
     Py_ssize_t length = PyDict_GET_SIZE(dict), place = 0, count = 0;
     PyObject *key, *value;
-    int status = enter(encoder, dict);
+    int status = enter_level(encoder, &level, dict);
     if (!status)
         status = length < 16 ? add_head(encoder, (uint8_t)(0x80 | length))
                              : add_length(encoder, (size_t)length, 0, 0xDE, 0xDF);
-    /* Both are held: a function of an interface may change the dict meanwhile. */
-    while (!status && PyDict_Next(dict, &place, &key, &value)) {
+    for (; !status && count < length && PyDict_Next(dict, &place, &key, &value); count++) {
         Py_INCREF(key);
         Py_INCREF(value);
         status = PyUnicode_CheckExact(key) ? encode_str(encoder, key) : encode_value(encoder, key);
@@ -57,28 +71,27 @@ static int encode_dict(Encoder *encoder, PyObject *dict)
             status = encode_value(encoder, value);
         Py_DECREF(key);
         Py_DECREF(value);
-        if (!status && (++count > length || PyDict_GET_SIZE(dict) != length))
-            return changed();
     }
-    encoder->depth--;
-    return status || count == length ? status : changed();
+    return leave_level(encoder, status || count == length ? status : CHANGED);
 }
 
 static int encode_list(Encoder *encoder, PyObject *list)
 {
+    Level level;
     Py_ssize_t length = PyList_GET_SIZE(list);
-    int status = enter(encoder, list);
+    int status = enter_level(encoder, &level, list);
     if (!status)
         status = add_array_head(encoder, (size_t)length);
     for (Py_ssize_t i = 0; !status && i < length; i++) {
-        if (PyList_GET_SIZE(list) != length)
-            return changed();
+        if (PyList_GET_SIZE(list) != length) {
+            status = CHANGED;
+            break;
+        }
         PyObject *item = Py_NewRef(PyList_GET_ITEM(list, i));
         status = encode_value(encoder, item);
         Py_DECREF(item);
     }
-    encoder->depth--;
-    return status;
+    return leave_level(encoder, status);
 }
 
 /* Begin an array behind a tag. `length` does not count the tag. */
@@ -110,25 +123,21 @@ static int encode_tuple(Encoder *encoder, PyObject *tuple)
 
 static int encode_set(Encoder *encoder, PyObject *set, long code)
 {
+    Level level;
     Py_ssize_t length = PySet_GET_SIZE(set), count = 0;
-    int status = enter(encoder, set);
-    if (status)
-        return status;
-    PyObject *member, *members = PyObject_GetIter(set);
-    if (!members)
-        return -1;
-    status = add_tag(encoder, (size_t)length, code);
-    while (!status && (member = PyIter_Next(members))) {
+    int status = enter_level(encoder, &level, set);
+    PyObject *member, *members = status ? NULL : PyObject_GetIter(set);
+    if (!status)
+        status = members ? add_tag(encoder, (size_t)length, code) : -1;
+    /* The iterator raises RuntimeError for another size. */
+    for (; !status && count < length && PySet_GET_SIZE(set) == length && (member = PyIter_Next(members)); count++) {
         status = encode_value(encoder, member);
         Py_DECREF(member);
-        if (!status && ++count > length)
-            status = changed();
     }
-    Py_DECREF(members);
-    encoder->depth--;
-    if (PyErr_Occurred())
-        return -1;
-    return status || count == length ? status : changed();
+    Py_XDECREF(members);
+    if (!status && PyErr_Occurred())
+        status = -1;
+    return leave_level(encoder, status || count == length ? status : CHANGED);
 }
 
 /* A value of a type that travels as an array of parts; `kind` is a Parts of codec/types.py. */
@@ -141,6 +150,8 @@ static int encode_parts(Encoder *encoder, PyObject *kind, PyObject *value)
     int status = Py_IS_TYPE(value, &PySlice_Type) ? meet(encoder, value) : 0;
     if (status)
         return status;
+    if (mark_levels(encoder->level) < 0)
+        return -1;
     PyObject *taken = PyObject_CallOneArg(PyTuple_GET_ITEM(kind, KIND_ENCODE), value);
     PyObject *parts = taken ? PySequence_Tuple(taken) : NULL;
     Py_XDECREF(taken);
@@ -195,7 +206,7 @@ static int encode_instance(Encoder *encoder, PyObject *interface, PyObject *inst
         return status;
     PyObject *value = Py_XNewRef(moved_value(encoder, instance));
     bool moves = value;
-    if (!value && !PyErr_Occurred())
+    if (!value && !PyErr_Occurred() && mark_levels(encoder->level) == 0)
         value = PyObject_CallMethodOneArg(interface, state->str_take, instance);
     if (!value)
         return -1;
@@ -279,6 +290,7 @@ static void encoder_begin(Encoder *encoder, Codec *codec, PyObject *moves)
     output_begin(&encoder->out);
     encoder->seen.count = 0;
     encoder->seen.slots = NULL;
+    encoder->level = NULL;
     encoder->depth = 0;
     encoder->tagged = false;
     encoder->serialized = NULL;
@@ -333,6 +345,10 @@ static int encode_message(Encoder *encoder, PyObject *value)
         if (encoder->tagged)
             wrap(&encoder->out, state->code_of_tagged_message);
         return 0;
+    }
+    if (status == CHANGED) {
+        raise_error(PyObject_CallNoArgs(state->changed));
+        return -1;
     }
     /* encode_graph goes on from the errors that codec.py catches too. Any other error is a signal handler's, an interface's,
        or a lack of memory. */

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "levels.h"
 #include "output.h"
 #include "seen.h"
 
@@ -9,6 +10,7 @@ typedef struct {
     Codec *codec;
     Output out;
     Seen seen;
+    Level *level; /* the innermost, or NULL */
     int depth;
     bool tagged;
     PyObject *serialized; /* a dict, by id: the Serialized of instances that were met; or NULL */
@@ -16,8 +18,9 @@ typedef struct {
     Py_ssize_t moved;     /* how many of them were met */
 } Encoder;
 
-/* Each function that encodes returns 0; -1 with an exception; or SHARED: an object comes twice, or may come twice. */
-enum { SHARED = 1 };
+/* Each function that encodes returns 0; -1 with an exception; or SHARED: an object comes twice, or may come twice;
+   or CHANGED: a container has changed while it was encoded. */
+enum { SHARED = 1, CHANGED = 2 };
 
 static inline int add_head(Encoder *encoder, uint8_t head)
 {
@@ -100,6 +103,8 @@ static int add_ext(Encoder *encoder, long code, PyObject *data)
 /* A value that is one ext object; `leaf` is a Leaf of codec/types.py. */
 static int encode_leaf(Encoder *encoder, PyObject *leaf, PyObject *value)
 {
+    if (mark_levels(encoder->level) < 0)
+        return -1;
     PyObject *data = PyObject_CallOneArg(PyTuple_GET_ITEM(leaf, KIND_ENCODE), value);
     int status = -1;
     if (data && PyBytes_CheckExact(data))

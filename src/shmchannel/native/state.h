@@ -24,6 +24,7 @@ enum { WRAPPER = 6 };     /* bytes: the head of the ext 32 that wraps a message 
     DO("codec.types", "decode_timestamp", decode_timestamp) \
     DO("codec.interfaces", "Serialized", serialized)        \
     DO("codec.codec", "REFUSED_WHILE_ENCODING", refusals)   \
+    DO("codec.limits", "changed", changed)                  \
     DO("codec.limits", "too_deep", too_deep)                \
     DO("errors", "InterfaceError", interface_error)         \
     DO("ring.end", "corrupted", corrupted)                  \
