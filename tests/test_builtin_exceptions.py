@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shmchannel import CloneError
+from shmchannel import CloneError, PeerLost
 from shmchannel.codec.builtin_exceptions import EXCEPTIONS
 from support.engines import decode, encode
 from support.values import alike
@@ -87,3 +87,27 @@ def test_an_attribute_that_only_equals_what_an_argument_says_is_kept() -> None:
     error.value = [one]
     copy = decode(encode(error))
     assert copy.value[0] is copy.args[0]
+
+
+def test_what_was_raised_from_none_travels_without_its_context() -> None:
+    class Foreign(Exception):
+        pass
+
+    def refuse() -> None:
+        try:
+            raise Foreign
+        except Foreign:
+            raise ValueError("no job") from None
+
+    with pytest.raises(ValueError, match="no job") as raised:
+        refuse()
+    copy = decode(encode([raised.value]))[0]
+    assert (str(copy), copy.__context__, copy.__suppress_context__) == ("no job", None, True)
+
+
+def test_the_errors_of_this_package_travel_as_built_in_ones_do() -> None:
+    with pytest.raises(CloneError) as raised:
+        encode(len)
+    copy = decode(encode([raised.value]))[0]
+    assert (type(copy), str(copy)) == (CloneError, str(raised.value))
+    assert str(decode(encode(PeerLost("gone")))) == "gone"

@@ -467,7 +467,9 @@ def replace_member(container: set[Any]) -> None:
         (set, replace_member),
     ],
 )
-def test_a_container_that_a_serialize_changes_is_refused(make: Any, act: Any, nested: bool, beside: Any) -> None:
+def test_a_container_that_a_serialize_changes_is_refused(
+    make: Any, act: Any, nested: bool, beside: Any
+) -> None:
     codec = Codec(ACTS)
     container: Any
     hooks = [Act(lambda: act(container)) for _ in range(3)]
@@ -530,3 +532,112 @@ def test_what_another_thread_changes_is_refused_or_can_be_read() -> None:
     finally:
         done.set()
         thread.join()
+
+
+@dataclasses.dataclass
+class JobFailed(Exception):
+    job: int
+    why: str
+
+
+class Refused(ValueError):
+    def __init__(self, job: int, why: str) -> None:
+        super().__init__(f"{job}: {why}")
+        self.job = job
+
+
+@dataclasses.dataclass(slots=True)
+class SlottedError(LookupError):
+    job: int
+
+
+@pytest.mark.parametrize("error", [JobFailed(7, "no disk"), Refused(7, "no disk"), SlottedError(7)])
+def test_exceptions_are_listed_bare(error: Any) -> None:
+    codec = Codec(listed([type(error)]))
+    error.__dict__.pop("__notes__", None)  # of another engine's turn
+    try:
+        try:
+            raise KeyError(1)
+        except KeyError as cause:
+            raise error from cause
+    except type(error):
+        pass
+    error.add_note("on node 3")
+    error.itself = [error]
+    for value in (error, [error, 1]):
+        copy = codec.decode(codec.encode(value))
+        copy = copy if value is error else copy[0]
+        assert (type(copy), str(copy), copy.args, copy.job) == (type(error), str(error), error.args, 7)
+        assert type(copy.__cause__) is KeyError
+        assert copy.__context__ is copy.__cause__
+        assert copy.__suppress_context__
+        assert copy.__notes__ == ["on node 3"]
+        assert copy.itself == [copy]
+        assert copy.__dict__.keys() == error.__dict__.keys()
+
+
+@dataclasses.dataclass
+class Lazy:
+    path: str
+    parsed: Any = dataclasses.field(init=False, repr=False, compare=False)
+
+
+@dataclasses.dataclass(slots=True)
+class LazySlotted:
+    path: str
+    parsed: Any = dataclasses.field(init=False, repr=False, compare=False)
+
+
+@dataclasses.dataclass
+class Named:
+    name: str = dataclasses.field(init=False)
+
+
+@dataclasses.dataclass
+class NamedAlike(Named):
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "fixed"
+
+
+@pytest.mark.parametrize("value", [Lazy("x"), LazySlotted("x"), NamedAlike(), Named()])
+def test_a_field_that_is_not_set_is_not_set_in_the_clone(value: Any) -> None:
+    codec = Codec(listed([type(value)]))
+    for whole in (value, [value, value]):
+        copy = codec.decode(codec.encode(whole))
+        copy = copy if whole is value else copy[0]
+        assert type(copy) is type(value)
+        fields = [field.name for field in dataclasses.fields(value)]
+        assert [hasattr(copy, name) for name in fields] == [hasattr(value, name) for name in fields]
+        assert all(getattr(copy, name) == getattr(value, name) for name in fields if hasattr(value, name))
+
+
+@pytest.mark.parametrize("unset", [["other"], [], ["path"], 1, [[]], None])
+def test_fields_that_are_said_to_be_unset_are_those_of_the_class(unset: Any) -> None:
+    codec = Codec(listed([Lazy]))
+    payload = codec.encode(Lazy("x"))
+    plain = Codec(
+        [Interface(Lazy, name=listed([Lazy])[0].name, serialize=lambda one: one.form, deserialize=str)]
+    )
+    forged = Lazy("x")
+    forged.form = {"path": "x", None: ["parsed"]}  # type: ignore[attr-defined]
+    assert plain.encode(forged) == payload
+    forged.form = {"path": "x", None: unset}  # type: ignore[attr-defined]
+    with pytest.raises((InterfaceError, CloneError)):
+        codec.decode(plain.encode(forged))
+
+
+def test_what_would_lose_its_state_or_never_be_asked_is_refused_when_it_is_listed() -> None:
+    @dataclasses.dataclass
+    class Tagged(dict[str, int]):
+        tag: str = ""
+
+    class NoDisk(OSError):
+        pass
+
+    for cls in (Tagged, NoDisk):
+        with pytest.raises(TypeError, match="cannot cross: give it methods"):
+            listed([cls])
+    for cls in (int, tuple, datetime.datetime, bytearray, ValueError, type(None)):
+        with pytest.raises(TypeError, match="crosses as it is"):
+            Interface(cls, serialize=str, deserialize=cls)

@@ -989,3 +989,14 @@ def test_what_is_read_is_forgotten_without_what_another_thread_adds_meanwhile(
         one.write_sync(buffer, transfer=[buffer])
         two.read_sync().close()
         assert len(under_way) == 1  # in the same set, to which another thread may be adding
+
+
+@pytest.mark.parametrize("listed", [0, False, 5, None, SharedBuffer])
+def test_a_transfer_that_is_no_list_is_refused(pair: tuple[Port, Port], listed: Any) -> None:
+    one, two = pair
+    for write in (one.write_sync, one.write_nowait, lambda *a, **k: asyncio.run(one.write(*a, **k))):
+        with pytest.raises(TypeError, match="iterable"):
+            write(1, transfer=listed)
+    with pytest.raises(WouldBlock):
+        two.read_nowait()
+    assert one.write_sync(1, transfer=[])

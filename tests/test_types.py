@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import decimal
 import fractions
 import importlib
 import io
@@ -90,3 +91,13 @@ def test_a_value_that_would_not_come_back_alike_is_refused_with_its_path(value: 
     for whole, path in [(value, "$"), ([1, {"a": (value,)}], "$[1]['a'][0]"), ([value, [value]], "$[0]")]:
         with pytest.raises(CloneError, match=f"^{re.escape(path)}: cannot clone {type(value)}: .*{why}"):
             encode(whole)
+
+
+@pytest.mark.parametrize("capitals", [0, 1])
+def test_a_decimal_does_not_depend_on_the_context_of_the_thread(capitals: int) -> None:
+    for text in ("1E+5", "-1.50E-7", "sNaN12", "Infinity", "1E+999999999999999999"):
+        value = decimal.Decimal(text)
+        payload = encode(value)
+        with decimal.localcontext(decimal.Context(prec=2, Emax=9, Emin=-9, capitals=capitals, traps=[])):
+            assert encode(value) == payload
+            assert decode(payload).as_tuple() == value.as_tuple()

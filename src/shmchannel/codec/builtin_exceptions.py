@@ -1,13 +1,15 @@
-"""Built-in exceptions as parts: those of ``FIRST_PARTS``, then the arguments."""
+"""Built-in exceptions, and this package's, as parts: those of ``FIRST_PARTS``, then the arguments."""
 
 from __future__ import annotations
 
 import builtins
 from typing import Any
 
+from .. import errors
+
 EXCEPTIONS: dict[str, type[BaseException]] = {
     name: kind
-    for name, kind in vars(builtins).items()
+    for name, kind in {**vars(builtins), **vars(errors)}.items()
     if isinstance(kind, type) and issubclass(kind, BaseException) and kind.__name__ == name
 }
 
@@ -33,8 +35,13 @@ def take_exception(value: BaseException) -> list[Any]:
             own = getattr(value, name, None)
             if own is not getattr(fresh, name, None):  # not ==: 1 equals True
                 attributes[name] = own
-    first = (kind.__name__, value.__suppress_context__, value.__cause__, value.__context__)
+    first = (kind.__name__, value.__suppress_context__, value.__cause__, context_of(value))
     return [*first, attributes or None, *arguments]
+
+
+def context_of(value: BaseException) -> BaseException | None:
+    """The context, unless the exception was raised ``from None``: then it may be of any type."""
+    return None if value.__suppress_context__ and value.__cause__ is None else value.__context__
 
 
 def _holds(arguments: tuple[Any, ...], value: object) -> bool:

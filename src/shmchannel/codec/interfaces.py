@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from ..errors import ChannelError, InterfaceError
+from .builtin_exceptions import context_of
+from .types import CROSS_AS_THEY_ARE
 
 T = TypeVar("T")
 Function = Callable[[Any], Any]
@@ -56,8 +58,8 @@ class Transferable(Protocol):
 class Interface:
     """How instances of exactly one class cross a channel; for ``Channel(interfaces=[...])``.
 
-    List a class that is ``Serializable`` or ``Transferable``, a dataclass or an ``Enum`` as it is; for a
-    class that you don't own give the functions. ``serialize(instance)`` returns a value,
+    List a class that is ``Serializable`` or ``Transferable``, a dataclass, an ``Enum`` or an exception as it
+    is; for a class that you don't own give the functions. ``serialize(instance)`` returns a value,
     ``deserialize(value)`` an instance; likewise ``detach`` and ``attach``, with ``detached(instance)``
     to ask. Both sides must list it under one ``name``, by default the class's module and qualified name.
 
@@ -91,16 +93,20 @@ class Interface:
         self.detach, self.attach = self._pair("detach", "attach", needs_both=bool(detach or attach))
         self._detached = detached or (lambda one: getattr(one, "detached", False))
         self.is_enum = self.serialize is None and issubclass(cls, enum.Enum)
-        self.fields: list[str] | None = None  # of a dataclass that has no methods of its own
+        self.fields: list[str] | None = None  # of a dataclass or exception that has no methods of its own
         if self.is_enum:
             self.serialize, self.deserialize = _enum_functions(cls)
-        elif self.serialize is None and dataclasses.is_dataclass(cls):
-            self.fields = [field.name for field in dataclasses.fields(cls)]
+        elif self.serialize is None and (names := _field_names(cls)) is not None:
+            self.fields = names
             self.serialize, self.deserialize = self._take_fields, self._build_fields
         elif not (self.serialize or (self.detach and self.attach)):
             raise TypeError(
                 f"{cls!r} cannot cross: give it methods serialize and deserialize, or list "
                 "Interface(cls, serialize=..., deserialize=...)"
+            )
+        if cls in CROSS_AS_THEY_ARE:
+            raise TypeError(
+                f"{cls!r} crosses as it is: no interface would be asked. Wrap it in a class of yours"
             )
 
     def _pair(self, *names: str, needs_both: bool = True) -> list[Function | None]:
@@ -149,10 +155,17 @@ class Interface:
         except Exception as error:
             raise InterfaceError(f"{self.name}: {how} raised {type(error).__name__}: {error}") from error
 
-    # A dataclass travels as all its fields, and is built without a call of __init__.
+    # A dataclass travels as all its fields, and is built without a call of __init__. So does an exception.
 
-    def _take_fields(self, instance: Any) -> dict[str, Any]:
-        return {name: getattr(instance, name) for name in self.fields or ()}
+    def _take_fields(self, instance: Any) -> dict[str | None, Any]:
+        fields: dict[str | None, Any] = {}
+        unset = []
+        for name in self.fields or ():
+            try:
+                fields[name] = _READ[name](instance) if name in _READ else getattr(instance, name)
+            except AttributeError:
+                unset.append(name)
+        return {**fields, None: unset} if unset else fields
 
     def _build_fields(self, value: Any) -> Any:
         instance = self.new()
@@ -160,11 +173,13 @@ class Interface:
         return instance
 
     def fill_fields(self, instance: Any, value: Any) -> None:
-        """Set the fields of a dataclass's instance. Raises ``InterfaceError`` for other fields than here."""
-        if type(value) is not dict or value.keys() != set(self.fields or ()):
-            theirs = list(value) if type(value) is dict else type(value)
+        """Set the fields of an instance. Raises ``InterfaceError`` for other fields than here."""
+        fields: dict[Any, Any] = dict(value) if type(value) is dict else {None: [type(value)]}
+        theirs = [*fields, *fields.pop(None, ())]
+        if {*theirs} - {None} != {*(self.fields or ())}:
             raise InterfaceError(f"{self.name} has the fields {self.fields} here, and {theirs} came")
-        for name, part in value.items():
+        attributes = fields.pop("__dict__", {})  # an exception's
+        for name, part in [*fields.items(), *attributes.items()]:
             object.__setattr__(instance, name, part)
 
     # An instance that is part of its own value is handed out before its class can build it.
@@ -172,7 +187,7 @@ class Interface:
     def new(self) -> Any:
         """Return an instance without attributes."""
         try:
-            return object.__new__(self.cls)
+            return (BaseException if issubclass(self.cls, BaseException) else object).__new__(self.cls)
         except TypeError as error:
             raise InterfaceError(f"{self.name}: an instance is part of its own value: {error}") from error
 
@@ -236,6 +251,27 @@ def _default_name(cls: type) -> str:
     # The main module of a process that multiprocessing has spawned is the parent's main module.
     module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
     return f"{module}.{cls.__qualname__}"
+
+
+# The parts of an exception. Setting the cause sets also whether the context is hidden, so that comes later.
+_EXCEPTION_FIELDS = ["args", "__cause__", "__context__", "__suppress_context__", "__dict__"]
+_READ: dict[str, Function] = {
+    "__context__": context_of,
+    "__dict__": lambda error: {name: value for part in state_of(error) for name, value in part.items()},
+}
+_HEAP_TYPE = 1 << 9  # a flag of each class that Python code has made
+
+
+def _field_names(cls: type) -> list[str] | None:
+    """The fields of a dataclass or an exception that has no other state than those, else None."""
+    base = next(one for one in cls.__mro__ if not one.__flags__ & _HEAP_TYPE)
+    if issubclass(base, BaseException) and base.__basicsize__ == BaseException.__basicsize__:
+        return _EXCEPTION_FIELDS
+    if base is not object or not dataclasses.is_dataclass(cls):
+        return None
+    names = [field.name for field in dataclasses.fields(cls)]
+    # A property without a setter may stand in the place of a field: that is no state.
+    return [name for name in names if getattr(getattr(cls, name, None), "fset", name)]
 
 
 def _enum_functions(cls: type[Any]) -> tuple[Function, Function]:

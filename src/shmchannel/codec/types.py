@@ -72,10 +72,13 @@ def _numbers(code: int, kind: type[Any], form: str, *names: str) -> Leaf:
     return Leaf(code, lambda value: numbers.pack(*take(value)), lambda data: kind(*numbers.unpack(data)))
 
 
+_decimal_text = decimal.Context(capitals=1).to_sci_string  # str, in any context of the thread
+
+
 def _decode_decimal(data: bytes) -> decimal.Decimal:
     text = data.decode("ascii")
     value = decimal.Decimal(text)
-    _require(str(value) == text)
+    _require(_decimal_text(value) == text)
     return value
 
 
@@ -234,7 +237,7 @@ LEAVES: dict[type, Leaf] = {
     datetime.date: _numbers(8, datetime.date, "<HBB", *_DAY),
     datetime.time: _zoned(9, datetime.time, "<" + _TIME, *_TIMES),
     datetime.timedelta: _DELTA,
-    decimal.Decimal: Leaf(11, lambda value: str(value).encode(), _decode_decimal),
+    decimal.Decimal: Leaf(11, lambda value: _decimal_text(value).encode(), _decode_decimal),
     uuid.UUID: Leaf(
         13,
         lambda value: value.bytes + bytes([_SAFETY.index(value.is_safe)]),
@@ -282,6 +285,7 @@ TAGS = frozenset({*PARTS_BY_CODE, INSTANCE, MOVED})
 PLAIN = frozenset({type(None), bool, int, float, str, bytes, memoryview})  # a memoryview arrives as bytes
 MUTABLE_LEAVES = frozenset({bytearray, array.array})
 IMMUTABLE_LEAVES = LEAVES.keys() - MUTABLE_LEAVES
+CROSS_AS_THEY_ARE = PLAIN | LEAVES.keys() | PARTS.keys()
 
 
 def differs(container: Any, parts: list[Any]) -> bool:

@@ -19,6 +19,8 @@ from .events import Callback, Event
 from .peer import PeerInfo
 from .statistics import Statistics
 
+_NONE: tuple[Any, ...] = ()  # of an interpreter there is one empty tuple
+
 
 class Port:
     """One of a channel's two ends; made by ``Channel.connect``. The peer reads the values written here.
@@ -66,14 +68,14 @@ class Port:
 
     # -- write
 
-    def write_nowait(self, value: object, *, transfer: Iterable[Any] = ()) -> bool:
+    def write_nowait(self, value: object, *, transfer: Iterable[Any] = _NONE) -> bool:
         """Write a value if there is room for it now.
 
         Returns True if the message is accepted, False if the other side has ended. Raises ``WouldBlock`` if
         there is no room, as always for a message larger than the ring, and otherwise as ``write_sync``.
         """
         connection = self._connection
-        if transfer:
+        if transfer is not _NONE:
             with connection.moving(transfer) as moving:
                 accepted = connection.write_frame(moving.encode(value), note=moving.note)
         else:
@@ -84,7 +86,7 @@ class Port:
         return accepted
 
     def write_sync(
-        self, value: object, *, transfer: Iterable[Any] = (), timeout: float | None = None
+        self, value: object, *, transfer: Iterable[Any] = _NONE, timeout: float | None = None
     ) -> bool:
         """Write a value, waiting for room at most ``timeout`` seconds (None: without a limit).
 
@@ -103,20 +105,20 @@ class Port:
         if timeout is not None:
             check_timeout(timeout)
         connection = self._connection
-        if transfer:
+        if transfer is not _NONE:
             with connection.moving(transfer) as moving:
                 return drive(connection.writing(moving.encode(value), moving.note), timeout)
         payload = connection.outgoing.put(value)
         return True if payload is None else drive(connection.writing(payload), timeout)
 
-    async def write(self, value: object, *, transfer: Iterable[Any] = ()) -> bool:
+    async def write(self, value: object, *, transfer: Iterable[Any] = _NONE) -> bool:
         """As ``write_sync``, suspending this task while there is no room.
 
         A cancelled write has written the whole value or nothing. Raises ``ChannelError`` while another event
         loop awaits the port or a select watches it.
         """
         connection = self._connection
-        if transfer:
+        if transfer is not _NONE:
             with connection.moving(transfer) as moving:
                 return await connection.drive(
                     connection.writing(moving.encode(value), moving.note), "writing"
