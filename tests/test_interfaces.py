@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import msgpack
 import pytest
@@ -641,3 +641,137 @@ def test_what_would_lose_its_state_or_never_be_asked_is_refused_when_it_is_liste
     for cls in (int, tuple, datetime.datetime, bytearray, ValueError, type(None)):
         with pytest.raises(TypeError, match="crosses as it is"):
             Interface(cls, serialize=str, deserialize=cls)
+
+
+class Bag:
+    """Its deserialize copies the list that it gets, and notes how long all containers in that are."""
+
+    handed: ClassVar[list[tuple[Any, int]]] = []
+
+    def __init__(self, *items: Any) -> None:
+        self.items = list(items)
+
+    def serialize(self) -> Any:
+        return self.items
+
+    @classmethod
+    def deserialize(cls, value: Any) -> Bag:
+        todo = [value]
+        for one in todo:  # the list grows meanwhile
+            if type(one) in (list, dict, set, tuple, frozenset) and all(
+                one is not seen for seen, _ in cls.handed
+            ):
+                cls.handed.append((one, len(one)))
+                todo += [*one, *(one.values() if type(one) is dict else ())]
+        return cls(*value)
+
+
+def bag_in_a_tuple() -> Any:
+    bag = Bag("kept")
+    pair = ("pair", bag)
+    bag.items.append(pair)
+    return pair
+
+
+def bag_in_a_frozenset() -> Any:
+    bag = Bag("kept")
+    bag.items.append(frozenset({(1, bag)}))
+    return bag.items[1]
+
+
+def list_that_is_its_bags() -> Any:
+    bag = Bag()
+    bag.items += [1, bag]
+    return bag.items
+
+
+def list_in_its_bag() -> Any:
+    whole = [1, bag := Bag()]
+    bag.items += [whole, (whole,)]
+    return whole
+
+
+def bag_as_a_key() -> Any:
+    bag = Bag("kept")
+    table = {bag: 1, "more": [2]}
+    bag.items += [table, {bag}]
+    return table
+
+
+def owner_of_a_table() -> Any:
+    owner, key = Bag(), Bag("key")
+    owner.items.append({(key, 1): "kept"})
+    key.items.append(owner)
+    return owner
+
+
+def cycle_below() -> Any:
+    inner: Any = ([1],)
+    inner[0].append(inner)
+    return (Bag(inner), inner)
+
+
+def two_bags() -> Any:
+    one, two = Bag(1), Bag(2)
+    one.items.append(("two", two))
+    two.items.append([("one", one)])
+    return {"both": (one, two)}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        bag_in_a_tuple,
+        bag_in_a_frozenset,
+        list_that_is_its_bags,
+        list_in_its_bag,
+        bag_as_a_key,
+        owner_of_a_table,
+        cycle_below,
+        two_bags,
+    ],
+)
+def test_a_deserialize_gets_filled_containers_also_in_cycles(make: Any) -> None:
+    codec = Codec(listed([Bag]))
+    Bag.handed.clear()
+    copy = codec.decode(codec.encode(make()))
+    assert Bag.handed
+    assert [len(one) for one, _ in Bag.handed] == [length for _, length in Bag.handed]
+    assert shape(copy) == shape(make())
+
+
+def shape(value: Any) -> list[Any]:
+    """The types of all that is in a value, level by level, each with the number of its parts."""
+    found, todo, seen = [], [value], []
+    for one in todo:  # the list grows meanwhile
+        if any(one is before for before in seen):
+            continue
+        seen.append(one)
+        parts = one.items if type(one) is Bag else [] if type(one) in (str, int) else [*one]
+        parts = [*parts, *(one.values() if type(one) is dict else ())]
+        found.append((type(one), len(parts)))
+        todo += parts
+    return found
+
+
+class Entry(NamedTuple):
+    """No instance of it can be made before its parts."""
+
+    name: str
+    links: Any
+
+
+def test_an_instance_that_only_its_class_can_make_gets_what_is_there_or_is_refused() -> None:
+    entry = Interface(Entry, serialize=tuple, deserialize=lambda value: Entry(*value))
+    codec = Codec([entry])
+    whole: list[Any] = []
+    whole.append(Entry("kept", whole))
+    copy = codec.decode(codec.encode(whole))
+    assert copy[0] == ("kept", copy)
+    codec = Codec(
+        [Interface(Entry, serialize=lambda one: one.links, deserialize=lambda value: Entry("", value))]
+    )
+    pair = ("pair", Entry("", []))
+    pair[1].links.append(pair)
+    with pytest.raises(InterfaceError, match="part of its own value"):
+        codec.decode(codec.encode(pair))

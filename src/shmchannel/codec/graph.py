@@ -9,17 +9,16 @@ reader builds each object after its parts, unless the object is part of itself.
 from __future__ import annotations
 
 import reprlib
-from collections import OrderedDict
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple
 
 import msgpack
 
-from ..errors import ChannelError, CloneError
+from ..errors import ChannelError, CloneError, InterfaceError
 from . import types
 from .builtin_exceptions import FIRST_PARTS, fill_exception, new_exception
-from .graph_limits import Reference, check_cost, check_order, hashed, references
+from .graph_limits import Reference, check_cost, check_order, cycles, hashed, references
 from .interfaces import Instances, Interfaces
 from .limits import MAX_DEPTH, changed, too_deep, unpack
 
@@ -204,8 +203,9 @@ class _Reader:
 
     An object that is part of itself is handed out unfinished: empty if its type allows that, or without
     attributes if its class builds it; it later gets the attributes of the instance that the class has
-    built. Such an object may contain one that must be whole at once, such as a tuple, and that is not there
-    yet. Then the object is filled once the tuple is there.
+    built. The objects of a cycle may contain one that must be whole at once, such as a tuple, and that is not
+    there yet. So they wait, and are finished when all objects of the cycle are there. A class gets a value
+    whose containers are all filled: only the instances in it may still be without attributes.
     """
 
     def __init__(self, interfaces: Interfaces, entries: list[list[Any]]) -> None:
@@ -213,21 +213,19 @@ class _Reader:
         self._entries = entries
         self._objects: dict[int, Any] = {}  # some are unfinished
         self._open: set[int] = set()  # being built right now
-        # To be filled when all others are there, in this order. Objects that hash their parts come last:
-        # the hashes may be of attributes that are still missing.
-        self._waiting: OrderedDict[int, None] = OrderedDict()
-        self._waiting_to_hash: OrderedDict[int, None] = OrderedDict()
+        has_instances = any(entry[0] in (types.INSTANCE, types.MOVED) for entry in entries)
+        # By the number of an entry: that of its cycle. Without instances, all may be finished at the end.
+        self._cycles = cycles(entries) if has_instances else dict.fromkeys(range(len(entries)), 0)
+        self._entered: set[int] = set()  # cycles
+        self._waiting: dict[int, list[int]] = {}  # the objects of a cycle, each after those below it
+        self._unfinished: set[int] = set()  # those that wait
         self._have_waited: set[int] = set()
         # An object that is not there yet, and the open one that it waits for: it is not tried again before.
         self._stuck: dict[int, int | None] = {}
         self._finished: set[int] = set()  # known to be finished
 
     def read(self) -> Any:
-        value = self._run(0)
-        while waiting := self._waiting or self._waiting_to_hash:
-            number, _ = waiting.popitem(last=False)
-            self._run(number)
-        return value
+        return self._run(0)
 
     def _run(self, number: int) -> Any:
         """Build an object and all that it needs: their steps are a stack here, not Python's."""
@@ -251,25 +249,68 @@ class _Reader:
         return built
 
     def _steps(self, number: int) -> _Steps:
-        """Build one object, or fill one that has waited."""
+        """Build one object, or finish one that has waited; with the first of a cycle, finish all of it."""
+        cycle = self._cycles.get(number)
+        is_first = cycle is not None and cycle not in self._entered
+        if cycle is not None:
+            self._entered.add(cycle)
         self._open.add(number)
         try:
             yield from self._build(number)
+            self._unfinished.discard(number)
         except _Waits as waits:
             if number not in self._objects and not self._is_instance(number):
                 self._stuck[number] = waits.number
                 raise
-            if number in self._have_waited:
+            if number in self._have_waited or cycle is None:
                 raise
             self._hand_out(number)
             self._have_waited.add(number)
-            (self._waiting_to_hash if hashed(self._entries[number]) else self._waiting)[number] = None
+            self._unfinished.add(number)
+            self._waiting.setdefault(cycle, []).append(number)
         finally:
             self._open.discard(number)
+        if is_first and cycle is not None:
+            yield from self._finish(cycle)
         return self._objects[number]
+
+    def _finish(self, cycle: int) -> _Steps:
+        """Finish the objects of a cycle that wait, all of which have been handed out.
+
+        First those that only take their parts. Then those that hash their parts, and those that classes
+        build, each after what is below it. At last those that hash an instance which was not there before.
+        """
+        while waiting := self._waiting.pop(cycle, None):
+            late = []
+            for number in waiting:
+                if not self._is_built(number) and not hashed(self._entries[number]):
+                    yield number
+                else:
+                    late.append(number)
+            last = []
+            for number in late:
+                if any(map(self._is_unfinished, hashed(self._entries[number]))):
+                    last.append(number)
+                else:
+                    yield number
+            for number in last:
+                yield number
+
+    def _is_built(self, number: int) -> bool:
+        """Whether a function of an interface builds the object, and not this module from fields."""
+        code, *entry = self._entries[number]
+        is_moved = code == types.MOVED
+        return is_moved or (code == types.INSTANCE and self._find(entry[0]).fields is None)
 
     def _is_instance(self, number: int) -> bool:
         return self._entries[number][0] in (types.INSTANCE, types.MOVED)
+
+    def _has_identity(self, number: int) -> bool:
+        """Whether an object has its hash from ``object``, and so without its attributes too."""
+        if not self._is_instance(number):
+            return False
+        hashes: Any = self._find(self._entries[number][1]).cls.__hash__
+        return hashes is object.__hash__
 
     def _hand_out(self, number: int) -> Any:
         """Return an object that is needed before it is finished."""
@@ -316,6 +357,16 @@ class _Reader:
             interface.fill_fields(instance, types.PARTS[dict].build((yield from self._parts(entry))))
             return
         (value,) = yield from self._parts(entry)
+        if number in self._cycles and number not in self._have_waited:
+            try:
+                self._hand_out(number)
+            except (
+                InterfaceError
+            ):  # only its function can make one: that gets its value now, unless it is empty
+                if entry[0] in self._open or entry[0] in self._unfinished:
+                    raise
+            else:
+                raise _Waits
         built = interface.build(value, code == types.MOVED)
         if number in self._objects:  # it was handed out meanwhile
             interface.complete(self._objects[number], built)
@@ -344,7 +395,7 @@ class _Reader:
         seen: set[int] = set()
         while todo:
             one = todo.pop()
-            if one in self._open or one in self._waiting or one in self._waiting_to_hash:
+            if (one in self._open or one in self._unfinished) and not self._has_identity(one):
                 return True
             if one not in seen and one not in self._finished:
                 seen.add(one)

@@ -46,6 +46,42 @@ def hashed(entry: Entry) -> list[Reference]:
     return references(entry[1 :: kind.key_stride]) if kind and kind.key_stride else []
 
 
+def cycles(entries: Sequence[Entry]) -> dict[int, int]:
+    """Return the entries that are part of themselves, with the same number for those in the same cycles.
+
+    (These are the strongly connected components, by Tarjan's algorithm.) The caller has checked the order.
+    """
+    found: dict[int, int] = {}
+    met: dict[int, int] = {0: 0}  # when each entry was met
+    lowest = [0] * len(entries)  # the earliest met that an entry leads back to
+    path, on_path = [0], {0}  # what was met, and may still be in a cycle with the first ones
+    stack = [(0, iter(references(entries[0])))]
+    while stack:
+        number, parts = stack[-1]
+        for part in parts:
+            if part not in met:
+                met[part] = lowest[part] = len(met)
+                path.append(part)
+                on_path.add(part)
+                stack.append((part, iter(references(entries[part]))))
+                break
+            if part in on_path:
+                lowest[number] = min(lowest[number], met[part])
+        else:
+            stack.pop()
+            if stack:
+                above = stack[-1][0]
+                lowest[above] = min(lowest[above], lowest[number])
+            if lowest[number] == met[number]:
+                members = [path.pop()]
+                while members[-1] != number:
+                    members.append(path.pop())
+                on_path.difference_update(members)
+                if len(members) > 1 or number in references(entries[number]):
+                    found.update(dict.fromkeys(members, number))
+    return found
+
+
 def check_order(entries: Any) -> None:
     """Raise ``ValueError`` unless each entry is first referred to in its turn, ``CloneError`` if too deep."""
     depths = [1]
