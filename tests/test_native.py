@@ -12,7 +12,9 @@ import re
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from shmchannel.waiting import sleeper as waiting
 from support import engines, peers
 from support.engines import needs_c
 from support.flavours import FLAVOURS, Peer
-from support.inside import producer_of
+from support.inside import consumer_of, producer_of, writer_of
 from support.values import alike
 
 pytestmark = needs_c
@@ -301,6 +303,149 @@ def test_a_close_while_another_thread_copies() -> None:
         two.close_sync()
 
 
+@pytest.mark.parametrize("act", ["read", "write"])
+def test_a_frame_whose_end_is_shut_while_it_is_copied_does_not_count(act: str) -> None:
+    channel = Channel(capacity=1 << 28)
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+        outgoing, incoming = producer_of(one), consumer_of(two)
+        value = bytes(1 << 26)
+        if act == "read":
+            assert outgoing.try_write(value)
+        end, copy = (
+            (outgoing, lambda: outgoing.try_write(value)) if act == "write" else (incoming, incoming.try_read)
+        )
+        fill = incoming.fill
+        started, done, answers = threading.Event(), threading.Event(), []
+
+        def work() -> None:
+            started.set()
+            answers.append(copy())
+            done.set()
+
+        thread = threading.Thread(target=work)
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(50)  # so that this thread goes on when the other is copying
+        try:
+            thread.start()
+            assert started.wait(30)
+            end.shut(0.0)
+            assert not done.is_set()
+        finally:
+            sys.setswitchinterval(before)
+            thread.join()
+        assert not answers[0]
+        assert incoming.fill == fill
+
+
+# -- messages that are decoded in the ring, which are those of more than 4 KiB
+
+
+def test_text_in_the_ring_is_copied_before_it_is_decoded() -> None:
+    size = 1 << 19
+    channel = Channel(capacity=1 << 22)
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+        one.write_sync(["x" * size])
+        tracemalloc.start()
+        try:
+            (text,) = two.read_nowait()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(text) == size
+        assert peak >= 2 * size  # the copy and the text
+
+
+@pytest.mark.usefixtures("often_switching")
+@pytest.mark.parametrize("wrapped", [True, False], ids=["in the ring", "by itself"])
+def test_two_threads_that_copy_large_bytes_out_share_no_message(wrapped: bool) -> None:
+    count, size, got = 50, 1 << 20, []
+    channel = Channel(capacity=1 << 26)
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+        for number in range(count):
+            large = bytes([number]) * size
+            one.write_sync([number, large] if wrapped else large)
+        one.close_sync()
+
+        def read() -> None:
+            for value in two:
+                number, large = value if wrapped else (value[0], value)
+                got.append(number)
+                assert large == bytes([number]) * size
+
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(got) == [*range(count)]
+
+
+@pytest.mark.parametrize("key", [("a", (1, 2.5)), 2.5, b"bytes", None, frozenset({1, "a"})])
+def test_any_key_of_a_large_message(key: Any) -> None:
+    channel = Channel(capacity=1 << 16)
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+        one.write_sync({key: bytes(5000)})
+        assert two.read_nowait() == {key: bytes(5000)}
+
+
+def test_a_key_whose_hash_reads_on_from_the_same_port() -> None:
+    class Key:
+        def __hash__(self) -> int:
+            if "two" in ports:
+                read.append(ports["two"].read_nowait())
+            return 1
+
+    read: list[Any] = []
+    ports: dict[str, Port] = {}
+    known = [Interface(Key, serialize=lambda _: None, deserialize=lambda _: Key())]
+    channel = Channel(capacity=1 << 16, interfaces=known)
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+        for value in ({(1, Key()): bytes(5000)}, {Key()}, {frozenset({Key()}), bytes(5000).hex()}):
+            one.write_many_sync([value, "next", *["more"] * 9])
+            ports["two"] = two
+            assert len(two.read_sync()) == len(value)
+            del ports["two"]
+            with suppress(WouldBlock):
+                while True:
+                    read.append(two.read_nowait())
+            assert read == ["next", *["more"] * 9]
+            read.clear()
+
+
+def test_parts_of_a_message_that_is_too_large_are_kept_no_longer() -> None:
+    most = 1 << 20
+    channel = Channel(capacity=1 << 22, max_message_size=most)
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+        outgoing: Any = producer_of(one)
+        for last, fits in ((bytes(most // 2), True), (bytes(most // 2 + 1), False)):
+            tracemalloc.start()
+            try:
+                assert outgoing.try_write(bytes(most // 2), layout.PART)
+                assert outgoing.try_write(last, layout.PART)
+                while two.statistics().incoming_fill:  # a try does not take all parts
+                    with pytest.raises(WouldBlock):
+                        two.read_nowait()
+                held, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            assert (held >= most) == fits
+            outgoing.abort()
+
+
+def test_the_padding_of_batches_is_zeros() -> None:
+    channel = Channel(capacity=4096)
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c"):
+        # The second batch is made in the memory of the first.
+        values = [*[b"\xff" * 500] * 20, bytes(3000), *(bytes(size) for size in range(40))]
+        frames = writer_of(one).batches(values)[1].frames
+        place = 0
+        while place < len(frames):
+            length = int.from_bytes(frames[place : place + layout.HEADER], sys.byteorder) >> 3
+            after = place + layout.frame_size(length)
+            assert not any(frames[place + layout.HEADER + length : after])
+            place = after
+
+
 # -- what is left
 
 
@@ -371,6 +516,43 @@ def test_ports_that_come_and_go_leave_nothing() -> None:
     gc.collect()
     assert sys.getallocatedblocks() - blocks < 300
     assert resident() - memory < 4 << 20
+
+
+def test_instances_leave_no_reference_behind() -> None:
+    class Thing:
+        pass
+
+    known: Any = Interface(Thing, serialize=lambda _: [1], deserialize=lambda _: Thing())
+    codec = engine.Codec([known])
+    things = [Thing() for _ in range(50)]
+    codec.decode(codec.encode(things))
+    gc.collect()
+    blocks, interface = sys.getallocatedblocks(), sys.getrefcount(known)
+    for _ in range(50):
+        codec.decode(codec.encode(things))
+    gc.collect()
+    assert sys.getrefcount(known) == interface
+    assert sys.getallocatedblocks() - blocks < 100
+
+
+def test_the_lock_of_an_end_goes_with_it() -> None:
+    def turn(times: int) -> None:
+        for _ in range(times):
+            channel = Channel(capacity=4096)
+            engines.connected(channel, "c").close_sync()
+
+    turn(3)
+    tracemalloc.start()
+    try:
+        turn(3)
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        turn(100)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100 * 2 * 32  # a lock is a semaphore, of 32 bytes or more
 
 
 def test_the_constants_in_c_are_those_in_python() -> None:

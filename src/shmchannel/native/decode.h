@@ -5,7 +5,7 @@
    codec/interfaces.py and codec/graph.py.
 
    Bytes that still lie in the ring are decoded there only as long as no Python code can run, which might read from this very
-   ring. What looks at bytes twice, as the decoding of UTF-8 does, gets a copy: a hostile peer may change them meanwhile. */
+   ring. (To hash a key runs none either: only an instance, or what holds one, has a __hash__ in Python.) What looks at bytes twice, as the decoding of UTF-8 does, gets a copy: a hostile peer may change them meanwhile. */
 
 #pragma once
 
@@ -91,11 +91,8 @@ static PyObject *decode_list(Decoder *decoder, size_t count)
 static PyObject *decode_set(Decoder *decoder, size_t count, bool frozen)
 {
     PyObject *list = decode_list(decoder, count);
-    /* An item that is hashed may be an instance, with a __hash__ in Python. */
-    if (!list || (count && !may_call(decoder))) {
-        Py_XDECREF(list);
+    if (!list)
         return NULL;
-    }
     PyObject *set = frozen ? PyFrozenSet_New(list) : PySet_New(list);
     Py_DECREF(list);
     return set;
@@ -162,8 +159,7 @@ static PyObject *decode_map(Decoder *decoder, size_t count)
     for (size_t i = 0; map && i < count; i++) {
         uint8_t head = bytes_left(decoder) ? *(const volatile uint8_t *)decoder->place : 0;
         PyObject *key, *value = NULL;
-        bool is_short_text = head >= 0xA0 && head < 0xC0;
-        if (is_short_text) {
+        if (head >= 0xA0 && head < 0xC0) {
             decoder->pending--;
             decoder->place++;
             key = decode_key(decoder, head & 0x1F);
@@ -172,9 +168,7 @@ static PyObject *decode_map(Decoder *decoder, size_t count)
         }
         if (key)
             value = decode_item(decoder);
-        /* To hash any other key may run Python code: it may be an instance, or a tuple with instances. */
-        if (!value || !(is_short_text || PyUnicode_CheckExact(key) || PyLong_CheckExact(key) || may_call(decoder)) ||
-            PyDict_SetItem(map, key, value) < 0)
+        if (!value || PyDict_SetItem(map, key, value) < 0)
             Py_CLEAR(map);
         Py_XDECREF(key);
         Py_XDECREF(value);
