@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import select
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,8 +45,10 @@ from shmchannel.bridge import CLEAR, Bridge, wire  # noqa: E402
 from shmchannel.bridge.link import Inlet, Listener  # noqa: E402
 from shmchannel.bridge.portable import check_portable  # noqa: E402
 from shmchannel.bridge.queues import Inbox, Outbox  # noqa: E402
+from shmchannel.bridge.raw_port import Messages  # noqa: E402
+from shmchannel.bridge.relay import MOST_REFUSALS, TICK, Relay  # noqa: E402
 from support import bridges  # noqa: E402
-from support.bridges import DIALER, LISTENER, bridged, cutting  # noqa: E402
+from support.bridges import DIALER, LISTENER, RawPeer, bridged, cutting  # noqa: E402
 
 KILLED = -signal.SIGKILL
 SECONDS = 30  # a deadline, for what takes far less
@@ -520,8 +524,10 @@ def false_peer(context: Any, address: str) -> Iterator[Any]:
         wire.pack(wire.Data(0, wire.frame(wire.WHOLE, b"\xc0")[:12])),
         wire.pack(wire.Ack(7, 0)),  # never sent
         hello(next=7),
+        hello(),  # a second one, which would have everything sent again
+        hello(connection=2),
     ],
-    ids=lambda packet: f"{packet[:1].hex()}-{len(packet)}",
+    ids=lambda packet: f"{packet[:1].hex()}-{len(packet)}-{packet[40:49].hex()}",
 )
 def test_a_packet_that_no_bridge_sends_ends_the_bridge(packet: bytes) -> None:
     channel = Channel()
@@ -676,6 +682,127 @@ def test_a_peer_that_ignores_the_window_ends_the_bridge() -> None:
         with pytest.raises(ChannelCorrupted, match="more than the 100000 bytes"):
             bridge.wait(SECONDS)
         assert port.statistics().bytes_written == 0
+
+
+# -- peers that read nothing, or say nothing
+
+
+def test_a_connection_that_breaks_while_its_packets_wait_does_not_end_the_process() -> None:
+    program = Path(__file__).parent / "support" / "bridges.py"
+    command = [sys.executable, program, "outlive", "tcp://127.0.0.1:*", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert (done.returncode, done.stdout) == (0, "true\n"), done.stderr
+
+
+def test_a_flood_of_hellos_gets_few_answers_and_costs_the_peer_nothing() -> None:
+    near, far = Channel(), Channel()
+    with (
+        zmq.Context() as context,
+        Bridge(near.connect(), "tcp://127.0.0.1:*", clients=CLEAR) as one,
+        Bridge(far.connect(), one.address, server=CLEAR),
+        near.connect() as writer,
+        far.connect() as reader,
+    ):
+        writer.write_sync(0)
+        assert reader.read_sync(timeout=SECONDS) == 0
+        with false_peer(context, one.address) as dealer:
+            started, answers = time.monotonic(), 0
+            for _ in range(5000):
+                dealer.send(hello(b"t" * 16))
+            last = hello(b"t" * 16, max_message_size=7)  # gets another answer, if it gets one
+            while True:
+                dealer.send(last)
+                if dealer.poll(100):
+                    answers += 1
+                    if "7 bytes at one end" in str(wire.unpack(dealer.recv())):
+                        break
+            assert answers <= MOST_REFUSALS * ((time.monotonic() - started) / TICK + 2)
+        writer.write_sync(1)
+        assert reader.read_sync(timeout=SECONDS) == 1
+
+
+def test_no_more_waits_for_a_peer_than_our_own_window_whatever_it_says() -> None:
+    channel, window = Channel(capacity=1 << 16), 1 << 17
+    with zmq.Context() as context, channel.connect() as port:
+        bridge = Bridge(channel.connect(), "tcp://127.0.0.1:*", clients=CLEAR, window=window)
+        with false_peer(context, bridge.address) as dealer:
+            dealer.send(hello(window=1 << 60))
+            assert isinstance(wire.unpack(dealer.recv()), wire.Hello)
+            count = 0
+            with pytest.raises(TimeoutError):
+                while count < 10_000:
+                    port.write_sync(bytes(1000), timeout=2)
+                    count += 1
+            assert count * 1000 < (1 << 16) + window + 2 * wire.PIECE
+        bridge.close()
+
+
+def test_a_peer_that_sends_and_never_reads_is_given_up() -> None:
+    channel = Channel(capacity=1 << 20)
+    with channel.connect() as port:
+        bridge = Bridge(channel.connect(), "tcp://127.0.0.1:*", clients=CLEAR, timeout=0.5, window=1 << 24)
+        peer = RawPeer(bridge.address)
+        try:
+            peer.send(hello(window=1 << 24))
+            writer = threading.Thread(target=fill, args=(port,))
+            writer.start()
+            with pytest.raises(OSError):  # noqa: PT011  # a reset or a broken pipe
+                for _ in range(SECONDS * 10):
+                    peer.send(wire.pack(wire.Ack(0, 0)))
+                    time.sleep(0.1)
+            writer.join(SECONDS)
+        finally:
+            peer.socket.close()
+        with pytest.raises(PeerLost, match=r"for 0\.5 s"):
+            bridge.wait(SECONDS)
+
+
+def test_a_listener_gives_up_a_peer_that_says_nothing() -> None:
+    channel = Channel()
+    with zmq.Context() as context, channel.connect() as port:
+        bridge = Bridge(channel.connect(), "tcp://127.0.0.1:*", clients=CLEAR, timeout=0.5)
+        with false_peer(context, bridge.address) as dealer:
+            dealer.send(hello())
+            with pytest.raises(PeerLost, match="nothing has come from it for 3 s"):
+                bridge.wait(SECONDS)
+        with pytest.raises(PeerLost):
+            port.read_sync(timeout=SECONDS)
+
+
+def test_a_dialer_makes_a_new_connection_when_it_hears_nothing() -> None:
+    channel = Channel()
+    with zmq.Context() as context, channel.connect(), context.socket(zmq.ROUTER) as router:
+        router.set(zmq.LINGER, 0)
+        router.set(zmq.RCVTIMEO, SECONDS * 1000)
+        router.bind("tcp://127.0.0.1:*")
+        bridge = Bridge(channel.connect(), router.get_string(zmq.LAST_ENDPOINT), server=CLEAR)
+        route, packet = router.recv_multipart()
+        first = wire.unpack(packet)
+        assert isinstance(first, wire.Hello)
+        router.send_multipart([route, hello(peer=first.session)])
+        while True:
+            route, packet = router.recv_multipart()
+            again = wire.unpack(packet)
+            if isinstance(again, wire.Hello):
+                break
+        assert (again.session, again.peer, again.connection) == (first.session, b"s" * 16, 2)
+        bridge.close()
+
+
+def test_a_relay_that_is_over_before_it_starts_leaves_no_coroutine_behind() -> None:
+    async def run(port: Port) -> None:
+        def make(owner: Any) -> Listener:
+            return Listener(owner, "tcp://127.0.0.1:*", None, frozenset())
+
+        relay = Relay(Messages(port), make, None, 1 << 20)
+        relay.abort("it was closed")
+        await relay.run()
+
+    with warnings.catch_warnings(record=True) as warned, Channel().connect() as port:
+        warnings.simplefilter("always")
+        asyncio.run(run(port))
+        gc.collect()
+    assert not [str(one.message) for one in warned]
 
 
 def test_strangers_that_send_anything_change_nothing() -> None:

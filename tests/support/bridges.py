@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -10,13 +11,16 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import zmq
 
 from shmchannel import Channel, Port
-from shmchannel.bridge import CLEAR, Bridge
+from shmchannel.bridge import CLEAR, Bridge, wire
+from shmchannel.bridge.link import MOST_QUEUED, Listener
 
 LISTENER, DIALER = zmq.curve_keypair(), zmq.curve_keypair()
 
@@ -142,6 +146,45 @@ def cutting() -> Iterator[tuple[Any, list[Cutter]]]:
             one.close()
 
 
+_GREETING = b"\xff" + bytes(8) + b"\x7f\3\0" + b"NULL".ljust(20, b"\0") + bytes(32)
+_READY = b"\4\x1c\5READY\x0bSocket-Type\0\0\0\6DEALER"
+
+
+class RawPeer:
+    """Speaks ZMTP 3.0 by itself, so it reads nothing unless it is told to, not even heartbeats."""
+
+    def __init__(self, address: str) -> None:
+        host, port = address.removeprefix("tcp://").split(":")
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.socket.settimeout(10)
+        self.socket.connect((host, int(port)))
+        self.socket.sendall(_GREETING)
+        self._read(len(_GREETING))
+        self.socket.sendall(_READY)
+        self._read(self._read(2)[1])
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = self.socket.recv(size - len(data))
+            if not more:
+                raise ConnectionResetError("the listener has closed the connection")
+            data += more
+        return data
+
+    def send(self, packet: bytes) -> None:
+        self.socket.sendall(bytes([0, len(packet)]) + packet)
+
+    def read(self) -> bytes:
+        """The next packet, if it is a short one."""
+        return self._read(self._read(2)[1])
+
+    def reset(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
 # -- programs on two machines: python bridges.py NAME ARGUMENTS
 
 
@@ -178,5 +221,28 @@ def ask(address: str, count: int) -> None:
         writer.join()
 
 
+def outlive(address: str, seconds: int) -> None:
+    """Let a listener's queue fill up, break the connection, and only then take what has come."""
+    taken: list[bytes] = []
+
+    async def run() -> None:
+        owner: Any = SimpleNamespace(received=lambda _route, packet: taken.append(packet))
+        link = Listener(owner, address, None, frozenset())
+        peer = RawPeer(link.address)
+        peer.socket.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                peer.send(wire.pack(wire.Ack(0, 0)))
+        peer.reset()
+        time.sleep(seconds)  # the loop stands still: for so long ZeroMQ's threads may do what they do
+        while len(taken) < MOST_QUEUED:
+            await asyncio.sleep(0.01)
+        link.close()
+        link.terminate()
+
+    asyncio.run(run())
+    print(json.dumps(len(taken) >= MOST_QUEUED), flush=True)
+
+
 if __name__ == "__main__":
-    {"answer": answer, "ask": ask}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    {"answer": answer, "ask": ask, "outlive": outlive}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))

@@ -65,7 +65,7 @@ class Bridge:
 
         The other side may be out of reach for ``timeout`` seconds before it counts as lost (None: for ever);
         the listening side waits for the first connection without a limit. At most ``window`` bytes are on
-        their way to this side and not yet in its port.
+        their way to this side and not yet in its port, and no more wait here for the other side.
 
         Raises ``ChannelError`` if it cannot listen at the address; ``TypeError`` or ``ValueError`` for a
         wrong argument. The port is unchanged then.

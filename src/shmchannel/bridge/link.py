@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 import zmq
@@ -17,14 +18,15 @@ from zmq.utils.monitor import parse_monitor_message
 from ..errors import ChannelError
 from . import wire
 
-HEARTBEAT = 1000  # ms between ZeroMQ's own heartbeats
-SILENCE = 3000  # ms; a connection on which nothing arrives for so long is given up
+SILENCE = 3.0  # seconds; a connection on which nothing arrives for so long is given up
+MOST_QUEUED = 2 * wire.MOST_PACKETS  # packets each way: those of a window, and as many answers
 RETRY = 100  # ms between the first attempts to connect
 LONGEST_RETRY = 1000  # ms
 ATTEMPT = 3000  # ms for an attempt; without a limit it takes minutes if a firewall drops the packets
 LINGER = 1000  # ms for the last packet to go out
 BURST = 100  # messages that are taken before other callbacks of the loop run
 DOMAIN = "shmchannel"
+SILENT = f"nothing has come from it for {SILENCE:g} s"
 
 _EVENTS = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
 _EVENTS |= zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -45,7 +47,7 @@ class Owner(Protocol):
 
     def received(self, route: bytes, packet: bytes) -> None: ...
 
-    def disconnected(self, why: str) -> None: ...
+    def disconnected(self, why: str) -> None: ...  # may be repeated
 
     def fail(self, error: ChannelError) -> None: ...
 
@@ -71,7 +73,7 @@ class Inlet:
             self._check = self._loop.call_soon(self._empty)
 
     def send(self, *parts: bytes) -> bool:
-        """Send a message; False if there is no connection for it."""
+        """Send a message; False if there is no connection for it, or too many messages wait there unread."""
         if self.socket.closed:
             return False
         try:
@@ -106,14 +108,18 @@ class Inlet:
 
 def _new_socket(context: zmq.Context[Any], kind: int, address: str) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = context.socket(kind)
-    socket.set(zmq.SNDHWM, 0)  # no limit: the window is the limit
-    socket.set(zmq.RCVHWM, 2 * wire.MOST_PACKETS)
+    socket.set(zmq.SNDHWM, MOST_QUEUED)
+    socket.set(zmq.RCVHWM, MOST_QUEUED)
     socket.set(zmq.MAXMSGSIZE, wire.LARGEST_PACKET)
     socket.set(zmq.LINGER, 0)
-    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT)
-    socket.set(zmq.HEARTBEAT_TIMEOUT, SILENCE)
-    socket.set(zmq.HEARTBEAT_TTL, SILENCE)
-    socket.set(zmq.HANDSHAKE_IVL, SILENCE)
+    # Not ZeroMQ's heartbeats (HEARTBEAT_IVL): its timer aborts the process if the connection breaks while
+    # the peer's packets fill RCVHWM. The relays send acknowledgements instead, and the kernel ends a
+    # connection whose other end is gone, or has not taken what we sent, for so long.
+    socket.set(zmq.HANDSHAKE_IVL, int(SILENCE * 1000))
+    socket.set(zmq.TCP_MAXRT, int(SILENCE * 1000))
+    socket.set(zmq.TCP_KEEPALIVE, 1)
+    socket.set(zmq.TCP_KEEPALIVE_IDLE, int(SILENCE))
+    socket.set(zmq.TCP_KEEPALIVE_INTVL, 1)
     socket.set(zmq.IPV6, "[" in address)
     return socket
 
@@ -129,6 +135,7 @@ class Listener:
     def __init__(self, owner: Owner, address: str, keys: Keys | None, clients: frozenset[bytes]) -> None:
         """Listen; without ``keys`` there is no encryption. Raises ``ChannelError`` if it cannot listen."""
         self.route = b""
+        self._heard = 0.0  # when something came from there
         self._owner = owner
         self._clients = clients
         self._context: zmq.Context[Any] = zmq.Context()
@@ -161,10 +168,22 @@ class Listener:
         return key in self._clients
 
     def _take(self, parts: list[bytes]) -> None:
+        if parts[0] == self.route:
+            self._heard = monotonic()
         if len(parts) == 2:
             self._owner.received(*parts)
         elif parts[0] == self.route:
             self._owner.received(self.route, b"")
+
+    def join(self, route: bytes) -> None:
+        """Take that connection for the peer's."""
+        self.route, self._heard = route, monotonic()
+
+    def check(self) -> None:
+        """Tell the owner if nothing has come from the peer for ``SILENCE``."""
+        # ZeroMQ cannot close one of its connections. The peer, which hears nothing either, makes a new one.
+        if self.route and monotonic() - self._heard > SILENCE:
+            self._owner.disconnected(SILENT)
 
     def send(self, packet: bytes) -> bool:
         """Send to the peer; False if its connection is gone."""
@@ -205,6 +224,7 @@ class Dialer:
         self._context: zmq.Context[Any] = zmq.Context()
         self._connection: _Connection | None = None
         self._handshaken = False
+        self._heard = 0.0  # when something came, or the handshake was over
         self._again: asyncio.TimerHandle | None = None
         try:
             self._connect()
@@ -241,7 +261,7 @@ class Dialer:
     def _happened(self, parts: list[bytes]) -> None:
         event = parse_monitor_message(parts)["event"]
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._handshaken = True
+            self._handshaken, self._heard = True, monotonic()
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             key = self._keys.public.decode() if self._keys else "none"
             self._owner.fail(
@@ -251,9 +271,20 @@ class Dialer:
             why = "its connections keep breaking"
             if not self._handshaken:
                 why = "it answers, but not as a bridge with that server key (or both in the clear) does"
-            self._drop()
-            self._again = asyncio.get_running_loop().call_later(RETRY / 1000, self._retry)
-            self._owner.disconnected(why)
+            self._redial(why)
+
+    def _redial(self, why: str) -> None:
+        self._drop()
+        self._again = asyncio.get_running_loop().call_later(RETRY / 1000, self._retry)
+        self._owner.disconnected(why)
+
+    def join(self, _route: bytes) -> None:
+        """Take the only connection for the peer's."""
+
+    def check(self) -> None:
+        """Make a new connection, and tell the owner, if nothing has come on this one for ``SILENCE``."""
+        if self._handshaken and self._connection is not None and monotonic() - self._heard > SILENCE:
+            self._redial(SILENT)
 
     def _retry(self) -> None:
         self._again = None
@@ -261,11 +292,17 @@ class Dialer:
         self._owner.connecting()
 
     def _take(self, parts: list[bytes]) -> None:
+        self._heard = monotonic()
         self._owner.received(self.route, parts[0] if len(parts) == 1 else b"")
 
     def send(self, packet: bytes) -> bool:
         """Send to the peer; False between two connections. The owner sends a lost packet again."""
-        return self._connection is not None and self._connection.packets.send(packet)
+        if self._connection is None:
+            return False
+        if self._connection.packets.send(packet):
+            return True
+        self._redial("it takes nothing that is sent to it")
+        return False
 
     def answer(self, _route: bytes, packet: bytes) -> bool:
         return self.send(packet)

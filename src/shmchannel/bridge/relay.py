@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any
 
@@ -25,6 +25,8 @@ TICK = 0.1  # seconds between checks for silent events: a port that reads no mor
 DELAY = 0.01  # seconds that an acknowledgement may wait, unless a quarter of the window has arrived
 GRACE = 1.0  # seconds for the other side to learn that all is done
 AGAIN = 0.5  # seconds before a refused bridge asks again
+HEARTBEAT = 5  # ticks between acknowledgements if nothing else is sent: less than a second, see link.SILENCE
+MOST_REFUSALS = 20  # in a tick, whoever asks: a flood of HELLO packets gets no flood of answers
 
 RESTARTED = "the bridge at the other end has been restarted, and knows nothing of this one"
 
@@ -45,6 +47,7 @@ class Relay:
         self._failed = False  # the link is given up
         self._up = False  # connected to the peer
         self._connection = 0  # the number of the latest
+        self._refusals = 0  # in this tick
         self._down_since = monotonic()
         self._why_down = "nobody answers"
         self._room, self._arrived, self._over = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -62,8 +65,8 @@ class Relay:
         loop.set_exception_handler(lambda _loop, context: self._broken(context.get("exception")))
         if isinstance(self._link, Dialer):
             self.connecting()
-        self._reader = loop.create_task(self._guarded(self._carry_out()))
-        others = self._carry_in(), self._watch()
+        self._reader = loop.create_task(self._guarded(self._carry_out))
+        others = self._carry_in, self._watch
         tasks = [self._reader, *(loop.create_task(self._guarded(part)) for part in others)]
         await self._over.wait()
         for task in tasks:
@@ -78,9 +81,9 @@ class Relay:
         self._link.close()
         self._link.terminate()
 
-    async def _guarded(self, part: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await part
+            await part()  # made here: a task that is cancelled before its first step never gets here
         except ChannelError as error:
             self.fail(error)
         except Exception as error:
@@ -130,9 +133,11 @@ class Relay:
             await asyncio.sleep(TICK)
             if self._messages.refused:
                 self._stop_writing()
+            self._refusals = 0
+            self._link.check()
+            if self._up and tick % HEARTBEAT == 0:
+                self._send(self._ack())
             listens = isinstance(self._link, Listener)
-            if listens and self._up and tick % 5 == 0 and not self._link.send(self._ack()):
-                self.disconnected("its connection is gone")
             expected = self._peer != NOBODY or not listens
             down = monotonic() - self._down_since
             if self._timeout is not None and expected and not self._up and down > self._timeout:
@@ -174,40 +179,50 @@ class Relay:
 
     def _received_hello(self, route: bytes, hello: Hello) -> None:
         listens = isinstance(self._link, Listener)
+        if self._up and route == self._link.route:
+            raise ChannelCorrupted("the other side sent a second HELLO on its connection")
         if hello.max_message_size != self._messages.max_message_size:
-            answer = (
+            reason = (
                 f"max_message_size is {hello.max_message_size} bytes at one end and "
                 f"{self._messages.max_message_size} at the other: make both Channels with the same"
             )
+            self._refuse(route, reason)
         elif self._peer not in (NOBODY, hello.session):
-            answer = self._answer_to_stranger()
+            self._refuse_stranger(route)
         elif hello.peer != self._session and not (listens and hello.peer == NOBODY):
-            answer = RESTARTED
+            self._refuse(route, RESTARTED)
         elif hello.connection >= self._connection:
             self._join(route, hello)
-            return
-        else:  # late, from a connection that has been replaced
-            return
-        self._link.answer(route, wire.pack(Refused(answer)))
+        # else it is late, from a connection that has been replaced
 
     def _join(self, route: bytes, hello: Hello) -> None:
         """Continue with our peer on this connection, at the packet that it expects."""
         self._peer, self._connection = hello.session, hello.connection
-        self._link.route = route
+        self._link.join(route)
         self._up = True
-        self._out.window = hello.window
+        # No more than we would take: what waits for a peer that reads nothing is our memory.
+        self._out.window = min(hello.window, self._in.window)
         if isinstance(self._link, Listener):
             self._send_hello()
         self._take(Ack(hello.next, hello.flags))
         for packet in self._out.unacknowledged():
-            self._link.send(packet)
+            if self._up:
+                self._send_packed(packet)
 
-    def _answer_to_stranger(self) -> str:
-        """The answer to a new session: it is a third bridge, or our peer was restarted."""
-        if isinstance(self._link, Listener) and self._link.send(self._ack()):
-            return "the bridge at the other end has its peer already: a port has one"
-        asyncio.get_running_loop().call_soon(self.fail, PeerLost(RESTARTED))  # after the answer
-        return "the bridge at the other end had another peer, which is gone, and ends now"
+    def _refuse(self, route: bytes, reason: str) -> None:
+        if self._refusals < MOST_REFUSALS:
+            self._refusals += 1
+            self._link.answer(route, wire.pack(Refused(reason)))
+
+    def _refuse_stranger(self, route: bytes) -> None:
+        """Answer a new session: it is a third bridge, or our peer was restarted."""
+        if self._refusals >= MOST_REFUSALS:
+            return  # each would also cost our peer a packet
+        if isinstance(self._link, Listener) and self._link.send(wire.pack(self._ack())):
+            self._refuse(route, "the bridge at the other end has its peer already: a port has one")
+            return
+        self._refuse(route, "the bridge at the other end had another peer, which is gone, and ends now")
+        self.fail(PeerLost(RESTARTED))
 
     def _received_refusal(self, route: bytes, reason: str) -> None:
         if self._peer != NOBODY:
@@ -237,7 +252,11 @@ class Relay:
     # -- to the link
 
     def _send(self, packet: wire.Packet) -> None:
-        if not self._link.send(wire.pack(packet)) and self._up:
+        self._send_packed(wire.pack(packet))
+
+    def _send_packed(self, packet: bytes) -> None:
+        """Send, and give up a connection that takes nothing: the next begins where the other side is."""
+        if not self._link.send(packet) and self._up:
             self.disconnected("its connection is gone")
 
     def _send_hello(self) -> None:
@@ -247,16 +266,16 @@ class Relay:
             expects = self._in.delivered, self._in.window, limit, self._flags
             self._send(Hello(self._session, self._peer, self._connection, *expects))
 
-    def _ack(self) -> bytes:
+    def _ack(self) -> Ack:
         self._unacknowledged = 0
-        return wire.pack(Ack(self._in.delivered, self._flags))
+        return Ack(self._in.delivered, self._flags)
 
     def _send_ack(self) -> None:
         if self._ack_timer is not None:
             self._ack_timer.cancel()
             self._ack_timer = None
         if self._up:
-            self._link.send(self._ack())
+            self._send(self._ack())
 
     def _acknowledge(self, size: int) -> None:
         """Note that ``size`` more bytes are in the port."""
@@ -318,7 +337,7 @@ class Relay:
     def _put(self, frames: bytes) -> None:
         packet = self._out.add(frames)
         if self._up:
-            self._link.send(packet)
+            self._send_packed(packet)
 
     async def _have_room(self) -> None:
         while not self._out.has_room:
