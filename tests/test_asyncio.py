@@ -772,6 +772,98 @@ def test_a_close_awaited_in_another_loop_releases_the_tasks_of_the_first() -> No
     asyncio.run(main(), debug=True)
 
 
+class Watched(asyncio.SelectorEventLoop):
+    """A loop that notes which threads change what it watches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[int] = set()
+
+    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:
+        self.threads.add(threading.get_ident())
+        super().add_reader(fd, callback, *args)
+
+    def remove_reader(self, fd: Any) -> bool:
+        self.threads.add(threading.get_ident())
+        return super().remove_reader(fd)
+
+    def watched(self) -> int:
+        return len(self._selector.get_map())  # type: ignore[attr-defined]
+
+
+def in_a_thread(action: Callable[[], object]) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(action).result(10)
+
+
+def reading_in_another_loop(port: Port) -> Callable[[], None]:
+    async def read() -> None:
+        assert await port.read() == 2
+        await port.close()
+
+    return lambda: asyncio.run(read())
+
+
+@pytest.mark.parametrize("how", ["closed", "moved"])
+@pytest.mark.parametrize("stands", [False, True], ids=["runs", "stands still"])
+def test_only_its_own_thread_changes_what_a_loop_watches(how: str, *, stands: bool) -> None:
+    channel = Channel()
+    one, two = channel.connect(), channel.connect()
+    action = one.close_sync if how == "closed" else reading_in_another_loop(one)
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        before = loop.watched()
+        two.write_sync(1)
+        assert await one.read() == 1
+        assert loop.watched() == before + 1
+        two.write_sync(2)
+        if not stands:
+            await asyncio.to_thread(action)
+            await soon(lambda: loop.watched() == before)
+
+    loop = Watched()
+    with two:
+        loop.run_until_complete(main())
+        if stands:
+            in_a_thread(action)
+            loop.run_until_complete(asyncio.sleep(0))
+        assert loop.threads == {threading.get_ident()}
+        assert loop.watched() == 1  # its own wake-up
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def test_the_bell_of_a_loop_that_is_closed_where_it_stands_is_closed_too() -> None:
+    descriptors = set(os.listdir("/proc/self/fd"))
+    channel = Channel()
+    one, two = channel.connect(), channel.connect()
+    loop = asyncio.new_event_loop()
+    with two:
+        two.write_sync(1)
+        assert loop.run_until_complete(one.read()) == 1
+        in_a_thread(one.close_sync)
+        loop.close()
+    gc.collect()
+    del channel
+    assert set(os.listdir("/proc/self/fd")) <= descriptors
+
+
+def test_an_end_of_the_writing_by_a_thread_wakes_a_task_that_writes() -> None:
+    async def main() -> None:
+        async with pair() as (one, _two):
+            fill(one)
+            writing = asyncio.create_task(one.write(1))
+            await soon(lambda: loop_side_of(one) and asleep(loop_side_of(one).writing))
+            await asyncio.to_thread(
+                one.end_writing
+            )  # in debug mode, the loop refuses the calls of other threads
+            with pytest.raises(PortClosed):
+                await asyncio.wait_for(writing, 10)
+
+    asyncio.run(main(), debug=True)
+
+
 def test_what_waits_longest_is_served_first_also_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         loops, "CHECKPOINT_INTERVAL", 1000

@@ -371,7 +371,7 @@ class Connection:
             self.outgoing = Ended(ended.WRITING_ENDED, self._codec)
             opened.writer.producer.close()
             if self._loop_side is not None:
-                self._loop_side.writing.wake()
+                self._loop_side.wake_writing()
 
     def end_reading(self) -> None:
         """End the reading: from now on the peer's writes return False."""

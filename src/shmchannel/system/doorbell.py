@@ -29,6 +29,7 @@ class Doorbell:
         """``ours`` and ``theirs`` are the two keys in shared memory, as bytes. Zeros stand for no bell."""
         self._ours, self._theirs = ours, theirs
         self._bell: socket.socket | None = None
+        self._lent = False  # to a loop, which alone may close it
         self.address: str | bytes = b""
         self._closed = False
         # For binding and closing, which two threads may do at once, and for the event loop's part in both.
@@ -56,6 +57,24 @@ class Doorbell:
             raise
         self._bell = bell
         self._ours[:] = key
+
+    def lend(self) -> socket.socket | None:
+        """Give our bell to a loop, which closes it from now on; None if there is none any more."""
+        self._lent = True
+        return self._bell
+
+    def forget(self) -> None:
+        """Leave a bell that is lent to its loop; the next ``bind`` makes another."""
+        locked(self.lock, self._take_down)
+
+    def _take_down(self) -> None:
+        if self._bell is not None and self._ours:
+            self._ours[:] = bytes(KEY_SIZE)
+            if isinstance(self.address, str) and os.path.exists(self.address):
+                os.unlink(self.address)
+        if self._bell is not None and not self._lent:
+            self._bell.close()
+        self._bell, self._lent = None, False
 
     def fileno(self) -> int:
         """The bell's descriptor, readable once the bell has been rung; -1 if there is no bell."""
@@ -101,10 +120,7 @@ class Doorbell:
         locked(self.lock, self._close)
 
     def _close(self) -> None:
-        if self._bell is not None and self._ours:
-            self._ours[:] = bytes(KEY_SIZE)
-            if isinstance(self.address, str) and os.path.exists(self.address):
-                os.unlink(self.address)
+        self._take_down()
         self._drop()
 
     def drop(self) -> None:

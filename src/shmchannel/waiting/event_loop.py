@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 import time
 import weakref
 from collections.abc import Callable
@@ -119,6 +120,33 @@ def forget_closed_loops() -> None:
             _pulses.pop(loop, None)
 
 
+class Watch:
+    """A loop that watches a bell, and closes it. Only the loop's own thread changes what the loop watches."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, bell: socket.socket, rung: Callable[[], None]
+    ) -> None:
+        """To be called in the loop, as ``end``. Calls ``rung()`` there."""
+        self._loop, self._bell = loop, bell
+        loop.add_reader(bell.fileno(), rung)
+
+    def end(self) -> None:
+        """Stop watching, and close the bell, whose number may be reused from now on; may be repeated."""
+        if self._bell.fileno() >= 0 and not self._loop.is_closed():
+            self._loop.remove_reader(self._bell.fileno())
+        self._bell.close()
+
+    def end_soon(self) -> None:
+        """As ``end``, from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self.end)
+        except RuntimeError:  # the loop is closed, and watches nothing any more
+            self._bell.close()
+
+    def __del__(self) -> None:
+        self._bell.close()  # the loop was closed before it came to ``end``
+
+
 class LoopSide:
     """A port's side in its event loop: the lanes, and the doorbell that the loop watches."""
 
@@ -126,7 +154,7 @@ class LoopSide:
         self._doorbell = doorbell
         for sleeper in (reader, writer):
             sleeper.limit_spin(SPIN_IN_LOOP)
-        self._descriptor = -1  # the one that the loop watches
+        self._watch: Watch | None = None  # the loop's, of the doorbell
         self._loop: asyncio.AbstractEventLoop | None = None
         self.reading = self.writing = self.meeting = Lane()  # ``_move`` makes the real ones
         self._unwatch: Callable[[], object] = bool  # ends the last ``watch``
@@ -169,7 +197,11 @@ class LoopSide:
             raise ChannelError(
                 "this port is being awaited in another event loop: await it in one loop at a time"
             )
-        self._watch_doorbell(-1)
+        # The old loop may be running, and watches until it comes to ``end``. So it keeps the old bell.
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            self._doorbell.forget()
+            watch.end_soon()
         self._loop = loop  # first, so that a signal handler that closes the port now leaves that to the loop
         try:
             self._doorbell.bind()
@@ -177,17 +209,10 @@ class LoopSide:
             self._loop = None
             raise
         self.reading, self.writing, self.meeting = Lane(), Lane(), Lane()
-        self._watch_doorbell(self._doorbell.fileno())  # -1 if the port was closed meanwhile
+        bell = self._doorbell.lend()
+        if bell is not None:  # the port was not closed meanwhile
+            self._watch = Watch(loop, bell, functools.partial(self._on_bell, loop))
         return True
-
-    def _watch_doorbell(self, descriptor: int) -> None:
-        """Have the loop watch this descriptor and no other. A closed descriptor's number may be reused."""
-        loop = self.loop
-        if loop is not None and self._descriptor >= 0:
-            loop.remove_reader(self._descriptor)
-        self._descriptor = descriptor
-        if loop is not None and descriptor >= 0:
-            loop.add_reader(descriptor, self._on_bell)
 
     def watch(self, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
         """Have the loop's pulse call ``notice()``, until that returns False or its port has gone."""
@@ -211,9 +236,21 @@ class LoopSide:
         except RuntimeError:
             pass
 
-    def _on_bell(self) -> None:
-        self._doorbell.drain()
-        self._wake_all()
+    def wake_writing(self) -> None:
+        """Have the first task that writes look again. Any thread may call it."""
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self.writing.wake)
+        except RuntimeError:
+            pass  # the loop is closed
+
+    def _on_bell(self, loop: asyncio.AbstractEventLoop) -> None:
+        locked(self._doorbell.lock, lambda: self._rung(loop))
+
+    def _rung(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is self._loop:  # else the port has moved on: the bell and the lanes are another thread's now
+            self._doorbell.drain()
+            self._wake_all()
 
     def _wake_all(self) -> None:
         for lane in self.lanes.values():
@@ -279,13 +316,14 @@ class LoopSide:
         locked(self._doorbell.lock, self._stop)
 
     def _stop(self) -> None:
-        loop = self.loop
+        # Also if the loop stands still: it may run again, in whatever thread, at any moment.
+        self._doorbell.close()  # but the loop's bell, which it closes itself
         try:
-            if loop is not None and loop.is_running():
-                loop.call_soon_threadsafe(self._leave)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._leave)
                 return
         except RuntimeError:
-            pass  # another thread has just closed the loop
+            pass  # the loop is closed
         forget_closed_loops()
         self._leave()
 
@@ -295,6 +333,7 @@ class LoopSide:
             self._leave()
 
     def _leave(self) -> None:
-        self._watch_doorbell(-1)
+        if self._watch is not None:
+            self._watch.end()
         self._doorbell.close()
         self._wake_all()
