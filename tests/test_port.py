@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import itertools
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +18,17 @@ from typing import Any
 
 import pytest
 
-from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, Port, PortClosed, WouldBlock
+from shmchannel import (
+    Channel,
+    ChannelError,
+    CloneError,
+    EndOfChannel,
+    PeerLost,
+    Port,
+    PortClosed,
+    SharedBuffer,
+    WouldBlock,
+)
 from shmchannel.waiting import sleeper as waiting
 from support.flavours import FLAVOURS, PROCESSES, Peer
 from support.inside import producer_of, reader_of
@@ -29,6 +41,7 @@ from support.peers import (
     leave_a_thread,
     send_range,
     until_asleep,
+    write_and_end,
     write_and_exit_open,
 )
 
@@ -120,10 +133,6 @@ def test_all_that_was_accepted_is_readable_after_the_close(pair: tuple[Port, Por
             two.read_nowait()
         assert two.write_sync("nobody there") is False
     assert two.closed
-    two.close_sync()  # ended already: stays so
-    with pytest.raises(EndOfChannel):
-        two.read_sync()
-    assert two.write_nowait(1) is False
 
 
 def test_write_is_false_as_soon_as_the_peer_has_ended(pair: tuple[Port, Port]) -> None:
@@ -165,6 +174,47 @@ def test_a_use_after_close_says_so(pair: tuple[Port, Port]) -> None:
     with pytest.raises(PortClosed):
         one.write_sync(b"x" * 100_000)
     assert isinstance(PortClosed(), ValueError)
+
+
+@pytest.mark.parametrize("how", ["close_sync", "end_writing", "is killed"])
+def test_a_use_after_close_says_so_whatever_the_other_side_did_before(how: str) -> None:
+    channel = Channel(capacity=4096)
+    port = channel.connect()
+    if how == "is killed":
+        peer = Peer("program", write_and_end, channel.handle, True)
+        assert port.read_sync(timeout=30) == "last words"
+        peer.join(-signal.SIGKILL)
+        over: type[ChannelError] = PeerLost
+    else:
+        other = channel.connect()
+        getattr(other, how)()
+        over = EndOfChannel
+    with pytest.raises(over):
+        port.read_sync()
+    for _ in range(2):
+        port.close_sync()
+        for use in (
+            port.read_sync,
+            port.read_nowait,
+            port.read_many_sync,
+            port.wait_connected,
+            lambda: next(port),
+            lambda: port.write_sync(1),
+            lambda: port.write_sync(b"x" * 100_000),
+            lambda: port.write_nowait(1),
+            lambda: port.write_many_sync([1]),
+        ):
+            with pytest.raises(PortClosed, match="closed here"):
+                use()
+
+        async def awaited() -> None:
+            for use in (port.read, port.connected, lambda: port.write(1), lambda: port.write_many([1])):
+                with pytest.raises(PortClosed, match="closed here"):
+                    await use()
+
+        asyncio.run(awaited())
+    if how != "is killed":
+        other.close_sync()
 
 
 def test_close_releases_every_thread_that_waits(pair: tuple[Port, Port]) -> None:
@@ -338,10 +388,25 @@ def test_nowait_acts_or_raises(pair: tuple[Port, Port]) -> None:
     assert [two.read_nowait() for _ in range(written)] == [b"x" * 100] * written
     with pytest.raises(WouldBlock):
         two.read_nowait()
+    largest = b"x" * (
+        4096 - 16 - 3
+    )  # all of the ring but its spare word, a header, and the code of the bytes
+    assert one.write_nowait(largest)
     with pytest.raises(WouldBlock):
-        one.write_nowait(b"x" * 4096)
-    with pytest.raises(WouldBlock):
-        two.read_nowait()
+        one.write_nowait(largest)  # it will find room
+    assert two.read_nowait() == largest
+    for _ in range(2):  # whatever is in the ring, larger ones never will
+        with pytest.raises(ChannelError, match="write_sync sends it in parts") as error:
+            one.write_nowait(largest + b"x")
+        assert type(error.value) is ChannelError
+        assert one.write_nowait("small")
+    assert [two.read_nowait() for _ in range(2)] == ["small"] * 2
+    buffer = SharedBuffer(8)
+    with pytest.raises(ChannelError, match="write_sync sends it in parts"):
+        one.write_nowait([buffer, largest], transfer=[buffer])
+    assert not buffer.detached
+    two.close_sync()
+    assert one.write_nowait(largest + b"x") is False
 
 
 def test_a_timeout_of_a_read_takes_nothing(pair: tuple[Port, Port]) -> None:

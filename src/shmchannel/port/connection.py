@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .. import engine
 from ..codec.interfaces import Interface
-from ..errors import ChannelError, PortClosed
+from ..errors import ChannelError, PortClosed, WouldBlock
 from ..layout import HEADER, LAST, PART, READER, WHOLE, WRITER
 from ..messages import Batch, MessageReader, MessageWriter
 from ..ring.producer import Note, Producer
@@ -197,6 +197,17 @@ class Connection:
             return self.outgoing.refuse()  # another thread has closed it: its answer may be an exception
         return accepted
 
+    def no_room(self, payload: bytes) -> ChannelError:
+        """The error for a message that found no room: ``WouldBlock`` only if it may ever find some."""
+        outgoing = self.outgoing
+        if isinstance(outgoing, MessageWriter) and len(payload) > outgoing.producer.largest_possible:
+            return ChannelError(
+                f"a message of {len(payload)} bytes is never written at once, since the ring has room for "
+                f"{outgoing.producer.largest_possible}: write_sync sends it in parts, or make the Channel "
+                "with a larger capacity"
+            )
+        return WouldBlock("no room in the ring now: write_sync waits for it")
+
     def write_frames(self, frames: bytes, start: int) -> tuple[int, int]:
         """Try to write frames, as ``Producer.try_write_frames`` does."""
         self.peer.check()
@@ -356,6 +367,9 @@ class Connection:
     def close(self) -> None:
         """Close this side, and release every thread and task that waits. Never waits; may be repeated."""
         self.end(ended.CLOSED)
+        answer = self.incoming
+        if isinstance(answer, Ended):
+            answer.close()  # the connection may have ended before, with another answer
 
     def close_in_loop(self) -> None:
         """As ``close``; in the port's own loop, what it has there is gone on return."""

@@ -16,10 +16,18 @@ class Ended:
     """The answer of a port that is closed, ended, lost, or belongs to another process."""
 
     def __init__(self, error: Callable[[], ChannelError], codec: Codec, *, peer_ended: bool = False) -> None:
-        """``error`` makes an exception for each use. If the peer has ended, a write is False instead."""
+        """``error`` makes an exception for each use.
+
+        If the peer has ended, a write is False instead, unless this side closes the port then.
+        """
         self.error = error
         self.peer_ended = peer_ended
         self._codec = codec
+
+    def close(self) -> None:
+        """Answer from now on that the port is closed here, whatever ended it; but not in a fork."""
+        if self.error is not FORKED:
+            self.error = CLOSED
 
     # as a MessageWriter: a value that cannot be cloned raises its own error first; its size is not checked
 
@@ -33,7 +41,7 @@ class Ended:
 
     def refuse(self) -> bool:
         """Answer a write."""
-        if self.peer_ended:
+        if self.peer_ended and self.error is not CLOSED:
             return False
         raise self.error()
 

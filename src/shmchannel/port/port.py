@@ -72,17 +72,22 @@ class Port:
         """Write a value if there is room for it now.
 
         Returns True if the message is accepted, False if the other side has ended. Raises ``WouldBlock`` if
-        there is no room, as always for a message larger than the ring, and otherwise as ``write_sync``.
+        there is no room now, ``ChannelError`` for a message larger than the ring, for which there never is,
+        and otherwise as ``write_sync``.
         """
         connection = self._connection
+        payload: bytes | None
         if transfer is not _NONE:
             with connection.moving(transfer) as moving:
-                accepted = connection.write_frame(moving.encode(value), note=moving.note)
+                payload = moving.encode(value)
+                accepted = connection.write_frame(payload, note=moving.note)
         else:
             payload = connection.outgoing.put(value)
-            accepted = True if payload is None else connection.write_frame(payload)
+            if payload is None:
+                return True
+            accepted = connection.write_frame(payload)
         if accepted is None:
-            raise WouldBlock("no room in the ring now: write_sync waits for it")
+            raise connection.no_room(payload)
         return accepted
 
     def write_sync(

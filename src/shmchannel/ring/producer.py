@@ -54,6 +54,11 @@ class Producer(End):
         return self.capacity // 2 - layout.HEADER
 
     @property
+    def largest_possible(self) -> int:
+        """Bytes of the largest payload for which a try can find room: in a ring that is empty."""
+        return self._limit - layout.HEADER
+
+    @property
     def part_size(self) -> int:
         """Bytes of payload in a part: so few that the reader takes one while the next is written."""
         return min(max(self.capacity // 8, 2 * layout.HEADER), BATCH) - layout.HEADER
