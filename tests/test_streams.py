@@ -9,15 +9,18 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import trio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream, ObjectStream
 from anyio.streams.stapled import StapledObjectStream
 
-from shmchannel import Channel, CloneError, EndOfChannel, PeerLost, PortClosed, pump
+from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, PeerLost, PortClosed, WouldBlock, pump
 from support.awaited import pair
 from support.flavours import Peer
 from support.peers import connect_and_idle, fill
@@ -118,6 +121,97 @@ def test_a_stream_over_a_lost_peer_says_so() -> None:
 
     asyncio.run(main())
     peer.join(-signal.SIGKILL)
+
+
+def test_a_stream_is_an_instance_of_the_class_of_anyio_that_it_stands_for() -> None:
+    async def main() -> None:
+        async with pair() as (one, _two):
+            both: Any = one.create_stream()
+            sending: Any = one.create_write_stream()
+            receiving: Any = one.create_read_stream()
+            assert isinstance(both, ObjectStream)
+            kinds = ObjectReceiveStream, ObjectSendStream
+            assert [isinstance(both, kind) for kind in kinds] == [True, True]
+            assert [isinstance(receiving, kind) for kind in kinds] == [True, False]
+            assert [isinstance(sending, kind) for kind in kinds] == [False, True]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_call_in_a_cancelled_scope_does_nothing(used: bool) -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            near, far = one.create_stream(), two.create_stream()
+            for number in range(3 * used):  # then the ports need not wait, and nothing else suspends the task
+                await near.send(number)
+                assert await far.receive() == number
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await near.send("in a cancelled scope")
+                pytest.fail("it was sent")
+            await near.send("after it")
+            for use in (far.receive, far.__anext__):
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await use()
+                    pytest.fail("it was received")
+            assert await far.receive() == "after it"
+            with pytest.raises(WouldBlock):
+                two.read_nowait()
+
+    anyio.run(main)
+
+
+def test_in_trio_a_port_says_that_it_needs_asyncio_and_closes() -> None:
+    channel = Channel()
+    ports = []
+
+    async def main() -> None:
+        async with channel.connect() as port:
+            ports.append(port)
+            for create in (port.create_stream, port.create_read_stream, port.create_write_stream):
+                with pytest.raises(
+                    ChannelError, match="streams of a port need asyncio, and this task is trio's"
+                ):
+                    create()
+            for use in (port.read(), port.write(1), port.connected()):
+                with pytest.raises(ChannelError, match="in a running asyncio loop"):
+                    await use
+            assert port.write_nowait("sent")
+            raise ArithmeticError("which the close does not hide")
+
+    stream = channel.connect().create_stream()  # where nobody knows yet what will run
+    with pytest.raises(ArithmeticError):
+        trio.run(main)
+    assert ports[0].closed
+
+    async def use_and_close() -> None:
+        async with stream:
+            with pytest.raises(ChannelError, match="in a running asyncio loop"):
+                await stream.receive()
+
+    trio.run(use_and_close)
+    assert stream.port.closed  # type: ignore[attr-defined]
+
+
+def test_streams_do_without_anyio() -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from shmchannel import Channel\n"
+        "async def main():\n"
+        "    channel = Channel()\n"
+        "    near, far = (channel.connect().create_stream() for _ in range(2))\n"
+        "    async with near, far:\n"
+        "        await near.send(1)\n"
+        "        print(await far.receive())\n"
+        "asyncio.run(main())\n"
+        "print({'anyio', 'sniffio', 'trio'} & sys.modules.keys())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "1\nset()\n"
 
 
 def test_send_eof_ends_one_way_and_leaves_the_other() -> None:

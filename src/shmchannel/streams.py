@@ -1,7 +1,9 @@
 """Object streams over a port, with anyio's names.
 
 Code that is written for ``anyio.abc.ObjectStream`` takes them as they are. anyio need not be installed. Once
-the program has imported anyio, an error of these streams is also the anyio error of the same meaning.
+the program has imported anyio, a stream is an instance of the class of anyio that it stands for, an error is
+also the anyio error of the same meaning, and a cancelled scope is heeded. Waiting needs asyncio: in trio no
+stream can be made.
 """
 
 from __future__ import annotations
@@ -24,7 +26,14 @@ class ObjectPort(Protocol):
 
 
 class _Stream:
+    _anyio_name: str  # the class of ``anyio.abc`` that this stands for
+
     def __init__(self, port: ObjectPort) -> None:
+        """Raises ``ChannelError`` in the task of a library other than asyncio."""
+        _check_library()
+        anyio_abc = sys.modules.get("anyio.abc")
+        if anyio_abc is not None:
+            getattr(anyio_abc, self._anyio_name).register(type(self))
         self.port = port
         self._closed = False
 
@@ -59,7 +68,14 @@ class _Stream:
             raise _as_anyio(PortClosed("this stream is closed here: make another"), "ClosedResourceError")
 
     async def _call(self, method: Callable[..., Awaitable[Any]], *values: Any) -> Any:
-        """Call a method of the port, and raise its errors as anyio's too."""
+        """Call a method of the port, and raise its errors as anyio's too.
+
+        Does nothing in a cancelled scope of anyio, even if the port need not wait. If anyio.lowlevel has
+        not been imported there is no such scope, because anyio's scopes import it.
+        """
+        lowlevel = sys.modules.get("anyio.lowlevel")
+        if lowlevel is not None:
+            await lowlevel.checkpoint_if_cancelled()
         self._check_open()
         try:
             return await method(*values)
@@ -110,6 +126,8 @@ class _Sending(_Stream):
 class ReadStream(_Receiving):
     """A stream that receives; made by ``Port.create_read_stream``."""
 
+    _anyio_name = "ObjectReceiveStream"
+
     async def aclose(self) -> None:
         """Close the stream but not the port; may be repeated."""
         self._closed = True
@@ -118,9 +136,13 @@ class ReadStream(_Receiving):
 class WriteStream(_Sending):
     """A stream that sends; made by ``Port.create_write_stream``."""
 
+    _anyio_name = "ObjectSendStream"
+
 
 class DuplexStream(_Receiving, _Sending):
     """A stream that receives and sends; made by ``Port.create_stream``."""
+
+    _anyio_name = "ObjectStream"
 
     async def send_eof(self) -> None:
         """End the sending, and go on receiving; may be repeated.
@@ -129,6 +151,21 @@ class DuplexStream(_Receiving, _Sending):
         """
         self._check_open()
         self.port.end_writing()
+
+
+def _check_library() -> None:
+    sniffio = sys.modules.get("sniffio")  # every library other than asyncio imports it, to say its name
+    if sniffio is None:
+        return
+    try:
+        library = sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return
+    if library != "asyncio":
+        raise ChannelError(
+            f"the streams of a port need asyncio, and this task is {library}'s: use asyncio, as in "
+            'anyio.run(main, backend="asyncio"), or call read_sync and write_sync in a thread'
+        )
 
 
 def _as_anyio(error: ChannelError, name: str) -> ChannelError:

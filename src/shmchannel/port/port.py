@@ -382,7 +382,10 @@ class Port:
     # -- streams
 
     def create_read_stream(self) -> ReadStream:
-        """A stream that receives (anyio's ``ObjectReceiveStream``). Closing it leaves the port open."""
+        """A stream that receives (anyio's ``ObjectReceiveStream``). Closing it leaves the port open.
+
+        Like the other two, raises ``ChannelError`` in a task of trio or of another library than asyncio.
+        """
         return ReadStream(self)
 
     def create_write_stream(self) -> WriteStream:

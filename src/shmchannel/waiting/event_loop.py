@@ -329,7 +329,11 @@ class LoopSide:
 
     def leave(self) -> None:
         """As ``stop``, but in the port's own loop it is done on return."""
-        if self._loop is asyncio.get_running_loop():
+        try:
+            ours = self._loop is asyncio.get_running_loop()
+        except RuntimeError:
+            return  # called in another library's loop, such as trio's
+        if ours:
             self._leave()
 
     def _leave(self) -> None:
