@@ -81,7 +81,7 @@ def test_a_closed_output_shows_no_traceback(command: list[str]) -> None:
         (["inspect", "nonsense"], 1, "'nonsense' is no handle"),
         (["inspect", ".."], 1, "'..' is no handle"),
         (["inspect", "shmch-AAAAAAAAAAAAAAAA"], 1, "there is no channel shmch-AAAAAAAAAAAAAAAA"),
-        (["inspect", "2147483647"], 1, "has no channel of this user open"),
+        (["inspect", "2147483647"], 1, "there is no process 2147483647"),
         (["create", "--capacity", "99999999999"], 2, "is more than 4294967296"),
         (["cat"], 2, "HANDLE"),
         (["ls", "--json", "--plain"], 2, "not allowed with"),

@@ -66,6 +66,40 @@ def test_tee_stops_at_a_line_without_a_value() -> None:
         assert list(port) == [1]
 
 
+@pytest.mark.parametrize("replies", [[], ["--replies"]])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nope",
+        '{"$channel": "shmch-aaaaaaaaaaaaaaaa"}',
+        '{"$clone": "AA", "repr": ""}',
+        '{"$clone": "kQ=="}',
+        '{"$clone": "yQAAABgAk9R4AK9fX21haW5fXy5Db2xvdXKjUkVE"}',  # of a class that is not listed here
+        '"\udc9b"',
+    ],
+)
+def test_tee_names_each_line_that_has_no_value(line: str, replies: list[str]) -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        source = f"1\n\n{line}\n4\n".encode(errors="surrogateescape")
+        with subprocess.Popen(
+            [*SHMCHANNEL, "tee", channel.handle, *replies],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as tee:
+            assert tee.stdin
+            tee.stdin.write(source)
+            tee.stdin.close()
+            assert list(port) == [1]
+            port.close_sync()
+            assert tee.stderr
+            complaint = tee.stderr.read()
+        assert tee.returncode == 1
+        assert complaint.startswith(b"shmchannel: line 3: ")
+        assert complaint.count(b"\n") == 1
+
+
 def test_tee_says_when_the_other_side_has_ended_or_died() -> None:
     channel = Channel()
     channel.connect().close_sync()

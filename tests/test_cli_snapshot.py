@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,56 @@ def test_peek_shows_the_next_value_and_leaves_it(listed: Callable[..., Any]) -> 
         found = listed(channel.handle, "inspect", channel.handle, "--peek")["rings"][0]
         assert found["next"]["kind"] == "PART"
         assert found["peek"] == {"$unseen": "no whole message"}
+
+
+@pytest.mark.parametrize("form", ["--json", "--plain"])
+def test_peek_shows_a_none_that_comes_next(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    channel = Channel(capacity=4096)
+    with channel.connect() as port:
+        command = ["inspect", channel.handle, "--peek", form]
+        for shows in (False, True):
+            assert main(command) == 0
+            shown = capsys.readouterr().out
+            if form == "--json":
+                rings = json.loads(shown)[0]["rings"]
+                assert [ring.get("peek", "nothing") for ring in rings] == [
+                    None if shows else "nothing",
+                    "nothing",
+                ]
+            else:
+                assert re.findall(r"^  value +(.*)$", shown, re.MULTILINE) == ["null"] * shows
+            port.write_sync(None)
+        with channel.connect() as other:
+            assert other.read_sync(timeout=30) is None
+
+
+def test_what_a_peer_wrote_moves_no_cursor_and_turns_no_text(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    evil = "\x1b[2J \x7f \x9b2J \u202e \u2066 \u2028 \U000e0041 \xa0"
+    channel = Channel()
+    with channel.connect() as port:
+        port.write_sync([evil, "Zürich 東京 🐍", {evil: 1}])
+        for form in ("--json", "--plain"):
+            assert main(["inspect", channel.handle, "--peek", form]) == 0
+            shown = capfdbinary.readouterr().out.decode()
+            assert "Zürich 東京 🐍" in shown
+            assert r"\u001b[2J \u007f \u009b2J \u202e" in shown
+            assert shown.replace("\n", "").isprintable()
+        port.close_sync()
+        assert main(["cat", channel.handle]) == 0
+    line = capfdbinary.readouterr().out.decode()
+    assert line.removesuffix("\n").isprintable()
+    assert json.loads(line) == [evil, "Zürich 東京 🐍", {evil: 1}]
+
+
+def test_an_inspected_process_is_not_there_or_has_no_channel(capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        assert main(["inspect", str(other.pid)]) == 1
+        assert f"process {other.pid} has no channel of this user open" in capsys.readouterr().err
+        other.kill()
+    assert main(["inspect", str(other.pid)]) == 1
+    assert f"there is no process {other.pid}" in capsys.readouterr().err
 
 
 def test_peek_attaches_to_nothing_that_a_message_names(listed: Callable[..., Any]) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
+import pty
 import re
 import signal
+import struct
+import subprocess
+import termios
 import threading
 import time
 
@@ -81,3 +87,40 @@ def test_more_channels_than_lines_leave_out_the_idle_ones() -> None:
         reader.join()
     assert ended == 0
     assert re.search(r"\d+ not shown", ESCAPE.sub("", shown.decode()))
+
+
+@pytest.mark.parametrize("form", [[], ["--plain"]])
+def test_top_follows_the_size_of_the_terminal(form: list[str]) -> None:
+    pytest.importorskip("rich")
+    channels = [Channel(capacity=4096) for _ in range(12)]
+    leader, follower = pty.openpty()
+    fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 60, 0, 0))
+    stale = {"LINES": "12", "COLUMNS": "60", "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    command = [*SHMCHANNEL, "top", "--interval", "86400", *form]  # the next round comes by the resize alone
+    with (
+        open(leader, "r+b", buffering=0) as terminal,
+        subprocess.Popen(
+            command, stdin=follower, stdout=follower, stderr=follower, env={**os.environ, **stale}
+        ) as program,
+    ):
+        os.close(follower)
+        shown = b""
+
+        def until(text: bytes) -> None:
+            nonlocal shown
+            while text not in shown:
+                shown += terminal.read(65536)
+
+        until(b"not shown")
+        until(b"per s")
+        shown = b""
+        fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 160, 0, 0))
+        program.send_signal(signal.SIGWINCH)  # a shell's terminal sends it
+        for channel in channels:
+            until(channel.handle.encode())
+        assert b"not shown" not in shown
+        if not form:
+            widths = [len(line) for line in ESCAPE.sub("", shown.decode()).splitlines()]
+            assert max(widths) > 60
+        terminal.write(b"q")
+        assert program.wait(30) == 0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import gc
+import traceback
 import tracemalloc
 from typing import Any
 
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from shmchannel import ChannelError, CloneError
 from shmchannel.codec.interfaces import listed
 from shmchannel.codec.types import GRAPH_MESSAGE, LEAVES, PARTS, REFERENCE, TAGGED_MESSAGE
-from support.engines import Codec
+from support.listed import Point, codec, decode
 from support.marks import slow_but
 from support.values import shared_values, values
 
@@ -24,39 +23,6 @@ pytestmark = pytest.mark.usefixtures("packer")
 
 SLACK = 256 << 10  # bytes, whatever the message
 FACTOR = 100  # an empty list is one byte in a message, and a list, its head and a place in another here
-
-
-class Colour(enum.Enum):
-    RED = 1
-
-
-@dataclasses.dataclass
-class Point:
-    x: Any
-    y: Any = None
-
-
-class Named:
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def serialize(self) -> Any:
-        return self.value
-
-    @classmethod
-    def deserialize(cls, value: Any) -> Named:
-        return cls(value)
-
-
-codec = Codec(listed([Colour, Point, Named]))
-EXAMPLES = [Colour.RED, Point(1, [Colour.RED]), [Named({"a": Point(())})] * 2]
-
-
-def decode(payload: bytes) -> None:
-    try:
-        codec.decode(payload)
-    except ChannelError:
-        pass
 
 
 def wrapped(code: int, inside: bytes) -> bytes:
@@ -122,6 +88,29 @@ def test_messages_that_were_tampered_with(value: Any, data: st.DataObject) -> No
         payload[place] = data.draw(st.integers(0, 255))
     decode(bytes(payload))
     decode(bytes(payload[: data.draw(st.integers(0, len(payload)))]))
+
+
+TEXT = "x" * 50_000  # which the peer chose
+
+
+def test_no_error_carries_more_than_a_little_of_the_peers_text() -> None:
+    insides = [TEXT.encode(), *map(pack, (TEXT, [TEXT], [TEXT, TEXT], [1, TEXT], [TEXT, 1], {TEXT: TEXT}))]
+    for code in (*(leaf.code for leaf in LEAVES.values()), 120, 121):
+        for inside in insides:
+            check_short(wrapped(code, inside))
+            check_short(wrapped(TAGGED_MESSAGE, pack([msgpack.ExtType(code, inside)])))
+    parts = [TEXT], [TEXT, TEXT], [[TEXT]], [TEXT, False, None, None, None], ["ValueError", TEXT], [1, TEXT]
+    for code in (parts.code for parts in PARTS.values()):
+        for part in parts:
+            check_short(wrapped(GRAPH_MESSAGE, pack([[code, *part]])))
+            check_short(wrapped(TAGGED_MESSAGE, pack([msgpack.ExtType(code, b"\0"), *part])))
+
+
+def check_short(payload: bytes) -> None:
+    try:
+        codec.decode(payload)
+    except ChannelError as error:
+        assert len("".join(traceback.format_exception(error))) < 20_000
 
 
 def cycle_of_tuples(length: int) -> list[Any]:

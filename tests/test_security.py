@@ -369,7 +369,7 @@ DECODES = """
 import datetime, decimal, fractions, ipaddress, pathlib, random, sys, uuid, zoneinfo
 from support.apart import free_handle
 from support.engines import made_by
-from test_hostile import EXAMPLES, codec, decode
+from support.listed import EXAMPLES, codec, decode
 from support.values import ARRAYS, PATTERNS, ZONES
 seen = []
 def watch(event, arguments):

@@ -1,8 +1,17 @@
 """Every exception that shmchannel raises."""
 
+_LONGEST = 1000  # characters of an error's text; the other side may have written some of them
+
 
 class ChannelError(Exception):
     """Base class of the others; raised itself when the system refuses something, or a use is not allowed."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= _LONGEST:
+            return text
+        half = _LONGEST // 2  # the beginning says where it is, the end what to do
+        return f"{text[:half]} ... ({len(text):,} characters) ... {text[-half:]}"
 
 
 class ChannelNotFound(ChannelError, FileNotFoundError):

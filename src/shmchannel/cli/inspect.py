@@ -10,10 +10,11 @@ from typing import Any
 from .. import segment
 from ..engine import Codec
 from ..errors import ChannelError
+from ..messages import NOTHING
 from ..system import processes
 from ..transfer.sweep import sweep_blocks
 from . import snapshot, tables, wording
-from .jsonlines import Jsonlines
+from .jsonlines import Jsonlines, dumps
 from .snapshot import RingSnapshot, Snapshot
 
 _PEEK = 500  # characters of a value that are shown
@@ -45,7 +46,7 @@ def inspect(options: argparse.Namespace) -> int:
     target = options.handle
     found = snapshot.held_by(int(target)) if snapshot.is_pid(target) else snapshot.named(target)
     peeked = [
-        (channel, [_peek(channel, index) if options.peek else None for index in range(len(channel.rings))])
+        (channel, [_peek(channel, index) if options.peek else NOTHING for index in range(len(channel.rings))])
         for channel in found
     ]
     if options.json:
@@ -66,7 +67,7 @@ def inspect(options: argparse.Namespace) -> int:
 def _record(channel: Snapshot, values: list[Any]) -> dict[str, Any]:
     record = wording.record(channel)
     for ring, value in zip(record["rings"], values, strict=True):
-        if value is not None:
+        if value is not NOTHING:
             ring["peek"] = value
     return record
 
@@ -99,8 +100,8 @@ def _ring_facts(ring: RingSnapshot, capacity: int, value: Any) -> Facts:
         ("unread", f"{ring.fill:,} bytes, {wording.percent(ring, capacity)} of the ring"),
         ("comes next", wording.frame(ring.next, ring)),
     ]
-    if value is not None:
-        facts.append(("value", _cut(json.dumps(value, ensure_ascii=False))))
+    if value is not NOTHING:
+        facts.append(("value", _cut(dumps(value))))
     flags = [
         f"the reader {ring.reader_waits}" if ring.reader_waits else "",
         f"the writer {ring.writer_waits}" if ring.writer_waits else "",
@@ -111,14 +112,16 @@ def _ring_facts(ring: RingSnapshot, capacity: int, value: Any) -> Facts:
 
 
 def _cut(text: str) -> str:
-    text = processes.printable(text)
     return text if len(text) <= _PEEK else f"{text[:_PEEK]}... ({len(text):,} characters)"
 
 
 def _peek(channel: Snapshot, index: int) -> Any:
-    """The next value in the form of ``cat``. It stays in the ring, and nothing that it names is attached."""
+    """The next value in the form of ``cat``; ``NOTHING`` if there is none.
+
+    It stays in the ring, and nothing that it names is attached.
+    """
     if channel.rings[index].next is None:
-        return None
+        return NOTHING
     codec, lines = Codec(), Jsonlines()
     try:
         return json.loads(lines.line(snapshot.peek(channel, index, codec.decode)))
@@ -147,4 +150,4 @@ def _description(channel: Snapshot) -> str:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(dumps(value, indent=2))

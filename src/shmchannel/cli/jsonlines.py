@@ -13,6 +13,7 @@ import decimal
 import json
 import math
 import pathlib
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 from ..channel import Channel
 from ..codec.types import LEAVES
 from ..engine import Codec
+from ..errors import ChannelError
 from ..transfer.buffer import SharedBuffer
 
 _MOST = (
@@ -35,6 +37,23 @@ class Form(NamedTuple):
     name: str
     write: Callable[[Any], str]
     read: Callable[[str], Any]
+
+
+_NOT_ASCII = re.compile(r"[^\n -~]")
+
+
+def dumps(value: Any, *, indent: int | None = None) -> str:
+    """JSON in which characters that are not printable are escaped.
+
+    Some of them would move a terminal's cursor, or show the text in another order.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    return text if text.isprintable() else _NOT_ASCII.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found[0]
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def _text(data: bytes | bytearray | memoryview) -> str:
@@ -102,7 +121,7 @@ class Jsonlines:
             written = self._write(value)
         except _NoForm:
             written = self._clone(value)
-        return json.dumps(written, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+        return dumps(written)
 
     def _write(self, value: Any) -> Any:
         self._left -= 1
@@ -182,7 +201,7 @@ class Jsonlines:
             return self._read_form(name, written[name])
         except NotJson:
             raise
-        except (ValueError, TypeError, ArithmeticError, OSError) as error:
+        except (ValueError, TypeError, ArithmeticError, OSError, ChannelError) as error:
             raise NotJson(f"{name}: {error}") from None
 
     def _read_form(self, name: str, written: Any) -> Any:

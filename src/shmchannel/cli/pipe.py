@@ -11,6 +11,7 @@ from typing import BinaryIO
 from ..channel import Channel
 from ..errors import ChannelError, ChannelNotFound, CloneError, EndOfChannel, InterfaceError, PeerLost
 from ..port.port import Port
+from ..system.processes import printable
 from .jsonlines import Jsonlines, NotJson
 
 _BATCH = 1000  # messages that are printed at once
@@ -114,5 +115,5 @@ def _exchange(port: Port) -> int:
 
 
 def complain(text: str) -> None:
-    """Print a line to stderr."""
-    print(f"shmchannel: {text}", file=sys.stderr)
+    """Print a line to stderr. What it quotes may come from the other side."""
+    print(f"shmchannel: {printable(text)}", file=sys.stderr)

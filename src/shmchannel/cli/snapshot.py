@@ -125,8 +125,10 @@ def channels() -> list[Snapshot]:
 
 
 def held_by(pid: int) -> list[Snapshot]:
-    """The channels that a process has open. Raises ``ChannelNotFound`` if there are none."""
+    """The channels that a process has open. Raises ``ChannelNotFound`` if there are none, or no process."""
     found = [channel for channel in channels() if pid in channel.holders]
+    if pid not in processes.pids():
+        raise ChannelNotFound(f"there is no process {pid}")
     if not found:
         raise ChannelNotFound(f"process {pid} has no channel of this user open")
     return found

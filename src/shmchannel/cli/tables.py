@@ -188,6 +188,17 @@ def plain_facts(facts: list[tuple[str, str]]) -> str:
 # -- rich
 
 
+def terminal_size() -> os.terminal_size | None:
+    """The size of the terminal that stdout is, as it is now; None if stdout is no terminal.
+
+    ``LINES`` and ``COLUMNS`` in the environment do not count: they stay as they were when the program began.
+    """
+    if not sys.stdout.isatty():
+        return None
+    size = os.get_terminal_size(sys.stdout.fileno())
+    return size if all(size) else os.terminal_size((80, 24))  # some terminals do not say
+
+
 def console(least: int = 0) -> Any:
     """The rich Console to print to. It is at least so wide: a narrower terminal wraps the lines."""
     from rich.console import Console

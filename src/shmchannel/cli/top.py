@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import select
-import shutil
 import signal
 import sys
 import termios
@@ -29,7 +28,12 @@ Draw = Callable[[str, list[tables.Row]], None]
 def top(options: argparse.Namespace) -> int:
     """Show rounds until q or Ctrl-C, or until ``--count`` is reached."""
     rounds, history = 0, History()
-    with _ends_on_sigterm(), _screen(plain=options.plain) as draw, _keys() as keys:
+    with (
+        _ends_on_sigterm(),
+        _screen(plain=options.plain) as draw,
+        _keys() as keys,
+        _resizes() as resizes,
+    ):
         while True:
             found = snapshot.channels()
             rates = history.rates(found)
@@ -37,7 +41,7 @@ def top(options: argparse.Namespace) -> int:
             rows = [row for channel in shown for row in tables.top_rows(channel, rates[channel.key])]
             draw(_heading(found, len(found) - len(shown), options.interval, keys), rows)
             rounds += 1
-            if rounds == options.count or _pressed(keys, options.interval):
+            if rounds == options.count or _pressed(keys, resizes, options.interval):
                 return 0
 
 
@@ -70,7 +74,8 @@ class History:
 
 def _fitting(found: list[Snapshot], rates: dict[Key, list[Rates] | None]) -> list[Snapshot]:
     """The channels that the screen has room for: if not all, the busiest."""
-    room = max(1, (shutil.get_terminal_size().lines - 5) // 2) if sys.stdout.isatty() else len(found)
+    terminal = tables.terminal_size()
+    room = max(1, (terminal.lines - 5) // 2) if terminal else len(found)
 
     def messages(channel: Snapshot) -> float:
         return sum(rate.messages for rate in rates[channel.key] or ())
@@ -115,6 +120,7 @@ def _screen(*, plain: bool) -> Iterator[Draw]:
     ) as live:
 
         def draw(heading: str, rows: list[tables.Row]) -> None:
+            console.size = tables.terminal_size() or console.size  # which may have changed
             table = tables.rich_table(tables.TOP, rows, console.width)
             live.update(Group(Text(heading, "dim"), table), refresh=True)
 
@@ -143,13 +149,35 @@ def _keys() -> Iterator[int | None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def _pressed(keys: int | None, interval: float) -> bool:
-    """Wait for the next round; a key starts it at once. True for q, and at the end of the input."""
-    if keys is None:
-        time.sleep(interval)
-        return False
-    readable, _, _ = select.select([keys], [], [], interval)
-    pressed = os.read(keys, 100) if readable else None
+@contextlib.contextmanager
+def _resizes() -> Iterator[int]:
+    """A descriptor that is readable once the terminal has another size."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def note(_signal: int, _frame: object) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(writer, b"!")
+
+    before = signal.signal(signal.SIGWINCH, note)
+    try:
+        yield reader
+    finally:
+        signal.signal(signal.SIGWINCH, before)
+        os.close(reader)
+        os.close(writer)
+
+
+def _pressed(keys: int | None, resizes: int, interval: float) -> bool:
+    """Wait for the next round. A key or another size of the terminal starts it at once.
+
+    True for q, and at the end of the input.
+    """
+    watched = [resizes] if keys is None else [resizes, keys]
+    readable, _, _ = select.select(watched, [], [], interval)
+    if resizes in readable:
+        os.read(resizes, 100)
+    pressed = os.read(keys, 100) if keys is not None and keys in readable else None
     return pressed is not None and (b"q" in pressed.lower() or not pressed)
 
 

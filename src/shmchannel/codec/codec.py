@@ -108,7 +108,8 @@ class Codec:
         if isinstance(error, ChannelError) or not isinstance(error, _REFUSED_WHILE_DECODING):
             raise error
         reason = error if str(error) else type(error).__name__
-        raise CloneError(f"$: a message of {size} bytes does not decode: {reason}") from error
+        # Not from the error, which has as much of the peer's text as that likes, and would be printed too.
+        raise CloneError(f"$: a message of {size} bytes does not decode: {reason}") from None
 
 
 def _wrapper(size: int, code: int) -> bytes:

@@ -20,8 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 with atheris.instrument_imports(include=["shmchannel"]):
     from shmchannel import ChannelError
 
-import test_hostile
-from support import engines
+from support import engines, listed
 from support.documented import MODULES, ROWS
 from support.values import alike, cycles
 
@@ -32,7 +31,7 @@ def corpus(folder: str) -> None:
     names = {name: __import__(name) for name in MODULES}
     seeds = [eval(example, names) for _, example, _ in ROWS if example]
     payloads = [engines.encode(value) for value in [*seeds, *cycles()]]
-    payloads += [test_hostile.codec.encode(value) for value in test_hostile.EXAMPLES]
+    payloads += [listed.codec.encode(value) for value in listed.EXAMPLES]
     payloads += [
         payload.replace(b"\xd4\x78\0", b"\xd4\x79\0") for payload in payloads
     ]  # as if they were moved
@@ -48,7 +47,7 @@ def decoded(decoder: Callable[[bytes], Any], data: bytes) -> Any:
 
 
 def one(data: bytes) -> None:
-    for decoder, compared in ((engines.decode, alike), (test_hostile.codec.decode, both_or_none)):
+    for decoder, compared in ((engines.decode, alike), (listed.codec.decode, both_or_none)):
         results = []
         for name in engines.HERE:
             with engines.made_by(name):
