@@ -45,8 +45,12 @@ from shmchannel.bridge import CLEAR, Bridge, wire  # noqa: E402
 from shmchannel.bridge.link import Inlet, Listener  # noqa: E402
 from shmchannel.bridge.portable import check_portable  # noqa: E402
 from shmchannel.bridge.queues import Inbox, Outbox  # noqa: E402
+<<<<<<< HEAD
 from shmchannel.bridge.raw_port import Messages  # noqa: E402
 from shmchannel.bridge.relay import MOST_REFUSALS, TICK, Relay  # noqa: E402
+=======
+from shmchannel.bridge.relay import Relay  # noqa: E402
+>>>>>>> fa1c732 (Start no coroutine that a bridge may not await)
 from support import bridges  # noqa: E402
 from support.bridges import DIALER, LISTENER, RawPeer, bridged, cutting  # noqa: E402
 
@@ -943,3 +947,21 @@ def test_a_cable_that_is_pulled_and_put_back_loses_and_doubles_nothing(two_machi
         finally:
             asks.kill()
             answers.kill()
+
+
+def test_a_bridge_that_is_closed_before_its_tasks_start_leaves_no_coroutine_unawaited() -> None:
+    abandoned = []
+    messages: Any = SimpleNamespace(abandon=lambda: abandoned.append(True))
+    link: Any = SimpleNamespace(address="nowhere", close=lambda: None, terminate=lambda: None)
+
+    async def main() -> None:
+        relay = Relay(messages, lambda _owner: link, None, 1 << 20)
+        relay.abort("closed at once")
+        await relay.run()
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        gc.collect()
+    assert not seen
+    assert abandoned == [True]

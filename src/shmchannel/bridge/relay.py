@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any
 
 from ..errors import ChannelCorrupted, ChannelError, EndOfChannel, PeerLost
 from ..layout import LAST, PART, WHOLE
@@ -81,9 +80,10 @@ class Relay:
         self._link.close()
         self._link.terminate()
 
-    async def _guarded(self, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _guarded(self, part: Callable[[], Awaitable[None]]) -> None:
+        """Run a part. It is called here, because a task may be cancelled before it starts."""
         try:
-            await part()  # made here: a task that is cancelled before its first step never gets here
+            await part()
         except ChannelError as error:
             self.fail(error)
         except Exception as error:
