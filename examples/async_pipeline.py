@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from multiprocessing.process import BaseProcess
 
 from shmchannel import Channel, ChannelNotFound, PeerLost, Port
 
@@ -60,8 +61,21 @@ async def tick(interval: float) -> None:
 ticks = 0
 
 
-async def run(port: Port, count: int) -> None:
+def watch(port: Port, process: BaseProcess) -> None:
+    """End the program if the process ends before it connects, which the port cannot notice."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(process.sentinel)
+        if port.peer is None:
+            raise SystemExit("the stage ended before it connected")
+
+    loop.add_reader(process.sentinel, ended)
+
+
+async def run(port: Port, stage: BaseProcess, count: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from here on Ctrl-C ends this task
+    watch(port, stage)
     ticking = asyncio.create_task(tick(0.001))
     digest = hashlib.sha256()
     begin = time.perf_counter()
@@ -87,10 +101,13 @@ def positive(text: str) -> int:
 
 
 def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=int, default=500)
     parser.add_argument("--rounds", type=positive, default=10_000)
     options = parser.parse_args()
+    if options.texts < 0:
+        parser.error("--texts must not be negative")
     channel = Channel()
     port = channel.connect()
     context = multiprocessing.get_context("spawn")
@@ -104,7 +121,7 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the event loop runs
         signal.signal(signal.SIGINT, before)
     try:
-        asyncio.run(run(port, options.texts))
+        asyncio.run(run(port, stage, options.texts))
     finally:
         port.close_sync()  # if the loop never ran
         stage.join()

@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from shmchannel import Channel, ChannelNotFound, PeerLost, Port, PortClosed
@@ -96,8 +97,21 @@ def server_process(handle: str) -> None:
         pass  # the client ended before this server connected, or was killed
 
 
-async def run(port: Port, requests: int, in_flight: int) -> None:
+def watch(port: Port, process: BaseProcess) -> None:
+    """End the program if the process ends before it connects, which the port cannot notice."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(process.sentinel)
+        if port.peer is None:
+            raise SystemExit("the server ended before it connected")
+
+    loop.add_reader(process.sentinel, ended)
+
+
+async def run(port: Port, server: BaseProcess, requests: int, in_flight: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # from here on Ctrl-C ends this task
+    watch(port, server)
     async with port:
         client = Client(port)
         numbers = iter(range(requests))  # each caller takes the next one
@@ -134,6 +148,7 @@ def positive(text: str) -> int:
 
 
 def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=positive, default=20_000)
     parser.add_argument("--in-flight", type=positive, default=1_000)
@@ -151,7 +166,7 @@ def main() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the event loop runs
         signal.signal(signal.SIGINT, before)
     try:
-        asyncio.run(run(port, options.requests, options.in_flight))
+        asyncio.run(run(port, server, options.requests, options.in_flight))
     finally:
         port.close_sync()  # if the loop never ran
         server.join()

@@ -20,8 +20,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from shmchannel import Channel, ChannelNotFound, PeerLost, Port, PortClosed
+from shmchannel import Channel, ChannelNotFound, PeerLost, Port, PortClosed, wait
 
 try:
     from rich.console import Console
@@ -64,7 +65,7 @@ def feed(port: Port, library: Path, files: Iterable[Path]) -> None:
 
 
 @contextmanager
-def started(kind: str, handle: str) -> Iterator[None]:
+def started(kind: str, handle: str) -> Iterator[Any]:
     make = multiprocessing.get_context("spawn").Process if kind == "process" else threading.Thread
     other = make(target=worker, args=(handle,))
     # A terminal sends Ctrl-C to both processes. The worker inherits that it is ignored, and ends when our
@@ -75,7 +76,7 @@ def started(kind: str, handle: str) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
     try:
-        yield
+        yield other
     finally:
         other.join()
 
@@ -86,10 +87,13 @@ def run(kind: str, library: Path, files: list[Path], console: Console) -> None:
     failed: dict[str, str] = {}
     # Connect first: after an early Ctrl-C, worker and parent would otherwise wait for each other.
     port = channel.connect()
-    with started(kind, channel.handle), port:
+    with started(kind, channel.handle) as other, port:
         begin = time.perf_counter()
         feeder = threading.Thread(target=feed, args=(port, library, files))
         feeder.start()
+        # A port cannot notice that a process ends before it connects, so wait for both.
+        if kind == "process" and port not in wait([port, other.sentinel]):
+            sys.exit("the worker ended before it answered")
         for _ in track(files, f"a {kind} counts ...", console=console, transient=True):
             path, counts = port.read_sync()
             if isinstance(counts, str):
@@ -117,6 +121,12 @@ def run(kind: str, library: Path, files: list[Path], console: Console) -> None:
         console.print(f"  {path}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def find_files(limit: int | None) -> tuple[Path, list[Path]]:
     """Return the folder of Python's standard library, and its source files."""
     library = Path(sysconfig.get_path("stdlib"))
@@ -125,8 +135,9 @@ def find_files(limit: int | None) -> tuple[Path, list[Path]]:
 
 
 def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, metavar="FILES", help="count only the first FILES files")
+    parser.add_argument("--limit", type=positive, metavar="FILES", help="count only the first FILES files")
     parser.add_argument("--worker", choices=["process", "thread"], help="only this kind of worker")
     options = parser.parse_args()
     library, files = find_files(options.limit)

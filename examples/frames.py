@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy
 
-from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, SharedBuffer
+from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, SharedBuffer, wait
 from shmchannel.numpy import ndarray_interface
 
 SHAPE = (1080, 1920, 3)  # bytes: height, width, colours
@@ -85,6 +85,9 @@ def consume(how: str, count: int) -> float:
         signal.signal(signal.SIGINT, before)
     with port:
         port.write_sync("ready")
+        # A port cannot notice that a process ends before it connects, so wait for both.
+        if port not in wait([port, producer.sentinel]):
+            sys.exit("the producer ended before it sent a frame")
         arriving = frames(port, how, count)
         assert is_drawn(next(arriving), 0)
         started = time.perf_counter()
@@ -96,10 +99,17 @@ def consume(how: str, count: int) -> float:
     return seconds
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--frames", type=int, default=300, help="how many to send by each method (default: 300)"
+        "--frames", type=positive, default=300, help="how many to send by each method (default: 300)"
     )
     count = parser.parse_args().frames
     for how in ("copied", "transferred"):

@@ -10,6 +10,7 @@
 """
 
 import argparse
+import signal
 import sys
 
 from shmchannel import Channel, ChannelError
@@ -31,6 +32,7 @@ def attach(handle: str) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="create|attach")
     command = commands.add_parser("create", help="write messages, print the handle, exit")

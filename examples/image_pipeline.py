@@ -20,7 +20,7 @@ from typing import Any
 import numpy
 from numpy.random import default_rng  # imported early: its import may swallow a Ctrl-C
 
-from shmchannel import Channel, ChannelNotFound, PeerLost, Port, SharedBuffer
+from shmchannel import Channel, ChannelNotFound, PeerLost, Port, SharedBuffer, wait
 
 SHAPE = (480, 640)
 UNDER_WAY = 4  # images in the pipeline at a time
@@ -59,9 +59,12 @@ def stage(change: Callable[[Image], None], source: str, sink: str) -> None:
         pass  # a neighbour ended or was killed; closing our ports tells the other neighbour
 
 
-def pipeline(first: Port, last: Port, count: int) -> Iterator[SharedBuffer]:
+def pipeline(first: Port, last: Port, sentinels: list[int], count: int) -> Iterator[SharedBuffer]:
     """Yield the changed images in order. The caller closes each before it takes the next."""
     for number in range(count + UNDER_WAY):
+        # A port cannot notice that a process ends before it connects, so wait for all of them.
+        if number == UNDER_WAY and last not in wait([last, *sentinels]):
+            sys.exit("a stage ended before an image came out")
         if number >= UNDER_WAY:
             yield last.read_sync()
         if number < count:
@@ -74,6 +77,7 @@ def by_stages(count: int) -> str:
     digest = hashlib.sha256()
     spawn = multiprocessing.get_context("spawn")
     channels = [Channel() for _ in range(3)]
+    sentinels = []
     with ExitStack() as stack:
         # A terminal sends Ctrl-C to all processes. The stages inherit that it is ignored, and end when our
         # ports close.
@@ -84,11 +88,12 @@ def by_stages(count: int) -> str:
                 process = spawn.Process(target=stage, args=(change, *handles))
                 process.start()
                 stack.callback(process.join)
+                sentinels.append(process.sentinel)
             first = stack.enter_context(channels[0].connect())
             last = stack.enter_context(channels[2].connect())
         finally:
             signal.signal(signal.SIGINT, before)
-        for buffer in pipeline(first, last, count):
+        for buffer in pipeline(first, last, sentinels, count):
             digest.update(buffer)
             buffer.close()
     return digest.hexdigest()
@@ -104,9 +109,16 @@ def alone(count: int) -> str:
     return digest.hexdigest()
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=50, help="how many (default: 50)")
+    parser.add_argument("--images", type=positive, default=50, help="how many (default: 50)")
     count = parser.parse_args().images
     try:
         print(f"{count} images by two stages: {by_stages(count)}", flush=True)

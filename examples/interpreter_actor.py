@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import hashlib
 import itertools
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -119,6 +120,8 @@ async def client(actor: Actor, numbers: range) -> None:
 
 async def main(options: argparse.Namespace) -> None:
     async with Actor() as actor:
+        async with asyncio.timeout(60):  # a port cannot notice that its other side ends before it connects
+            await actor.port.connected()
         begin = time.perf_counter()
         latest = [0.0]
         ticking = asyncio.create_task(tick(latest))
@@ -145,10 +148,17 @@ async def tick(latest: list[float]) -> None:
         latest[0] = max(latest[0], time.perf_counter() - due)
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=int, default=1000, metavar="N")
-    parser.add_argument("--clients", type=int, default=10, metavar="N")
+    parser.add_argument("--texts", type=positive, default=1000, metavar="N")
+    parser.add_argument("--clients", type=positive, default=10, metavar="N")
     try:
         asyncio.run(main(parser.parse_args()))
     except KeyboardInterrupt:

@@ -19,7 +19,11 @@ from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 
-from count_tokens import find_files, worker  # worker(handle) answers (path, source) with (path, counts)
+from count_tokens import (
+    find_files,
+    positive,
+    worker,
+)  # worker(handle) answers (path, source) with (path, counts)
 from rich.console import Console
 from rich.table import Table
 
@@ -56,9 +60,8 @@ def count(
         channels = [Channel() for _ in range(workers)]
         ports = [stack.enter_context(channel.connect()) for channel in channels]
         running = [pool.submit(worker, channel.handle) for channel in channels]
-        for port in ports:  # wait until every worker has connected
-            port.write_sync(("nothing", b""))
-            port.read_sync()
+        for port in ports:
+            port.wait_connected(timeout=60)  # a port cannot notice that a worker ends before it connects
 
         begin = time.perf_counter()
         sources = ((str(path.relative_to(library)), path.read_bytes()) for path in files)
@@ -81,9 +84,10 @@ def count(
 
 
 def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, metavar="FILES", help="count only the first FILES files")
-    parser.add_argument("--workers", type=int, default=os.process_cpu_count(), metavar="N")
+    parser.add_argument("--limit", type=positive, metavar="FILES", help="count only the first FILES files")
+    parser.add_argument("--workers", type=positive, default=os.process_cpu_count(), metavar="N")
     options = parser.parse_args()
     library, files = find_files(options.limit)
 
@@ -106,3 +110,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
+    except TimeoutError:
+        sys.exit("a worker did not connect")

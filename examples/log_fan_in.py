@@ -126,9 +126,16 @@ def run(records: int) -> None:
             handler.handle(record)
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", type=int, default=5, help="records of each worker (default: 5)")
+    parser.add_argument("--records", type=positive, default=5, help="records of each worker (default: 5)")
     try:
         run(parser.parse_args().records)
     except KeyboardInterrupt:

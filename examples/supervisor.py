@@ -88,9 +88,16 @@ def supervise(jobs: dict[int, str]) -> Iterator[tuple[int, str]]:
             in_vain = in_vain + 1 if len(pending) == before else 0
 
 
+def positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
 def main() -> None:
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=300, help="how many (default: 300)")
+    parser.add_argument("--jobs", type=positive, default=300, help="how many (default: 300)")
     jobs = {number: f"text {number}" for number in range(parser.parse_args().jobs)}
     done = 0
     try:

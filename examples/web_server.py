@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import itertools
 import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -56,6 +57,12 @@ def work(handle: str) -> None:
                     job.cancel()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def say(line: str) -> None:
+    """Print a line, if anybody reads the output. The server goes on in any case."""
+    with suppress(OSError):
+        os.write(1, f"{line}\n".encode())
 
 
 class WorkerLost(Exception):
@@ -129,7 +136,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         while True:
             with Worker() as worker:
                 app.state.worker = worker
-                print(f"worker {worker.process.pid}", flush=True)
+                say(f"worker {worker.process.pid}")
                 await worker.run()
             await asyncio.sleep(0 if worker.answered else 1)  # perhaps no worker can start
 
@@ -165,19 +172,29 @@ async def status(request: Request) -> Response:
     return JSONResponse({"worker": worker.process.pid, **counts})
 
 
+def port_number(text: str) -> int:
+    if not 0 <= int(text) <= 65535:
+        raise ValueError
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--port", type=int, default=8000, help="0 takes any free port (default: 8000)")
+    parser.add_argument(
+        "--port", type=port_number, default=8000, help="0 takes any free port (default: 8000)"
+    )
     options = parser.parse_args()
     routes = [Route("/digest/{text}", digest), Route("/status", status)]
     app = Starlette(routes=routes, lifespan=lifespan)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     try:
         with socket.create_server(("127.0.0.1", options.port), backlog=1024) as listener:
-            print("serving at http://{}:{}".format(*listener.getsockname()), flush=True)
+            say("serving at http://{}:{}".format(*listener.getsockname()))
             server.run(sockets=[listener])
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:  # the port is in use, say
+        sys.exit(f"{os.path.basename(sys.argv[0])}: port {options.port}: {os.strerror(error.errno)}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -232,3 +233,96 @@ def test_frames_copied_and_transferred() -> None:
     text = run("examples/frames.py", "--frames", "12")
     for line, how in zip(text.splitlines(), ("copied", "transferred"), strict=True):
         assert re.fullmatch(rf" *{how} +\d+ frames/s +\d+\.\d\d GiB/s", line)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["count_tokens.py", "--limit", "0"],
+        ["frames.py", "--frames", "0"],
+        ["image_pipeline.py", "--images", "-1"],
+        ["async_pipeline.py", "--texts", "-1"],
+        ["async_rpc.py", "--requests", "0"],
+        ["log_fan_in.py", "--records", "0"],
+        ["supervisor.py", "--jobs", "-1"],
+        ["web_server.py", "--port", "70000"],
+        ["handoff.py"],
+        pytest.param(["interpreters.py", "--workers", "0"], marks=needs_3_14),
+        pytest.param(["interpreter_actor.py", "--clients", "0"], marks=needs_3_14),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_bad_option_of_an_example_ends_it_in_a_line(arguments: list[str]) -> None:
+    errors = run(f"examples/{arguments[0]}", *arguments[1:], status=2)
+    assert errors.splitlines()[-1].startswith(f"{arguments[0]}: error: ")
+    assert errors.startswith("usage: ")
+    assert "Traceback" not in errors
+
+
+def test_a_web_server_whose_port_is_in_use_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+        errors = run("examples/web_server.py", "--port", str(number), status=1)
+    assert errors == f"web_server.py: port {number}: Address already in use\n"
+
+
+PRINTING = [
+    ["count_tokens.py", "--limit", "20"],
+    ["frames.py", "--frames", "5"],
+    ["image_pipeline.py", "--images", "5"],
+    ["async_pipeline.py", "--texts", "5", "--rounds", "1"],
+    ["async_rpc.py", "--requests", "5"],
+    ["log_fan_in.py"],
+    ["supervisor.py", "--jobs", "5"],
+    pytest.param(["interpreters.py", "--limit", "5"], marks=needs_3_14),
+    pytest.param(["interpreter_actor.py", "--texts", "5"], marks=needs_3_14),
+]
+each_that_prints = pytest.mark.parametrize("arguments", PRINTING, ids=lambda arguments: arguments[0])
+
+
+@each_that_prints
+def test_an_example_whose_output_nobody_reads_ends_quietly(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        with subprocess.Popen(
+            [sys.executable, f"examples/{arguments[0]}", *arguments[1:]],
+            cwd=ROOT,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as program:
+            assert program.stderr
+            assert program.stderr.read() == b""  # its workers have ended too
+            assert program.wait(30) == -signal.SIGPIPE
+    finally:
+        os.close(writer)
+
+
+FAILING = """
+import os, sys
+if "--multiprocessing-fork" in sys.orig_argv:
+    os._exit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [each for each in PRINTING if isinstance(each, list) and each[0] != "log_fan_in.py"],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_example_whose_worker_never_connects_says_so(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAILING)
+    done = subprocess.run(
+        [sys.executable, f"examples/{arguments[0]}", *arguments[1:]],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"(the \w+|a stage) ended before .*\n|supervisor.py: 5 workers died .*\n", done.stderr
+    )
