@@ -45,12 +45,8 @@ from shmchannel.bridge import CLEAR, Bridge, wire  # noqa: E402
 from shmchannel.bridge.link import Inlet, Listener  # noqa: E402
 from shmchannel.bridge.portable import check_portable  # noqa: E402
 from shmchannel.bridge.queues import Inbox, Outbox  # noqa: E402
-<<<<<<< HEAD
 from shmchannel.bridge.raw_port import Messages  # noqa: E402
 from shmchannel.bridge.relay import MOST_REFUSALS, TICK, Relay  # noqa: E402
-=======
-from shmchannel.bridge.relay import Relay  # noqa: E402
->>>>>>> fa1c732 (Start no coroutine that a bridge may not await)
 from support import bridges  # noqa: E402
 from support.bridges import DIALER, LISTENER, RawPeer, bridged, cutting  # noqa: E402
 

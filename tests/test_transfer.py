@@ -927,6 +927,8 @@ def test_a_fork_moves_what_a_thread_of_its_parent_was_moving(pair: tuple[Port, P
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     two.close_sync()
     thread.join()
+
+
 OWNING = """
 import multiprocessing, os, sys
 from multiprocessing.util import _finalizer_registry as registry
