@@ -583,7 +583,7 @@ def test_whatever_the_system_refuses_nothing_is_left(monkeypatch: pytest.MonkeyP
     where: Any = {
         "shm_open": (files, "_shm_open"),
         "semaphore": (segment.NamedSemaphore, "_open"),
-        "mmap": (segment.mmap, "mmap"),
+        "mmap": (segment, "map_file"),
     }.get(refused, (os, refused))
     with monkeypatch.context() as patch:
         patch.setattr(*where, refuse)

@@ -23,6 +23,7 @@ from .system import files, locks, processes, semaphores
 from .system.fences import fence
 from .system.files import has_name, open_into, open_name, refused
 from .system.locks import NO_LOCK, RETRY_INTERVAL, Hold, LockedByte
+from .system.mapping import map_file
 from .system.semaphores import LibcSemaphore, NamedSemaphore
 
 PATIENCE = 1.0  # seconds that a side waits for a creator, or another attacher, to finish what it has begun
@@ -35,7 +36,7 @@ class Segment:
     def __init__(self, name: str, file: io.FileIO) -> None:
         """Map a whole file. The caller closes the file."""
         self.name = name
-        self.memory = mmap.mmap(file.fileno(), os.fstat(file.fileno()).st_size)
+        self.memory = map_file(mmap.mmap, file.fileno(), os.fstat(file.fileno()).st_size)
         self.words = memoryview(self.memory).cast("Q")
         self.capacity = 0  # bytes per direction; read once, because a peer may change it after the check
 

@@ -1,7 +1,7 @@
 """Processes as /proc shows them: which there are, and the segments that they have open.
 
-A mapping keeps a descriptor of its file (``mmap.mmap`` duplicates it). So the descriptors show every process
-that has a channel open, whether or not the channel's names still exist.
+An open port has a descriptor of its segment, which opens it even if the channel's names are gone. A process
+that only has the segment mapped, as a fork has, shows it among its mappings.
 """
 
 from __future__ import annotations
@@ -42,6 +42,20 @@ def open_segments(pid: int) -> Iterator[tuple[str, str]]:
             continue  # closed meanwhile
         if found:
             yield found[1], path
+
+
+def mapped_segments(pid: int) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """The process's mappings that look like a segment's: handle, a path that root can open, the key."""
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as file:
+            lines = [line.decode(errors="replace").rstrip("\n") for line in file if b"/shmch-" in line]
+    except OSError:
+        return
+    for line in lines:
+        place, _, _, device, inode, path = line.split(maxsplit=5)
+        if found := _LINK.fullmatch(path):
+            major, minor = (int(number, 16) for number in device.split(":"))
+            yield found[1], f"/proc/{pid}/map_files/{place}", (os.makedev(major, minor), int(inode))
 
 
 def find(pid: int, started: int, namespace: int, holders: set[int]) -> int | None:

@@ -157,6 +157,10 @@ def locations() -> dict[Key, Location]:
         for handle, path in processes.open_segments(pid):
             if key := _key_at(path, follow_symlinks=True):
                 found.setdefault(key, Location(handle, path, key=key)).holders.add(pid)
+    for pid in processes.pids():
+        for handle, path, mapped in processes.mapped_segments(pid):
+            if mapped in found or _key_at(path, follow_symlinks=True) == mapped:
+                found.setdefault(mapped, Location(handle, path, key=mapped)).holders.add(pid)
     return found
 
 

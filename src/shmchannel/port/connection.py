@@ -353,12 +353,12 @@ class Connection:
         """End the connection, unless the peer still reads. Nothing is left to read, and nothing will come."""
         outgoing = self.outgoing
         if not incoming.consumer.closed:
-            self.end(ended.LOST)
+            self.end(self.peer.loss)
         elif isinstance(outgoing, MessageWriter) and not outgoing.producer.consumer_closed:
             self.events.fire("end", self._loop)
             if self.peer.alive():
                 return ended.ENDED()
-            self.end(ended.LOST)
+            self.end(self.peer.loss)
         else:
             self.end(ended.ENDED, peer_ended=True)
         answer = self.incoming
@@ -437,7 +437,7 @@ class Connection:
 
     def _settle(self, slot: Slot) -> None:
         """Remove the blocks that no port can receive any more, and those of a peer that has died."""
-        lost = not self.peer.look()
+        lost = not self.peer.look() and self.peer.loss is ended.LOST
         self._let_go()  # first: if both ports end at once, one of them finds the other's blocks unlocked
         if slot.segment.has_moved():
             settle(slot, lost=lost)

@@ -70,6 +70,11 @@ LOST = partial(
     "the peer's process died without closing its port, or the creator ended before both sides had connected: "
     "make a new channel for its successor",
 )
+TAKEN = partial(
+    ChannelError,
+    "other code of this program has closed this port's descriptor by its number, as becoming a daemon does: "
+    "connect after that, or have it keep the descriptors that are open",
+)
 FORKED = partial(
     ChannelError,
     "this port belongs to the process that connected it, and this process is a fork of that: "

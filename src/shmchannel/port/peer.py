@@ -9,6 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple
 
+from ..errors import ChannelError
 from ..layout import FREE, INTERPRETER, NAMESPACE, PID, STARTED, STATE
 from ..segment import Slot
 from ..system import processes
@@ -36,6 +37,8 @@ class Peer:
         self._spins: int | None = None if spin else NO_SPIN
         self._info: PeerInfo | None = None
         self.lost = False
+        self.loss: Callable[[], ChannelError] = ended.LOST
+        """The error for a peer that is lost."""
         self.next_look = array("d", [0.0])  # monotonic seconds; in memory that C can read
 
     def has_connected(self) -> bool:
@@ -61,8 +64,9 @@ class Peer:
             self.next_look[0] = monotonic() + SLICE
             try:
                 lost = slot.peer_is_lost()
-            except (OSError, ValueError):
-                lost = False  # another thread has just closed our lock's descriptor
+            except (OSError, ValueError):  # our lock's descriptor is closed: by another thread of ours, or
+                lost = slot.hold.taken  # by other code. Then the lock is gone, so the peer finds us dead
+                self.loss = ended.TAKEN if lost else self.loss
             if lost and self._slot:  # else the descriptor's number may have been another file's by then
                 self.lost = True
                 self.next_look[0] = 0.0  # for good: each write looks, and finds the peer lost
@@ -75,7 +79,7 @@ class Peer:
     def check(self) -> None:
         """Raise ``PeerLost`` if the peer has died; ask the kernel at most once in a slice."""
         if monotonic() >= self.next_look[0] and not self.look():
-            raise ended.LOST()
+            raise self.loss()
 
     def forget(self) -> None:
         """Look no more: this port is over, and no longer depends on its peer."""

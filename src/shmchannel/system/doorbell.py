@@ -14,6 +14,7 @@ import sys
 import threading
 
 from ..errors import ChannelError
+from .descriptors import Descriptor, above_streams
 from .interrupts import locked
 
 KEY_SIZE = 16  # bytes: two words of a slot's record
@@ -23,12 +24,12 @@ DRAIN_AT_ONCE = 64  # datagrams; Linux queues 11 on a socket (net.unix.max_dgram
 class Doorbell:
     """A port's own bell, and the way to its peer's; each socket is made when it is first needed."""
 
-    _sender: socket.socket | None = None  # made for the first ring
+    _sender: Descriptor[socket.socket] | None = None  # made for the first ring
 
     def __init__(self, ours: memoryview, theirs: memoryview) -> None:
         """``ours`` and ``theirs`` are the two keys in shared memory, as bytes. Zeros stand for no bell."""
         self._ours, self._theirs = ours, theirs
-        self._bell: socket.socket | None = None
+        self._bell: Descriptor[socket.socket] | None = None
         self._lent = False  # to a loop, which alone may close it
         self.address: str | bytes = b""
         self._closed = False
@@ -36,7 +37,7 @@ class Doorbell:
         self.lock = threading.RLock()
 
     def bind(self) -> None:
-        """Make our bell, once. Raises ``ChannelError`` when the system refuses."""
+        """Make our bell, unless we have one. Raises ``ChannelError`` when the system refuses."""
         try:
             locked(self.lock, self._bind)
         except OSError as error:
@@ -45,20 +46,24 @@ class Doorbell:
             ) from error
 
     def _bind(self) -> None:
-        if self._bell is not None or self._closed:
+        if self._closed or self.fileno() >= 0:
             return
+        if self._bell is not None:
+            self._bell.close()  # other code has closed its number
+            self._lent = False
         key = secrets.token_bytes(KEY_SIZE)
-        bell = make_socket()
+        made = make_socket()
+        bell = Descriptor(made)
         try:
             self.address = _address(key)
-            bell.bind(self.address)
+            made.bind(self.address)
         except OSError:
             bell.close()
             raise
         self._bell = bell
         self._ours[:] = key
 
-    def lend(self) -> socket.socket | None:
+    def lend(self) -> Descriptor[socket.socket] | None:
         """Give our bell to a loop, which closes it from now on; None if there is none any more."""
         self._lent = True
         return self._bell
@@ -78,13 +83,19 @@ class Doorbell:
 
     def fileno(self) -> int:
         """The bell's descriptor, readable once the bell has been rung; -1 if there is no bell."""
-        return self._bell.fileno() if self._bell is not None else -1
+        bell = self._opened()
+        return bell.fileno() if bell else -1
+
+    def _opened(self) -> socket.socket | None:
+        bell = self._bell
+        return None if bell is None else bell.get()
 
     def drain(self) -> None:
         """Make the bell silent, unless the peer rings without end."""
+        bell = self._opened()
         try:
             for _ in range(DRAIN_AT_ONCE):
-                if self._bell is None or not self._bell.recv(1):
+                if bell is None or not bell.recv(1):
                     return
         except OSError:  # BlockingIOError: the bell is silent. Or another thread has closed it
             pass
@@ -103,15 +114,21 @@ class Doorbell:
     def _send(self, address: str | bytes) -> None:
         try:
             sender = self._sender
+            if sender is not None and sender.taken:
+                sender.close()
+                vars(self).pop("_sender", None)
+                sender = None
             if sender is None:
-                made = make_socket()
+                made = Descriptor(make_socket())
                 # Atomic: of two threads that ring, or a thread and its signal handler, the first wins.
                 sender = vars(self).setdefault("_sender", made)
                 if sender is not made:
                     made.close()
             if self._closed:  # by another thread meanwhile, perhaps before ``_drop`` could find this sender
                 sender.close()
-            sender.sendto(b"!", address)
+            opened = sender.get()
+            if opened:
+                opened.sendto(b"!", address)
         except OSError:
             pass  # the peer has gone, its bell is full, or another thread has closed ours
 
@@ -142,7 +159,7 @@ class Doorbell:
 
 def make_socket() -> socket.socket:
     """A datagram socket that never blocks."""
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made = above_streams(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     made.setblocking(False)
     return made
 

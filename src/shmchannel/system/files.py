@@ -21,6 +21,7 @@ from typing import Any
 
 from ..errors import ChannelError
 from . import ending, locks
+from .descriptors import above_streams
 from .interrupts import is_from_handler
 from .locks import Hold
 
@@ -140,6 +141,10 @@ def open_name(name: str, flags: int = os.O_RDWR) -> io.FileIO:
 
 def open_into(file: io.FileIO, name: str, flags: int = os.O_RDWR) -> None:
     """As ``open_name``, for a FileIO that has no descriptor yet."""
+    above_streams(lambda: _open_into(file, name, flags))
+
+
+def _open_into(file: io.FileIO, name: str, flags: int) -> None:
     # ``next`` is one call of C code: a signal handler between two calls would lose the descriptor. And it
     # keeps the GIL until the FileIO has the descriptor, so a fork finds both or none. FileIO's ``opener`` is
     # no way: it passes O_CLOEXEC, which shm_open sets by itself and need not accept.

@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .descriptors import Descriptor
 from .processes import process_started
 
 HAVE_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
@@ -43,14 +44,21 @@ class Hold:
         """
         # An object of C code: it closes the descriptor exactly once, wherever a signal handler raises.
         self._file = io.FileIO.__new__(io.FileIO)
+        self._descriptor: Descriptor[io.FileIO] | None = None  # of that file, once it is open
         self._pid = os.getpid()
         self._to_close = [self._file]
         _holds.add(weakref.ref(self, _holds.discard))
         open_file(self._file, name)
+        self._descriptor = Descriptor(self._file)
 
     def fileno(self) -> int:
-        """The descriptor. Raises ``ValueError`` once closed."""
-        return self._file.fileno()
+        """The descriptor. Raises ``ValueError`` once closed, here or by other code (``taken``)."""
+        return self._descriptor.fileno() if self._descriptor is not None else self._file.fileno()
+
+    @property
+    def taken(self) -> bool:
+        """Whether other code has closed the descriptor. Then the locks are gone too."""
+        return self._descriptor is not None and self._descriptor.taken
 
     def try_lock(self, offset: int, length: int = 1) -> bool:
         """Lock bytes; False if another hold, in this process or another, has locked one of them."""
@@ -66,23 +74,26 @@ class Hold:
 
     def _set_lock(self, kind: int, offset: int, length: int) -> None:
         if HAVE_LOCKS:
-            fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
+            fcntl.fcntl(self.fileno(), fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
 
     def close(self) -> None:
         """Drop the locks, and close the descriptor; may be repeated."""
         try:
-            file = self._to_close.pop()
+            self._to_close.pop()
         except IndexError:
             return  # also if another thread is here: the unlock must not find a number that is another file's
         # Unlock first, because a thread may fork in the midst of the close: then the child has the descriptor
         # for good. But not in a child, which would drop its parent's locks.
-        if self._pid == os.getpid() and not file.closed:
+        if self._pid == os.getpid() and not (self._file.closed or self.taken):
             self.unlock(0, 0)
-        file.close()
+        self.drop()
 
     def drop(self) -> None:
         """In a fork: close the descriptor, and leave the locks to the parent."""
-        self._file.close()
+        if self._descriptor is None:  # a signal handler cut off the opening, or a fork came in between
+            self._file.close()
+        else:
+            self._descriptor.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_to_close"):

@@ -17,6 +17,7 @@ import sys
 import time
 from typing import NamedTuple
 
+from .descriptors import above_streams
 from .files import OWNER_ONLY
 
 try:
@@ -94,7 +95,8 @@ class LibcSemaphore:
     def __init__(self, name: str, *, create: bool = False) -> None:
         self.name = name
         self.address: int | None = None
-        self._open(os.O_CREAT | os.O_EXCL if create else 0)
+        flags = os.O_CREAT | os.O_EXCL if create else 0
+        above_streams(lambda: self._open(flags))
 
     def _open(self, flags: int) -> None:
         more = (ctypes.c_uint(OWNER_ONLY), ctypes.c_uint(0)) if flags else ()

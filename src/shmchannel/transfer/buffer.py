@@ -14,6 +14,7 @@ from ..system import files
 from ..system.ending import later
 from ..system.files import allocate, disown, new_file, open_into, own, refused, remove_file
 from ..system.locks import Hold
+from ..system.mapping import map_file
 from .block import HEAD_SIZE, LARGEST, NAME, OWNER, Block, Record, lock_byte, read_record, write_record
 from .claims import Claims
 
@@ -48,7 +49,7 @@ class SharedBuffer(mmap.mmap):
     @classmethod
     def _map(cls, block: Block) -> SharedBuffer:
         try:
-            self = super().__new__(cls, block.hold.fileno(), block.size, offset=HEAD_SIZE)
+            self = map_file(cls, block.hold.fileno(), block.size, HEAD_SIZE)
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
         self._block = block
@@ -79,6 +80,10 @@ class SharedBuffer(mmap.mmap):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def size(self) -> int:
+        """The buffer's size in bytes, as ``len``."""
+        return len(self)
+
     def resize(self, newsize: int) -> NoReturn:  # noqa: ARG002
         """Raise ``TypeError``: a SharedBuffer keeps its size."""
         raise TypeError("a SharedBuffer keeps its size: make another one")
@@ -106,14 +111,15 @@ def check_movable(buffer: SharedBuffer) -> None:
     try:
         buffer._block.hold.fileno()
     except ValueError:
-        raise ValueError("cannot transfer a SharedBuffer in a fork of the process that owns it") from None
+        fault = "in a fork of the process that owns it, or after other code has closed its descriptor"
+        raise ValueError(f"cannot transfer a SharedBuffer {fault}") from None
     try:
         mmap.mmap.resize(buffer, len(buffer))  # to the size that it has: mmap refuses while there are views
     except BufferError:
         fault = "cannot transfer a SharedBuffer while there are views of it: release them first"
         raise BufferError(fault) from None
-    except SystemError:
-        pass  # this system cannot resize; ``detach`` finds the views
+    except (SystemError, ValueError):
+        pass  # without views mmap refuses for another reason (3.13); or never, and ``detach`` finds the views
 
 
 def detach(buffer: SharedBuffer) -> None:

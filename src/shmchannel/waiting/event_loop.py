@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from ..errors import ChannelError
+from ..system.descriptors import Descriptor
 from ..system.doorbell import Doorbell
 from ..system.fences import fence
 from ..system.interrupts import has_lock, locked
@@ -124,7 +125,7 @@ class Watch:
     """A loop that watches a bell, and closes it. Only the loop's own thread changes what the loop watches."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, bell: socket.socket, rung: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, bell: Descriptor[socket.socket], rung: Callable[[], None]
     ) -> None:
         """To be called in the loop, as ``end``. Calls ``rung()`` there."""
         self._loop, self._bell = loop, bell
@@ -132,8 +133,9 @@ class Watch:
 
     def end(self) -> None:
         """Stop watching, and close the bell, whose number may be reused from now on; may be repeated."""
-        if self._bell.fileno() >= 0 and not self._loop.is_closed():
-            self._loop.remove_reader(self._bell.fileno())
+        bell = self._bell.get()
+        if bell is not None and not self._loop.is_closed():
+            self._loop.remove_reader(bell.fileno())
         self._bell.close()
 
     def end_soon(self) -> None:

@@ -32,6 +32,7 @@ class SelectSide:
 
     def watch_for_good(self) -> int:
         """As ``watch``, without an end; may be repeated."""
+        self._doorbell.bind()  # again, if other code has closed its number
         if not self._watched_for_good:
             self.watch()
             self._watched_for_good = True
