@@ -68,11 +68,9 @@ class Segment:
 
     def sign(self, offset: int, state: int) -> None:
         """Write this process into a record; the state last."""
-        record, pid = self.words[offset >> 3 :], os.getpid()
-        record[layout.PID] = pid
-        record[layout.STARTED] = processes.process_started(pid)
+        record = self.words[offset >> 3 :]
+        record[layout.PID], record[layout.STARTED], record[layout.NAMESPACE] = processes.this_process()
         record[layout.INTERPRETER] = processes.interpreter()
-        record[layout.NAMESPACE] = processes.namespace()
         record[layout.STATE] = state
 
     def is_wanted(self, fd: int) -> bool:

@@ -64,7 +64,7 @@ def find(pid: int, started: int, namespace: int, holders: set[int]) -> int | Non
     In another namespace only ``holders``, the processes that have the segment open, come into question.
     """
     if namespace == processes.namespace():
-        return pid if pid and processes.process_started(pid) == started else None
+        return pid if pid and processes.may_live(processes.Process(pid, started, namespace)) else None
     for holder in holders:
         try:
             if os.stat(f"/proc/{holder}/ns/pid").st_ino == namespace and _innermost_pid(holder) == pid:

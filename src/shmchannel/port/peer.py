@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from array import array
 from collections.abc import Callable
 from time import monotonic
@@ -108,6 +107,6 @@ def _program(record: list[int]) -> str:
 def _spins_for(record: list[int]) -> int:
     if processes.cpus() < 2:
         return NO_SPIN
-    same_process = record[PID] == os.getpid()
+    same_process = (record[PID], record[STARTED], record[NAMESPACE]) == processes.this_process()
     same_gil = same_process and processes.has_gil() and processes.shares_gil(record[INTERPRETER])
     return SPIN_BESIDE if same_gil else SPIN_APART

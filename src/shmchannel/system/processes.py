@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
 import sys
 import zlib
+from typing import NamedTuple
 
 try:
     import _interpreters
@@ -15,23 +17,76 @@ except ImportError:
 
 MAIN = 0  # the id of the main interpreter
 # Fields of /proc/PID/stat, which is read from its third field on (proc(5)).
-STATE_FIELD, PARENT_FIELD, START_FIELD = 0, 1, 19
+STATE_FIELD, PARENT_FIELD, THREADS_FIELD, START_FIELD = 0, 1, 17, 19
 
 # So far up the name of the program is looked for that started a child of multiprocessing.
 GENERATIONS = 10
 
 
-def process_started(pid: int) -> int:
-    """A number that stands for the time at which a process started; 0 if no such process lives."""
+class Process(NamedTuple):
+    """What tells a process from every other of this machine."""
+
+    pid: int
+    started: int  # see ``process_started``; a random number where the system does not tell
+    namespace: int  # see ``namespace``
+
+
+def this_process() -> Process:
+    started = _stat_of("self")[1] if _ON_LINUX else process_started(os.getpid())
+    return Process(os.getpid(), started or _UNKNOWN_START, namespace())
+
+
+_ON_LINUX = sys.platform == "linux"
+_UNKNOWN_START = secrets.randbits(63) | 1  # of this process, without /proc
+
+
+def may_live(process: Process) -> bool:
+    """Whether a process of this user may be alive; False only if it is certainly gone."""
+    if process.namespace != namespace() or not process.namespace:
+        return True  # its pid says nothing here
+    started = process_started(process.pid)
+    return started is None or started == process.started != 0
+
+
+def process_started(pid: int) -> int | None:
+    """A number for the time at which a process started; 0 if no process of this user has that pid.
+
+    None if one has, and the system hides when it started.
+    """
+    if not _ON_LINUX:
+        ps = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, check=False)
+        return zlib.crc32(ps.stdout.strip())  # crc32(b"") is 0
+    try:
+        alive, started = _stat_of(str(pid)) if _proc_has_our_pids() else (True, 0)
+        if started:
+            return started if alive else 0
+        # There is no /proc, or it hides processes (hidepid), also one of ours that has changed its user.
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError, OverflowError):
+        return 0  # PermissionError: it is another user's
+    return None
+
+
+def _stat_of(pid: str) -> tuple[bool, int]:
+    """Whether a process runs, and when it started; 0 if /proc does not tell."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-        return 0 if fields[STATE_FIELD] == b"Z" else int(fields[START_FIELD])
-    except (FileNotFoundError, ProcessLookupError):
-        if os.path.exists("/proc/self/stat"):
-            return 0
-    ps = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, check=False)
-    return zlib.crc32(ps.stdout.strip())  # crc32(b"") is 0
+    except OSError:
+        return True, 0
+    # A process whose main thread has ended is Z too, while its other threads run.
+    return fields[STATE_FIELD] != b"Z" or int(fields[THREADS_FIELD]) > 1, int(fields[START_FIELD])
+
+
+def _proc_has_our_pids() -> bool:
+    """Whether /proc is of our pid namespace. A container may have the /proc of another one, outside it."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return any(
+                line.split()[1:] == [b"%d" % os.getpid()] for line in file if line.startswith(b"NSpid:")
+            )
+    except OSError:
+        return False
 
 
 def interpreter() -> int:
@@ -54,9 +109,11 @@ def _gil(interpreter_id: int) -> int:
 
 
 def namespace() -> int:
-    """The inode of this process's pid namespace; 0 where there are none. Pids count only within one."""
-    path = "/proc/self/ns/pid"
-    return os.stat(path).st_ino if os.path.exists(path) else 0
+    """The inode of this process's pid namespace; 0 if that is not known. Pids count only within one."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def cpus() -> int:

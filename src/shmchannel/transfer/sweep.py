@@ -24,9 +24,7 @@ def adopt(slot: Slot) -> None:
         record = read_record(hold)
         if record and record.is_for(slot, slot.index) and not record.pid:
             lock_byte(hold, OWNER)
-            pid = os.getpid()
-            started, namespace = processes.process_started(pid), processes.namespace()
-            write_record(hold, record._replace(pid=pid, started=started, namespace=namespace))
+            write_record(hold, record._replace(**processes.this_process()._asdict()))
 
 
 def settle(slot: Slot, *, lost: bool) -> None:
@@ -80,6 +78,4 @@ def _may_be_received(record: Record, without: Collection[str]) -> bool:
     if not record.pid:
         has_channel = HANDLE.fullmatch(record.handle) is not None and record.handle not in without
         return has_channel and os.path.exists(f"{NAMES_FOLDER}/{record.handle}")
-    if record.namespace != processes.namespace():
-        return True  # a process of another pid namespace, which may live
-    return processes.process_started(record.pid) == record.started
+    return processes.may_live(processes.Process(record.pid, record.started, record.namespace))

@@ -1,0 +1,154 @@
+"""Pids: a number says which process is meant only in one pid namespace, and where /proc shows that one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from shmchannel import Channel
+from shmchannel.layout import NAMESPACE, SLOTS, STARTED
+from shmchannel.system import processes
+from shmchannel.waiting.sleeper import NO_SPIN, SPIN_APART, SPIN_BESIDE
+from support import engines
+from support.inside import peer_of, slot_of
+
+HERE = str(Path(__file__).parent)
+
+
+def run_apart(program: str, *, unshare: str, first: str = "true", engine: str = "c") -> None:
+    """Run a program in namespaces of its own, after a shell's command there."""
+    prefix = ["unshare", *unshare.split(), "sh", "-c", f'{first} && exec "$@"', "sh"]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*prefix, "true"], check=False, capture_output=True, timeout=30).returncode
+    ):
+        pytest.skip("such namespaces are not permitted here")
+    environment = {**engines.in_program(engine), "PYTHONPATH": HERE}
+    subprocess.run([*prefix, sys.executable, "-c", program], check=True, timeout=50, env=environment)
+
+
+MESSAGE_WITHOUT_PROC = """
+import os
+assert not os.path.exists("/proc/self")
+os.environ["PATH"] = "/nonexistent"  # and there is no ps
+from shmchannel import Channel, SharedBuffer
+channel = Channel()
+with channel.connect() as one, channel.connect() as two:
+    buffer = SharedBuffer(10)
+    one.write_sync(["x", buffer], transfer=[buffer])
+    Channel()  # its sweep leaves what is under way
+    assert len(two.read_sync(timeout=10)[1]) == 10
+"""
+
+
+@pytest.mark.parametrize("engine", engines.HERE)
+def test_a_channel_needs_no_proc(engine: str) -> None:
+    run_apart(MESSAGE_WITHOUT_PROC, unshare="--mount", first="mount -t tmpfs none /proc", engine=engine)
+
+
+HIDDEN_PROCESSES = """
+import os, signal
+from shmchannel.system import processes
+from shmchannel.system.processes import Process, may_live
+
+def forked(function):
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+            os.write(write, b"!")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(write)
+    assert os.read(read, 1) == b"!"
+    os.close(read)
+    return pid
+
+def as_user():
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)  # from now on the kernel hides even from its own user what this process is
+
+def in_stat(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[19])
+
+user, root = forked(as_user), forked(lambda: None)
+started = {pid: in_stat(pid) for pid in (user, root)}
+assert not os.system(f"mount -o remount,hidepid={HIDEPID} /proc")
+as_user()
+here = processes.namespace()
+for pid in (user, root):
+    try:
+        open(f"/proc/{pid}/stat").close()
+    except OSError:
+        continue
+    raise AssertionError("nothing is hidden")
+assert may_live(Process(user, started[user], here))
+assert not may_live(Process(root, started[root], here))  # it could not receive what is this user's
+os.kill(user, signal.SIGKILL)
+os.waitpid(user, 0)
+assert not may_live(Process(user, started[user], here))
+"""
+
+
+@pytest.mark.parametrize("hidepid", [1, 2])
+def test_a_process_that_proc_hides_may_live(hidepid: int) -> None:
+    program = f"HIDEPID = {hidepid}\n{HIDDEN_PROCESSES}"
+    run_apart(program, unshare="--pid --fork --kill-child --mount-proc", first="test $(id -u) = 0")
+
+
+OUTER_PROC = """
+import os, subprocess
+from shmchannel.system.processes import Process, may_live, process_started, this_process
+me = this_process()
+assert os.readlink("/proc/self") != str(os.getpid())
+with open("/proc/self/stat") as file:
+    assert me.started == int(file.read().rpartition(")")[2].split()[19])
+assert may_live(me)
+with subprocess.Popen(["sleep", "60"]) as child:
+    outer_start = process_started(child.pid)
+    assert may_live(me._replace(pid=child.pid, started=1))  # /proc tells of another process of that number
+    child.kill()
+assert not may_live(me._replace(pid=child.pid, started=1))
+"""
+
+
+def test_the_proc_of_another_pid_namespace_says_nothing_of_our_pids() -> None:
+    run_apart(OUTER_PROC, unshare="--pid --fork --kill-child")
+
+
+def test_a_process_lives_while_any_of_its_threads_does() -> None:
+    program = (
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=lambda: (time.sleep(60)), daemon=False).start()\n"
+        "print('here', flush=True)\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stdout.read(4) == b"here"
+        stat = Path(f"/proc/{child.pid}/stat")
+        ended = threading.Event()
+        while stat.read_bytes().rpartition(b")")[2].split()[0] != b"Z":
+            ended.wait(0.01)
+        assert processes.process_started(child.pid)
+        child.kill()
+
+
+@pytest.mark.skipif(processes.cpus() < 2, reason="nothing spins on one CPU")
+@pytest.mark.parametrize("word", [NAMESPACE, STARTED])
+def test_a_peer_with_our_pid_in_another_container_does_not_share_our_gil(word: int) -> None:
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        slot = slot_of(one)
+        slot.segment.words[(SLOTS[1] >> 3) + word] += 1
+        assert peer_of(one).spins() == SPIN_APART
+        assert peer_of(two).spins() == (SPIN_BESIDE if processes.has_gil() else SPIN_APART) != NO_SPIN
