@@ -14,10 +14,23 @@ from collections.abc import Iterator
 
 import pytest
 
-from shmchannel import Channel, ChannelError, PeerLost, Port, PortClosed, WouldBlock, multiplex, wait
+from shmchannel import (
+    Channel,
+    ChannelError,
+    EndOfChannel,
+    PeerLost,
+    Port,
+    PortClosed,
+    WouldBlock,
+    multiplex,
+    wait,
+)
+from shmchannel.layout import LAST, PART
 from shmchannel.system import doorbell
+from support import engines
+from support.engines import encode
 from support.flavours import Peer
-from support.inside import doorbell_of
+from support.inside import doorbell_of, producer_of
 from support.peers import connect_and_idle, echo
 
 
@@ -150,7 +163,87 @@ def test_a_port_is_awaited_or_watched_not_both(pair: tuple[Port, Port]) -> None:
         with pytest.raises(ChannelError, match="a select watches this port"):
             await two.read()
 
-    asyncio.run(again())
+    with selectors.EpollSelector() as selector:
+        selector.register(two, selectors.EVENT_READ)
+        asyncio.run(again())
+
+
+@pytest.mark.parametrize("kind", [selectors.EpollSelector, selectors.PollSelector, selectors.SelectSelector])
+def test_a_port_that_was_in_a_selector_can_be_awaited_and_watched_again(
+    kind: type[selectors.BaseSelector], pair: tuple[Port, Port]
+) -> None:
+    one, two = pair
+
+    async def main() -> None:
+        async with asyncio.timeout(30):
+            await one.write(2)
+            assert await two.read() == 2
+
+    for _ in range(2):
+        with kind() as selector:
+            selector.register(two, selectors.EVENT_READ)
+            one.write_sync(1)
+            assert selector.select(timeout=30)
+            assert two.read_nowait() == 1
+            selector.unregister(two)
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", [os.devnull, __file__])
+def test_a_file_that_is_always_ready(name: str, pair: tuple[Port, Port]) -> None:
+    with open(name, "rb") as file:
+        assert wait([pair[1], file], timeout=30) == [file]
+        assert wait([file.fileno()], timeout=30) == [file.fileno()]
+        pair[0].write_sync(1)
+        assert wait([pair[1], file], timeout=30) == [pair[1], file]
+
+
+@pytest.mark.parametrize("thing", [1.5, None, "port", object()])
+def test_what_has_no_descriptor_is_refused(thing: object, pair: tuple[Port, Port]) -> None:
+    with pytest.raises(TypeError, match="wait takes ports"):
+        wait([pair[1], thing], timeout=0)
+
+
+@pytest.mark.parametrize("engine", engines.RINGS)
+class TestParts:
+    """A message in parts is ready once its last part is there."""
+
+    def test_parts_alone_are_not_ready(self, engine: str) -> None:
+        channel = Channel(capacity=4096)
+        with engines.connected(channel, engine) as one, engines.connected(channel, engine) as two:
+            producer, payload = producer_of(one), encode(b"x" * 1000)
+            for start in range(0, len(payload), 100):
+                assert wait([two], timeout=0) == []
+                kind = PART if start + 100 < len(payload) else LAST
+                assert producer.try_write(payload[start : start + 100], kind)
+                if start == 300:
+                    one.write_nowait("between")
+                    assert wait([two], timeout=0) == [two]
+                    assert two.read_nowait() == "between"
+            assert wait([two], timeout=0) == [two]
+            assert two.read_nowait() == b"x" * 1000
+
+    def test_parts_whose_writer_ends_are_an_end(self, engine: str) -> None:
+        channel = Channel(capacity=4096)
+        with engines.connected(channel, engine) as one, engines.connected(channel, engine) as two:
+            assert producer_of(one).try_write(b"begun", PART)
+            assert wait([two], timeout=0) == []
+            one.close_sync()
+            assert wait([two], timeout=0) == [two]
+            with pytest.raises(EndOfChannel):
+                two.read_nowait()
+
+    @pytest.mark.parametrize("size", [3000, 50_000])
+    def test_a_read_after_a_wait_never_waits(self, engine: str, size: int) -> None:
+        channel = Channel(capacity=4096)
+        count = 30
+        with engines.connected(channel, engine) as one, engines.connected(channel, engine) as two:
+            writer = threading.Thread(target=lambda: [one.write_sync(bytes(size)) for _ in range(count)])
+            writer.start()
+            for _ in range(count):
+                assert wait([two], timeout=30) == [two]
+                assert len(two.read_nowait()) == size
+            writer.join()
 
 
 def test_ctrl_c_comes_out_of_a_wait(pair: tuple[Port, Port]) -> None:

@@ -152,6 +152,10 @@ class MessageReader:
         """Whether a take can go on: something is there, or the producer has closed."""
         return bool(self.deferred or self.returned) or self.consumer.ready()
 
+    def complete(self) -> bool:
+        """Whether a take returns a value or raises. Parts of a message that is not complete are taken in."""
+        return self.deferred is not None or bool(self.returned) or self.consumer.gather()
+
     def wait(self) -> Wait:
         """What to wait for until a take can go on, one way or the other."""
         consumer = self.consumer

@@ -18,8 +18,9 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
 
     An object is a ``Port``, a socket or another object with a ``fileno()``, or a descriptor. A port is ready
     when a read would not wait: there is a message, the other side has ended or died, or the port is over.
-    Returns ``[]`` when the time is up. Raises ``TypeError`` for a port that is not in a list, ``ValueError``
-    for an object without a descriptor, either for a wrong timeout, and ``ChannelError`` for a port that is
+    A regular file is always ready, as in ``multiprocessing.connection.wait``. Returns ``[]`` when the time is
+    up. Raises ``TypeError`` for a port that is not in a list and for an object that has no ``fileno()``,
+    ``ValueError`` for one that is closed, either for a wrong timeout, and ``ChannelError`` for a port that is
     awaited in an event loop.
     """
     if isinstance(objects, Port):  # a port is iterable, and would be read
@@ -27,9 +28,14 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
     wanted = list(objects)
     connections = {port: connection_of(port) for port in wanted if isinstance(port, Port)}
     deadline = Deadline(timeout)
-    with selectors.DefaultSelector() as selector:
+    # Not an epoll, which refuses what is always ready: regular files, and devices such as /dev/null.
+    with selectors.PollSelector() as selector:
         for file in wanted:
             if not isinstance(file, Port):
+                if not (isinstance(file, int) or hasattr(file, "fileno")):
+                    raise TypeError(
+                        f"wait takes ports, objects with a fileno(), and descriptors, not {file!r}"
+                    )
                 selector.register(file, selectors.EVENT_READ)
         watched: dict[Port, SelectSide] = {}
         try:

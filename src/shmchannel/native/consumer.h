@@ -47,6 +47,43 @@ static PyObject *consumer_try_read(PyObject *object, PyObject *Py_UNUSED(unused)
     return status < 0 ? NULL : Py_NewRef(Py_None);
 }
 
+/* Whether a try completes a message or raises, or the producer has closed. Parts that are out now are taken. As
+   Consumer.gather: 1 or 0; -1 with an exception. */
+static int gather(Consumer *self)
+{
+    Ring *ring = &self->end.ring;
+    uint64_t until = load(ring, TAIL);
+    while (ring->head < until && !self->end.closed) {
+        Frame frame = {0};
+        Message message = {.value = NULL};
+        int status = 0;
+        lock_take(&self->end.lock);
+        RingAnswer answer = ring_next(ring, &frame); /* step: look_at_tail */
+        bool is_part = answer == RING_OK && (frame.kind == PART || frame.kind == ABORT);
+        if (is_part)
+            status = take_frame(self, &frame, NULL, &message);
+        lock_give(&self->end.lock);
+        if (!is_part && answer != RING_EMPTY)
+            return 1; /* of a corrupted frame too: a try raises that */
+        if (status < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            PyErr_Clear(); /* a try raises it */
+            return 1;
+        }
+        if (status < 0 || (!self->holding && consumer_attend(self) < 0))
+            return -1;
+    }
+    return load(ring, PRODUCER_CLOSED) != 0;
+}
+
+static PyObject *consumer_gather(PyObject *object, PyObject *Py_UNUSED(unused))
+{
+    Consumer *self = (Consumer *)object;
+    if (!is_prepared(self->end.wake))
+        return NULL;
+    int found = gather(self);
+    return found < 0 ? NULL : PyBool_FromLong(found);
+}
+
 /* As Sleeper.spin. What take_soon has just spun counts. */
 static PyObject *consumer_spin(PyObject *object, PyObject *Py_UNUSED(unused))
 {
@@ -99,6 +136,7 @@ static void consumer_dealloc(PyObject *object)
 static PyMethodDef consumer_methods[] = {
     {"_prepare", consumer_prepare, METH_VARARGS, NULL},
     {"try_read", consumer_try_read, METH_NOARGS, NULL},
+    {"gather", consumer_gather, METH_NOARGS, NULL},
     {"spin", consumer_spin, METH_NOARGS, NULL},
     {"sleep", consumer_sleep, METH_VARARGS, NULL},
     {"shut", consumer_shut, METH_O, NULL},

@@ -94,7 +94,7 @@ class Connection:
         self._loop_side: LoopSide | None = None  # made by the first await
         self.events = Events()
         self._under_way: set[tuple[int, Block]] = set()  # each with the position at which it has been read
-        select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.ready)
+        select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.complete)
         # Now it can be ended.
         self._open: Open | None = Open(slot, writer, reader, self._make_meeting(slot), select_side, kept)
         _slots_in_use.add(slot)
@@ -345,7 +345,7 @@ class Connection:
     def is_ready(self) -> bool:
         """Whether a read would not wait."""
         incoming = self.incoming
-        return isinstance(incoming, Ended) or incoming.ready() or not self.peer.alive()
+        return isinstance(incoming, Ended) or incoming.complete() or not self.peer.alive()
 
     # -- the end
 
@@ -506,7 +506,11 @@ class Connection:
         """
         opened = self._open
         if opened is not None and opened.select_side.watched:
-            raise ChannelError("a select watches this port: call read_nowait when its fileno() is readable")
+            opened.select_side.end_if_unwatched()
+            if opened.select_side.watched:
+                raise ChannelError(
+                    "a select watches this port: call read_nowait when its fileno() is readable"
+                )
         side = self._loop_side or locked(self._doorbell.lock, self._make_loop_side)
         moved = side.join()
         if isinstance(self.incoming, Ended):

@@ -120,7 +120,7 @@ class Port:
         """As ``write_sync``, suspending this task while there is no room.
 
         A cancelled write has written the whole value or nothing. Raises ``ChannelError`` while another event
-        loop awaits the port or a select watches it.
+        loop awaits the port or a selector has it.
         """
         connection = self._connection
         if transfer is not _NONE:
@@ -225,7 +225,7 @@ class Port:
         """As ``read_sync``, suspending this task while there is nothing to read.
 
         A cancelled read has taken nothing. Tasks get messages in the order in which they began to wait.
-        Raises ``ChannelError`` while another event loop awaits the port or a select watches it.
+        Raises ``ChannelError`` while another event loop awaits the port or a selector has it.
         """
         connection = self._connection
         if isinstance(connection.incoming, Ended):
@@ -295,7 +295,8 @@ class Port:
         """A descriptor for select and the like, readable when there may be something to read.
 
         Then call ``read_nowait`` until it raises ``WouldBlock``. The death of the peer does not make it
-        readable: use ``shmchannel.wait`` to notice that. Raises ``PortClosed`` once the port is over, and
+        readable: use ``shmchannel.wait`` to notice that. An await ends this, once no selector has the
+        descriptor: then call ``fileno`` again. Raises ``PortClosed`` once the port is over, and
         ``ChannelError`` while an event loop awaits the port, or when the system refuses.
         """
         return self._connection.to_select().watch_for_good()

@@ -102,8 +102,33 @@ class Consumer(End):
                 break
         return None  # the caller looks at its clock, and comes again
 
-    def _take(self) -> Message | None:
-        """Under the lock: take the next frame out. None where there is none, or this end is closed."""
+    def gather(self) -> bool:
+        """Whether a try completes a message or raises, or the producer has closed.
+
+        Parts of a message that is not complete yet are taken, as far as they are out now.
+        """
+        until = self._control[layout.TAIL]
+        try:
+            while self._head < until and not self._closed:
+                if self._words[self._at(self._head) >> 3] & 7 not in (layout.PART, layout.ABORT):
+                    return True
+                locked(self.lock, self._take_part)  # step: fence_after_consume
+                if WEAK_MEMORY:
+                    fence()
+                if self._control[layout.WRITER]:
+                    self._attend()
+        except (ChannelCorrupted, MemoryError):
+            return True  # a try raises it
+        return bool(self._control[layout.PRODUCER_CLOSED])
+
+    def _take_part(self) -> None:
+        self._take(part=True)
+
+    def _take(self, *, part: bool = False) -> Message | None:
+        """Under the lock: take the next frame out. None where there is none, or this end is closed.
+
+        With ``part`` also None where the frame completes a message: another thread may have been quicker.
+        """
         control = self._control
         while True:
             head, tail = self._head, control[layout.TAIL]  # step: look_at_tail
@@ -117,6 +142,8 @@ class Consumer(End):
                 if self._head != head:
                     continue  # another read has taken it meanwhile: what we looked at was no frame any more
                 raise
+            if part and frame.kind in (layout.WHOLE, layout.LAST):
+                return None
             message, parts, size = self._completed(frame)
             nothing = bytearray()
             if WEAK_MEMORY:  # step: fence_before_consume

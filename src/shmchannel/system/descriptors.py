@@ -11,6 +11,7 @@ import ctypes
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from io import FileIO
 from typing import Generic, TypeVar
 
@@ -73,6 +74,19 @@ def _identity(number: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def is_in_an_epoll(number: int) -> bool:
+    """Whether an epoll of this process watches a descriptor. False where /proc does not tell."""
+    folder, watched = "/proc/self/fdinfo", b"%d" % number
+    try:
+        for name in os.listdir(folder):
+            with suppress(OSError), open(f"{folder}/{name}", "rb") as file:
+                if any(line.startswith(b"tfd:") and line.split()[1] == watched for line in file):
+                    return True
+    except OSError:
+        pass
+    return False
 
 
 def above_streams(make: Callable[[], T]) -> T:

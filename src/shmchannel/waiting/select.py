@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import PortClosed
+from ..system.descriptors import is_in_an_epoll
 from ..system.doorbell import Doorbell
 from ..system.fences import fence
 from .sleeper import ON_BELL, Sleeper
@@ -18,7 +19,7 @@ class SelectSide:
     """A port's side in the selects that watch it."""
 
     def __init__(self, doorbell: Doorbell, reader: Sleeper, ready: Callable[[], bool]) -> None:
-        """``reader`` is the sleeper of the port's reads; ``ready`` says whether a read can go on."""
+        """``reader`` is the sleeper of the port's reads; ``ready`` says whether a read would not wait."""
         self._doorbell = doorbell
         self._reader = reader
         self._ready = ready
@@ -27,7 +28,7 @@ class SelectSide:
 
     @property
     def watched(self) -> bool:
-        """Whether a select watches the port now."""
+        """Whether a select watches the port now, as far as this side knows."""
         return self._watches > 0
 
     def watch_for_good(self) -> int:
@@ -37,6 +38,12 @@ class SelectSide:
             self.watch()
             self._watched_for_good = True
         return self._descriptor()
+
+    def end_if_unwatched(self) -> None:
+        """End ``watch_for_good``, unless a selector still has the descriptor. Only an epoll tells."""
+        if self._watched_for_good and not is_in_an_epoll(self._doorbell.fileno()):
+            self._watched_for_good = False
+            self.unwatch()
 
     def watch(self) -> int:
         """Have the peer ring for each message until ``unwatch``; return the doorbell's descriptor.
