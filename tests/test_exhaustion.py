@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import datetime
+import errno
+import os
+import resource
 import subprocess
 import sys
 import threading
+import zoneinfo
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from programs import starving
-from shmchannel import Channel, Interface, Port, WouldBlock
+from shmchannel import (
+    Channel,
+    ChannelError,
+    CloneError,
+    Interface,
+    InterfaceError,
+    Port,
+    SharedBuffer,
+    WouldBlock,
+)
 from shmchannel.port.port import connection_of
-from support.engines import LONG_RINGS, RINGS, in_program, made_by
+from support.engines import LONG_RINGS, RINGS, connected, in_program, made_by
+from support.leftovers import names
 from support.peers import until_asleep
 
 
@@ -65,6 +83,81 @@ def interface(fails: list[object]) -> Interface:
         return Large(len(text))
 
     return Interface(Large, serialize=lambda one: one.text, deserialize=deserialize)
+
+
+@contextmanager
+def no_descriptors(spare: int = 0) -> Iterator[None]:
+    """Let this process open no more than ``spare`` descriptors."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(spare):
+            os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("engine", RINGS)
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_a_message_for_whose_buffers_there_are_no_descriptors_is_tried_again(engine: str, spare: int) -> None:
+    channel = Channel()
+    with connected(channel, engine) as one, connected(channel, engine) as two:
+        buffers = [SharedBuffer(10) for _ in range(3)]
+        for number, buffer in enumerate(buffers):
+            buffer[:1] = b"%d" % number
+        one.write_sync(["here", *buffers], transfer=buffers)
+        one.write_sync("after")
+        with no_descriptors(spare), pytest.raises(ChannelError, match="Too many open files"):
+            two.read_sync(timeout=30)
+        assert connection_of(two).is_ready()
+        text, *received = two.read_sync(timeout=30)
+        assert (text, [buffer[:1] for buffer in received]) == ("here", [b"0", b"1", b"2"])
+        assert two.read_sync(timeout=30) == "after"
+        for buffer in received:
+            buffer.close()
+    assert not names()
+
+
+@pytest.mark.parametrize("engine", RINGS)
+def test_a_message_for_whose_time_zone_there_is_no_descriptor_is_tried_again(engine: str) -> None:
+    channel = Channel()
+    when = datetime.datetime(2026, 1, 1, tzinfo=zoneinfo.ZoneInfo("Asia/Tokyo"))
+    with connected(channel, engine) as one, connected(channel, engine) as two:
+        one.write_sync(when)
+        zoneinfo.ZoneInfo.clear_cache(only_keys=["Asia/Tokyo"])
+        with no_descriptors(), pytest.raises(ChannelError, match="the next read tries it again") as caught:
+            two.read_sync(timeout=30)
+        assert not isinstance(caught.value, CloneError)
+        assert two.read_sync(timeout=30) == when
+
+
+@pytest.mark.parametrize("engine", RINGS)
+@pytest.mark.parametrize(("number", "stays"), [(errno.EMFILE, True), (errno.EISDIR, False)])
+def test_an_interface_without_a_descriptor_is_asked_again(engine: str, number: int, stays: bool) -> None:
+    fails = [OSError(number, "refused")]
+
+    def deserialize(text: str) -> Large:
+        if fails:
+            raise fails.pop()
+        return Large(len(text))
+
+    known = Interface(Large, serialize=lambda one: one.text, deserialize=deserialize)
+    channel = Channel(interfaces=[known])
+    with connected(channel, engine) as one, connected(channel, engine) as two:
+        one.write_sync(Large(10))
+        one.write_sync("after")
+        with pytest.raises(InterfaceError, match="refused"):
+            two.read_sync(timeout=30)
+        if stays:
+            assert isinstance(two.read_sync(timeout=30), Large)
+        assert two.read_sync(timeout=30) == "after"
 
 
 @pytest.mark.parametrize("engine", RINGS)

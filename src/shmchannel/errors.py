@@ -1,5 +1,9 @@
 """Every exception that shmchannel raises."""
 
+from __future__ import annotations
+
+import errno
+
 _LONGEST = 1000  # characters of an error's text; the other side may have written some of them
 
 
@@ -52,3 +56,16 @@ class CloneError(ChannelError, TypeError):
 
 class InterfaceError(ChannelError):
     """Raised when an interface is missing or fails; names the interface. A message with it is consumed."""
+
+
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOLCK}
+
+
+def is_shortage(error: BaseException | None) -> bool:
+    """Whether an error, or the cause of a ``ChannelError``, says that the system has no more of something.
+
+    Then the same call may succeed later.
+    """
+    if isinstance(error, ChannelError):
+        return is_shortage(error.__cause__)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SHORTAGES)

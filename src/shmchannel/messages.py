@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .codec.codec import Codec
 from .codec.interfaces import Instances
-from .errors import CloneError
+from .errors import CloneError, is_shortage
 from .ring.consumer import Consumer
 from .ring.producer import Producer, frame
 from .waiting.sleeper import Wait
@@ -105,11 +105,13 @@ class MessageReader:
     def value_of(self, payload: bytes) -> Any:
         """Return the value of a message that was taken. Raises as ``Codec.decode``.
 
-        After a ``MemoryError`` the next take finds the message again.
+        After a shortage, of memory or descriptors, the next take finds the message again.
         """
         try:
             return self._codec.decode(payload)
-        except MemoryError:
+        except Exception as error:
+            if not is_shortage(error):
+                raise
             self.returned.append(payload)
             self.consumer.sleeper.semaphore.post()  # a thread that waits for it already may have it
             raise
@@ -154,7 +156,7 @@ class MessageReader:
 
     def complete(self) -> bool:
         """Whether a take returns a value or raises. Parts of a message that is not complete are taken in."""
-        return self.deferred is not None or bool(self.returned) or self.consumer.gather()
+        return bool(self.deferred or self.returned) or self.consumer.gather()
 
     def wait(self) -> Wait:
         """What to wait for until a take can go on, one way or the other."""

@@ -169,18 +169,21 @@ def descriptors() -> None:
 
 
 def receive_without_descriptors(one: Port, two: Port) -> None:
-    """The block stays under way, and goes with the ports."""
-    buffer = SharedBuffer(10)
-    one.write_sync(buffer, transfer=[buffer])
-    with spare_descriptors(0):
-        try:
-            two.read_sync(timeout=30)
-        except ChannelError as error:
-            assert "Too many open files" in str(error), error
-            assert "raise the limit" in str(error), error
-        else:
-            raise AssertionError("it was received")
-    works(one, two)
+    """The next read receives it. Without a next read the block stays under way, and goes with the ports."""
+    for reads_again in (True, False):
+        buffer = SharedBuffer(10)
+        one.write_sync(buffer, transfer=[buffer])
+        with spare_descriptors(0):
+            try:
+                two.read_sync(timeout=30)
+            except ChannelError as error:
+                assert "Too many open files" in str(error), error
+                assert "raise the limit" in str(error), error
+            else:
+                raise AssertionError("it was received")
+        if reads_again:
+            two.read_sync(timeout=30).close()
+            works(one, two)
     one.close_sync()
     two.close_sync()
     assert not [name for name in names() if name.endswith("b")]
@@ -259,6 +262,7 @@ def memory() -> None:
             assert "Cannot allocate memory" in str(error), error
         else:
             raise AssertionError("it was mapped")
+    two.read_sync(timeout=30).close()
     works(one, two)
     assert not [name for name in names() if name.endswith("b")]
     works(channel.connect(), channel.connect())

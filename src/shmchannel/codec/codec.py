@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import msgpack
 
-from ..errors import ChannelError, CloneError
+from ..errors import ChannelError, CloneError, is_shortage
 from . import graph, types
 from .interfaces import Instances, Interface, Interfaces, Serialized
 from .limits import MAX_DEPTH, changed, unpack
@@ -105,6 +105,10 @@ class Codec:
     @staticmethod
     def refused(error: Exception, size: int) -> NoReturn:
         """Raise a ``CloneError`` for an error in decoding ``size`` bytes, if the bytes are its reason."""
+        if isinstance(error, OSError) and is_shortage(error):  # such as for the file of a time zone
+            raise ChannelError(
+                f"cannot decode a message of {size} bytes now: {error.strerror}; the next read tries it again"
+            ) from error
         if isinstance(error, ChannelError) or not isinstance(error, _REFUSED_WHILE_DECODING):
             raise error
         reason = error if str(error) else type(error).__name__

@@ -47,12 +47,26 @@ static PyObject *take_first(MessageReader *self, PyObject *list)
     return first;
 }
 
-/* After a failed decoding: if memory was short, keep the message for the next take, and wake a thread that waits for it. */
+/* Whether an error says that the system has no more memory or descriptors. */
+static bool is_shortage(State *state, PyObject *error)
+{
+    if (PyErr_GivenExceptionMatches(error, PyExc_MemoryError))
+        return true; /* without a call, which may need memory */
+    PyObject *answer = PyObject_CallOneArg(state->is_shortage, error);
+    bool is = answer == Py_True;
+    Py_XDECREF(answer);
+    PyErr_Clear();
+    return is;
+}
+
+/* After a failed decoding: if it was a shortage, keep the message for the next take, and wake a thread that waits for it. */
 static void untake(MessageReader *self, Message *message)
 {
-    if (!PyErr_ExceptionMatches(PyExc_MemoryError) || !self->returned)
-        return;
     PyObject *error = take_error();
+    if (!self->returned || !is_shortage(self->codec->state, error)) {
+        raise_error(error);
+        return;
+    }
     if (!message->payload) /* this may lack memory too: then the message is lost */
         message->payload = PyBytes_FromStringAndSize((const char *)message->small, (Py_ssize_t)message->size);
     if (message->payload && PyList_Append(self->returned, message->payload) == 0)

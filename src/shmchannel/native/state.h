@@ -27,6 +27,7 @@ enum { WRAPPER = 6 };     /* bytes: the head of the ext 32 that wraps a message 
     DO("codec.limits", "changed", changed)                  \
     DO("codec.limits", "too_deep", too_deep)                \
     DO("errors", "InterfaceError", interface_error)         \
+    DO("errors", "is_shortage", is_shortage)                \
     DO("ring.end", "corrupted", corrupted)                  \
     DO("ring.consumer", "dropped", dropped)                 \
     DO("messages", "too_large", too_large)                  \

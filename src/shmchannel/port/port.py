@@ -212,8 +212,8 @@ class Port:
         has been read, ``PeerLost`` once the peer has died and its complete messages have been read,
         ``CloneError`` or ``InterfaceError`` for a message that cannot be decoded (the next read goes on after
         it), ``PortClosed`` after ``close_sync``, ``ChannelCorrupted`` if the segment is damaged, and
-        ``TypeError`` or ``ValueError`` for a wrong timeout. After a ``MemoryError`` the next read tries the
-        same message again.
+        ``TypeError`` or ``ValueError`` for a wrong timeout. After a ``MemoryError``, or an error that the
+        system has no descriptor left, the next read tries the same message again.
         """
         if timeout is not None:
             check_timeout(timeout)

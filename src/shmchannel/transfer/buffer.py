@@ -8,7 +8,7 @@ from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any, NoReturn
 
-from ..errors import InterfaceError
+from ..errors import InterfaceError, is_shortage
 from ..segment import Slot
 from ..system import files
 from ..system.ending import later
@@ -147,7 +147,7 @@ def receive(name: Any, slot: Slot | None) -> SharedBuffer:
         raise InterfaceError(f"the block {name} no longer exists") from error
     except OSError as error:
         raise refused(f"open the block {name}", error) from error
-    received = False
+    received: Record | None = None
     try:
         if not files.is_ours(os.fstat(hold.fileno())):
             raise InterfaceError(f"{name} is no block of this user's")
@@ -155,12 +155,15 @@ def receive(name: Any, slot: Slot | None) -> SharedBuffer:
         record = read_record(hold)
         if record is None or not record.is_for(slot, slot.index):
             raise InterfaceError(f"the block {name} is not under way to this port")
-        received = True  # the message is out of the ring, so no other side will receive the block
+        received = record  # the message is out of the ring, so no other side will receive the block
         own(name, partial(remove_file, name))
         write_record(hold, Record(size=record.size, moves=record.moves))
         return SharedBuffer._map(Block(name, record.size, hold, record.moves))
-    except BaseException:
-        if received:
+    except BaseException as error:
+        if received and is_shortage(error):  # of memory for the mapping: the next read receives it again
+            write_record(hold, received)
+            disown(name)
+        elif received:
             remove_file(name)
         hold.close()
         raise

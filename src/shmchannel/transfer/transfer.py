@@ -9,11 +9,45 @@ from typing import Any
 
 from ..codec.codec import Codec
 from ..codec.interfaces import Interface, Serialized, set_state, state_of
+from ..errors import ChannelError, is_shortage
+from ..layout import HEAD, RINGS
 from ..ring.producer import Note
 from ..segment import Slot
 from .block import Block
 from .buffer import SharedBuffer, block_of, check_movable, detach, receive
 from .claims import Claims
+
+
+class _Receiver:
+    """Receives the buffers of a port's messages.
+
+    If the system has no descriptor for a later buffer of a message, the next read takes the same message
+    again. So those that were received before are kept for it.
+    """
+
+    def __init__(self, slot: weakref.ref[Slot]) -> None:
+        self._slot = slot  # none once the port is over
+        self._position = 0  # in the ring, where the message of ``_received`` ends
+        self._received: list[tuple[str, weakref.ref[SharedBuffer]]] = []
+        self._kept: dict[str, SharedBuffer] = {}
+
+    def attach(self, name: Any) -> SharedBuffer:
+        kept = self._kept.pop(name, None)
+        if kept is not None and not kept.detached:
+            return kept
+        slot = self._slot()
+        position = slot.segment.words[(RINGS[1 - slot.index] >> 3) + HEAD] if slot else 0
+        if position != self._position:
+            self._position, self._received = position, []
+        try:
+            buffer = receive(name, slot)
+        except ChannelError as error:
+            received = [(name, buffer()) for name, buffer in self._received if is_shortage(error)]
+            self._kept = {name: buffer for name, buffer in received if buffer is not None}
+            raise
+        self._kept.clear()
+        self._received.append((name, weakref.ref(buffer)))
+        return buffer
 
 
 def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
@@ -22,7 +56,7 @@ def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
         SharedBuffer,
         name="shmchannel.SharedBuffer",
         detach=lambda buffer: block_of(buffer).name,
-        attach=lambda value: receive(value, slot()),  # no slot once the port is over
+        attach=_Receiver(slot).attach,
     )
 
 
