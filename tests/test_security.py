@@ -190,21 +190,28 @@ def test_a_semaphore_that_somebody_made_first_is_not_used(
 ) -> None:
     # Handles are unguessable, but /dev/shm is listed, and the semaphores come a moment later.
     Channel()
-    real = files.allocate
+    real = files.open_name
     (asks, hears), (made, says) = os.pipe(), os.pipe()
     theirs: list[Path] = []
 
-    def allocate(file: io.FileIO, size: int) -> None:
-        real(file, size)
-        name = segment.semaphore_names(Path(os.readlink(f"/proc/self/fd/{file.fileno()}")).name)[which]
-        os.write(hears, f"sem.{name[1:]}".encode())
-        os.read(made, 1)
+    told: list[str] = []
+
+    def open_and_be_seen(name: str, flags: int = os.O_RDWR) -> io.FileIO:
+        file = real(name, flags)
+        if flags & os.O_CREAT and not told:
+            told.append(name)
+            os.write(hears, f"sem.{segment.semaphore_names(name)[which][1:]}".encode())
+            os.read(made, 1)
+        return file
 
     def make() -> None:
-        with pytest.raises(ChannelError, match="File exists"):
-            Channel(capacity=4096)
+        channel = Channel(capacity=4096)
+        assert told != [channel.handle]
+        with channel.connect() as one, channel.connect() as two:
+            assert one.write_sync(1)
+            assert two.read_sync(timeout=30) == 1
 
-    monkeypatch.setattr(files, "allocate", allocate)
+    monkeypatch.setattr(files, "open_name", open_and_be_seen)
 
     def attack() -> None:
         theirs.append(SHM / os.read(asks, 100).decode())

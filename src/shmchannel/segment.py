@@ -85,12 +85,10 @@ class Segment:
     def create(cls, capacity: int, *, linger: bool) -> Iterator[tuple[Segment, Hold]]:
         """Make a segment, its semaphores, and the creator's hold. All of it goes if the ``with`` raises."""
         try:
-            with files.new_file("", CREATOR, unlink) as (name, file, hold):
+            with files.new_file("", CREATOR, unlink, _make_semaphores) as (name, file, hold):
                 files.allocate(file, DATA + 2 * capacity)
                 segment = cls(name, file)
                 segment.capacity = capacity
-                for semaphore in semaphore_names(name):
-                    NamedSemaphore(semaphore, create=True)
                 words = segment.words
                 words[layout.VERSION_WORD] = layout.VERSION
                 words[layout.CAPACITY_WORD], words[layout.FLAGS_WORD] = capacity, layout.LINGER * linger
@@ -240,6 +238,11 @@ def semaphore_names(name: str) -> tuple[str, str, str, str]:
 
 def _claim_name(name: str, index: int) -> str:
     return f"/{name}{index}c"  # the semaphore that stands for the lock of a slot, where there are no locks
+
+
+def _make_semaphores(name: str) -> None:
+    for semaphore in semaphore_names(name):
+        NamedSemaphore(semaphore, create=True)
 
 
 def unlink(name: str) -> None:

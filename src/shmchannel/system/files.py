@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _posixshmem
 import ctypes
+import errno
 import functools
 import io
 import os
@@ -28,6 +29,7 @@ from .locks import Hold
 HANDLE = re.compile(r"shmch-[A-Za-z0-9_-]{16}")
 NAMES_FOLDER = "/dev/shm"  # only Linux lists the names, here; so only Linux can sweep
 RANDOM_BYTES = 12  # of a name: 96 bits, in 16 characters
+TRIES = 2000  # names, where another user makes each of them first; takes a second
 OWNER_ONLY = 0o600  # the mode of files and semaphores: only this user may open them
 
 
@@ -68,14 +70,17 @@ ending.at_end(last=remove_ours)
 
 @contextmanager
 def new_file(
-    suffix: str, lock: int, remove: Callable[[str], object]
+    suffix: str, lock: int, remove: Callable[[str], object], beside: Callable[[str], object] = bool
 ) -> Iterator[tuple[str, io.FileIO, Hold]]:
     """Make a file with a new name, and a hold on it with byte ``lock`` locked.
+
+    ``beside(name)`` makes what goes with it, right after its name: another user may see the name, and make
+    files with the other names first. Then ``FileExistsError`` leads to the next name.
 
     This process owns the name. The file is open during the ``with`` statement. After any exception
     ``remove(name)`` is called.
     """
-    while True:
+    for _ in range(TRIES):
         name = "shmch-" + secrets.token_urlsafe(RANDOM_BYTES) + suffix
         hold = None
         try:
@@ -83,7 +88,7 @@ def new_file(
             file = _create(name)
             if file is not None:
                 with file:
-                    hold = _hold(file, name, lock)
+                    hold = _hold(file, name, lock) if _made(beside, name) else None
                     if hold is not None:
                         yield name, file, hold
                         return
@@ -92,7 +97,19 @@ def new_file(
             if hold is not None:
                 hold.close()
             raise
-        disown(name)
+        remove(name)
+    raise ChannelError(
+        f"cannot make a name in {NAMES_FOLDER}: another user of this machine was quicker to make files "
+        f"with {TRIES} new names: stop that user's program"
+    )
+
+
+def _made(beside: Callable[[str], object], name: str) -> bool:
+    try:
+        beside(name)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _create(name: str) -> io.FileIO | None:
@@ -128,7 +145,7 @@ def _with_gil(name: str) -> Any:
 
 _shm_open = _with_gil("shm_open")
 _shm_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic on macOS: a mode follows
-# Nothing here waits for a lease of another user's, because the GIL is held. macOS does not accept the flag.
+# Nothing here waits for a lease that another process holds, because the GIL is held. macOS does not accept the flag.
 _AT_ONCE = os.O_NONBLOCK if sys.platform == "linux" else 0
 
 
@@ -140,7 +157,12 @@ def open_name(name: str, flags: int = os.O_RDWR) -> io.FileIO:
 
 
 def open_into(file: io.FileIO, name: str, flags: int = os.O_RDWR) -> None:
-    """As ``open_name``, for a FileIO that has no descriptor yet."""
+    """As ``open_name``, for a FileIO that has no descriptor yet.
+
+    Another user's file is not opened: an open waits while that user holds a lease on the file, for 45 s.
+    """
+    if not flags & os.O_CREAT:
+        check_owner(name)
     above_streams(lambda: _open_into(file, name, flags))
 
 
@@ -157,6 +179,16 @@ def _open_into(file: io.FileIO, name: str, flags: int) -> None:
             raise
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name) from None
+
+
+def check_owner(name: str) -> None:
+    """Raise ``PermissionError`` if the name is another user's, as far as the system lists the names."""
+    try:
+        status = os.lstat(f"{NAMES_FOLDER}/{name}")
+    except OSError:
+        return  # there is none, or the names are elsewhere
+    if not (is_ours(status) or stat.S_ISLNK(status.st_mode)):  # no open follows a symbolic link
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
 
 
 def checked_size(name: str, value: object, least: int, most: int) -> int:
@@ -177,10 +209,13 @@ def allocate(file: io.FileIO, size: int) -> None:
 
 
 def remove_file(name: str) -> None:
-    """Remove a file's name, if it exists."""
+    """Remove a file's name, if it exists.
+
+    Another user's stays: this process has changed its user, and that user's next ``Channel()`` removes it.
+    """
     try:
         _posixshmem.shm_unlink("/" + name)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         pass
     disown(name)
 
@@ -216,4 +251,6 @@ def refused(action: str, error: OSError) -> ChannelError:
     """The error of an action that the system refused."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     advice = "free or enlarge /dev/shm, raise the limit that was hit, or ask for less"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        advice = "it is another user's; if this process has changed its user, do this before that"
     return ChannelError(f"cannot {action}: {reason}; {advice}")

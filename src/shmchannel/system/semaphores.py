@@ -18,7 +18,7 @@ import time
 from typing import NamedTuple
 
 from .descriptors import above_streams
-from .files import OWNER_ONLY
+from .files import OWNER_ONLY, check_owner
 
 try:
     import posix_ipc
@@ -96,6 +96,8 @@ class LibcSemaphore:
         self.name = name
         self.address: int | None = None
         flags = os.O_CREAT | os.O_EXCL if create else 0
+        if not create:
+            check_owner(f"sem.{name[1:]}")
         above_streams(lambda: self._open(flags))
 
     def _open(self, flags: int) -> None:
@@ -170,6 +172,8 @@ class PosixIpcSemaphore(LibcSemaphore):
             self._semaphore = posix_ipc.Semaphore(name, flags, mode=OWNER_ONLY, initial_value=0)
         except posix_ipc.ExistentialError as error:
             raise OSError(errno.EEXIST if flags else errno.ENOENT, str(error), name) from None
+        except MemoryError as error:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), name) from error
         except (posix_ipc.PermissionsError, OSError) as error:  # without errno if too many files are open
             number = getattr(error, "errno", errno.EACCES) or errno.EMFILE
             raise OSError(number, os.strerror(number), name) from None

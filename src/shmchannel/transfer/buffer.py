@@ -145,6 +145,8 @@ def receive(name: Any, slot: Slot | None) -> SharedBuffer:
         hold = Hold(open_into, name)
     except FileNotFoundError as error:
         raise InterfaceError(f"the block {name} no longer exists") from error
+    except PermissionError as error:
+        raise InterfaceError(f"{name} is no block of this user's") from error
     except OSError as error:
         raise refused(f"open the block {name}", error) from error
     received: Record | None = None
