@@ -151,8 +151,8 @@ def test_sweeps_that_take_long_take_a_tenth_of_the_time(monkeypatch: pytest.Monk
         clock["used"] += seconds
 
     monkeypatch.setattr(channel_module, "_next_sweep", 0.0)
-    monkeypatch.setattr(channel_module.time, "monotonic", lambda: clock["wall"])
-    monkeypatch.setattr(channel_module.time, "thread_time", lambda: clock["used"])
+    monkeypatch.setattr(channel_module, "monotonic", lambda: clock["wall"])
+    monkeypatch.setattr(channel_module, "thread_time", lambda: clock["used"])
     monkeypatch.setattr(channel_module, "sweep_segments", lambda: sweep(0.0005))
     for _ in range(3):  # a cheap one comes each time
         Channel()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from shmchannel import Channel
+from shmchannel.port.port import connection_of
 from support.engines import LONG_RINGS, RINGS, in_program, made_by
 
 SOURCE = Path(__file__).parent.parent / "src" / "shmchannel"
@@ -325,3 +326,50 @@ while not two.statistics().read_sleeps: time.sleep(0.001)
 def test_a_program_ends_quietly_whatever_state_its_ports_are_in(state: str, core: str) -> None:
     quiet = ["-W", "error", "-W", "ignore:.*fork:DeprecationWarning"]
     run(BEGIN + STATES[state], core, "-X", "dev", *quiet)
+
+
+FROZEN = """
+import queue, sys, time
+
+def freeze():
+    '''As freezegun does: replace each function that reads a clock, in every module that has it.'''
+    names = ["monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "time", "time_ns"]
+    frozen = {getattr(time, name): (lambda value: lambda: value)(getattr(time, name)()) for name in names}
+    for module in list(sys.modules.values()):
+        for name, value in list(vars(module).items()):
+            if type(value) is type(time.clock_gettime) and value in frozen:
+                setattr(module, name, frozen[value])
+
+from shmchannel import Channel, PeerLost, SharedBuffer, wait
+channel = Channel()
+one, two = channel.connect(), channel.connect()
+lost = Channel.from_handle(sys.argv[1]).connect()
+assert lost.read_sync(timeout=30) == "here"
+freeze()
+for act in (lambda: two.read_sync(timeout=0.2), lambda: one.write_sync(bytes(1 << 22), timeout=0.2)):
+    try:
+        act()
+    except TimeoutError:
+        continue
+    raise AssertionError("no timeout")
+assert wait([one], timeout=0.2) == []
+print("ready", flush=True)
+try:
+    lost.read_sync()
+except PeerLost:
+    sys.exit()
+raise AssertionError("no loss")
+"""
+
+
+@pytest.mark.parametrize("engine", RINGS)
+def test_a_clock_that_a_test_library_freezes_changes_nothing(engine: str) -> None:
+    channel = Channel()
+    with channel.connect() as port:
+        command = [sys.executable, "-c", FROZEN, channel.handle]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=in_program(engine)) as program:
+            assert program.stdout
+            assert port.write_sync("here")
+            assert program.stdout.readline() == b"ready\n"
+            connection_of(port).abandon()
+            assert program.wait(timeout=30) == 0

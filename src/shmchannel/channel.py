@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterable
 from functools import partial
@@ -14,6 +13,7 @@ from .layout import MAXIMUM_CAPACITY, RINGS, TAIL
 from .port.connection import Connection
 from .port.port import Port
 from .segment import Segment, sweep_segments, unlink
+from .system.clock import monotonic, thread_time
 from .system.ending import later
 from .system.files import checked_size, disown
 from .system.locks import Hold
@@ -35,14 +35,14 @@ def _sweep_in_turn() -> None:
     grows with the square of their number.
     """
     global _next_sweep
-    if time.monotonic() < _next_sweep:
+    if monotonic() < _next_sweep:
         return
-    started = time.thread_time()
+    started = thread_time()
     sweep_segments()
     sweep_blocks()
-    used = time.thread_time() - started
+    used = thread_time() - started
     if used > CHEAP_SWEEP:
-        _next_sweep = time.monotonic() + used / SWEEP_SHARE
+        _next_sweep = monotonic() + used / SWEEP_SHARE
 
 
 class Channel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from .codec.codec import Codec
@@ -12,6 +11,7 @@ from .codec.interfaces import Instances
 from .errors import CloneError, is_shortage
 from .ring.consumer import Consumer
 from .ring.producer import Producer, frame
+from .system.clock import monotonic
 from .waiting.sleeper import Wait
 
 T = TypeVar("T")

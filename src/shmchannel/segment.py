@@ -20,6 +20,7 @@ from . import layout
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
 from .layout import CONNECTED, CREATOR, DATA, FREE, RINGS, SLOTS, WORD, Place
 from .system import files, locks, processes, semaphores
+from .system.clock import monotonic
 from .system.fences import fence
 from .system.files import has_name, open_into, open_name, refused
 from .system.locks import NO_LOCK, RETRY_INTERVAL, Hold, LockedByte
@@ -144,12 +145,12 @@ class Segment:
             unlink(self.name)
 
     def _take(self, hold: Hold) -> int:
-        until = time.monotonic() + PATIENCE
+        until = monotonic() + PATIENCE
         while self.has_free_slot() and has_name(hold.fileno()):
             for index in (0, 1):
                 if self.state(index) == FREE and self._try_take(hold, index):
                     return index
-            if time.monotonic() > until:  # checked after a try, because this process may have been stopped
+            if monotonic() > until:  # checked after a try, because this process may have been stopped
                 break
             time.sleep(RETRY_INTERVAL)  # another side, which connects or sweeps, has locked a free slot
         raise self._gone()
@@ -310,7 +311,7 @@ def check_header(name: str, words: memoryview, size: int) -> int:
 
 def _map_finished(name: str, file: io.FileIO) -> Segment:
     """Map a segment once its creator has stored the magic; wait for that while the creator lives."""
-    until = time.monotonic() + PATIENCE
+    until = monotonic() + PATIENCE
     fd = file.fileno()
     last = False
     while True:
@@ -331,7 +332,7 @@ def _map_finished(name: str, file: io.FileIO) -> Segment:
                 f"{name} ({size} bytes) was never finished, or was cut off: make a new channel"
             )
         making = not locks.HAVE_LOCKS or locks.is_held(fd, CREATOR, 0, 0)
-        last = not making or time.monotonic() > until  # then look once more: it may be finished by now
+        last = not making or monotonic() > until  # then look once more: it may be finished by now
         time.sleep(0 if last else RETRY_INTERVAL)
 
 

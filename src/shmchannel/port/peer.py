@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable
-from time import monotonic
 from typing import NamedTuple
 
 from ..errors import ChannelError
 from ..layout import FREE, INTERPRETER, NAMESPACE, PID, STARTED, STATE
 from ..segment import Slot
 from ..system import processes
+from ..system.clock import monotonic
 from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
 from . import ended
 

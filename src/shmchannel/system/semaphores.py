@@ -17,6 +17,7 @@ import sys
 import time
 from typing import NamedTuple
 
+from .clock import monotonic, monotonic_ns
 from .descriptors import above_streams
 from .files import OWNER_ONLY, check_owner
 
@@ -203,7 +204,7 @@ def unlink(name: str) -> None:
 
 
 def wait_monotonic(address: int | None, timeout: float) -> bool:
-    until = _timespec(time.monotonic_ns(), timeout)
+    until = _timespec(monotonic_ns(), timeout)
     return _taken(LIBC.sem_clockwait(address, time.CLOCK_MONOTONIC, ctypes.byref(until)))
 
 
@@ -216,9 +217,9 @@ POLL_INTERVAL = 0.001  # seconds
 
 
 def poll(address: int | None, timeout: float) -> bool:
-    until = time.monotonic() + timeout
+    until = monotonic() + timeout
     while not _taken(LIBC.sem_trywait(address)):
-        if time.monotonic() >= until:
+        if monotonic() >= until:
             return False
         time.sleep(POLL_INTERVAL)
     return True

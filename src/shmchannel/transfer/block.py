@@ -25,6 +25,7 @@ from ..errors import ChannelError
 from ..layout import FREE, MOVES, NAMESPACE, PID, RINGS, STARTED, STATE
 from ..ring.producer import Note
 from ..segment import PATIENCE, Slot
+from ..system.clock import monotonic
 from ..system.files import HANDLE, disown, remove_file
 from ..system.locks import RETRY_INTERVAL, Hold
 
@@ -123,9 +124,9 @@ class Block:
 
 def lock_byte(hold: Hold, byte: int) -> None:
     """Lock a byte, which a sweep may have for a moment. Raises ``ChannelError`` if another side keeps it."""
-    until = time.monotonic() + PATIENCE
+    until = monotonic() + PATIENCE
     while not hold.try_lock(byte):
-        if time.monotonic() > until:
+        if monotonic() > until:
             raise ChannelError("cannot lock this block: another process or port keeps it locked")
         time.sleep(RETRY_INTERVAL)
 

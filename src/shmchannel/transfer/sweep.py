@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from ..layout import CONSUMER_CLOSED, READER, RINGS, WORD
 from ..segment import Slot
 from ..system import locks, processes
+from ..system.clock import monotonic
 from ..system.files import HANDLE, NAMES_FOLDER, names, open_each, remove_file
 from ..system.locks import RETRY_INTERVAL, Hold
 from ..waiting.sleeper import SLICE
@@ -31,7 +32,7 @@ def settle(slot: Slot, *, lost: bool) -> None:
     """Remove the blocks that no port can receive any more. Our port is over; ``lost``: the peer has died."""
     peer_ended = lost or slot.segment.memory[RINGS[slot.index] + READER * WORD + CONSUMER_CLOSED]
     ended = (0, 1) if peer_ended else (slot.index,)
-    until = time.monotonic() + SLICE  # for all blocks together, because a close does not wait for others
+    until = monotonic() + SLICE  # for all blocks together, because a close does not wait for others
     for name, hold in open_each(names(NAME)):
         record = read_record(hold)
         if record and record.is_for(slot, *ended) and lock_if_abandoned(hold, record, until):
@@ -67,7 +68,7 @@ def lock_if_abandoned(hold: Hold, record: Record | None, until: float = 0.0) -> 
     if record and under_way and not hold.try_lock(OWNER + record.moves):
         return False
     while not hold.try_lock(OWNER):
-        if not under_way or read_record(hold) != record or time.monotonic() > until:
+        if not under_way or read_record(hold) != record or monotonic() > until:
             return False
         time.sleep(RETRY_INTERVAL)
     return read_record(hold) == record

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
+
+from ..system.clock import monotonic
 
 
 def check_timeout(timeout: object) -> None:
@@ -23,11 +24,11 @@ class Deadline:
         if timeout is not None:
             check_timeout(timeout)
         self._timeout = timeout
-        self._at = None if timeout is None or math.isinf(timeout) else time.monotonic() + timeout
+        self._at = None if timeout is None or math.isinf(timeout) else monotonic() + timeout
 
     def left(self) -> float:
         """Seconds left, none or less when the time is up; ``inf`` without a timeout."""
-        return math.inf if self._at is None else self._at - time.monotonic()
+        return math.inf if self._at is None else self._at - monotonic()
 
     def remaining(self) -> float:
         """Seconds left. Raises ``TimeoutError`` when none are left."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
-import time
 import weakref
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from ..errors import ChannelError
+from ..system.clock import monotonic, monotonic_ns
 from ..system.descriptors import Descriptor
 from ..system.doorbell import Doorbell
 from ..system.fences import fence
@@ -43,7 +43,7 @@ class Lane:
     async def wait(self, wait: Wait) -> None:
         """Return when the wait is ready, the port is closed, or the peer is dead, as ``Sleeper.wait``."""
         sleeper, ready = wait.sleeper, wait.ready
-        started = time.perf_counter_ns()
+        started = monotonic_ns()
         if sleeper.spin(wait):  # step: spin
             return
         loop = asyncio.get_running_loop()
@@ -260,7 +260,7 @@ class LoopSide:
 
     def may_go_on(self, lane: Lane) -> bool:
         """Whether a task may try at once: no task is in line, and the next checkpoint is not due."""
-        return time.monotonic() < self.next_checkpoint and not lane.tasks
+        return monotonic() < self.next_checkpoint and not lane.tasks
 
     async def checkpoint(self) -> None:
         """Let the loop's other tasks run: when ``next_checkpoint`` has come.
@@ -268,14 +268,14 @@ class LoopSide:
         The interval starts when this task runs again, so another busy port cannot use it up.
         """
         await asyncio.sleep(0)
-        self.next_checkpoint = time.monotonic() + CHECKPOINT_INTERVAL
+        self.next_checkpoint = monotonic() + CHECKPOINT_INTERVAL
 
     async def drive(self, operation: Operation[T], place: Place) -> T:
         """Run an operation to its end, suspending this task in the place's line where the operation waits."""
         lane = locked(self._doorbell.lock, lambda: self._enter(place))
         try:
             async with lane.line:
-                if time.monotonic() >= self.next_checkpoint:
+                if monotonic() >= self.next_checkpoint:
                     await self.checkpoint()
                 wait = next(operation)
                 go_on = self._exclusively if wait.exclusive else self._go_on
@@ -290,7 +290,7 @@ class LoopSide:
         """Run an operation from its first wait to its end. At a checkpoint it has taken nothing."""
         while True:
             await lane.wait(wait)
-            if time.monotonic() >= self.next_checkpoint:
+            if monotonic() >= self.next_checkpoint:
                 await self.checkpoint()
             try:
                 wait = operation.send(nested)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from typing import NamedTuple, TypeVar
 
 from ..layout import READER_BELL, READER_SLEEPS, WRITER_BELL, WRITER_SLEEPS
+from ..system.clock import monotonic_ns
 from ..system.fences import fence
 from ..system.interrupts import has_lock, locked
 from ..system.locks import NO_LOCK, LockedByte
@@ -112,7 +113,7 @@ class Sleeper:
 
         Raises ``TimeoutError``, and whatever a signal handler raises. Then the ring is as before.
         """
-        started = time.perf_counter_ns()
+        started = monotonic_ns()
         if self.spin(wait):
             return
         try:
@@ -128,7 +129,7 @@ class Sleeper:
         if wait.spin is not None:
             return wait.spin()
         ready = wait.ready
-        clock = time.perf_counter_ns
+        clock = monotonic_ns
         until = clock() + self.budget[NOW] if self.spins() == SPIN_APART else 0
         while not ready():  # step: spin
             if clock() >= until:
@@ -142,8 +143,8 @@ class Sleeper:
         self.budget[NOW] = min(self.budget)
 
     def settle(self, started: int) -> None:
-        """Learn from a wait that ends now and began at ``started`` (``perf_counter_ns``)."""
-        short = time.perf_counter_ns() - started < SHORT_WAIT
+        """Learn from a wait that ends now and began at ``started`` (``monotonic_ns``)."""
+        short = monotonic_ns() - started < SHORT_WAIT
         self.budget[NOW] = self.budget[AT_MOST] if short else self.budget[NOW] >> 1
 
     def lend(self, task: TaskTurn) -> bool:
