@@ -373,3 +373,47 @@ def test_a_clock_that_a_test_library_freezes_changes_nothing(engine: str) -> Non
             assert program.stdout.readline() == b"ready\n"
             connection_of(port).abandon()
             assert program.wait(timeout=30) == 0
+
+
+WITHOUT_IMPORTS = """
+import asyncio, datetime, decimal, sys
+from shmchannel import Channel, SharedBuffer, WouldBlock, wait
+
+channel = Channel()
+one, two = channel.connect(), channel.connect()
+loop = asyncio.new_event_loop()
+
+class NoMore:
+    def find_spec(self, name, path=None, target=None):
+        raise ModuleNotFoundError(f"{name} is imported late, where a chroot may have taken it away")
+
+sys.meta_path.insert(0, NoMore())
+
+async def talk():
+    stream = two.create_stream()
+    two.on("end", list)
+    await one.write("x")
+    assert await stream.receive() == "x"
+
+for value in ({1, 2}, datetime.datetime.now(), decimal.Decimal("1.5"), ValueError("x"), [[1]] * 2):
+    one.write_sync(value)
+    two.read_sync(timeout=10)
+buffer = SharedBuffer(10)
+one.write_sync(buffer, transfer=[buffer])
+assert wait([two], 10) == [two]
+two.read_sync(timeout=10).close()
+two.fileno()
+loop.run_until_complete(talk())
+two.unref()
+Channel().connect().unref()
+one.close_sync()
+two.close_sync()
+loop.close()
+"""
+
+
+@pytest.mark.parametrize("engine", RINGS)
+def test_nothing_is_imported_after_the_import(engine: str) -> None:
+    command = [sys.executable, "-c", WITHOUT_IMPORTS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, env=in_program(engine))
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

@@ -27,6 +27,7 @@ from ..system.interrupts import has_lock, locked
 from ..transfer.block import Block
 from ..transfer.sweep import settle, sweep_blocks
 from ..transfer.transfer import Transfer, buffer_interface
+from ..waiting.event_loop import LoopSide
 from ..waiting.select import SelectSide
 from ..waiting.sleeper import NO_SPIN, Operation, Sleeper, Wait
 from ..waiting.thread import drive
@@ -520,8 +521,6 @@ class Connection:
         return side
 
     def _make_loop_side(self) -> LoopSide:
-        from ..waiting.event_loop import LoopSide  # here, so that only programs that use asyncio import it
-
         opened = self._open
         if opened is None:
             raise ended.CLOSED()  # another thread has just closed the port

@@ -12,6 +12,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from ..errors import ChannelError
@@ -25,6 +26,14 @@ class Exiting(Protocol):
     def end(self, error: Callable[[], ChannelError], /) -> None: ...
     def disown(self) -> None: ...
 
+
+# The last hook of threading runs first. The hooks of pools join their workers, which may wait on a port.
+# These imports register those hooks before ours, also if the program makes a pool only later. They are made
+# here, because after a chroot no module can be imported.
+with suppress(RuntimeError):  # the main part has ended
+    importlib.import_module("concurrent.futures.thread")
+    if processes.interpreter() == processes.MAIN:  # no pool of processes works elsewhere
+        importlib.import_module("concurrent.futures.process")
 
 # Plain sets, and no WeakSet: other threads may change them while they are copied.
 _open_ports: set[weakref.ref[Exiting]] = set()
@@ -65,11 +74,6 @@ def unref(port: Exiting) -> None:
     _unreferenced.add(weakref.ref(port, _unreferenced.discard))
     if not _hooked:
         try:
-            # The last hook runs first. The hooks of pools join their workers, which may wait on this port.
-            # These imports register those hooks before ours, also if the program makes a pool only later.
-            importlib.import_module("concurrent.futures.thread")
-            if processes.interpreter() == processes.MAIN:  # no pool of processes works elsewhere
-                importlib.import_module("concurrent.futures.process")
             # As the pools do: this is the only hook that runs before threads are joined.
             threading._register_atexit(_main_part_ended)  # type: ignore[attr-defined]
             _hooked = True
