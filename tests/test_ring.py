@@ -358,7 +358,7 @@ def test_a_closed_consumer_takes_nothing_and_has_said_what_it_took(name: str) ->
     known = engines.classes(name)
     codec = known.Codec([closing])
     writer = known.MessageWriter(producer, codec, 1 << 20, array("d", [math.inf]))
-    reader = known.MessageReader(consumer, codec)
+    reader = known.MessageReader(consumer, codec, array("d", [1.0]))
     for value in (1, Closing(), 3):
         assert writer.put(value) is None
     values: list[object] = []
@@ -384,7 +384,7 @@ def test_two_errors_of_later_messages_are_both_raised_later(name: str) -> None:
     known = engines.classes(name)
     codec = known.Codec([Interface(Failing, serialize=lambda one: one.nested, deserialize=fail)])
     writer = known.MessageWriter(producer, codec, 1 << 20, array("d", [math.inf]))
-    reader = known.MessageReader(consumer, codec)
+    reader = known.MessageReader(consumer, codec, array("d", [1.0]))
     outer, inner = Failing(), Failing()
     outer.nested, inner.nested = True, False  # type: ignore[attr-defined]
     for value in (1, outer, 2, inner, 3):

@@ -33,7 +33,11 @@ class MessageWriter:
     """Puts values into a ring. ``producer`` writes what did not go in at once."""
 
     def __init__(
-        self, producer: Producer, codec: Codec, max_message_size: int, next_look: array[float]
+        self,
+        producer: Producer,
+        codec: Codec,
+        max_message_size: int,
+        next_look: array[float] | memoryview[float],
     ) -> None:
         """A message of more than ``max_message_size`` bytes is refused.
 
@@ -85,8 +89,10 @@ class MessageReader:
     later messages (``deferred``), and messages for whose values there was no memory (``returned``).
     """
 
-    def __init__(self, consumer: Consumer, codec: Codec) -> None:
+    def __init__(self, consumer: Consumer, codec: Codec, ours: array[float] | memoryview[float]) -> None:
+        """Once ``ours[0]`` is 0, a take finds nothing: this is a fork, and the messages are its parent's."""
         self.consumer = consumer
+        self._ours = ours
         self._codec = codec
         self.deferred: list[Exception] = []
         self.returned: list[bytes] = []
@@ -96,6 +102,8 @@ class MessageReader:
 
         Raises what was deferred, and as ``Consumer.try_read``.
         """
+        if not self._ours[0]:
+            return None
         error = _take_first(self.deferred)
         if error is not None:
             raise error

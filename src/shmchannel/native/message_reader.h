@@ -11,6 +11,7 @@ typedef struct {
     Codec *codec;
     PyObject *deferred; /* a list of exceptions, of which each take raises one; or NULL */
     PyObject *returned; /* a list of payloads for whose values there was no memory; or NULL */
+    Py_buffer ours;     /* a double: 0 in a fork, which takes nothing */
 } MessageReader;
 
 static PyObject *message_reader_prepare(PyObject *object, PyObject *args)
@@ -18,11 +19,17 @@ static PyObject *message_reader_prepare(PyObject *object, PyObject *args)
     MessageReader *self = (MessageReader *)object;
     State *state = state_of(object);
     PyObject *consumer, *codec;
-    if (!state || !PyArg_ParseTuple(args, "O!O!", state->consumer_type, &consumer, state->codec_type, &codec) ||
-        !is_prepared(((End *)consumer)->wake) || !is_prepared(((Codec *)codec)->by_class))
+    Py_buffer ours;
+    if (!state || !PyArg_ParseTuple(args, "O!O!w*", state->consumer_type, &consumer, state->codec_type, &codec, &ours))
         return NULL;
-    Py_XSETREF(self->consumer, (Consumer *)Py_NewRef(consumer));
-    Py_XSETREF(self->codec, (Codec *)Py_NewRef(codec));
+    if (!((End *)consumer)->wake || !((Codec *)codec)->by_class || self->consumer || ours.len != sizeof(double)) {
+        PyBuffer_Release(&ours);
+        PyErr_SetString(PyExc_ValueError, "these are not prepared, or this is prepared already, or ours is no double");
+        return NULL;
+    }
+    self->consumer = (Consumer *)Py_NewRef(consumer);
+    self->codec = (Codec *)Py_NewRef(codec);
+    self->ours = ours;
     Py_RETURN_NONE;
 }
 
@@ -79,6 +86,8 @@ static PyObject *take(MessageReader *self, bool hold)
 {
     Message message;
     if (!is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
+        return NULL;
+    if (!*(const double *)self->ours.buf)
         return NULL;
     if (has_items(self->deferred) && (raise_error(take_first(self, self->deferred)), PyErr_Occurred()))
         return NULL;
@@ -187,6 +196,8 @@ static void message_reader_dealloc(PyObject *object)
     Py_CLEAR(self->codec);
     Py_CLEAR(self->deferred);
     Py_CLEAR(self->returned);
+    if (self->ours.obj)
+        PyBuffer_Release(&self->ours);
     free_object(object);
 }
 

@@ -22,6 +22,7 @@ from ..layout import HEADER, LAST, PART, READER, WHOLE, WRITER
 from ..messages import Batch, MessageReader, MessageWriter
 from ..ring.producer import Note, Producer
 from ..segment import Slot
+from ..system import forks
 from ..system.doorbell import Doorbell
 from ..system.interrupts import has_lock, locked
 from ..transfer.block import Block
@@ -124,7 +125,7 @@ class Connection:
         )
         bell = self._doorbell.ring_theirs
         consumer = engine.Consumer(place, sleeper, slot.space[theirs], bell, max_message_size)
-        return engine.MessageReader(consumer, self._codec)
+        return engine.MessageReader(consumer, self._codec, peer.ours)
 
     # -- meeting
 
@@ -281,7 +282,7 @@ class Connection:
 
     def moving(self, instances: Iterable[Any]) -> Transfer:
         """The ``Transfer`` of one message, which moves these instances."""
-        slot, opened = None, self._open
+        slot, opened = None, self._still_open()
         if opened is not None:  # else no message is accepted any more
             slot, producer = opened.slot, opened.writer.producer
             read = producer.position - producer.fill
@@ -331,7 +332,7 @@ class Connection:
             opened.select_side.rearm()
         if isinstance(incoming, Ended) or incoming is not self.incoming:  # another thread has closed it
             return self.incoming.take_payload()
-        if not incoming.consumer.closed and self.peer.alive():
+        if self.peer.alive() and not incoming.consumer.closed:
             return None
         payload = incoming.take_payload()  # step: look_last
         if payload is None and not incoming.fill:
@@ -381,7 +382,7 @@ class Connection:
 
     def end_writing(self) -> None:
         """End the writing, and go on reading; may be repeated."""
-        opened = self._open
+        opened = self._still_open()
         if opened is not None:
             self.outgoing = Ended(ended.WRITING_ENDED, self._codec)
             opened.writer.producer.close()
@@ -390,7 +391,7 @@ class Connection:
 
     def end_reading(self) -> None:
         """End the reading: from now on the peer's writes return False."""
-        opened = self._open
+        opened = self._still_open()
         if opened is not None:
             opened.reader.consumer.close()
 
@@ -410,7 +411,7 @@ class Connection:
         may interrupt. With ``abandoned`` nothing is said to the peer.
         """
         side = self._loop_side  # first, because a thread clears it after it has cleared _open
-        opened = self._open
+        opened = self._still_open()
         if opened is None:
             self._tell()  # a signal handler may have cut that off
             return
@@ -464,6 +465,11 @@ class Connection:
             shutdown.unregister(self)
 
         locked(self._telling, tell, timeout=0)
+
+    def _still_open(self) -> Open | None:
+        """What this connection has while it is open; None in a fork, which may notice here that it is one."""
+        forks.noticed()
+        return self._open
 
     def disown(self) -> None:
         """In a fork: leave the connection to the parent."""

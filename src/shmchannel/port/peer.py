@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from array import array
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import ChannelError
 from ..layout import FREE, INTERPRETER, NAMESPACE, PID, STARTED, STATE
 from ..segment import Slot
-from ..system import processes
+from ..system import forks, processes
 from ..system.clock import monotonic
 from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
 from . import ended
@@ -38,7 +38,11 @@ class Peer:
         self.lost = False
         self.loss: Callable[[], ChannelError] = ended.LOST
         """The error for a peer that is lost."""
-        self.next_look = array("d", [0.0])  # monotonic seconds; in memory that C can read
+        # In memory that C can read: monotonic seconds, and 1 in the process of this port. In a fork both are
+        # 0: so a put looks, and a take finds nothing and looks too.
+        memory = forks.doubles_of_this_process(2)
+        self.next_look, self.ours = memory[:1], memory[1:]
+        self.ours[0] = 1.0
 
     def has_connected(self) -> bool:
         """Whether the other slot has been taken. False once this port is over."""
@@ -57,8 +61,13 @@ class Peer:
         return PeerInfo(record[PID], record[INTERPRETER], program(record))
 
     def look(self) -> bool:
-        """Ask the kernel whether the peer lives. A peer that may still connect counts as alive."""
+        """Ask the kernel whether the peer lives. A peer that may still connect counts as alive.
+
+        Raises ``ChannelError`` in a fork.
+        """
         slot = self._slot
+        if slot and forks.noticed():
+            raise ended.FORKED()
         if slot and not self.lost:
             self.next_look[0] = monotonic() + SLICE
             try:
@@ -73,7 +82,7 @@ class Peer:
 
     def alive(self) -> bool:
         """As ``look``, but ask the kernel at most once in a slice."""
-        return not self.lost and (monotonic() < self.next_look[0] or self.look())
+        return monotonic() < self.next_look[0] or self.look()
 
     def check(self) -> None:
         """Raise ``PeerLost`` if the peer has died; ask the kernel at most once in a slice."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
-import os
 import sys
 import threading
 import weakref
@@ -16,7 +15,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from ..errors import ChannelError
-from ..system import ending, processes
+from ..system import ending, forks, processes
 from . import ended
 
 
@@ -134,4 +133,4 @@ def _disown_in_child() -> None:
     _unreferenced.clear()
 
 
-os.register_at_fork(after_in_child=_disown_in_child)
+forks.in_child(_disown_in_child)

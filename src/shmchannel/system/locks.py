@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
+from . import forks
 from .descriptors import Descriptor
 from .processes import process_started
 
@@ -120,4 +121,4 @@ def _close_in_child() -> None:
             hold.drop()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+forks.in_child(_close_in_child)

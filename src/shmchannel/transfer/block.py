@@ -53,7 +53,8 @@ class Record(NamedTuple):
     @property
     def handle(self) -> str:
         """The channel's handle; empty if the block has an owner."""
-        return self.channel.rstrip(b"\0").decode("latin-1")
+        # UTF-8 only: at the end of a program Python finds no other encoding.
+        return self.channel.rstrip(b"\0").decode(errors="replace")
 
     def is_for(self, slot: Slot, *indices: int) -> bool:
         """Whether the block is under way to one of these slots of the slot's channel."""

@@ -1,0 +1,120 @@
+"""A fork by C code, which does not call Python's hooks, as that of uWSGI for its workers."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from shmchannel import Channel, PeerLost
+from support.engines import RINGS, in_program
+
+# Each use of a port by the child, and how it ends: by ``os._exit``, or as a program does.
+USES = {
+    "write": "port.write_sync('child')",
+    "write_nowait": "port.write_nowait('child')",
+    "write large": "port.write_sync(b'child' * 100_000, timeout=5)",
+    "write_many": "port.write_many_sync(['child', 'child'])",
+    "transfer": "port.write_sync(buffer, transfer=[buffer])",
+    "read": "port.read_sync(timeout=5)",
+    "read_nowait": "port.read_nowait()",
+    "read_many": "port.read_many_sync(10, 5)",
+    "await write": "asyncio.run(port.write('child'))",
+    "await read": "asyncio.run(port.read())",
+    "end_writing": "port.end_writing(), port.write_sync('child')",
+    "close": "port.close_sync(), port.write_sync('child')",
+    "close buffer": "buffer.close(), port.write_sync('child')",
+}
+MASTER = """
+import asyncio, ctypes, os, sys
+from shmchannel import Channel, ChannelError, SharedBuffer
+port = Channel.from_handle(sys.argv[1]).connect()
+buffer = SharedBuffer(10)
+port.write_sync("up")
+assert port.read_sync(timeout=10) == "fork now"
+while not port.statistics().incoming_fill:
+    pass  # until there is a message that the child could take
+if ctypes.PyDLL(None).fork() == 0:
+    try:
+        USE
+    except (ChannelError, ValueError) as error:  # a buffer raises ValueError, as in any fork
+        assert "a fork of" in str(error), error
+        END
+    os._exit(1)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+assert port.read_sync(timeout=10) == "for the parent"
+assert port.write_sync(buffer, transfer=[buffer])
+assert port.write_sync(b"parent" * 100_000, timeout=10)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit()"])
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("ring", RINGS)
+def test_a_fork_without_hooks_uses_nothing_of_its_parent(ring: str, use: str, end: str) -> None:
+    channel = Channel()
+    program = MASTER.replace("USE", USES[use]).replace("END", end)
+    with channel.connect() as port, started(program, channel, ring) as master:
+        assert port.read_sync(timeout=10) == "up"
+        port.write_many_sync(["fork now", "for the parent"])
+        with port.read_sync(timeout=20) as buffer:
+            assert bytes(buffer) == bytes(10)
+        assert port.read_sync(timeout=20) == b"parent" * 100_000
+        with pytest.raises(PeerLost):
+            port.read_sync(timeout=10)
+        assert master.communicate(timeout=10)[1] == b""
+        assert master.returncode == -signal.SIGKILL
+
+
+STAYS = """
+import ctypes, os, sys
+from shmchannel import Channel, ChannelError
+port = Channel.from_handle(sys.argv[1]).connect()
+went, goes = os.pipe()
+child = ctypes.PyDLL(None).fork()
+if child == 0:
+    os.close(goes), os.close(2)
+    try:
+        port.write_sync("child")
+    except ChannelError:
+        port = Channel.from_handle(sys.argv[2]).connect()  # its own
+        port.write_sync(os.getpid())
+    os.read(went, 1)
+    os._exit(0)
+port.write_sync("parent")
+os.read(0, 1)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_a_fork_without_hooks_keeps_no_port_of_its_parent_alive_once_it_has_used_one(ring: str) -> None:
+    channel, own = Channel(), Channel()
+    with (
+        channel.connect() as port,
+        own.connect() as childs,
+        started(STAYS, channel, ring, own.handle) as master,
+    ):
+        assert port.read_sync(timeout=10) == "parent"
+        assert childs.read_sync(timeout=10) != master.pid
+        master.communicate(b"x", timeout=10)
+        with pytest.raises(PeerLost):
+            port.read_sync(timeout=10)
+        with pytest.raises(PeerLost):  # the child ends with the pipe
+            childs.read_sync(timeout=10)
+
+
+@contextmanager
+def started(program: str, channel: Channel, ring: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-W", "ignore", "-c", program, channel.handle, *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=in_program(ring), stdin=pipe, stderr=pipe) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
