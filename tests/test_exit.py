@@ -141,6 +141,37 @@ def test_a_child_that_is_joined_at_exit_has_the_end_of_the_port_before() -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+IN_A_THREAD = """
+import asyncio, sys
+from shmchannel import Channel
+channel = Channel()
+one, two = channel.connect(), channel.connect()
+async def main():
+    one.unref()
+    if sys.argv[1] == "write":
+        try:
+            while True:
+                one.write_nowait(bytes(1000))
+        except Exception:
+            pass
+    call = (one.write_sync, bytes(1000)) if sys.argv[1] == "write" else (getattr(one, sys.argv[1]),)
+    try:
+        async with asyncio.timeout(0.1):
+            await asyncio.to_thread(*call)
+    except TimeoutError:
+        print("timed out")
+asyncio.run(main())
+print(one.closed)
+"""
+
+
+@pytest.mark.parametrize("call", ["read_sync", "read_many_sync", "write"])
+@pytest.mark.parametrize("ring", RINGS)
+def test_a_cancelled_thread_of_asyncio_does_not_keep_the_program_after_unref(ring: str, call: str) -> None:
+    done = run(IN_A_THREAD, call, ring=ring)
+    assert (done.stdout, done.stderr) == ("timed out\nFalse\n", "")
+
+
 def run(program: str, *arguments: str, ring: str = "c") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", "-c", program, *arguments]
     return subprocess.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from ..segment import Slot
 from ..system import forks, processes
 from ..system.clock import monotonic
 from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
-from . import ended
+from . import ended, shutdown
 
 
 class PeerInfo(NamedTuple):
@@ -38,6 +37,7 @@ class Peer:
         self.lost = False
         self.loss: Callable[[], ChannelError] = ended.LOST
         """The error for a peer that is lost."""
+        self.waits_end_with_the_loop = False  # after ``unref``
         # In memory that C can read: monotonic seconds, and 1 in the process of this port. In a fork both are
         # 0: so a put looks, and a take finds nothing and looks too.
         memory = forks.doubles_of_this_process(2)
@@ -63,11 +63,13 @@ class Peer:
     def look(self) -> bool:
         """Ask the kernel whether the peer lives. A peer that may still connect counts as alive.
 
-        Raises ``ChannelError`` in a fork.
+        Raises ``ChannelError`` in a fork, ``EndOfChannel`` in a thread that an ended event loop waits for.
         """
         slot = self._slot
         if slot and forks.noticed():
             raise ended.FORKED()
+        if self.waits_end_with_the_loop and shutdown.in_thread_of_ended_loop():
+            raise ended.EXITING()
         if slot and not self.lost:
             self.next_look[0] = monotonic() + SLICE
             try:

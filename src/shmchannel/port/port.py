@@ -350,14 +350,18 @@ class Port:
         In a subinterpreter it changes nothing, because ``Interpreter.close`` closes the ports first.
         """
         if not self._connection.over:
+            self._connection.peer.waits_end_with_the_loop = False
             shutdown.ref(self._connection)
 
     def unref(self) -> None:
         """Never let threads that wait on this port keep the program from ending.
 
         When its main part ends, the port is closed: the peer and the waiting threads get ``EndOfChannel``.
+        ``asyncio.run`` waits for the threads of ``asyncio.to_thread``, also for those that were cancelled. So
+        such a thread gets it when the loop has ended, within 2 s, and the port stays open.
         """
         if not self._connection.over:
+            self._connection.peer.waits_end_with_the_loop = True
             shutdown.unref(self._connection)
 
     # -- events

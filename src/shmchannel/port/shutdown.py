@@ -82,6 +82,18 @@ def unref(port: Exiting) -> None:
         port.end(ended.EXITING)
 
 
+def in_thread_of_ended_loop() -> bool:
+    """Whether this thread is one of ``asyncio.to_thread``, and its loop only waits for it to end.
+
+    The loop has cancelled all its tasks before. A thread cannot be cancelled, and asyncio does not tell it.
+    """
+    thread = threading.current_thread()
+    if not thread.name.startswith("asyncio_"):  # the prefix of the executors that asyncio makes
+        return False
+    executor = getattr(thread, "_args", (bool,))[0]()  # a weak reference, as the worker's first argument
+    return executor is None or getattr(executor, "_shutdown", False)
+
+
 def _main_part_ended() -> None:
     global _ended
     _ended = True  # first, so that a port that is unref'd from now on closes at once
