@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
 from typing import Any
 
 import numpy
@@ -129,3 +131,46 @@ def test_an_array_in_a_shared_buffer_moves_without_a_copy() -> None:
         array[0] = 5
         assert theirs[:8] == numpy.float64(5).tobytes()
         del array
+
+
+@pytest.mark.parametrize("act", ["move", "close"])
+def test_an_array_that_no_view_keeps_does_not_end_the_process(act: str) -> None:
+    subprocess.run([sys.executable, "-c", ARRAY_OVER_A_BUFFER, act], timeout=60, check=True)
+
+
+ARRAY_OVER_A_BUFFER = """
+import gc, sys
+import numpy
+from shmchannel import Channel, SharedBuffer
+
+def mapped():
+    return [line.split()[-1] for line in open("/proc/self/maps") if "/dev/shm/" in line]
+
+channel = Channel()
+with channel.connect() as one, channel.connect() as two:
+    before = sorted(mapped())
+    buffer = SharedBuffer(100_001)
+    frame = numpy.ndarray((100_001,), numpy.uint8, buffer=buffer)
+    frame[:] = 7
+    if sys.argv[1] == "move":
+        one.write_sync(buffer, transfer=[buffer])
+        theirs = two.read_sync()
+    else:
+        buffer.close()
+    assert not frame.any()
+    frame[:] = 8
+    if sys.argv[1] == "move":
+        assert theirs[:] == bytes([7]) * 100_001
+        theirs.close()
+    assert sorted(mapped()) == before
+    address = frame.ctypes.data
+
+    def in_use():
+        pages = [line.split()[0].split("-") for line in open("/proc/self/maps")]
+        return any(int(start, 16) <= address < int(end, 16) for start, end in pages)
+
+    assert in_use()
+    del frame, buffer
+    gc.collect()
+    assert not in_use()
+"""

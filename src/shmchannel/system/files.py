@@ -145,7 +145,7 @@ def _with_gil(name: str) -> Any:
 
 _shm_open = _with_gil("shm_open")
 _shm_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic on macOS: a mode follows
-# Nothing here waits for a lease that another process holds, because the GIL is held. macOS does not accept the flag.
+# Nothing here waits for a lease that another process holds, as the GIL is held. macOS has no such flag.
 _AT_ONCE = os.O_NONBLOCK if sys.platform == "linux" else 0
 
 

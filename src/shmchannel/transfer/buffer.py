@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
+import sys
+import weakref
 from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any, NoReturn
@@ -15,8 +18,13 @@ from ..system.ending import later
 from ..system.files import allocate, disown, new_file, open_into, own, refused, remove_file
 from ..system.locks import Hold
 from ..system.mapping import map_file
+from ..system.semaphores import LIBC
 from .block import HEAD_SIZE, LARGEST, NAME, OWNER, Block, Record, lock_byte, read_record, write_record
 from .claims import Claims
+
+LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
 class SharedBuffer(mmap.mmap):
@@ -35,6 +43,7 @@ class SharedBuffer(mmap.mmap):
 
     _block: Block
     _free: Finalize
+    _is_mapped: bool
 
     def __new__(cls, size: int) -> SharedBuffer:
         files.checked_size("size", size, 1, LARGEST)
@@ -52,6 +61,7 @@ class SharedBuffer(mmap.mmap):
             self = map_file(cls, block.hold.fileno(), block.size, HEAD_SIZE)
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
+        self._is_mapped = True
         self._block = block
         own(block.claim, block.claim.remove_name)  # because a signal handler may cut off the Finalize
         disown(block.name)
@@ -69,7 +79,7 @@ class SharedBuffer(mmap.mmap):
 
         A write that is moving the buffer goes on: if its message is not accepted, the memory is freed then.
         """
-        super().close()
+        _close_mapping(self)
         claims = Claims()
         if claims.add(self):  # else the write frees it: it looks whether the buffer is closed after its claim
             try:
@@ -93,6 +103,37 @@ class SharedBuffer(mmap.mmap):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a SharedBuffer is not pickled: move it, with write(value, transfer=[buffer])")
+
+
+_ADDRESS = object.__basicsize__  # where an mmap object keeps the address of its memory; NULL: it is closed
+_PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
+_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4010  # MAP_FIXED and MAP_NORESERVE, on Linux
+
+
+def _close_mapping(buffer: SharedBuffer) -> None:
+    """Close the mmap object. Its addresses stay in use, as zeros, until the object is gone.
+
+    ``numpy.ndarray(buffer=buffer)`` keeps the object and the address, and no view. So mmap would not know of
+    that array, and unmap the memory under it: the next access would end the process.
+    """
+    if vars(buffer).pop("_is_mapped", None) is None:
+        return  # it is closed, or another thread does so now: pop is one step
+    address, size = ctypes.addressof(ctypes.c_char.from_buffer(buffer)), len(buffer)
+    word = ctypes.c_void_p.from_address(id(buffer) + _ADDRESS)
+    is_known = sys.platform == "linux" and word.value == address
+    if is_known:
+        word.value = None  # so that the close unmaps nothing
+    try:
+        mmap.mmap.close(buffer)
+    except BufferError:
+        if is_known:
+            word.value = address
+        buffer._is_mapped = True
+        raise
+    if is_known:
+        # In one step, in place of the shared memory, which is the reader's or free now.
+        LIBC.mmap(address, size, _PROTECTION, _FLAGS, -1, 0)
+        weakref.finalize(buffer, LIBC.munmap, address, size).atexit = False
 
 
 # -- for transfer.py
@@ -127,7 +168,7 @@ def detach(buffer: SharedBuffer) -> None:
     disown(buffer._block.claim)
     buffer._free.cancel()
     try:
-        mmap.mmap.close(buffer)
+        _close_mapping(buffer)
     except BufferError:
         pass  # another thread has just made a view: the memory is unmapped with that
 
