@@ -1002,3 +1002,25 @@ def test_a_transfer_that_is_no_list_is_refused(pair: tuple[Port, Port], listed: 
     with pytest.raises(WouldBlock):
         two.read_nowait()
     assert one.write_sync(1, transfer=[])
+
+
+def test_the_use_of_a_detached_buffer_says_what_has_happened_to_it(pair: tuple[Port, Port]) -> None:
+    one, _ = pair
+    moved, closed = SharedBuffer(10), SharedBuffer(10)
+    one.write_sync(moved, transfer=[moved])
+    closed.close()
+    for buffer, message in ((moved, "was moved to another port"), (closed, "has been closed")):
+        for use in (
+            lambda buffer=buffer: buffer[0],
+            lambda buffer=buffer: buffer[:3],
+            lambda buffer=buffer: buffer.__setitem__(0, 1),
+            lambda buffer=buffer: len(buffer),
+            lambda buffer=buffer: buffer.read(3),
+            lambda buffer=buffer: buffer.seek(0),
+            lambda buffer=buffer: buffer.find(b"x"),
+            lambda buffer=buffer: buffer.__enter__(),
+        ):
+            with pytest.raises(ValueError, match=message):
+                use()
+    with SharedBuffer(10) as buffer, pytest.raises(ValueError, match="seek out of range"):
+        buffer.seek(11)

@@ -7,7 +7,8 @@ import mmap
 import os
 import sys
 import weakref
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from multiprocessing.util import Finalize
 from typing import Any, NoReturn
 
@@ -104,6 +105,32 @@ class SharedBuffer(mmap.mmap):
     def __reduce__(self) -> NoReturn:
         raise TypeError("a SharedBuffer is not pickled: move it, with write(value, transfer=[buffer])")
 
+
+def _saying_why(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of mmap whose error says what has happened to the buffer."""
+
+    @wraps(method)
+    def call(self: SharedBuffer, *arguments: Any) -> Any:
+        try:
+            return method(self, *arguments)
+        except ValueError:
+            if not self.closed:
+                raise
+            moved = self._block.claim.moved
+        raise ValueError(
+            "this SharedBuffer was moved to another port, and is closed here"
+            if moved
+            else "this SharedBuffer has been closed"
+        )
+
+    return call
+
+
+# What uses the memory, of all that mmap has on this system.
+_ITEMS = {"__len__", "__getitem__", "__setitem__", "__enter__"}
+_METHODS = {name for name in vars(mmap.mmap) if not name.startswith("_")} - {"close", "closed", "resize"}
+for _name in _ITEMS | _METHODS:
+    setattr(SharedBuffer, _name, _saying_why(getattr(mmap.mmap, _name)))
 
 _ADDRESS = object.__basicsize__  # where an mmap object keeps the address of its memory; NULL: it is closed
 _PROTECTION = mmap.PROT_READ | mmap.PROT_WRITE
