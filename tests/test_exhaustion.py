@@ -29,7 +29,7 @@ from shmchannel import (
     WouldBlock,
 )
 from shmchannel.port.port import connection_of
-from support.engines import LONG_RINGS, RINGS, connected, in_program, made_by
+from support.engines import LONG_RINGS, RINGS, connected, in_program, made_by, needs_c
 from support.leftovers import names
 from support.peers import until_asleep
 
@@ -45,7 +45,7 @@ def run(name: str, core: str, libc: str = "") -> None:
         check=False,
     )
     if done.returncode == starving.NOT_PERMITTED:
-        pytest.skip("a small /dev/shm cannot be mounted here")
+        pytest.skip("a small /dev/shm cannot be mounted here, or there is no _testcapi")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
@@ -55,6 +55,12 @@ def run(name: str, core: str, libc: str = "") -> None:
 )
 def test_a_limit_that_is_hit_costs_nothing_but_an_error(name: str, core: str) -> None:
     run(name, core)
+
+
+@needs_c
+def test_whichever_allocation_fails_nothing_is_lost() -> None:
+    """In C. In Python the interpreter itself allocates between any two steps."""
+    run("allocations", "c")
 
 
 @pytest.mark.parametrize("core", LONG_RINGS)

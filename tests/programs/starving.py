@@ -2,7 +2,8 @@
 
     python tests/programs/starving.py WHAT
 
-WHAT is full, inodes, descriptors, doorbells, memory, large_write, large_read, large_parts or large_value.
+WHAT is full, inodes, descriptors, doorbells, memory, allocations, large_write, large_read, large_parts or
+large_value. `allocations` takes a Python with the module _testcapi; without it the status is 77.
 `full` and `inodes` fill a small /dev/shm of their own; where none can be mounted, the status is 77. With
 LIBC=1 libc alone makes the semaphores, as in an interpreter. Asserts that the error says what to do, that
 nothing is left half made, and that it works again once there is more.
@@ -308,6 +309,68 @@ def large_parts() -> None:
     assert two.read_sync(timeout=30) == value
     assert two.read_sync(timeout=30) == "next"
     writer.join()
+
+
+def allocations() -> None:
+    """Each allocation of a call fails, and all after it: what was accepted is there, what was not read stays."""
+    try:
+        testcapi: Any = importlib.import_module("_testcapi")
+    except ImportError:
+        sys.exit(NOT_PERMITTED)
+
+    def starved(number: int, call: Callable[[], Any]) -> Any:
+        """The result of a call whose allocations fail from that number on; None if it needs them."""
+        testcapi.set_nomemory(number, 0)
+        try:
+            return call()
+        except MemoryError:
+            return None
+        finally:
+            testcapi.remove_mem_hooks()
+
+    def rest(two: Port) -> list[Any]:
+        found = []
+        while two.statistics().incoming_fill:
+            with suppress(MemoryError):  # of the message after those that the last call has returned
+                found += two.read_many_sync()
+        return found
+
+    def each(check: Callable[[int], bool]) -> None:
+        """Until a call needs none of the allocations that fail."""
+        number = 1
+        while check(number):
+            number += 1
+
+    values = [["small", 2.5, {"a": 1 << 40}], ("tuple", {3, 4}), ["x" * 5000], b"y" * 20_000]
+    for value in values:
+        one, two = pair(1 << 20)
+
+        def write(number: int) -> bool:
+            accepted = starved(number, lambda: one.write_sync(value, timeout=5))  # noqa: B023
+            assert rest(two) == [value] * bool(accepted), (number, accepted)  # noqa: B023
+            return not accepted
+
+        def write_many(number: int) -> bool:
+            accepted = starved(number, lambda: one.write_many_sync([value, "next"], timeout=5))  # noqa: B023
+            assert rest(two) == [value, "next"][: accepted or 0], (number, accepted)  # noqa: B023
+            return accepted != 2
+
+        def read(number: int) -> bool:
+            one.write_many_sync([value, "next"])  # noqa: B023
+            got = starved(number, lambda: two.read_sync(timeout=5))  # noqa: B023
+            assert [value, "next"] == ([] if got is None else [got]) + rest(two), (number, got)  # noqa: B023
+            return got is None
+
+        def read_many(number: int) -> bool:
+            one.write_many_sync([value, "next"])  # noqa: B023
+            got = starved(number, lambda: two.read_many_sync(timeout=5))  # noqa: B023
+            assert [value, "next"] == (got or []) + rest(two), (number, got)  # noqa: B023
+            return not got
+
+        with one, two:
+            for check in (write, write_many, read, read_many):
+                check(1 << 30)  # makes what is made only once
+                each(check)
 
 
 def large_value() -> None:

@@ -61,7 +61,7 @@ static int gather(Consumer *self)
         RingAnswer answer = ring_next(ring, &frame); /* step: look_at_tail */
         bool is_part = answer == RING_OK && (frame.kind == PART || frame.kind == ABORT);
         if (is_part)
-            status = take_frame(self, &frame, NULL, &message);
+            status = take_frame(self, &frame, NULL, &message, false);
         lock_give(&self->end.lock);
         if (!is_part && answer != RING_EMPTY)
             return 1; /* of a corrupted frame too: a try raises that */
@@ -69,7 +69,7 @@ static int gather(Consumer *self)
             PyErr_Clear(); /* a try raises it */
             return 1;
         }
-        if (status < 0 || (!self->holding && consumer_attend(self) < 0))
+        if (status < 0 || consumer_attend(self) < 0)
             return -1;
     }
     return load(ring, PRODUCER_CLOSED) != 0;

@@ -73,12 +73,16 @@ static void end_free(PyObject *object)
     free_object(object);
 }
 
-/* Wake the other end, by `wake` or `bell`. An end that is garbage has neither. */
+/* Wake the other end, by `wake` or `bell`. An end that is garbage has neither. Without memory it is left out: what was stored
+   stands, and who sleeps looks again at the end of a slice. */
 static int call(PyObject *function)
 {
     PyObject *result = function ? PyObject_CallNoArgs(function) : Py_NewRef(Py_None);
     Py_XDECREF(result);
-    return result ? 0 : -1;
+    if (result || !PyErr_ExceptionMatches(PyExc_MemoryError))
+        return result ? 0 : -1;
+    PyErr_Clear();
+    return 0;
 }
 
 /* Raise ChannelCorrupted, for what was found in shared memory. */

@@ -87,6 +87,18 @@ static inline void lock_pass(Lock *lock, double seconds)
 
 #endif
 
+/* Put an object, or NULL, in the place of another one, and return that. Of two threads only one gets it. */
+static inline PyObject *exchange(PyObject **place, PyObject *object)
+{
+#ifdef Py_GIL_DISABLED
+    return __atomic_exchange_n(place, object, __ATOMIC_ACQ_REL);
+#else
+    PyObject *before = *place;
+    *place = object;
+    return before;
+#endif
+}
+
 /* Copy `SIZE` bytes by a statement. With no lock (NULL) a large copy only lets go of the GIL. */
 #define COPY(LOCK, SIZE, STATEMENT) \
     if ((SIZE) < WITHOUT_GIL) {     \

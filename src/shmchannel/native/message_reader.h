@@ -12,6 +12,7 @@ typedef struct {
     PyObject *deferred; /* a list of exceptions, of which each take raises one; or NULL */
     PyObject *returned; /* a list of payloads for whose values there was no memory; or NULL */
     Py_buffer ours;     /* a double: 0 in a fork, which takes nothing */
+    PyObject *spare;    /* a bytes object with room for a small message, see untake; or NULL */
 } MessageReader;
 
 static PyObject *message_reader_prepare(PyObject *object, PyObject *args)
@@ -38,19 +39,23 @@ static bool has_items(PyObject *list)
     return list && PyList_CheckExact(list) && PyList_GET_SIZE(list);
 }
 
-/* Take the first item out of a list. NULL if another thread was quicker. */
-static PyObject *take_first(MessageReader *self, PyObject *list)
+/* Take the first item out of a list, which keeps its room: see list_reserve. NULL if another thread was quicker. */
+static PyObject *take_first(PyObject *list)
 {
     PyObject *first = NULL;
-    lock_take(&self->consumer->end.lock);
+#ifdef Py_GIL_DISABLED
+    Py_BEGIN_CRITICAL_SECTION(list);
+#endif
     if (has_items(list)) {
-        first = Py_NewRef(PyList_GET_ITEM(list, 0));
-        if (PyList_SetSlice(list, 0, 1, NULL) < 0) { /* no memory: it stays */
-            PyErr_Clear();
-            Py_CLEAR(first);
-        }
+        PyObject **items = PySequence_Fast_ITEMS(list);
+        Py_ssize_t rest = PyList_GET_SIZE(list) - 1;
+        first = items[0];
+        memmove(items, items + 1, (size_t)rest * sizeof *items);
+        Py_SET_SIZE(list, rest);
     }
-    lock_give(&self->consumer->end.lock);
+#ifdef Py_GIL_DISABLED
+    Py_END_CRITICAL_SECTION();
+#endif
     return first;
 }
 
@@ -66,18 +71,48 @@ static bool is_shortage(State *state, PyObject *error)
     return is;
 }
 
-/* After a failed decoding: if it was a shortage, keep the message for the next take, and wake a thread that waits for it. */
-static void untake(MessageReader *self, Message *message)
+/* Have room for some more items in a list, so that the next appends cannot fail. */
+static int list_reserve(PyObject *list)
+{
+    enum { ITEMS = 4 }; /* as many threads as may lack memory at once */
+    Py_ssize_t size = PyList_GET_SIZE(list);
+    if (((PyListObject *)list)->allocated >= size + ITEMS)
+        return 0;
+    int status = 0;
+    while (!status && PyList_GET_SIZE(list) < size + ITEMS)
+        status = PyList_Append(list, Py_None);
+    while (PyList_GET_SIZE(list) > size) {
+        Py_SET_SIZE(list, PyList_GET_SIZE(list) - 1); /* it keeps the room */
+        Py_DECREF(Py_None);
+    }
+    return status;
+}
+
+/* Before a take: have what untake needs, for then there may be no memory. NULL with MemoryError. */
+static PyObject *prepare_untake(MessageReader *self)
+{
+    PyObject *spare = exchange(&self->spare, NULL);
+    if (self->returned && PyList_CheckExact(self->returned) && list_reserve(self->returned) < 0)
+        Py_CLEAR(spare);
+    else if (!spare)
+        spare = PyBytes_FromStringAndSize(NULL, SMALL);
+    return spare;
+}
+
+/* After a failed decoding: if it was a shortage, keep the message for the next take, and wake a thread that waits for it.
+   Takes over the spare. */
+static void untake(MessageReader *self, Message *message, PyObject *spare)
 {
     PyObject *error = take_error();
-    if (!self->returned || !is_shortage(self->codec->state, error)) {
-        raise_error(error);
-        return;
+    if (self->returned && is_shortage(self->codec->state, error)) {
+        if (!message->payload) {
+            memcpy(PyBytes_AS_STRING(spare), message->small, message->size);
+            message->payload = Py_NewRef(shortened(spare, message->size));
+        }
+        if (PyList_Append(self->returned, message->payload) == 0)
+            call(self->consumer->post);
     }
-    if (!message->payload) /* this may lack memory too: then the message is lost */
-        message->payload = PyBytes_FromStringAndSize((const char *)message->small, (Py_ssize_t)message->size);
-    if (message->payload && PyList_Append(self->returned, message->payload) == 0)
-        call(self->consumer->post);
+    Py_DECREF(spare);
     raise_error(error);
 }
 
@@ -89,13 +124,18 @@ static PyObject *take(MessageReader *self, bool hold)
         return NULL;
     if (!*(const double *)self->ours.buf)
         return NULL;
-    if (has_items(self->deferred) && (raise_error(take_first(self, self->deferred)), PyErr_Occurred()))
+    if (has_items(self->deferred) && (raise_error(take_first(self->deferred)), PyErr_Occurred()))
+        return NULL;
+    PyObject *spare = prepare_untake(self);
+    if (!spare)
         return NULL;
     message.value = NULL;
-    message.payload = has_items(self->returned) ? take_first(self, self->returned) : NULL;
+    message.payload = has_items(self->returned) ? take_first(self->returned) : NULL;
     int status = message.payload ? 1 : read_message(self->consumer, self->codec, &message, hold);
-    if (status <= 0 || message.value)
+    if (status <= 0 || message.value) {
+        Py_XDECREF(exchange(&self->spare, spare));
         return status <= 0 ? NULL : message.value;
+    }
     BeforeCall give_back = {consumer_give_back, self->consumer}, *before = hold ? &give_back : NULL;
     PyObject *value = NULL;
     if (message.payload)
@@ -103,8 +143,10 @@ static PyObject *take(MessageReader *self, bool hold)
                                (size_t)PyBytes_GET_SIZE(message.payload), before);
     else
         value = decode_message(self->codec, message.small, message.size, before);
-    if (!value)
-        untake(self, &message);
+    if (value)
+        Py_XDECREF(exchange(&self->spare, spare));
+    else
+        untake(self, &message, spare);
     Py_XDECREF(message.payload);
     return value;
 }
@@ -148,9 +190,11 @@ static PyObject *message_reader_take_many(PyObject *object, PyObject *const *arg
         return NULL;
     Consumer *consumer = self->consumer;
     State *state = self->codec->state;
+    if (self->deferred && PyList_CheckExact(self->deferred) && list_reserve(self->deferred) < 0)
+        return NULL;
     hold_collector(state); /* it would search all values again and again, and find no garbage */
     int status = 0;
-    while (!status && PyList_GET_SIZE(values) < most && (value = take(self, true))) {
+    while (!status && PyList_GET_SIZE(values) < most && list_reserve(values) == 0 && (value = take(self, true))) {
         status = PyList_Append(values, value);
         Py_DECREF(value);
     }
@@ -198,6 +242,7 @@ static void message_reader_dealloc(PyObject *object)
     Py_CLEAR(self->returned);
     if (self->ours.obj)
         PyBuffer_Release(&self->ours);
+    Py_CLEAR(self->spare);
     free_object(object);
 }
 

@@ -132,6 +132,9 @@ static PyObject *producer_try_write_frames(PyObject *object, PyObject *const *ar
     }
     const uint8_t *frames = (const uint8_t *)PyBytes_AS_STRING(args[0]);
     size_t end = (size_t)start, count = 0;
+    PyObject *result = PyTuple_New(2);
+    if (!result)
+        return NULL;
     lock_take(&self->end.lock);
     RingAnswer answer = self->end.closed ? RING_FULL : ring_load_head(ring);
     uint64_t before = ring->tail;
@@ -140,7 +143,11 @@ static PyObject *producer_try_write_frames(PyObject *object, PyObject *const *ar
         count = frames_that_fit(frames, end, (size_t)PyBytes_GET_SIZE(args[0]), room, &end);
     }
     uint64_t after = before + end - (size_t)start;
-    if (count) {
+    /* Made before anything is published: afterwards there may be no memory. */
+    PyTuple_SET_ITEM(result, 0, PyLong_FromSize_t(end));
+    PyTuple_SET_ITEM(result, 1, PyLong_FromSize_t(count));
+    bool made = PyTuple_GET_ITEM(result, 0) && PyTuple_GET_ITEM(result, 1);
+    if (count && made) {
         ring_copy_in(ring, before, frames + start, end - (size_t)start);
         self->end.messages += count;
         ring_publish(ring, after, self->end.messages);
@@ -148,15 +155,17 @@ static PyObject *producer_try_write_frames(PyObject *object, PyObject *const *ar
     lock_give(&self->end.lock);
     if (answer == RING_CORRUPTED)
         producer_corrupted(self);
-    int taken = count ? producer_attend(self, after) : 1;
-    if (taken < 0 || answer == RING_CORRUPTED)
-        return NULL;
+    int taken = count && made ? producer_attend(self, after) : 1;
+    if (taken < 0 || !made || answer == RING_CORRUPTED)
+        Py_CLEAR(result);
     if (!taken) { /* the reader has closed: only the frames count that it took before */
         uint64_t head = load(ring, HEAD);
         size_t ignored;
         count = head > before ? frames_that_fit(frames, (size_t)start, end, head - before, &ignored) : 0;
+        Py_DECREF(result);
+        result = Py_BuildValue("nn", (Py_ssize_t)end, (Py_ssize_t)count);
     }
-    return Py_BuildValue("nn", (Py_ssize_t)end, (Py_ssize_t)count);
+    return result;
 }
 
 static PyObject *producer_abort(PyObject *object, PyObject *Py_UNUSED(unused))

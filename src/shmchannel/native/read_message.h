@@ -185,14 +185,20 @@ static int add_part(Consumer *self, size_t length)
     return 0;
 }
 
-/* Under the lock, after a LAST: the parts become the message. -1 with MemoryError, and the message is lost: there is no memory
-   to give memory back. */
-static int join_parts(Consumer *self, Message *message)
+/* A bytes object made shorter, which keeps its memory: to give some back may fail when there is none. */
+static PyObject *shortened(PyObject *bytes, size_t size)
+{
+    Py_SET_SIZE(bytes, (Py_ssize_t)size);
+    PyBytes_AS_STRING(bytes)[size] = 0;
+    return bytes;
+}
+
+/* Under the lock, after a LAST: the parts become the message. */
+static void join_parts(Consumer *self, Message *message)
 {
     message->size = self->parts_size;
-    message->payload = self->parts;
+    message->payload = self->parts ? shortened(self->parts, self->parts_size) : NULL;
     self->parts = NULL;
-    return message->payload ? _PyBytes_Resize(&message->payload, (Py_ssize_t)message->size) : 0;
 }
 
 /* -- any frame */
@@ -218,8 +224,8 @@ static int take_frame(Consumer *self, const Frame *frame, Codec *codec, Message 
     }
     if (self->end.closed)
         return 0;
-    if (frame->kind == LAST && join_parts(self, message) < 0)
-        status = -1;
+    if (frame->kind == LAST)
+        join_parts(self, message);
     if (frame->kind == LAST || frame->kind == ABORT) {
         Py_CLEAR(self->parts);
         self->parts_size = 0;

@@ -20,6 +20,8 @@ from .peer import PeerInfo
 from .statistics import Statistics
 
 _NONE: tuple[Any, ...] = ()  # of an interpreter there is one empty tuple
+# Where some messages of a batch were accepted, that is the answer. A tuple made here takes no memory there.
+_PARTLY_WRITTEN = (TimeoutError, ChannelError, MemoryError)
 
 
 class Port:
@@ -155,12 +157,14 @@ class Port:
         start = 0
         accepted = Accepted()
         if len(batches) == 1 and batches[0].large is None:
-            start, accepted.messages = connection.write_frames(batches[0].frames, 0)
-            if start == len(batches[0].frames):
+            frames = batches[0].frames
+            size = len(frames)  # before they are written: even a large int takes memory
+            start, accepted.messages = connection.write_frames(frames, 0)
+            if start == size:
                 return accepted.messages
         try:
             drive(connection.writing_many(batches, accepted, start), timeout)
-        except (TimeoutError, ChannelError):
+        except _PARTLY_WRITTEN:
             if not accepted.messages:
                 raise
         return accepted.messages
@@ -175,7 +179,7 @@ class Port:
         batches = connection.outgoing.batches(values)
         try:
             await connection.drive(connection.writing_many(batches, accepted), "writing")
-        except ChannelError:
+        except _PARTLY_WRITTEN:
             if not accepted.messages:
                 raise
         return accepted.messages
