@@ -312,7 +312,7 @@ def large_parts() -> None:
 
 
 def allocations() -> None:
-    """Each allocation of a call fails, and all after it: what was accepted is there, what was not read stays."""
+    """Each allocation of a call fails, and all after it: what was accepted is there, what is unread stays."""
     try:
         testcapi: Any = importlib.import_module("_testcapi")
     except ImportError:
