@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from shmchannel import Channel, CloneError, InterfaceError, SharedBuffer
-from shmchannel.numpy import ndarray_interface
+from shmchannel.numpy import ndarray_interface, scalar_interfaces
 from support.engines import Codec
 
 pytestmark = pytest.mark.usefixtures("packer")
@@ -174,3 +174,33 @@ with channel.connect() as one, channel.connect() as two:
     gc.collect()
     assert not in_use()
 """
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    [
+        numpy.bool_(True),
+        numpy.int8(-1),
+        numpy.uint64(2**64 - 1),
+        numpy.float16(0.5),
+        numpy.float64("nan"),
+        numpy.complex64(1 - 2j),
+        numpy.datetime64("2026-01-01T00:00:01", "ms"),
+        numpy.timedelta64(5, "D"),
+        numpy.arange(3).mean(),
+        numpy.arange(3, dtype=">i4")[1],
+    ],
+)
+def test_a_scalar_comes_back_the_same(scalar: Any) -> None:
+    codec = Codec(scalar_interfaces)
+    copy = codec.decode(codec.encode([scalar]))[0]
+    assert type(copy) is type(scalar)
+    assert copy.dtype == scalar.dtype
+    assert copy.tobytes() == scalar.tobytes()
+
+
+@pytest.mark.parametrize("form", [["<i4", b"x" * 4], ["<i8", b"x"], ["|O", b"x" * 8], "<i8", ["<i8"]])
+def test_a_form_that_is_no_scalar_is_an_error(form: Any) -> None:
+    interface = next(one for one in scalar_interfaces if one.cls is numpy.int64)
+    with pytest.raises(InterfaceError):
+        interface.build(form)

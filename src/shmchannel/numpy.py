@@ -1,4 +1,4 @@
-"""numpy's arrays in messages: ``Channel(interfaces=[ndarray_interface])``, on both sides."""
+"""NumPy's arrays and scalars in messages: ``Channel(interfaces=[ndarray_interface])``, on both sides."""
 
 from __future__ import annotations
 
@@ -39,3 +39,29 @@ ndarray_interface = Interface(
 )
 """How an ``ndarray`` crosses a channel: dtype, shape, order and data, copied once into the message and once
 out of it. An instance of a subclass raises ``CloneError``, an array of objects ``InterfaceError``."""
+
+
+def _scalar_interface(kind: Any) -> Interface:
+    def deserialize(value: Any) -> Any:
+        descr, data = value
+        dtype = npy.descr_to_dtype(descr)
+        if dtype.type is not kind or dtype.itemsize != len(data):
+            raise ValueError(f"{len(data)} bytes of the dtype {dtype} are no {kind.__name__}")
+        return numpy.frombuffer(data, dtype)[0]
+
+    return Interface(
+        kind,
+        name=f"numpy.scalar.{numpy.dtype(kind).name}",
+        serialize=lambda scalar: [npy.dtype_to_descr(scalar.dtype), scalar.tobytes()],
+        deserialize=deserialize,
+    )
+
+
+_WIDTHS = {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64), "complex": (64, 128)}
+_SCALARS = [f"{kind}{width}" for kind, widths in _WIDTHS.items() for width in widths]
+
+scalar_interfaces = tuple(
+    _scalar_interface(getattr(numpy, name)) for name in ("bool_", *_SCALARS, "datetime64", "timedelta64")
+)
+"""How NumPy's scalars cross, such as ``array.mean()``: ``Channel(interfaces=[*scalar_interfaces])``. Without
+these they raise ``CloneError``; ``scalar.item()`` is a number of Python's."""
