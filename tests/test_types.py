@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import decimal
 import fractions
+import gc
 import importlib
 import io
 import re
+import struct
+import weakref
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -101,3 +104,22 @@ def test_a_decimal_does_not_depend_on_the_context_of_the_thread(capitals: int) -
         with decimal.localcontext(decimal.Context(prec=2, Emax=9, Emin=-9, capitals=capitals, traps=[])):
             assert encode(value) == payload
             assert decode(payload).as_tuple() == value.as_tuple()
+
+
+@pytest.mark.parametrize("size", [1000, 300_000])
+def test_large_patterns_that_were_read_do_not_stay_in_the_cache_of_re(size: int) -> None:
+    def read(number: int) -> weakref.ref[re.Pattern[str]]:
+        header = struct.pack("<I?", re.UNICODE, False)  # made by hand: to compile one here would cache it
+        payload = msgpack.packb(msgpack.ExtType(17, header + b"%08d" % number + b"x" * size))
+        return weakref.ref(decode(payload))
+
+    read_ones = [read(number) for number in range(max(2, 500_000 // size))]
+    gc.collect()
+    assert sum(size for one in read_ones if one() is not None) <= 1 << 18
+
+
+def test_small_patterns_leave_the_programs_own_in_the_cache_of_re() -> None:
+    own = re.compile("the program's own")
+    for number in range(100):
+        decode(encode(re.compile(f"{number}" + "x" * 200)))
+    assert re.compile("the program's own") is own

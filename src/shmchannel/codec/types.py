@@ -195,11 +195,36 @@ def _encode_pattern(value: re.Pattern[Any]) -> bytes:
     return _FLAGS.pack(value.flags, in_bytes) + body
 
 
+class _LargePatterns:
+    """Counts the patterns in the cache of ``re``, which keeps the last 512, whatever their size.
+
+    It empties the cache, the program's own patterns with it, once large patterns have come to MOST bytes.
+    Patterns of up to SMALL bytes are left to the cache's own limit.
+    """
+
+    SMALL = 256
+    MOST = 1 << 18  # compiled, they take up to a hundred times that
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def add(self, size: int) -> None:
+        self._bytes += size if size > self.SMALL else 0
+        if self._bytes > self.MOST:
+            self._bytes = 0
+            re.purge()
+
+
+_large_patterns = _LargePatterns()
+
+
 def _decode_pattern(data: bytes) -> re.Pattern[Any]:
     flags, in_bytes = _FLAGS.unpack_from(data)
     _require(not flags & re.DEBUG)
     pattern = data[_FLAGS.size :]
-    return re.compile(pattern if in_bytes else pattern.decode(), flags)
+    value = re.compile(pattern if in_bytes else pattern.decode(), flags)
+    _large_patterns.add(len(pattern))
+    return value
 
 
 def _text(kind: type[Any], code: int) -> Leaf:
