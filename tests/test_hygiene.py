@@ -385,7 +385,8 @@ loop = asyncio.new_event_loop()
 
 class NoMore:
     def find_spec(self, name, path=None, target=None):
-        raise ModuleNotFoundError(f"{name} is imported late, where a chroot may have taken it away")
+        if name not in sys.builtin_module_names:
+            raise ModuleNotFoundError(f"{name} is imported late, where a chroot may have taken it away")
 
 sys.meta_path.insert(0, NoMore())
 

@@ -128,7 +128,7 @@ def _saying_why(method: Callable[..., Any]) -> Callable[..., Any]:
 
 # What uses the memory, of all that mmap has on this system.
 _ITEMS = {"__len__", "__getitem__", "__setitem__", "__enter__"}
-_METHODS = {name for name in vars(mmap.mmap) if not name.startswith("_")} - {"close", "closed", "resize"}
+_METHODS = {name for name in vars(mmap.mmap) if not name.startswith("_")} - {"closed", *vars(SharedBuffer)}
 for _name in _ITEMS | _METHODS:
     setattr(SharedBuffer, _name, _saying_why(getattr(mmap.mmap, _name)))
 
