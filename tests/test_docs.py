@@ -243,7 +243,7 @@ def test_the_documented_layout_is_the_codes() -> None:
     words = {name: int(offset) for offset, name, _ in table("| offset in it | word | meaning |")}
     assert words == {
         name: 8 * getattr(layout, name)
-        for name in ("STATE", "PID", "STARTED", "INTERPRETER", "BELL", "NAMESPACE")
+        for name in ("STATE", "PID", "STARTED", "INTERPRETER", "BELL", "NAMESPACE", "NETWORK")
     }
 
     places = [offset for offset, _ in table("| offset | what |")]

@@ -152,3 +152,33 @@ def test_a_peer_with_our_pid_in_another_container_does_not_share_our_gil(word: i
         slot.segment.words[(SLOTS[1] >> 3) + word] += 1
         assert peer_of(one).spins() == SPIN_APART
         assert peer_of(two).spins() == (SPIN_BESIDE if processes.has_gil() else SPIN_APART) != NO_SPIN
+
+
+FILENO_BESIDE_ANOTHER_NETWORK = """
+import subprocess, sys
+from shmchannel import Channel, ChannelError, wait
+connecting = '''
+import sys
+from shmchannel import Channel
+port = Channel.from_handle(sys.argv[1]).connect()
+port.write_sync(port.read_sync())
+'''
+for apart in ([], ["unshare", "--net"]):
+    channel = Channel()
+    peer = subprocess.Popen([*apart, sys.executable, "-c", connecting, channel.handle])
+    with channel.connect() as port:
+        port.wait_connected(timeout=20)
+        try:
+            port.fileno()
+            assert not apart
+        except ChannelError as error:
+            assert apart and "network namespace" in str(error), error
+        port.write_sync("there and back")
+        assert wait([port], timeout=20) and port.read_nowait() == "there and back"
+    assert peer.wait(20) == 0
+"""
+
+
+@pytest.mark.parametrize("engine", engines.HERE)
+def test_fileno_says_that_no_ring_comes_from_another_network(engine: str) -> None:
+    run_apart(FILENO_BESIDE_ANOTHER_NETWORK, unshare="--net", engine=engine)

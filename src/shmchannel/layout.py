@@ -21,7 +21,7 @@ LINGER = 1  # a flag of FLAGS_WORD
 # -- the records: 64 bytes each; the holder locks the first byte of its record
 
 CREATOR, SLOTS = 64, (128, 192)
-STATE, PID, STARTED, INTERPRETER, BELL, NAMESPACE = 0, 1, 2, 3, 4, 6  # words of a record; BELL takes two
+STATE, PID, STARTED, INTERPRETER, BELL, NAMESPACE, NETWORK = 0, 1, 2, 3, 4, 6, 7  # words; BELL takes two
 FREE, CONNECTED, CLOSED = 0, 1, 2  # states of a slot, in the order in which it takes them
 RECORD_WORDS = 8
 RECORDS_END = 256

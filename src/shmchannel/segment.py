@@ -71,7 +71,7 @@ class Segment:
         """Write this process into a record; the state last."""
         record = self.words[offset >> 3 :]
         record[layout.PID], record[layout.STARTED], record[layout.NAMESPACE] = processes.this_process()
-        record[layout.INTERPRETER] = processes.interpreter()
+        record[layout.INTERPRETER], record[layout.NETWORK] = processes.interpreter(), processes.network()
         record[layout.STATE] = state
 
     def is_wanted(self, fd: int) -> bool:

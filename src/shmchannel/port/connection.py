@@ -546,6 +546,16 @@ class Connection:
 
     # -- selects
 
+    def fileno(self) -> int:
+        """Return the port's descriptor. Raises as ``to_select``, and if the peer cannot make it readable."""
+        side = self.to_select()
+        if not self.peer.rings_here():
+            raise ChannelError(
+                "the peer is in another network namespace, so it cannot make this descriptor readable: "
+                "use shmchannel.wait or asyncio, or let both containers share their network"
+            )
+        return side.watch_for_good()
+
     def to_select(self) -> SelectSide:
         """Return the port's side in selects.
 

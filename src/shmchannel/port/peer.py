@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import ChannelError
-from ..layout import FREE, INTERPRETER, NAMESPACE, PID, STARTED, STATE
+from ..layout import FREE, INTERPRETER, NAMESPACE, NETWORK, PID, STARTED, STATE
 from ..segment import Slot
 from ..system import forks, processes
 from ..system.clock import monotonic
@@ -97,6 +97,11 @@ class Peer:
         self._slot = None
         self.lost = False
         self.next_look[0] = math.inf
+
+    def rings_here(self) -> bool:
+        """Whether its rings reach our doorbell, as far as that is known: its network namespace is ours."""
+        record = self._slot.peer() if self._slot else [FREE]
+        return record[STATE] == FREE or record[NETWORK] in (0, processes.network())
 
     def spins(self) -> int:
         """Whether spinning for it can pay: ``NO_SPIN``, ``SPIN_APART`` or ``SPIN_BESIDE``."""

@@ -301,9 +301,10 @@ class Port:
         Then call ``read_nowait`` until it raises ``WouldBlock``. The death of the peer does not make it
         readable: use ``shmchannel.wait`` to notice that. An await ends this, once no selector has the
         descriptor: then call ``fileno`` again. Raises ``PortClosed`` once the port is over, and
-        ``ChannelError`` while an event loop awaits the port, or when the system refuses.
+        ``ChannelError`` while an event loop awaits the port, when the system refuses, or if the peer is in
+        another network namespace, from where it cannot make the descriptor readable.
         """
-        return self._connection.to_select().watch_for_good()
+        return self._connection.fileno()
 
     def __repr__(self) -> str:
         return f"<{'closed' if self.closed else 'open'} {self._connection.name}>"

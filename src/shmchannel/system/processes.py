@@ -110,8 +110,17 @@ def _gil(interpreter_id: int) -> int:
 
 def namespace() -> int:
     """The inode of this process's pid namespace; 0 if that is not known. Pids count only within one."""
+    return _namespace("pid")
+
+
+def network() -> int:
+    """The inode of this process's network namespace; 0 if that is not known. No doorbell rings beyond it."""
+    return _namespace("net")
+
+
+def _namespace(kind: str) -> int:
     try:
-        return os.stat("/proc/self/ns/pid").st_ino
+        return os.stat(f"/proc/self/ns/{kind}").st_ino
     except OSError:
         return 0
 
