@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import math
 import os
@@ -114,7 +115,7 @@ def test_top_follows_the_size_of_the_terminal(form: list[str]) -> None:
         until(b"not shown")
         until(b"per s")
         shown = b""
-        fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 160, 0, 0))
+        fcntl.ioctl(leader, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 160, 0, 0))  # also other tests' fit
         program.send_signal(signal.SIGWINCH)  # a shell's terminal sends it
         for channel in channels:
             until(channel.handle.encode())
@@ -123,4 +124,7 @@ def test_top_follows_the_size_of_the_terminal(form: list[str]) -> None:
             widths = [len(line) for line in ESCAPE.sub("", shown.decode()).splitlines()]
             assert max(widths) > 60
         terminal.write(b"q")
+        with contextlib.suppress(OSError):  # the end, as a terminal tells it
+            while terminal.read(65536):
+                pass
         assert program.wait(30) == 0
