@@ -474,7 +474,7 @@ def test_a_signal_handler_that_cuts_off_an_end_loses_no_event() -> None:
     with channel.connect() as one, channel.connect() as two:
         seen = listen(two)
         one.close_sync()
-        with pytest.raises(Cut), at_call("_call", cut):
+        with pytest.raises(Cut), at_call("_call_first", cut):
             two.read_sync()
         assert seen == ["end", "close"]
 

@@ -58,13 +58,14 @@ class Events:
         callbacks = self._callbacks[event]  # in place: after an exception in between, the next call goes on
         try:
             while callbacks:
-                _call(callbacks.pop(0), loop)
+                _call_first(callbacks, loop)
         finally:
             if callbacks:  # a callback has raised SystemExit or KeyboardInterrupt: call the others
                 self.fire(event, loop)
 
 
-def _call(callback: Callback, loop: asyncio.AbstractEventLoop | None) -> None:
+def _call_first(callbacks: list[Callback], loop: asyncio.AbstractEventLoop | None) -> None:
+    callback = callbacks.pop(0)  # here, and not in the caller: a handler may cut off a call before it begins
     try:
         if loop is not None and loop.is_running():
             loop.call_soon_threadsafe(callback)
