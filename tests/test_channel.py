@@ -701,3 +701,31 @@ def test_windows_is_told_what_is_missing() -> None:
 def test_errors_can_be_caught_as_what_they_are() -> None:
     assert issubclass(ChannelNotFound, FileNotFoundError)
     assert issubclass(ChannelFull, ChannelError)
+
+
+@pytest.mark.parametrize("moment", ["before the semaphores", "between the two opens of one"])
+def test_a_sweep_that_finds_a_channel_half_made_does_not_fail_it(
+    monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The creator has not locked the segment yet."""
+    swept: list[str] = []
+    make, chmod = segment.NamedSemaphore, os.chmod
+
+    def make_semaphore(name: str, *, create: bool = False) -> Any:
+        if moment.startswith("before") and not swept:
+            swept.extend(segment.sweep_segments())
+        return make(name, create=create)
+
+    def set_mode(path: str, mode: int) -> None:
+        if moment.startswith("between") and not swept:
+            swept.extend(segment.sweep_segments())
+        if os.path.exists(path):
+            chmod(path, mode)
+
+    monkeypatch.setattr(segment, "NamedSemaphore", make_semaphore)
+    monkeypatch.setattr(os, "chmod", set_mode)
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        one.write_sync(1)
+        assert two.read_sync(timeout=10) == 1
+    assert len(swept) == 1

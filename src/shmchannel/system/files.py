@@ -75,7 +75,8 @@ def new_file(
     """Make a file with a new name, and a hold on it with byte ``lock`` locked.
 
     ``beside(name)`` makes what goes with it, right after its name: another user may see the name, and make
-    files with the other names first. Then ``FileExistsError`` leads to the next name.
+    files with the other names first. Then ``FileExistsError`` leads to the next name; so does
+    ``FileNotFoundError``, after a sweep.
 
     This process owns the name. The file is open during the ``with`` statement. After any exception
     ``remove(name)`` is called.
@@ -107,7 +108,10 @@ def new_file(
 def _made(beside: Callable[[str], object], name: str) -> bool:
     try:
         beside(name)
-    except FileExistsError:
+    except (
+        FileExistsError,
+        FileNotFoundError,
+    ):  # another user was quicker, or a sweep: the name is not locked yet
         return False
     return True
 
