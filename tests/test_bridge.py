@@ -454,7 +454,9 @@ def test_a_restarted_bridge_is_no_reconnection(who: str) -> None:
     ) as old:
         bridge = Bridge(channel.connect(), address, **mine)
         with channel.connect() as port:
-            port.write_sync((0, b""))
+            port.write_sync(
+                (0, bytes(1000))
+            )  # what either program waits for, so that it does not end by itself
             assert port.read_sync(timeout=SECONDS)[0] == 0
             old.kill()
             old.wait(SECONDS)
