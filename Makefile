@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-slow style format types check coverage fuzz sanitize stress crash soak model bench bench-plots \
+.PHONY: demo test test-slow style format types check coverage fuzz sanitize stress mutants crash soak model bench bench-plots \
 	docs docs-serve docs-test dist-check clean
 
 demo: $(VENV)/.cli
@@ -47,6 +47,10 @@ sanitize: $(VENV)/.test
 # Interpreters that come and go, for a minute or two: PYTHON=python3.14 make stress
 stress: $(VENV)/.test
 	$(RUN) tests/programs/stress.py
+
+# The code broken in one place at a time: whether the tests notice. Some: make mutants MUTANTS=native/
+mutants: $(VENV)/.test
+	$(RUN) tests/programs/mutants.py $(MUTANTS)
 
 # One side killed or stopped at each step, then at random moments; takes hours. CRASH_EVERY=16: at each 16th step.
 # In C with gdb and gcc, in interpreters with 3.14: PYTHON=python3.14 make crash CRASH="--write docs/reliability.md"

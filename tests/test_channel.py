@@ -729,3 +729,13 @@ def test_a_sweep_that_finds_a_channel_half_made_does_not_fail_it(
         one.write_sync(1)
         assert two.read_sync(timeout=10) == 1
     assert len(swept) == 1
+
+
+def test_a_side_that_connects_fences_before_it_looks_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that connect at once at least one has to see the other, or the names stay."""
+    seen: list[tuple[int, int]] = []
+    channel = Channel()
+    view = segment.Segment.attach(channel.handle)
+    monkeypatch.setattr(segment, "fence", lambda: seen.append((view.state(0), view.state(1))))
+    with channel.connect(), channel.connect():
+        assert seen == [(1, 0), (1, 1)]

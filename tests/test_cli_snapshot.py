@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from shmchannel import Channel, PortClosed, SharedBuffer, engine, layout, segment
+from shmchannel import Channel, ChannelNotFound, PortClosed, SharedBuffer, engine, layout, segment
 from shmchannel.cli import main, snapshot, wording
 from support import peers
 from support.apart import free_handle
@@ -462,3 +462,15 @@ def test_another_users_channels_are_not_shown(
     finally:
         os.chown(f"/dev/shm/{channel.handle}", 0, -1)
     assert listed(channel.handle)
+
+
+def test_peek_shows_no_message_that_has_been_read_meanwhile() -> None:
+    """Where it was, another one may be written right now."""
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        one.write_sync("first")
+        (seen,) = snapshot.named(channel.handle)
+        assert snapshot.peek(seen, 0, engine.Codec().decode) == "first"
+        two.read_sync()
+        with pytest.raises(ChannelNotFound, match="read meanwhile"):
+            snapshot.peek(seen, 0, engine.Codec().decode)

@@ -30,7 +30,7 @@ from shmchannel.system import doorbell
 from support import engines
 from support.engines import encode
 from support.flavours import Peer
-from support.inside import doorbell_of, producer_of
+from support.inside import doorbell_of, producer_of, slot_of
 from support.peers import connect_and_idle, echo
 
 
@@ -310,3 +310,14 @@ def test_who_rings_while_the_port_is_closed_leaves_no_socket(
     monkeypatch.setattr(doorbell, "make_socket", late)
     doorbell_of(one).ring_theirs()
     assert [each.fileno() for each in made] == [-1]
+
+
+def test_the_doorbells_key_goes_with_the_port() -> None:
+    """Else a peer would ring an address that may be another port's by then."""
+    channel = Channel()
+    with channel.connect() as one, channel.connect():
+        ours, _theirs = slot_of(one).bells()
+        one.fileno()
+        assert any(ours)
+        one.close_sync()
+        assert not any(ours)

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 import shmchannel
@@ -574,3 +575,12 @@ def test_the_constants_in_c_are_those_in_python() -> None:
     for name in shared:
         known = next(one for one in (layout, ring, waiting) if hasattr(one, name))
         assert in_c[name] == getattr(known, name), name
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_keys_that_differ_in_eight_bytes_alone_are_not_taken_for_each_other(place: int) -> None:
+    """The decoder keeps the keys that came before, each in a place that other keys share."""
+    parts = ["a" * 8, "a" * 8, "a" * 8, "a" * 7]  # 31 bytes: no longer key is kept
+    keys = ["".join([*parts[:place], f"{number:07}", *parts[place + 1 :]]) for number in range(5000)]
+    codec = engine.Codec()
+    assert [codec.decode(msgpack.packb({key: 1})) for key in keys] == [{key: 1} for key in keys]

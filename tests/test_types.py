@@ -123,3 +123,10 @@ def test_small_patterns_leave_the_programs_own_in_the_cache_of_re() -> None:
     for number in range(100):
         decode(encode(re.compile(f"{number}" + "x" * 200)))
     assert re.compile("the program's own") is own
+
+
+@pytest.mark.parametrize("spelling", ["1e5", "+1", "01", " 1", "1_0", ".5", "1.", "inf", "NAN"])
+def test_each_decimal_has_one_spelling(spelling: str) -> None:
+    decimal.Decimal(spelling)  # is one
+    with pytest.raises(CloneError):
+        decode(msgpack.packb(msgpack.ExtType(LEAVES[decimal.Decimal].code, spelling.encode())))
