@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from ..codec.codec import Codec
@@ -95,7 +95,7 @@ class Transfer:
             if id(instance) in self._instances:
                 raise ValueError(f"transfer lists {instance!r} twice")
             self._instances[id(instance)] = instance, interface
-        self._states: list[tuple[Any, list[dict[str, Any]]]] = []
+        self._undo: list[Callable[[], None]] = []  # what takes back the steps of ``encode``, in their order
         self._offered: list[SharedBuffer] = []
 
     def encode(self, value: object) -> bytes:
@@ -109,13 +109,14 @@ class Transfer:
                 buffers.append(instance)
             else:
                 self._claim(instance, interface)
-                self._states.append((instance, state_of(instance)))
+                self._undo.append(partial(set_state, instance, state_of(instance)))
             moves[identity] = Serialized(instance, interface, interface.give_up(instance))
         payload = self._encode(value, moves)
         for buffer in buffers:
             self._claim(*self._instances[id(buffer)])
             if self._slot is not None:
                 self._offered.append(buffer)
+                self._undo.append(block_of(buffer).withdraw)
                 block_of(buffer).offer(self._slot, self.note)
         return payload
 
@@ -134,14 +135,27 @@ class Transfer:
                 detach(buffer)
             self._claims.release()
             return
-        with ExitStack() as stack:
-            for buffer in self._offered:
-                stack.callback(_close_again, buffer)
-            stack.callback(self._claims.release)
-            for instance, state in self._states:
-                stack.callback(set_state, instance, state)
-            for buffer in self._offered:
-                stack.callback(block_of(buffer).withdraw)
+        try:
+            _take_back(self._undo)
+        finally:
+            try:
+                self._claims.release()
+            finally:
+                for buffer in self._offered:
+                    _close_again(buffer)
+
+
+def _take_back(undo: list[Callable[[], None]]) -> None:
+    """Call these functions, the last first: each also if another one raises.
+
+    No variable holds the exception, as in an ExitStack: it would hold its own traceback, and so the claims.
+    """
+    try:
+        while undo:
+            undo.pop()()
+    finally:
+        if undo:
+            _take_back(undo)
 
 
 def _close_again(buffer: SharedBuffer) -> None:
