@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import mmap
 import os
 import pickle
 import signal
@@ -102,10 +103,12 @@ def whole(instance: Any) -> bool:
 def test_what_is_moved_is_detached_here_and_attached_there(pair: tuple[Port, Port], movable: Any) -> None:
     one, two = pair
     thing = movable()
+    kind = type(thing)  # a detached SharedBuffer is of a subclass
     assert one.write_sync({"it": [thing]}, transfer=[thing])
     assert thing.detached
+    assert isinstance(thing, kind)
     copy = two.read_sync()["it"][0]
-    assert type(copy) is type(thing)
+    assert type(copy) is kind
     assert whole(copy)
     two.write_sync(copy, transfer=[copy])  # and back
     assert copy.detached
@@ -1024,3 +1027,20 @@ def test_the_use_of_a_detached_buffer_says_what_has_happened_to_it(pair: tuple[P
                 use()
     with SharedBuffer(10) as buffer, pytest.raises(ValueError, match="seek out of range"):
         buffer.seek(11)
+
+
+@pytest.mark.parametrize("name", ["__getitem__", "__setitem__", "__len__", "find", "read", "write"])
+def test_an_open_buffer_has_the_methods_of_mmap_themselves(name: str) -> None:
+    # One in Python takes ten times as long.
+    assert getattr(SharedBuffer, name) is getattr(mmap.mmap, name)
+
+
+def test_a_detached_buffer_cannot_be_sent(pair: tuple[Port, Port]) -> None:
+    one, _ = pair
+    buffer = SharedBuffer(10)
+    buffer.close()
+    assert isinstance(buffer, SharedBuffer)
+    with pytest.raises(ValueError, match="is detached already"):
+        one.write_sync(buffer, transfer=[buffer])
+    with pytest.raises(CloneError, match="can only be moved"):
+        one.write_sync(buffer)

@@ -27,7 +27,7 @@ from ..system.doorbell import Doorbell
 from ..system.interrupts import has_lock, locked
 from ..transfer.block import Block
 from ..transfer.sweep import settle, sweep_blocks
-from ..transfer.transfer import Transfer, buffer_interface
+from ..transfer.transfer import Transfer, buffer_interfaces
 from ..waiting.event_loop import LoopSide
 from ..waiting.select import SelectSide
 from ..waiting.sleeper import NO_SPIN, Operation, Sleeper, Wait
@@ -85,7 +85,7 @@ class Connection:
         self.max_message_size = max_message_size
         self.peer = Peer(slot, spin=spin)
         self._doorbell = Doorbell(*slot.bells())
-        self._codec = engine.Codec([*interfaces, buffer_interface(weakref.ref(slot))])
+        self._codec = engine.Codec([*interfaces, *buffer_interfaces(weakref.ref(slot))])
         writer = self._make_writer(slot, max_message_size)
         reader = self._make_reader(slot, max_message_size)
         self.outgoing: MessageWriter | Ended = writer

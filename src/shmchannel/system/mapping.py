@@ -1,4 +1,4 @@
-"""A file's memory, mapped without a descriptor.
+"""A file's memory, mapped without a descriptor, and closed without giving up its addresses.
 
 ``mmap.mmap`` keeps a descriptor for its own use. It would be one more that other code can close by its number
 and that the next file gets; then ``mmap`` would resize or close that file. From 3.13 on it need not keep it.
@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import os
 import sys
+import weakref
 from typing import TypeVar
 
 M = TypeVar("M", bound=mmap.mmap)
@@ -17,8 +18,13 @@ M = TypeVar("M", bound=mmap.mmap)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+_LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _MAP_FIXED = 0x10  # on Linux and macOS
+_MAP_NORESERVE = 0x4000  # on Linux
 _MAP_FAILED = ctypes.c_void_p(-1).value
+_READ_AND_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
+_ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+_ADDRESS = object.__basicsize__  # where an mmap object keeps the address of its memory; NULL: it is closed
 
 
 def map_file(kind: type[M], fd: int, size: int, offset: int = 0) -> M:
@@ -26,10 +32,33 @@ def map_file(kind: type[M], fd: int, size: int, offset: int = 0) -> M:
     if sys.version_info >= (3, 13):
         return mmap.mmap.__new__(kind, fd, size, offset=offset, trackfd=False)
     # Map memory without a file, then the file over it: the object unmaps what lies at its address.
-    made = mmap.mmap.__new__(kind, -1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    made = mmap.mmap.__new__(kind, -1, size, flags=_ANONYMOUS)
     address = ctypes.addressof(ctypes.c_char.from_buffer(made))
-    access = mmap.PROT_READ | mmap.PROT_WRITE
-    if _LIBC.mmap(address, size, access, mmap.MAP_SHARED | _MAP_FIXED, fd, offset) == _MAP_FAILED:
+    if _LIBC.mmap(address, size, _READ_AND_WRITE, mmap.MAP_SHARED | _MAP_FIXED, fd, offset) == _MAP_FAILED:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return made
+
+
+def close_map(made: mmap.mmap) -> None:
+    """Close the object. Its addresses stay in use, as zeros, until the object is gone.
+
+    ``numpy.ndarray(buffer=made)`` keeps the object and the address, and no view. So mmap would not know of
+    that array, and unmap the memory under it: the next access would end the process. Raises ``BufferError``
+    while there are views.
+    """
+    address, size = ctypes.addressof(ctypes.c_char.from_buffer(made)), len(made)
+    word = ctypes.c_void_p.from_address(id(made) + _ADDRESS)
+    is_known = sys.platform == "linux" and word.value == address
+    if is_known:
+        word.value = None  # so that the close unmaps nothing
+    try:
+        mmap.mmap.close(made)
+    except BufferError:
+        if is_known:
+            word.value = address
+        raise
+    if is_known:
+        # In one step, in place of the file's memory.
+        _LIBC.mmap(address, size, _READ_AND_WRITE, _ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE, -1, 0)
+        weakref.finalize(made, _LIBC.munmap, address, size).atexit = False

@@ -14,7 +14,7 @@ from ..layout import HEAD, RINGS
 from ..ring.producer import Note
 from ..segment import Slot
 from .block import Block
-from .buffer import SharedBuffer, block_of, check_movable, detach, receive
+from .buffer import DetachedBuffer, SharedBuffer, block_of, check_movable, detach, receive
 from .claims import Claims
 
 
@@ -50,14 +50,19 @@ class _Receiver:
         return buffer
 
 
-def buffer_interface(slot: weakref.ref[Slot]) -> Interface:
-    """How a SharedBuffer crosses a channel: it moves, and the message has the name of its block."""
-    return Interface(
-        SharedBuffer,
-        name="shmchannel.SharedBuffer",
-        detach=lambda buffer: block_of(buffer).name,
-        attach=_Receiver(slot).attach,
-    )
+def buffer_interfaces(slot: weakref.ref[Slot]) -> list[Interface]:
+    """How a SharedBuffer crosses a channel: it moves, and the message has the name of its block.
+
+    One that is detached does not; its interface says so.
+    """
+    attach = _Receiver(slot).attach
+    return [
+        Interface(cls, name=name, detach=lambda buffer: block_of(buffer).name, attach=attach)
+        for name, cls in (
+            ("shmchannel.SharedBuffer", SharedBuffer),
+            ("shmchannel.SharedBuffer, detached", DetachedBuffer),
+        )
+    ]
 
 
 Encode = Callable[[object, dict[int, Serialized]], bytes]
