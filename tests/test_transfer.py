@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from shmchannel import (
     Channel,
+    ChannelCorrupted,
     ChannelError,
     CloneError,
     EndOfChannel,
@@ -31,6 +32,7 @@ from shmchannel import (
     SharedBuffer,
     Transferable,
     WouldBlock,
+    layout,
 )
 from shmchannel.port.port import connection_of
 from shmchannel.system import files
@@ -39,6 +41,7 @@ from shmchannel.transfer import sweep, transfer
 from shmchannel.transfer.block import Block
 from shmchannel.transfer.buffer import block_of, check_movable
 from shmchannel.transfer.sweep import sweep_blocks
+from support.engines import RINGS, connected
 from support.flavours import PROCESSES, Peer
 from support.inside import codec_of, under_way_of, writer_of
 from support.peers import fill, return_buffer, send_buffer_and_wait, until_asleep
@@ -470,8 +473,10 @@ def test_only_the_port_that_it_is_under_way_to_gets_a_block(pair: tuple[Port, Po
         buffer = SharedBuffer(10)
         name = block_of(buffer).name
         sender.write_sync(buffer, transfer=[buffer])
+        owned = SharedBuffer(1)
         for claim in (
             name,
+            block_of(owned).name,
             "shmch-AAAAAAAAAAAAAAAAb",
             "../etc/passwd",
             3,
@@ -488,6 +493,7 @@ def test_only_the_port_that_it_is_under_way_to_gets_a_block(pair: tuple[Port, Po
             interface.detach = give
             with pytest.raises(InterfaceError, match="block"):
                 two.read_sync()
+        owned.close()
         assert len(receiver.read_sync()) == 10
 
 
@@ -694,6 +700,92 @@ def test_a_port_that_ends_waits_for_no_lock_for_long(pair: tuple[Port, Port]) ->
     assert names() == [block_of(buffer).name]
     files.remove_file(block_of(buffer).name)
     stopped.close()
+
+
+@contextmanager
+def naps_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The sleeps of this process, in seconds."""
+    naps: list[float] = []
+    sleep = time.sleep
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        sleep(seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", nap)
+        yield naps
+
+
+@pytest.mark.parametrize("engine", RINGS)
+@pytest.mark.parametrize("how", ["sync", "nowait", "many", "async"])
+def test_a_block_that_somebody_has_locked_is_tried_again_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, engine: str, how: str
+) -> None:
+    async def read_async(port: Port) -> Any:
+        return await port.read()
+
+    def read(port: Port) -> Any:
+        if how == "sync":
+            return port.read_sync(timeout=0.2)
+        if how == "many":
+            return port.read_many_sync(1, timeout=0.2)[0]
+        return port.read_nowait() if how == "nowait" else asyncio.run(read_async(port))
+
+    channel = Channel()
+    with connected(channel, engine) as one, connected(channel, engine) as two:
+        buffers = [SharedBuffer(10), SharedBuffer(20)]
+        lockers = [files.Hold(files.open_into, block_of(each).name) for each in buffers]
+        one.write_sync(["here", *buffers], transfer=buffers)
+        one.write_sync("after")
+        assert all(locker.try_lock(blocks.OWNER) for locker in lockers)
+        with naps_counted(monkeypatch) as naps:
+            for locker in lockers:
+                for _ in range(20):
+                    with pytest.raises(ChannelError, match="cannot lock this block"):
+                        read(two)
+                locker.close()
+        assert sum(naps) <= 2 * transfer.MOMENT
+        text, *received = read(two)
+        assert (text, [len(each) for each in received]) == ("here", [10, 20])
+        assert read(two) == "after"
+        for each in received:
+            each.close()
+    assert not names()
+
+
+def test_a_write_does_not_wait_for_a_byte_that_its_peer_has_locked(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    buffer = SharedBuffer(10)
+    locker = files.Hold(files.open_into, block_of(buffer).name)
+    assert locker.try_lock(blocks.OWNER + 1)
+    with naps_counted(monkeypatch) as naps, pytest.raises(ChannelError, match="cannot lock this block"):
+        one.write_sync(buffer, transfer=[buffer], timeout=0.2)
+    assert not naps
+    locker.close()
+    assert one.write_sync(buffer, transfer=[buffer])
+    with two.read_sync(timeout=10) as got:
+        assert len(got) == 10
+
+
+@pytest.mark.parametrize("engine", RINGS)
+def test_a_channel_that_comes_half_made_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    channel, half_made = Channel(), Channel()
+    with connected(channel, engine) as one, connected(channel, engine) as two:
+        one.write_sync(half_made)
+        one.write_sync("after")
+        half_made._segment.words[layout.MAGIC_WORD] = 0  # as if its creator were at it
+        with naps_counted(monkeypatch) as naps, pytest.raises(ChannelCorrupted, match="was never finished"):
+            two.read_sync(timeout=0.2)
+        assert sum(naps) == 0
+        assert two.read_sync(timeout=0.2) == "after"
+        half_made._segment.words[layout.MAGIC_WORD] = layout.MAGIC
+        one.write_sync(half_made)
+        assert two.read_sync(timeout=0.2).handle == half_made.handle
 
 
 def test_a_block_that_has_moved_on_is_not_taken_for_what_its_record_said(pair: tuple[Port, Port]) -> None:

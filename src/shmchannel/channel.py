@@ -77,9 +77,7 @@ class Channel:
         Raises ``TypeError`` or ``ValueError`` for a wrong argument, and ``ChannelError`` when the system
         refuses (/dev/shm is full); with a handle also what ``from_handle`` raises.
         """
-        self.max_message_size = checked_size("max_message_size", max_message_size, 1, LARGEST_MESSAGE)
-        self.interfaces: tuple[type | Interface, ...] = several(interfaces)
-        self._known = listed(self.interfaces)
+        self._set_up(interfaces, max_message_size)
         if handle is not None:
             if capacity != DEFAULT_CAPACITY or linger:
                 raise ValueError("capacity and linger are for the creator: leave them out with a handle")
@@ -94,6 +92,11 @@ class Channel:
             Finalize(self, later, args=(partial(_drop, self._segment, hold),), exitpriority=-1)
             if linger:
                 disown(self.handle)
+
+    def _set_up(self, interfaces: Iterable[type | Interface], max_message_size: object) -> None:
+        self.max_message_size = checked_size("max_message_size", max_message_size, 1, LARGEST_MESSAGE)
+        self.interfaces: tuple[type | Interface, ...] = several(interfaces)
+        self._known = listed(self.interfaces)
 
     @classmethod
     def from_handle(
@@ -112,6 +115,18 @@ class Channel:
         if handle is None:
             raise TypeError("a handle is the str that channel.handle gives, not None")
         return cls(handle=handle, interfaces=interfaces, max_message_size=max_message_size)
+
+    @classmethod
+    def _from_message(cls, value: Any, interfaces: tuple[type | Interface, ...]) -> Channel:
+        """As ``from_handle``, for a handle and a ``max_message_size`` that a peer has written.
+
+        It does not wait for a creator: a side that can write its Channel has a finished one.
+        """
+        handle, max_message_size = value
+        self = cls.__new__(cls)
+        self._set_up(interfaces, max_message_size)
+        self._segment = Segment.attach(handle, wait=False)
+        return self
 
     @property
     def handle(self) -> str:
@@ -140,9 +155,7 @@ class Channel:
             Channel,
             name="shmchannel.Channel",
             serialize=lambda channel: [channel.handle, channel.max_message_size],
-            deserialize=lambda value: Channel.from_handle(
-                value[0], interfaces=interfaces, max_message_size=value[1]
-            ),
+            deserialize=lambda value: Channel._from_message(value, interfaces),
         )
         known = [*self._known, as_handle]
         return Port(Connection(slot, known, max_message_size=self.max_message_size, spin=spin, kept=self))

@@ -103,8 +103,11 @@ class Segment:
             raise refused(f"make a channel of 2 x {capacity} bytes", error) from error
 
     @classmethod
-    def attach(cls, name: str) -> Segment:
-        """Map the segment of that name and check its header. Raises as ``Channel.from_handle``."""
+    def attach(cls, name: str, *, wait: bool = True) -> Segment:
+        """Map the segment of that name and check its header. Raises as ``Channel.from_handle``.
+
+        With ``wait`` a creator that is still at it has a moment to finish.
+        """
         if not isinstance(name, str):
             raise TypeError(f"a handle is the str that channel.handle gives, not {type(name).__name__}")
         if not files.HANDLE.fullmatch(name):
@@ -120,7 +123,7 @@ class Segment:
         with file:
             if not files.is_ours(os.fstat(file.fileno())):
                 raise ChannelNotFound(_NOT_YOURS.format(name))
-            segment = _map_finished(name, file)
+            segment = _map_finished(name, file, monotonic() + PATIENCE * wait)
         segment.capacity = check_header(name, segment.words, len(segment.memory))
         return segment
 
@@ -309,9 +312,8 @@ def check_header(name: str, words: memoryview, size: int) -> int:
     raise ChannelCorrupted(f"{name} {fault}")
 
 
-def _map_finished(name: str, file: io.FileIO) -> Segment:
+def _map_finished(name: str, file: io.FileIO, until: float) -> Segment:
     """Map a segment once its creator has stored the magic; wait for that while the creator lives."""
-    until = monotonic() + PATIENCE
     fd = file.fileno()
     last = False
     while True:
@@ -332,7 +334,7 @@ def _map_finished(name: str, file: io.FileIO) -> Segment:
                 f"{name} ({size} bytes) was never finished, or was cut off: make a new channel"
             )
         making = not locks.HAVE_LOCKS or locks.is_held(fd, CREATOR, 0, 0)
-        last = not making or monotonic() > until  # then look once more: it may be finished by now
+        last = not making or monotonic() >= until  # then look once more: it may be finished by now
         time.sleep(0 if last else RETRY_INTERVAL)
 
 

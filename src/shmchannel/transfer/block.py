@@ -14,6 +14,7 @@ A side changes a record or removes a name only while it has the lock.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
@@ -90,7 +91,7 @@ class Block:
         """Put the block under way to the peer's port: lock the sender's byte, then unlock the owner's."""
         self.claim.message = message
         self.moves += 1
-        lock_byte(self.hold, OWNER + self.moves)
+        lock_byte(self.hold, OWNER + self.moves, until=0.0)  # only a peer that lies has it locked
         slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1
         for _ in range(2):  # again, because a peer that connects meanwhile may have looked too early
             peer = slot.peer()
@@ -123,12 +124,18 @@ class Block:
         self.hold.close()
 
 
-def lock_byte(hold: Hold, byte: int) -> None:
-    """Lock a byte, which a sweep may have for a moment. Raises ``ChannelError`` if another side keeps it."""
-    until = monotonic() + PATIENCE
+def lock_byte(hold: Hold, byte: int, *, until: float | None = None) -> None:
+    """Lock a byte, which a sweep may have for a moment: until ``until``, or for ``PATIENCE`` seconds.
+
+    Raises ``ChannelError`` if another side keeps it. That counts as a shortage: a message is tried again.
+    """
+    if until is None:
+        until = monotonic() + PATIENCE
     while not hold.try_lock(byte):
-        if monotonic() > until:
-            raise ChannelError("cannot lock this block: another process or port keeps it locked")
+        if monotonic() >= until:
+            raise ChannelError(
+                "cannot lock this block now: another process or port has it locked; try again later"
+            ) from OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         time.sleep(RETRY_INTERVAL)
 
 

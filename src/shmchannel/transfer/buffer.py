@@ -176,10 +176,19 @@ def detach(buffer: SharedBuffer) -> None:
         pass  # another thread has just made a view: the memory is unmapped with that
 
 
-def receive(name: Any, slot: Slot | None) -> SharedBuffer:
+def _record_for(slot: Slot, name: str, hold: Hold) -> Record:
+    """The record of a block that is under way to a slot. Raises ``InterfaceError`` if it is not."""
+    record = read_record(hold)
+    if record is None or not record.is_for(slot, slot.index):
+        raise InterfaceError(f"the block {name} is not under way to this port")
+    return record
+
+
+def receive(name: Any, slot: Slot | None, until: float = 0.0) -> SharedBuffer:
     """Return the buffer of a message, whose block is under way to ``slot`` (None if the port is over).
 
-    Raises ``InterfaceError`` if there is no such block, ``ChannelError`` when the system refuses.
+    Waits until ``until`` (monotonic seconds) for a side that has the block locked. Raises
+    ``InterfaceError`` if there is no such block, ``ChannelError`` when the system refuses.
     """
     if slot is None:
         raise InterfaceError("cannot receive a SharedBuffer: this port has been closed")
@@ -197,10 +206,9 @@ def receive(name: Any, slot: Slot | None) -> SharedBuffer:
     try:
         if not files.is_ours(os.fstat(hold.fileno())):
             raise InterfaceError(f"{name} is no block of this user's")
-        lock_byte(hold, OWNER)
-        record = read_record(hold)
-        if record is None or not record.is_for(slot, slot.index):
-            raise InterfaceError(f"the block {name} is not under way to this port")
+        _record_for(slot, name, hold)  # else an owner keeps it locked, and the next read would fare no better
+        lock_byte(hold, OWNER, until=until)
+        record = _record_for(slot, name, hold)
         received = record  # the message is out of the ring, so no other side will receive the block
         own(name, partial(remove_file, name))
         write_record(hold, Record(size=record.size, moves=record.moves))

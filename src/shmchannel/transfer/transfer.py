@@ -13,9 +13,12 @@ from ..errors import ChannelError, is_shortage
 from ..layout import HEAD, RINGS
 from ..ring.producer import Note
 from ..segment import Slot
+from ..system.clock import monotonic
 from .block import Block
 from .buffer import DetachedBuffer, SharedBuffer, block_of, check_movable, detach, receive
 from .claims import Claims
+
+MOMENT = 0.01  # seconds for all blocks of a message together: so long a sweep may have one locked
 
 
 class _Receiver:
@@ -27,7 +30,8 @@ class _Receiver:
 
     def __init__(self, slot: weakref.ref[Slot]) -> None:
         self._slot = slot  # none once the port is over
-        self._position = 0  # in the ring, where the message of ``_received`` ends
+        self._position = -1  # in the ring, where the message of ``_received`` ends
+        self._until = 0.0  # monotonic seconds; the decoding of that message waits no longer
         self._received: list[tuple[str, weakref.ref[SharedBuffer]]] = []
         self._kept: dict[str, SharedBuffer] = {}
 
@@ -38,9 +42,9 @@ class _Receiver:
         slot = self._slot()
         position = slot.segment.words[(RINGS[1 - slot.index] >> 3) + HEAD] if slot else 0
         if position != self._position:
-            self._position, self._received = position, []
+            self._position, self._received, self._until = position, [], monotonic() + MOMENT
         try:
-            buffer = receive(name, slot)
+            buffer = receive(name, slot, self._until)
         except ChannelError as error:
             received = [(name, buffer()) for name, buffer in self._received if is_shortage(error)]
             self._kept = {name: buffer for name, buffer in received if buffer is not None}
