@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -170,6 +171,29 @@ print(one.closed)
 def test_a_cancelled_thread_of_asyncio_does_not_keep_the_program_after_unref(ring: str, call: str) -> None:
     done = run(IN_A_THREAD, call, ring=ring)
     assert (done.stdout, done.stderr) == ("timed out\nFalse\n", "")
+
+
+def test_a_thread_that_is_only_named_as_those_of_asyncio_waits_on_after_unref() -> None:
+    outcomes: list[object] = []
+
+    def read(*unused: object) -> None:
+        try:
+            outcomes.append(one.read_sync(timeout=10))
+        except Exception as error:
+            outcomes.append(error)
+
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        one.unref()
+        for arguments in [(), (lambda: outcomes.append("called"),)]:
+            thread = threading.Thread(target=read, args=arguments, name="asyncio_reader")
+            before = one.statistics().read_sleeps
+            thread.start()
+            while thread.is_alive() and one.statistics().read_sleeps == before:
+                pass  # until it has begun to wait
+            two.write_sync("for it")
+            thread.join(10)
+    assert outcomes == ["for it", "for it"]
 
 
 def run(program: str, *arguments: str, ring: str = "c") -> subprocess.CompletedProcess[str]:

@@ -90,7 +90,10 @@ def in_thread_of_ended_loop() -> bool:
     thread = threading.current_thread()
     if not thread.name.startswith("asyncio_"):  # the prefix of the executors that asyncio makes
         return False
-    executor = getattr(thread, "_args", (bool,))[0]()  # a weak reference, as the worker's first argument
+    reference = next(iter(getattr(thread, "_args", ())), None)  # the first argument of an executor's worker
+    if not isinstance(reference, weakref.ref):
+        return False  # a thread of the program's, of such a name
+    executor = reference()
     return executor is None or getattr(executor, "_shutdown", False)
 
 
