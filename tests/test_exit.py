@@ -173,6 +173,38 @@ def test_a_cancelled_thread_of_asyncio_does_not_keep_the_program_after_unref(rin
     assert (done.stdout, done.stderr) == ("timed out\nFalse\n", "")
 
 
+CLOSES_IN_A_THREAD = """
+import asyncio
+from shmchannel import Channel, EndOfChannel
+channel = Channel()
+one, two = channel.connect(), channel.connect()
+def work():
+    with one:
+        list(one)
+    print("out of the with")
+async def main():
+    one.unref()
+    reading = asyncio.create_task(asyncio.to_thread(work))
+    while not one.statistics().read_sleeps:
+        await asyncio.sleep(0.01)
+    reading.cancel()
+asyncio.run(main())
+print(one, list(two))
+try:
+    one.read_nowait()
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_a_thread_of_an_ended_loop_closes_its_port_after_unref(ring: str) -> None:
+    done = run(CLOSES_IN_A_THREAD, ring=ring)
+    out, port, end = done.stdout.splitlines()
+    assert (out, port[:12], done.stderr) == ("out of the with", "<closed port", "")
+    assert end.startswith("this port is closed here")
+
+
 def test_a_thread_that_is_only_named_as_those_of_asyncio_waits_on_after_unref() -> None:
     outcomes: list[object] = []
 

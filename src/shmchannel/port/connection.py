@@ -439,7 +439,7 @@ class Connection:
 
     def _settle(self, slot: Slot) -> None:
         """Remove the blocks that no port can receive any more, and those of a peer that has died."""
-        lost = not self.peer.look() and self.peer.loss is ended.LOST
+        lost = not self.peer.lives() and self.peer.loss is ended.LOST
         self._let_go()  # first: if both ports end at once, one of them finds the other's blocks unlocked
         if slot.segment.has_moved():
             settle(slot, lost=lost)

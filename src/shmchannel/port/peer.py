@@ -65,11 +65,15 @@ class Peer:
 
         Raises ``ChannelError`` in a fork, ``EndOfChannel`` in a thread that an ended event loop waits for.
         """
-        slot = self._slot
-        if slot and forks.noticed():
+        if self._slot and forks.noticed():
             raise ended.FORKED()
         if self.waits_end_with_the_loop and shutdown.in_thread_of_ended_loop():
             raise ended.EXITING()
+        return self.lives()
+
+    def lives(self) -> bool:
+        """As ``look``, but raises nothing: a close goes on in such a thread too."""
+        slot = self._slot
         if slot and not self.lost:
             self.next_look[0] = monotonic() + SLICE
             try:
