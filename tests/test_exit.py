@@ -208,7 +208,7 @@ def test_a_thread_of_an_ended_loop_closes_its_port_after_unref(ring: str) -> Non
 def test_a_thread_that_is_only_named_as_those_of_asyncio_waits_on_after_unref() -> None:
     outcomes: list[object] = []
 
-    def read(*unused: object) -> None:
+    def read(*_: object) -> None:
         try:
             outcomes.append(one.read_sync(timeout=10))
         except Exception as error:

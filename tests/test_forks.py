@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from shmchannel import Channel, PeerLost
+from shmchannel import Channel, Interface, PeerLost
 from support.engines import RINGS, in_program
 
 # Each use of a port by the child, and how it ends: by ``os._exit``, or as a program does.
@@ -107,6 +107,96 @@ def test_a_fork_without_hooks_keeps_no_port_of_its_parent_alive_once_it_has_used
             port.read_sync(timeout=10)
         with pytest.raises(PeerLost):  # the child ends with the pipe
             childs.read_sync(timeout=10)
+
+
+PARTS = """
+import ctypes, os, sys
+from shmchannel import Channel, ChannelError, wait
+port = Channel.from_handle(sys.argv[1]).connect()
+while port.statistics().incoming_fill < port.statistics().capacity // 2:
+    pass
+if ctypes.PyDLL(None).fork() == 0:
+    try:
+        wait([port], timeout=5)
+    except ChannelError as error:
+        os._exit("a fork of" not in str(error))
+    os._exit(1)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+port.write_sync(port.read_sync(timeout=10))
+"""
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_a_fork_without_hooks_takes_no_parts_while_it_waits(ring: str) -> None:
+    channel, message = Channel(capacity=1 << 16), bytes(range(256)) * 1000
+    with channel.connect() as port, started(PARTS, channel, ring) as master:
+        assert port.write_sync(message, timeout=10)
+        assert port.read_sync(timeout=10) == message
+        assert master.communicate(timeout=10)[1] == b""
+
+
+# The child of a fork goes on in the midst of its parent's call, once the parent has gone on too.
+FORKS_IN_A_CALL = """
+import os, sys
+from shmchannel import Channel, ChannelError, Interface
+class Forks:
+    pass
+goes_on, go_on = os.pipe()
+child = None
+def fork(_value):
+    global child
+    if child is None:
+        child = os.fork()
+        if child == 0:
+            os.read(goes_on, 1)
+    return Forks() if sys.argv[2] == "read" else "written by " + ("a child" if child == 0 else "the parent")
+here = Interface(Forks, name="Forks", serialize=fork, deserialize=fork)
+port = Channel.from_handle(sys.argv[1], interfaces=[here]).connect()
+port.write_sync("up")
+try:
+    if sys.argv[2] == "read":
+        port.read_many_sync(1, timeout=10)
+    elif sys.argv[2] == "many":
+        port.write_many_sync([Forks()])
+    else:
+        port.write_sync(Forks())
+    error = None
+except ChannelError as raised:
+    error = raised
+if child == 0:
+    os._exit(sys.argv[2] != "read" and "a fork of" not in str(error))
+for number in range(200):
+    assert port.read_sync(timeout=10) == number
+os.write(go_on, b"!")
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+port.write_sync("the child has ended")
+port.read_sync()
+"""
+
+
+@pytest.mark.parametrize("call", ["write", "many", "read"])
+@pytest.mark.parametrize("ring", RINGS)
+def test_a_fork_in_the_midst_of_a_call_stores_nothing_for_its_parent(ring: str, call: str) -> None:
+    class Forks:
+        pass
+
+    here = Interface(Forks, name="Forks", serialize=lambda _: None, deserialize=lambda value: value)
+    channel = Channel(interfaces=[here], capacity=4096)
+    with channel.connect() as port, started(FORKS_IN_A_CALL, channel, ring, call) as master:
+        assert port.read_sync(timeout=10) == "up"
+        if call == "read":
+            port.write_sync(Forks())
+        else:
+            assert port.read_sync(timeout=10) == "written by the parent"
+        for number in range(200):  # more than the ring has room for
+            assert port.write_sync(number, timeout=10)
+        assert port.read_sync(timeout=10) == "the child has ended"
+        room = 0
+        while port.write_nowait(bytes(100)) and room < 30:
+            room += 1
+        port.close_sync()
+        assert master.communicate(timeout=10)[1] == b""
+        assert master.returncode == 0
 
 
 @contextmanager

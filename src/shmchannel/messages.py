@@ -164,6 +164,8 @@ class MessageReader:
 
     def complete(self) -> bool:
         """Whether a take returns a value or raises. Parts of a message that is not complete are taken in."""
+        if not self._ours[0]:
+            return False
         return bool(self.deferred or self.returned) or self.consumer.gather()
 
     def wait(self) -> Wait:

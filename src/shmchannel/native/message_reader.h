@@ -116,13 +116,19 @@ static void untake(MessageReader *self, Message *message, PyObject *spare)
     raise_error(error);
 }
 
+/* Whether this process has connected the port, and is no fork of that one. */
+static bool is_ours(const MessageReader *self)
+{
+    return *(const double *)self->ours.buf != 0;
+}
+
 /* Take the next message's value; `hold` as in read_message. NULL without an exception if none is complete. */
 static PyObject *take(MessageReader *self, bool hold)
 {
     Message message;
     if (!is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
         return NULL;
-    if (!*(const double *)self->ours.buf)
+    if (!is_ours(self))
         return NULL;
     if (has_items(self->deferred) && (raise_error(take_first(self->deferred)), PyErr_Occurred()))
         return NULL;
@@ -200,7 +206,8 @@ static PyObject *message_reader_take_many(PyObject *object, PyObject *const *arg
     }
     release_collector(state);
     PyObject *error = take_error();
-    if (consumer_give_back(consumer) < 0) {
+    /* If a function has forked meanwhile, the room is its parent's to give back, and was before the function ran. */
+    if (is_ours(self) && consumer_give_back(consumer) < 0) {
         Py_XDECREF(error);
         return NULL;
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -96,11 +95,15 @@ class Peer:
             raise self.loss()
 
     def forget(self) -> None:
-        """Look no more: this port is over, and no longer depends on its peer."""
+        """Look no more: this port is over, or another process's, and no longer depends on its peer.
+
+        A put whose value is being encoded meanwhile, perhaps by a function that has forked, comes to the slow
+        path.
+        """
         self._info = self._info or self._read(lambda _record: "")
         self._slot = None
         self.lost = False
-        self.next_look[0] = math.inf
+        self.next_look[0] = 0.0
 
     def rings_here(self) -> bool:
         """Whether its rings reach our doorbell, as far as that is known: its network namespace is ours."""
