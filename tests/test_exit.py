@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from shmchannel import Channel
+from shmchannel import Channel, ChannelNotFound
 from support.engines import RINGS, in_program
 
 STOPPED_INSIDE = """
@@ -139,6 +139,31 @@ def test_a_child_that_is_joined_at_exit_has_the_end_of_the_port_before() -> None
     with channel.connect() as port:
         done = run(JOINS, channel.handle)
         assert list(port) == [1]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+PUTS_MODULES_BACK = """
+import sys
+before = sys.modules.copy()
+for _ in range(2):  # each time another copy of the package, and both have something open at the end
+    from shmchannel import Channel
+    own, port = Channel(), Channel.from_handle(sys.argv.pop()).connect()
+    port.write_sync(own.handle)
+    kept = [own, port, globals().get("kept")]
+    sys.modules.clear()
+    sys.modules.update(before)
+"""
+
+
+def test_a_program_that_puts_its_modules_back_ends_its_ports_and_removes_its_names() -> None:
+    channels = [Channel(), Channel()]
+    with channels[0].connect() as one, channels[1].connect() as two:
+        done = run(PUTS_MODULES_BACK, *[channel.handle for channel in channels])
+        handles = [*one, *two]
+    assert len(handles) == 2
+    for handle in handles:
+        with pytest.raises(ChannelNotFound):
+            Channel.from_handle(handle)
     assert (done.returncode, done.stderr) == (0, "")
 
 

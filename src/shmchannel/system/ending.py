@@ -49,7 +49,6 @@ def prepare() -> None:
         # A child does not run its parent's, and a child of multiprocessing starts without any.
         _at_exit = Finalize(None, _begin, exitpriority=0), Finalize(None, _finish, exitpriority=-2)
         _at_exit_of = os.getpid()
-        sys.modules.setdefault(_LastModule.name, _LastModule(_LastModule.name))
 
 
 def later(action: Callable[[], object]) -> None:
@@ -64,7 +63,12 @@ def _begin() -> None:
     global _defers
     for action in _begins:
         action()
-    _defers = multiprocessing.parent_process() is None and processes.interpreter() == processes.MAIN
+    if multiprocessing.parent_process() is None and processes.interpreter() == processes.MAIN:
+        _defers = True
+        # Only now: until here, a program may put sys.modules back as it was, as test runners do. Then it may
+        # have several copies of this module, and each has its entry.
+        last = _LastModule("shmchannel: the last to go")
+        sys.modules[f"{last.__name__} {id(last)}"] = last
 
 
 def _finish() -> None:
@@ -79,8 +83,6 @@ def _do_last() -> None:
 
 class _LastModule(ModuleType):
     """An entry of ``sys.modules``, which the interpreter drops at its end."""
-
-    name = "shmchannel: the last to go"
 
     def __del__(self) -> None:
         if sys.is_finalizing() and _at_exit_of == os.getpid():
