@@ -690,6 +690,17 @@ with channel.connect() as one, Channel.from_handle(channel.handle).connect() as 
     assert (done.stderr, done.returncode) == ("", 0)
 
 
+def test_shared_memory_does_not_count_as_the_data_of_a_process() -> None:
+    code = """
+import resource
+from shmchannel import Channel, SharedBuffer
+resource.setrlimit(resource.RLIMIT_DATA, (1 << 27, 1 << 27))
+with SharedBuffer(1 << 28) as buffer:
+    print(len(buffer), Channel(capacity=1 << 26).capacity)
+"""
+    assert run(code).stdout == f"{1 << 28} {1 << 26}\n"
+
+
 def test_windows_is_told_what_is_missing() -> None:
     code = (
         "import sys\nsys.platform = 'win32'\ntry:\n    import shmchannel\n"

@@ -31,8 +31,9 @@ def map_file(kind: type[M], fd: int, size: int, offset: int = 0) -> M:
     """Map ``size`` bytes of a file, which others see too, as an instance of ``kind``. Raises ``OSError``."""
     if sys.version_info >= (3, 13):
         return mmap.mmap.__new__(kind, fd, size, offset=offset, trackfd=False)
-    # Map memory without a file, then the file over it: the object unmaps what lies at its address.
-    made = mmap.mmap.__new__(kind, -1, size, flags=_ANONYMOUS)
+    # Map memory without a file, then the file over it: the object unmaps what lies at its address. Shared
+    # memory, since private memory would count towards RLIMIT_DATA.
+    made = mmap.mmap.__new__(kind, -1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
     address = ctypes.addressof(ctypes.c_char.from_buffer(made))
     if _LIBC.mmap(address, size, _READ_AND_WRITE, mmap.MAP_SHARED | _MAP_FIXED, fd, offset) == _MAP_FAILED:
         number = ctypes.get_errno()
