@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import runpy
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from shmchannel import Channel
 from shmchannel.port.port import connection_of
+from shmchannel.system import clock
 from support.engines import LONG_RINGS, RINGS, in_program, made_by
 
 SOURCE = Path(__file__).parent.parent / "src" / "shmchannel"
@@ -202,6 +204,13 @@ def test_no_wait_looks_at_the_wall_clock() -> None:
     }
 
 
+def test_on_macos_both_cores_have_a_clock_that_does_not_count_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "CLOCK_UPTIME_RAW", time.CLOCK_PROCESS_CPUTIME_ID, raising=False)
+    macos = runpy.run_path(clock.__file__)
+    assert abs(time.process_time() - macos["monotonic"]()) < 1
+    assert abs(time.process_time_ns() - macos["monotonic_ns"]()) < 1e9
+
+
 @pytest.mark.parametrize("engine", RINGS)
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
 def test_a_clock_that_jumps_changes_nothing(
@@ -240,6 +249,7 @@ BEGIN = """
 import asyncio, os, sys, threading, time
 from shmchannel import *
 from shmchannel.port.port import connection_of
+from shmchannel.system import clock
 channel = Channel(capacity=4096)
 one = channel.connect()
 """

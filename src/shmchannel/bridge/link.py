@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 import zmq
@@ -16,6 +15,7 @@ import zmq.auth.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
 from ..errors import ChannelError
+from ..system.clock import monotonic
 from . import wire
 
 SILENCE = 3.0  # seconds; a connection on which nothing arrives for so long is given up

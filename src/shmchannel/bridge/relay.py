@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from time import monotonic
 
 from ..errors import ChannelCorrupted, ChannelError, EndOfChannel, PeerLost
 from ..layout import LAST, PART, WHOLE
+from ..system.clock import monotonic
 from . import wire
 from .link import Dialer, LinkMaker, Listener
 from .portable import check_portable
