@@ -30,8 +30,11 @@ from shmchannel import (
     WouldBlock,
     layout,
     segment,
+    wait,
 )
 from shmchannel.layout import HEAD, PART, READER, TAIL, WHOLE, WRITER
+from shmchannel.ring.consumer import FRAMES
+from shmchannel.system.semaphores import LibcSemaphore, NamedSemaphore
 from support import engines
 from support.engines import LONG_RINGS
 from support.inside import codec_of, consumer_of, producer_of
@@ -333,6 +336,35 @@ def test_a_deadline_holds_against_counters_that_keep_changing(name: str) -> None
                 with pytest.raises((ChannelError, TimeoutError)):
                     act(timeout=0.02)
         assert time.monotonic() - started < 20 * SECOND
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_tail_that_is_taken_back_ends_a_wait_for_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    lies: list[Callable[[], None]] = []
+    post = NamedSemaphore.post
+
+    def post_and_lie(semaphore: LibcSemaphore) -> None:
+        post(semaphore)
+        while lies:
+            lies.pop()()
+
+    monkeypatch.setattr(NamedSemaphore, "post", post_and_lie)
+    channel = Channel(capacity=4096)
+    with mapped(channel) as memory, channel.connect() as one, channel.connect() as two:
+
+        def store(word: int, value: int) -> None:
+            place = layout.RINGS[0] + 8 * word
+            memory[place : place + 8] = value.to_bytes(8, "little")
+
+        for _ in range(FRAMES + 1):
+            producer_of(one).try_write(b"", PART)
+        with pytest.raises(WouldBlock):
+            two.read_nowait()  # which takes FRAMES of them, and has seen the tail
+        producer_of(one).try_write(b"", PART)
+        store(WRITER, 1)  # so that two posts, once it has taken a part
+        lies.append(lambda: store(TAIL, 8 * (FRAMES + 1)))
+        assert wait([two], timeout=0.1) == []
+        assert not lies
 
 
 def write_until_full(port: Port, timeout: float) -> None:

@@ -63,7 +63,9 @@ static int gather(Consumer *self)
         if (is_part)
             status = take_frame(self, &frame, NULL, &message, false);
         lock_give(&self->end.lock);
-        if (!is_part && answer != RING_EMPTY)
+        if (answer == RING_EMPTY)
+            break; /* another thread was quicker, or the producer lies: it has taken its tail back */
+        if (!is_part)
             return 1; /* of a corrupted frame too: a try raises that */
         if (status < 0 && PyErr_ExceptionMatches(PyExc_MemoryError)) {
             PyErr_Clear(); /* a try raises it */

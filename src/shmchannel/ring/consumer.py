@@ -109,7 +109,7 @@ class Consumer(End):
         """
         until = self._control[layout.TAIL]
         try:
-            while self._head < until and not self._closed:
+            while self._head < until <= self._control[layout.TAIL] and not self._closed:
                 if self._words[self._at(self._head) >> 3] & 7 not in (layout.PART, layout.ABORT):
                     return True
                 locked(self.lock, self._take_part)  # step: fence_after_consume
