@@ -18,7 +18,6 @@ import time
 from typing import NamedTuple
 
 from .clock import monotonic, monotonic_ns
-from .descriptors import above_streams
 from .files import OWNER_ONLY, check_owner
 
 try:
@@ -88,7 +87,8 @@ class LibcSemaphore:
     """A named semaphore, open in this interpreter, by libc alone.
 
     Raises ``FileNotFoundError`` (open), ``FileExistsError`` (create), ``OSError`` when the system refuses.
-    It closes when the object goes, so no thread can wait on a closed semaphore.
+    It closes when the object goes, so no thread can wait on a closed semaphore. To open it takes a descriptor
+    for a moment: make it within ``above_streams``.
     """
 
     __slots__ = ("_fixed", "address", "name")
@@ -99,7 +99,7 @@ class LibcSemaphore:
         flags = os.O_CREAT | os.O_EXCL if create else 0
         if not create:
             check_owner(f"sem.{name[1:]}")
-        above_streams(lambda: self._open(flags))
+        self._open(flags)
 
     def _open(self, flags: int) -> None:
         more = (ctypes.c_uint(OWNER_ONLY), ctypes.c_uint(0)) if flags else ()
