@@ -41,7 +41,7 @@ from shmchannel.transfer import sweep, transfer
 from shmchannel.transfer.block import Block
 from shmchannel.transfer.buffer import block_of, check_movable
 from shmchannel.transfer.sweep import sweep_blocks
-from support.engines import RINGS, connected
+from support.engines import RINGS, connected, in_program
 from support.flavours import PROCESSES, Peer
 from support.inside import codec_of, under_way_of, writer_of
 from support.peers import fill, return_buffer, send_buffer_and_wait, until_asleep
@@ -518,6 +518,47 @@ def test_a_fork_does_not_free_nor_move_its_parents_buffers(pair: tuple[Port, Por
     assert len(two.read_sync()) == 10
 
 
+LEAVES_A_CHILD = """
+import os, sys
+from shmchannel import Channel, SharedBuffer
+port = Channel.from_handle(sys.argv[1]).connect()
+sent, made, received = SharedBuffer(10), SharedBuffer(20), port.read_sync(timeout=30)
+port.write_sync(sent, transfer=[sent])
+received[:] = bytes(30)
+ready, is_ready = os.pipe()
+if os.fork() == 0:
+    os.write(is_ready, b"!")
+    sys.stdin.read()  # until its end, which the parent's death is not
+    os._exit(0)
+os.read(ready, 1)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("core", RINGS)
+def test_the_blocks_of_a_killed_process_go_although_a_fork_of_it_lives(core: str) -> None:
+    channel = Channel()
+    command = [sys.executable, "-c", LEAVES_A_CHILD, channel.handle]
+    pipe = subprocess.PIPE
+    with (
+        channel.connect() as port,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, env=in_program(core)) as process,
+    ):
+        buffer = SharedBuffer(30)
+        port.write_sync(buffer, transfer=[buffer])
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"\n"
+        assert len(names()) == 3
+        process.kill()
+        process.wait()
+        port.close_sync()  # finds the peer lost, and sweeps
+        assert not names()
+        process.stdin.close()
+        assert process.stdout.read() == b""  # until the child has ended
+
+
 def test_a_shared_buffer_says_what_it_cannot() -> None:
     for size in (0, 1 << 70):
         with pytest.raises(ValueError, match="from 1 to"):
@@ -815,7 +856,7 @@ def test_a_buffer_whose_detaching_was_cut_off_goes_with_the_ports(
     monkeypatch.setattr(transfer, "detach", cut)
     with pytest.raises(KeyboardInterrupt):
         one.write_sync(buffer, transfer=[buffer])
-    assert not buffer.detached  # so its memory is mapped here, and what is locked by that
+    assert not buffer.detached  # so its memory is mapped here
     one.close_sync()
     two.close_sync()
     assert not names()

@@ -111,10 +111,6 @@ class Block:
 
     def let_go(self) -> None:
         """Unlock the sender's byte: the receiver or a sweep removes the block."""
-        try:
-            self.hold.unlock(OWNER + self.moves)  # a close does not unlock it while the memory is mapped
-        except ValueError:
-            pass  # it is closed already
         self.hold.close()
 
     def release(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from ..errors import InterfaceError, is_shortage
 from ..segment import Slot
 from ..system import files
 from ..system.ending import later
-from ..system.files import allocate, disown, new_file, open_into, own, refused, remove_file
+from ..system.files import allocate, disown, new_file, open_into, open_name, own, refused, remove_file
 from ..system.locks import Hold
 from ..system.mapping import close_map, map_file
 from .block import HEAD_SIZE, LARGEST, NAME, OWNER, Block, Record, lock_byte, read_record, write_record
@@ -44,14 +45,18 @@ class SharedBuffer(mmap.mmap):
             with new_file("b", OWNER, remove_file) as (name, file, hold):
                 allocate(file, HEAD_SIZE + size)
                 write_record(hold, Record(size=size))
-                return cls._map(Block(name, size, hold))
+                return cls._map(Block(name, size, hold), file)
         except OSError as error:
             raise refused(f"make a block of {size} bytes", error) from error
 
     @classmethod
-    def _map(cls, block: Block) -> SharedBuffer:
+    def _map(cls, block: Block, file: io.FileIO) -> SharedBuffer:
+        """Map a block's file. A mapping keeps what it was made from, so that must not be the hold.
+
+        A fork keeps the mapping, and would keep the locks of a process that was killed.
+        """
         try:
-            self = map_file(cls, block.hold.fileno(), block.size, HEAD_SIZE)
+            self = map_file(cls, file.fileno(), block.size, HEAD_SIZE)
         except OSError as error:
             raise refused(f"map a block of {block.size} bytes", error) from error
         self._is_mapped = True
@@ -195,7 +200,7 @@ def receive(name: Any, slot: Slot | None, until: float = 0.0) -> SharedBuffer:
     if not (isinstance(name, str) and NAME.fullmatch(name)):
         raise InterfaceError(f"{name!r} is not the name of a block")
     try:
-        hold = Hold(open_into, name)
+        hold, file = Hold(open_into, name), open_name(name)
     except FileNotFoundError as error:
         raise InterfaceError(f"the block {name} no longer exists") from error
     except PermissionError as error:
@@ -204,7 +209,8 @@ def receive(name: Any, slot: Slot | None, until: float = 0.0) -> SharedBuffer:
         raise refused(f"open the block {name}", error) from error
     received: Record | None = None
     try:
-        if not files.is_ours(os.fstat(hold.fileno())):
+        status = os.fstat(hold.fileno())
+        if not (files.is_ours(status) and os.path.samestat(status, os.fstat(file.fileno()))):
             raise InterfaceError(f"{name} is no block of this user's")
         _record_for(slot, name, hold)  # else an owner keeps it locked, and the next read would fare no better
         lock_byte(hold, OWNER, until=until)
@@ -212,7 +218,7 @@ def receive(name: Any, slot: Slot | None, until: float = 0.0) -> SharedBuffer:
         received = record  # the message is out of the ring, so no other side will receive the block
         own(name, partial(remove_file, name))
         write_record(hold, Record(size=record.size, moves=record.moves))
-        return SharedBuffer._map(Block(name, record.size, hold, record.moves))
+        return SharedBuffer._map(Block(name, record.size, hold, record.moves), file)
     except BaseException as error:
         if received and is_shortage(error):  # of memory for the mapping: the next read receives it again
             write_record(hold, received)
@@ -221,3 +227,5 @@ def receive(name: Any, slot: Slot | None, until: float = 0.0) -> SharedBuffer:
             remove_file(name)
         hold.close()
         raise
+    finally:
+        file.close()
