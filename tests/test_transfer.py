@@ -712,6 +712,82 @@ def test_a_sweep_removes_what_is_left_when_both_are_killed() -> None:
     assert not names()
 
 
+EXECUTES_ANOTHER = """
+import os, sys
+from shmchannel import Channel
+port = Channel.from_handle(sys.argv[1]).connect()
+print("connected", flush=True)
+sys.stdin.readline()
+os.execv(sys.executable, [sys.executable, "-c", "print('executed', flush=True); input()"])
+"""
+SENDS_ONE = """
+import sys
+from shmchannel import Channel, SharedBuffer
+port = Channel.from_handle(sys.argv[1]).connect()
+buffer = SharedBuffer(10)
+port.write_sync(buffer, transfer=[buffer])
+print("sent", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_sweep_removes_what_is_under_way_to_a_process_that_has_executed_another_program() -> None:
+    channel = Channel()
+    command, pipe = [sys.executable, "-c"], subprocess.PIPE
+    started: dict[str, Any] = {"stdin": pipe, "stdout": pipe}
+    with (
+        subprocess.Popen([*command, EXECUTES_ANOTHER, channel.handle], **started) as receiver,
+        subprocess.Popen([*command, SENDS_ONE, channel.handle], **started) as sender,
+    ):
+        assert receiver.stdout.readline() == b"connected\n"
+        assert sender.stdout.readline() == b"sent\n"
+        assert sweep_blocks() == []  # the sender has it locked
+        sender.kill()
+        sender.wait()
+        assert sweep_blocks() == []  # the receiver may still read it
+        receiver.stdin.write(b"\n")
+        receiver.stdin.flush()
+        assert receiver.stdout.readline() == b"executed\n"
+        assert len(sweep_blocks()) == 1
+        receiver.communicate(b"\n", timeout=30)
+    assert not names()
+
+
+ENDS_ITS_MAIN_THREAD = """
+import ctypes, os, sys, threading
+from shmchannel import Channel
+port = Channel.from_handle(sys.argv[1]).connect()
+
+def go_on():
+    while open(f"/proc/{os.getpid()}/maps").read():
+        pass  # until the main thread has ended
+    print("connected", flush=True)
+    sys.stdin.readline()
+    print(len(port.read_sync(timeout=30)), flush=True)
+    os._exit(0)
+
+threading.Thread(target=go_on).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_sweep_leaves_what_is_under_way_to_a_process_whose_main_thread_has_ended() -> None:
+    channel = Channel()
+    command, pipe = [sys.executable, "-c"], subprocess.PIPE
+    started: dict[str, Any] = {"stdin": pipe, "stdout": pipe}
+    with (
+        subprocess.Popen([*command, ENDS_ITS_MAIN_THREAD, channel.handle], **started) as receiver,
+        subprocess.Popen([*command, SENDS_ONE, channel.handle], **started) as sender,
+    ):
+        assert receiver.stdout.readline() == b"connected\n"
+        assert sender.stdout.readline() == b"sent\n"
+        sender.kill()
+        sender.wait()
+        assert sweep_blocks() == []
+        assert receiver.communicate(b"\n", timeout=30)[0] == b"10\n"
+    assert not names()
+
+
 def test_a_port_that_ends_while_a_sweep_looks_at_its_block_removes_it(
     pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,19 @@ def may_live(process: Process) -> bool:
     return started is None or started == process.started != 0
 
 
+def may_map(process: Process, name: str) -> bool:
+    """Whether a process that may live may have a file of that name mapped; False only if it has not."""
+    if process.namespace != namespace() or not _proc_has_our_pids():
+        return True  # its pid says nothing here
+    try:
+        with open(f"/proc/{process.pid}/maps", "rb") as file:
+            mapped = file.read()
+    except OSError:
+        return True
+    # Empty: its main thread has ended. The other threads have the memory.
+    return not mapped or name.encode() in mapped
+
+
 def process_started(pid: int) -> int | None:
     """A number for the time at which a process started; 0 if no process of this user has that pid.
 

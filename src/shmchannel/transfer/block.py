@@ -7,7 +7,8 @@ says which port the block is under way to. So whichever side dies, another one r
 
 - If it is owned: its owner, or a sweep that finds it unlocked.
 - If it is under way and the sender's port lives: the sender, when it finds that the receiver has ended.
-- After that: the receiver when it ends, or a sweep if the receiver's process has died or none can connect.
+- After that: the receiver when it ends, or a sweep if the receiver's process has died, or has let go of
+  the channel by an ``execv``, or if none can connect.
 
 A side changes a record or removes a name only while it has the lock.
 """

@@ -50,7 +50,7 @@ def sweep_blocks(
     for name, hold in open_each(names(NAME) if locks.HAVE_LOCKS else []):
         record = read_record(hold)
         # Check before locking: a locked block that stays would block its receiver.
-        stays = record and record.handle and _may_be_received(record, without)
+        stays = record and record.handle and (_is_sent(hold, record) or _may_be_received(record, without))
         if not stays and lock_if_abandoned(hold, record):
             remove(name)
             swept.append(name)
@@ -74,9 +74,16 @@ def lock_if_abandoned(hold: Hold, record: Record | None, until: float = 0.0) -> 
     return read_record(hold) == record
 
 
+def _is_sent(hold: Hold, record: Record) -> bool:
+    """Whether the sender of a block that is under way still has it locked."""
+    return locks.is_held(hold.fileno(), OWNER + record.moves, 0, 0)
+
+
 def _may_be_received(record: Record, without: Collection[str]) -> bool:
     """Whether the port that a block is under way to lives, or a side can still connect to its channel."""
     if not record.pid:
         has_channel = HANDLE.fullmatch(record.handle) is not None and record.handle not in without
         return has_channel and os.path.exists(f"{NAMES_FOLDER}/{record.handle}")
-    return processes.may_live(processes.Process(record.pid, record.started, record.namespace))
+    # After an ``execv`` the process lives, and has no port any more: nothing is mapped then.
+    process = processes.Process(record.pid, record.started, record.namespace)
+    return processes.may_live(process) and processes.may_map(process, record.handle)
