@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from shmchannel import Channel, Interface, PeerLost
-from support.engines import RINGS, in_program
+from support.engines import LONG_RINGS, RINGS, in_program
 
 # Each use of a port by the child, and how it ends: by ``os._exit``, or as a program does.
 USES = {
@@ -53,9 +53,14 @@ os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit()"])
-@pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize("ring", RINGS)
+ENDS = [
+    *(("os._exit(0)", use) for use in USES),
+    *(("sys.exit()", use) for use in ("write", "await read", "close")),
+]
+
+
+@pytest.mark.parametrize(("end", "use"), ENDS)
+@pytest.mark.parametrize("ring", LONG_RINGS)
 def test_a_fork_without_hooks_uses_nothing_of_its_parent(ring: str, use: str, end: str) -> None:
     channel = Channel()
     program = MASTER.replace("USE", USES[use]).replace("END", end)
