@@ -142,6 +142,28 @@ def test_a_child_that_is_joined_at_exit_has_the_end_of_the_port_before() -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+RAISES_AT_THE_END = """
+import builtins, sys
+from shmchannel import Channel, SharedBuffer
+own = Channel()
+ports = [Channel.from_handle(handle).connect() for handle in sys.argv[1:]]
+for port in ports:
+    port.write_sync(own.handle)
+    port.on("close", lambda: sys.exit("from a callback"))
+builtins.kept = own, ports, SharedBuffer(1)  # until all else is done
+"""
+
+
+def test_what_a_callback_raises_at_the_end_keeps_no_port_open_and_no_name() -> None:
+    channels = [Channel(), Channel()]
+    with channels[0].connect() as one, channels[1].connect() as two:
+        done = run(RAISES_AT_THE_END, *[channel.handle for channel in channels])
+        (handle,) = {*one, *two}
+    with pytest.raises(ChannelNotFound):
+        Channel.from_handle(handle)
+    assert "SystemExit: from a callback" in done.stderr
+
+
 PUTS_MODULES_BACK = """
 import sys
 before = sys.modules.copy()

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from ..errors import ChannelError
@@ -108,10 +109,8 @@ def close_unreferenced() -> None:
 
 
 def _end_each(references: set[weakref.ref[Exiting]]) -> None:
-    for reference in references.copy():
-        port = reference()
-        if port is not None:
-            port.end(ended.EXITING)
+    ports = [port for reference in references.copy() if (port := reference()) is not None]
+    ending.call_each([partial(port.end, ended.EXITING) for port in ports])
 
 
 def _close_if_needed_now() -> None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from multiprocessing.util import Finalize
 from types import ModuleType
 
@@ -77,8 +78,14 @@ def _finish() -> None:
 
 
 def _do_last() -> None:
-    for action in (*_last, *_deferred):
-        action()
+    call_each([*_last, *_deferred])
+
+
+def call_each(actions: Sequence[Callable[[], object]]) -> None:
+    """Call all of them in this order. What one of them raises, such as a user's callback, is raised then."""
+    with ExitStack() as stack:
+        for action in reversed(actions):
+            stack.callback(action)
 
 
 class _LastModule(ModuleType):
