@@ -1238,6 +1238,21 @@ def test_the_use_of_a_detached_buffer_says_what_has_happened_to_it(pair: tuple[P
         buffer.seek(11)
 
 
+def test_a_closed_buffer_of_a_subclass_keeps_its_class_and_frees_its_memory() -> None:
+    class Named(SharedBuffer):
+        __slots__ = ("name",)
+
+    buffer = Named(10)
+    buffer.name = "mine"
+    name = block_of(buffer).name
+    buffer.close()
+    assert type(buffer) is Named
+    assert buffer.name == "mine"
+    assert not os.path.exists(f"/dev/shm/{name}")
+    with pytest.raises(ValueError, match="closed"):
+        buffer[0]
+
+
 @pytest.mark.parametrize("name", ["__getitem__", "__setitem__", "__len__", "find", "read", "write"])
 def test_an_open_buffer_has_the_methods_of_mmap_themselves(name: str) -> None:
     # One in Python takes ten times as long.

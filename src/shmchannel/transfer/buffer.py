@@ -141,7 +141,8 @@ def _close_mapping(buffer: SharedBuffer) -> None:
     except BufferError:
         buffer._is_mapped = True
         raise
-    buffer.__class__ = DetachedBuffer
+    if type(buffer) is SharedBuffer:  # a user's subclass keeps its class, and has the errors of mmap
+        buffer.__class__ = DetachedBuffer
 
 
 # -- for transfer.py
