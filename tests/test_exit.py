@@ -177,6 +177,27 @@ for _ in range(2):  # each time another copy of the package, and both have somet
 """
 
 
+NAMES_GO_ONCE = """
+import os
+from shmchannel import Channel, SharedBuffer
+from shmchannel.system import files
+removed = []
+
+def removing(path):
+    removed.append(os.path.exists("/dev/shm" + path))
+    if len(removed) == 2:
+        os.write(1, repr(removed).encode())
+    unlink(path)
+
+unlink, files._posixshmem.shm_unlink = files._posixshmem.shm_unlink, removing
+channel, buffer = Channel(), SharedBuffer(100)
+"""
+
+
+def test_each_name_is_removed_once_at_the_end_of_the_program() -> None:
+    assert run(NAMES_GO_ONCE).stdout == "[True, True]"
+
+
 def test_a_program_that_puts_its_modules_back_ends_its_ports_and_removes_its_names() -> None:
     channels = [Channel(), Channel()]
     with channels[0].connect() as one, channels[1].connect() as two:

@@ -376,7 +376,8 @@ class Port:
 
         ``"end"``: the other side has ended, and everything that it wrote has been read. ``"close"``: this
         port is over, for whatever reason. In an event loop the loop calls the callback, and an idle port
-        notices its peer's end within 200 ms. Elsewhere the thread that reads or closes calls it. Raises
+        notices its peer's end within 200 ms. Elsewhere the thread that reads or closes calls it. At the end
+        of a program, after its exit functions, that may be when nothing can be imported any more. Raises
         ``ValueError`` for another event, ``TypeError`` for a callback that is no plain function.
         """
         self._connection.on(event, callback)

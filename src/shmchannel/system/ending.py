@@ -32,7 +32,7 @@ _at_exit_of = 0  # the process that has them
 def at_end(*, begins: Callable[[], object] | None = None, last: Callable[[], object]) -> None:
     """Have ``begins`` called before multiprocessing joins its children, and ``last`` when all else is done.
 
-    The last action to be given is the first to be called.
+    The last action to be given is the first to be called. Before the first one come those that were deferred.
     """
     if begins is not None:
         _begins.append(begins)
@@ -78,7 +78,8 @@ def _finish() -> None:
 
 
 def _do_last() -> None:
-    call_each([*_last, *_deferred])
+    *ports, names = _last
+    call_each([*ports, *_deferred, names])
 
 
 def call_each(actions: Sequence[Callable[[], object]]) -> None:
