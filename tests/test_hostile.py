@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import traceback
 import tracemalloc
@@ -12,9 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shmchannel import ChannelError, CloneError
+from shmchannel import ChannelError, CloneError, Interface
 from shmchannel.codec.interfaces import listed
 from shmchannel.codec.types import GRAPH_MESSAGE, LEAVES, PARTS, REFERENCE, TAGGED_MESSAGE
+from support.engines import Codec
 from support.listed import Point, codec, decode
 from support.marks import slow_but
 from support.values import shared_values, values
@@ -255,6 +257,211 @@ def test_an_exception_that_would_crash_who_prints_it_is_refused(kind: str, text:
     ):
         with pytest.raises(CloneError, match="starts before"):
             codec.decode(graph(nodes))
+
+
+UNICODE = {
+    "UnicodeDecodeError": ["utf-8", b"x", 0, 1, "why"],
+    "UnicodeEncodeError": ["utf-8", "x", 0, 1, "why"],
+    "UnicodeTranslateError": ["x", 0, 1, "why"],
+}
+
+
+@pytest.mark.parametrize("kind", UNICODE)
+@pytest.mark.parametrize("attribute", ["object", "encoding", "reason"])
+@pytest.mark.parametrize("value", [None, 5, 1e300, "@list", "@dict", bytearray(b"x")])
+def test_an_exception_has_only_attributes_that_its_constructor_makes(
+    kind: str, attribute: str, value: Any
+) -> None:
+    # Python before 3.14 prints it by its attributes, without a look at their types.
+    if kind == "UnicodeTranslateError" and attribute == "encoding":
+        return  # it has none
+    if type(value) is bytearray:
+        value = msgpack.ExtType(5, bytes(value))
+    nodes = {
+        "it": [29, kind, False, None, None, "@state", *UNICODE[kind]],
+        "state": [31, "start", 2999, "end", 3000, attribute, value],
+        "list": [30, *range(3000)],
+        "dict": [31, *range(6000)],
+    }
+    with pytest.raises(CloneError, match=f"its attribute {attribute} is no"):
+        codec.decode(graph(nodes))
+
+
+RAISED = ["ValueError", "OSError", "StopIteration", "SystemExit", "ImportError", "SyntaxError", "NameError"]
+
+
+def side_by_side(chain: list[list[Any]], *more: Any) -> bytes:
+    """A list that has all of a chain, so none is deep by the shortest way. "@next" is the next one."""
+    nodes = {"it": [30, *(f"@n{at}" for at in range(len(chain))), *more]}
+    for at, entry in enumerate(chain):
+        after = f"@n{at + 1}" if at + 1 < len(chain) else None
+        nodes[f"n{at}"] = [after if part == "@next" else part for part in entry]
+    return graph(nodes)
+
+
+RECURSING = {
+    **{f"a cause of {kind}": [[29, kind, False, "@next", None, None]] for kind in RAISED},
+    "a context": [[29, "OSError", False, None, "@next", None]],
+    "an argument": [[29, "StopIteration", False, None, None, None, "@next"]],
+    "an argument in a tuple": [[29, "OSError", False, None, None, None, "@next"], [2, "@next"]],
+    "a group": [[29, "ExceptionGroup", False, None, None, None, "a", "@next"], [30, "@next"]],
+    "slices": [[15, "@next", None, None]],
+    "slices and exceptions": [
+        [15, None, "@next", None],
+        [29, "StopIteration", False, None, None, None, "@next"],
+    ],
+    "slices in lists": [[15, None, "@next", None], [15, None, "@next", None], [30, "@next"]],
+}
+
+
+@pytest.mark.parametrize("name", RECURSING)
+def test_what_is_freed_on_the_stack_is_as_deep_as_its_longest_way(name: str) -> None:
+    with pytest.raises(CloneError, match="deeper than 256"):
+        codec.decode(side_by_side(RECURSING[name] * 2000))
+
+
+@pytest.mark.parametrize("name", [name for name in RECURSING if name != "a group"])
+def test_what_is_freed_on_the_stack_may_be_as_deep_as_a_message(name: str) -> None:
+    chain = RECURSING[name] * (250 // len(RECURSING[name]))
+    assert len(codec.decode(side_by_side(chain))) == len(chain)
+
+
+def test_exceptions_in_a_cycle_are_as_deep_as_they_are_many() -> None:
+    for count in (250, 2000):
+        nodes = {f"e{n}": [29, "OSError", False, f"@e{n + 1}", None, None] for n in range(count)}
+        nodes[f"e{count - 1}"][3] = "@e0"
+        payload = graph({"it": [30, *(f"@{name}" for name in nodes)], **nodes})
+        if count == 250:
+            assert len(codec.decode(payload)) == count
+        else:
+            with pytest.raises(CloneError, match="deeper than 256"):
+                codec.decode(payload)
+
+
+def test_many_exceptions_beside_each_other_are_read() -> None:
+    nodes = {f"e{n}": [29, "OSError", False, "@cause", None, None] for n in range(10_000)}
+    whole = {
+        "it": [30, *(f"@{name}" for name in nodes)],
+        **nodes,
+        "cause": [29, "KeyError", False, *[None] * 3],
+    }
+    assert len({id(error.__cause__) for error in codec.decode(graph(whole))}) == 1
+
+
+@pytest.mark.parametrize("whole", [[3, "@n0"], [4, "@n0"], [31, "@n0", 1]])
+@pytest.mark.parametrize(
+    "entry", [[2, "@next"], [15, "@next", None, None], [120, POINT, "x", "@next", "y", None]]
+)
+def test_what_is_hashed_is_as_deep_as_its_longest_way(whole: list[Any], entry: list[Any]) -> None:
+    with pytest.raises(CloneError, match="deeper than 256"):
+        codec.decode(side_by_side([*[entry] * 2000, whole]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    part: Any
+
+
+@dataclasses.dataclass(eq=False)
+class Same:
+    part: Any
+
+
+def test_what_hashes_itself_again_has_few_tuples_between() -> None:
+    # Python stops it after a thousand calls; of the tuples between these it counts none.
+    one = Codec(listed([Frozen]))
+    name = listed([Frozen])[0].name
+    chain = [[2, "@next"]] * 200
+    nodes = {"it": [30, "@frozen", *(f"@n{n}" for n in range(200)), "@set"], "set": [3, "@frozen"]}
+    nodes |= {f"n{n}": [2, f"@n{n + 1}"] for n in range(199)} | {"n199": [2, "@frozen"]}
+    nodes["frozen"] = [120, name, "part", "@n0"]
+    assert len(chain) == 200
+    with pytest.raises(CloneError, match="deeper than 256"):
+        one.decode(graph(nodes))
+
+
+def test_what_is_hashed_by_its_identity_may_be_in_a_long_chain() -> None:
+    one = Codec(listed([Same]))
+    first: Any = None
+    chain = [first := Same((first,)) for _ in range(1000)]
+    keys = dict.fromkeys(chain)
+    copy, members = one.decode(one.encode((chain, keys)))
+    assert [*members] == copy
+    assert copy[-1].part[0] is copy[-2]
+
+
+class Late:
+    """Of an instance that is part of its own value, the hash is there late."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return hash(id(self.value))
+
+
+def test_a_walk_that_finds_the_same_again_and_again_comes_to_an_end() -> None:
+    # Each set looks whether its member is finished.
+    interface = Interface(Late, name="late", serialize=lambda late: late.value, deserialize=Late)
+    count = 20_000
+    nodes = {"it": [120, "late", "@list"], "list": [30, "@f", *(f"@s{n}" for n in range(count))]}
+    nodes |= {"f": [2, "@it", "@large"], "large": [4, *["@empty"] * count], "empty": [2]}
+    nodes |= {f"s{n}": [3, "@f"] for n in range(count)}
+    with pytest.raises(CloneError, match="takes too long"):
+        Codec([interface]).decode(graph(nodes))
+    few = {name: entry[:10] for name, entry in nodes.items() if name[0] != "s" or len(name) == 2}
+    copy = Codec([interface]).decode(graph(few))
+    assert [type(one) for one in copy.value[:3]] == [tuple, set, set]
+    assert copy.value[0] in copy.value[1]
+    assert copy.value[0][0] is copy
+
+
+def ints(count: int, last: int) -> list[Any]:
+    return [*range(count), last]
+
+
+PARTS_EACH = 5000
+PAIRS = {"it": [30, *(f"@s{n}" for n in range(PARTS_EACH))]} | {
+    f"s{n}": [3, "@a", "@b"] for n in range(PARTS_EACH)
+}
+QUADRATIC: dict[str, dict[str, list[Any]]] = {
+    "equal frozensets": PAIRS | {x: [4, *range(PARTS_EACH)] for x in "ab"},
+    # -1 and -2 have the same hash.
+    "frozensets of equal hashes": PAIRS | {"a": [4, *ints(PARTS_EACH, -1)], "b": [4, *ints(PARTS_EACH, -2)]},
+    "equal tuples": PAIRS
+    | {x: [4, f"@t{x}"] for x in "ab"}
+    | {f"t{x}": [2, *range(PARTS_EACH)] for x in "ab"},
+    "equal texts": PAIRS | {x: [4, f"@t{x}"] for x in "ab"} | {f"t{x}": [2, "x" * 5_000_000] for x in "ab"},
+    "equal decimals": PAIRS
+    | {x: [4, f"@t{x}"] for x in "ab"}
+    | {f"t{x}": [2, msgpack.ExtType(11, b"9" * 50_000)] for x in "ab"},
+    "keys of equal hashes": PAIRS
+    | {f"s{n}": [31, "@a", 1, "@b", 2] for n in range(PARTS_EACH)}
+    | {"a": [4, *ints(PARTS_EACH, -1)], "b": [4, *ints(PARTS_EACH, -2)]},
+    "a long int": {"it": [3, *(f"@t{n}" for n in range(PARTS_EACH))]}
+    | {f"t{n}": [2, "@shared", n] for n in range(PARTS_EACH)}
+    | {"shared": [2, msgpack.ExtType(1, b"\x55" * 100_000)]},
+    "a pattern": {"it": [3, *(f"@t{n}" for n in range(PARTS_EACH))]}
+    | {f"t{n}": [2, "@shared", n] for n in range(PARTS_EACH)}
+    | {"shared": [2, msgpack.ExtType(17, b"\0\0\0\0\1" + b"x" * 100_000)]},
+    "a fraction": {"it": [3, *(f"@t{n}" for n in range(PARTS_EACH))]}
+    | {f"t{n}": [2, "@shared", n] for n in range(PARTS_EACH)}
+    | {"shared": [2, *(f"@f{n}" for n in range(50))]}
+    | {f"f{n}": [12, msgpack.ExtType(1, b"\x55" * 8000), 2] for n in range(50)},
+}
+
+
+@pytest.mark.parametrize("name", QUADRATIC)
+def test_what_takes_the_square_of_its_size_is_refused(name: str) -> None:
+    with pytest.raises(CloneError, match="takes too long to hash"):
+        codec.decode(graph(QUADRATIC[name]))
+
+
+def test_one_large_member_of_many_sets_is_read() -> None:
+    # It is compared with nothing.
+    nodes = {f"s{n}": [3, "@a", n] for n in range(PARTS_EACH)}
+    whole = {"it": [30, *(f"@{name}" for name in nodes)], **nodes, "a": [4, *range(PARTS_EACH)]}
+    assert len(codec.decode(graph(whole))) == PARTS_EACH
 
 
 SIZE = 100_000

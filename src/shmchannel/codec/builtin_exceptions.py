@@ -29,7 +29,7 @@ def take_exception(value: BaseException) -> list[Any]:
     fresh = kind(*arguments)  # raises for arguments of which no reader could make one
     if type(fresh) is not kind:
         raise ValueError(f"with these arguments it would be a {type(fresh).__name__}")
-    _check_start(value)
+    _check_attributes(value)
     for name in dir(kind):
         if not (name.startswith("_") or name in _LEFT_OUT or callable(getattr(kind, name))):
             own = getattr(value, name, None)
@@ -56,9 +56,21 @@ def _holds(arguments: tuple[Any, ...], value: object) -> bool:
     return False
 
 
-def _check_start(value: BaseException) -> None:
-    """Refuse one that starts before its object: to print it, Python before 3.14 reads other memory."""
-    if isinstance(value, UnicodeDecodeError | UnicodeEncodeError | UnicodeTranslateError) and value.start < 0:
+# Those that C code prints by their attributes, which it does not check again: until Python 3.14 it then reads
+# memory that is not theirs. And the types that the constructors make sure of.
+_TYPES: dict[type[BaseException], dict[str, type]] = {
+    UnicodeDecodeError: {"encoding": str, "object": bytes, "reason": str},
+    UnicodeEncodeError: {"encoding": str, "object": str, "reason": str},
+    UnicodeTranslateError: {"object": str, "reason": str},
+}
+
+
+def _check_attributes(value: BaseException) -> None:
+    """Refuse what the constructor would not make: attributes are set without it."""
+    for name, kind in _TYPES.get(type(value), {}).items():
+        if type(getattr(value, name)) is not kind:
+            raise ValueError(f"its attribute {name} is no {kind.__name__}")
+    if type(value) in _TYPES and value.start < 0:  # type: ignore[attr-defined]
         raise ValueError("it starts before the object that it is about")
 
 
@@ -82,4 +94,4 @@ def fill_exception(value: BaseException, parts: list[Any]) -> None:
     value.__suppress_context__ = hidden
     if attributes is not None:
         value.__setstate__(attributes)
-    _check_start(value)
+    _check_attributes(value)

@@ -18,7 +18,7 @@ import msgpack
 from ..errors import ChannelError, CloneError, InterfaceError
 from . import types
 from .builtin_exceptions import FIRST_PARTS, fill_exception, new_exception
-from .graph_limits import Reference, check_cost, check_order, cycles, hashed, references
+from .graph_limits import Reference, check_cost, check_order, cycles, hashed, references, too_long
 from .interfaces import Instances, Interfaces
 from .limits import MAX_DEPTH, changed, too_deep, unpack
 
@@ -30,17 +30,16 @@ def encode(value: object, interfaces: Interfaces, moves: Instances, serialized: 
     ``CloneError`` for the first value, level by level, that cannot be cloned.
     """
     entries = _Writer(interfaces, moves, serialized).entries(value)
-    check_cost(entries)
+    check_cost(entries, interfaces)
     packed: bytes = msgpack.Packer(default=_pack_other, strict_types=True).pack(entries)
     return packed
 
 
 def decode(payload: bytes | memoryview, interfaces: Interfaces) -> object:
     """Return the value of such a table."""
-    entries = unpack(payload, ext_hook=_unpack_other)
+    entries = unpack(payload, ext_hook=_unpack_ext)
     check_order(entries)
-    check_cost(entries)
-    return _Reader(interfaces, entries).read()
+    return _Reader(interfaces, entries, check_cost(entries, interfaces)).read()
 
 
 def _pack_other(value: Any) -> msgpack.ExtType:
@@ -49,10 +48,11 @@ def _pack_other(value: Any) -> msgpack.ExtType:
     return types.encode_leaf(value)
 
 
-def _unpack_other(code: int, data: bytes) -> Any:
+def _unpack_ext(code: int, data: bytes) -> Reference | msgpack.ExtType:
+    """A leaf stays as it is until an object gets it, for its size counts before."""
     if code == types.REFERENCE:
         return Reference.from_bytes(data, "little")
-    return types.decode_leaf(code, data)
+    return msgpack.ExtType(code, data)
 
 
 # -- writing
@@ -208,8 +208,10 @@ class _Reader:
     whose containers are all filled: only the instances in it may still be without attributes.
     """
 
-    def __init__(self, interfaces: Interfaces, entries: list[list[Any]]) -> None:
-        self._find = interfaces.find
+    def __init__(self, interfaces: Interfaces, entries: list[list[Any]], most: int) -> None:
+        """Its walks visit at most so many parts, in all."""
+        self._left = most
+        self._interfaces, self._find = interfaces, interfaces.find
         self._entries = entries
         self._objects: dict[int, Any] = {}  # some are unfinished
         self._open: set[int] = set()  # being built right now
@@ -306,11 +308,8 @@ class _Reader:
         return self._entries[number][0] in (types.INSTANCE, types.MOVED)
 
     def _has_identity(self, number: int) -> bool:
-        """Whether an object has its hash from ``object``, and so without its attributes too."""
-        if not self._is_instance(number):
-            return False
-        hashes: Any = self._find(self._entries[number][1]).cls.__hash__
-        return hashes is object.__hash__
+        """Whether an object is hashed without its attributes."""
+        return self._is_instance(number) and self._interfaces.have_identity(self._entries[number][1])
 
     def _hand_out(self, number: int) -> Any:
         """Return an object that is needed before it is finished."""
@@ -375,9 +374,12 @@ class _Reader:
 
     def _parts(self, entry: list[Any]) -> Generator[int, Any, list[Any]]:
         """Return the parts, with objects in place of references."""
+        self._visit(len(entry))
         parts = []
         for part in entry:
-            if type(part) is not Reference:
+            if type(part) is msgpack.ExtType:
+                parts.append(types.decode_leaf(part.code, part.data))
+            elif type(part) is not Reference:
                 parts.append(part)
             elif part in self._objects:
                 parts.append(self._objects[part])
@@ -388,6 +390,12 @@ class _Reader:
             else:
                 parts.append((yield part))
         return parts
+
+    def _visit(self, count: int) -> None:
+        """Count visited parts: most are visited once, but those of an object that waits again."""
+        self._left -= count
+        if self._left < 0:
+            raise too_long()
 
     def _is_unfinished(self, number: int) -> bool:
         """Whether an object, or one that is hashed with it, is still to get its parts or attributes."""
@@ -400,6 +408,7 @@ class _Reader:
             if one not in seen and one not in self._finished:
                 seen.add(one)
                 if self._entries[one][0] in (types.PARTS[tuple].code, types.PARTS[frozenset].code):
+                    self._visit(len(self._entries[one]))
                     todo += references(self._entries[one])
         self._finished |= seen  # and stays finished
         return False

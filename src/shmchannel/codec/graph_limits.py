@@ -1,26 +1,40 @@
-"""Which graphs are written or built at all: none that takes for ever to hash, or crashes when it is freed.
+"""Which graphs are written or built at all: none that takes for ever to hash, or crashes its reader.
 
 A tuple does not keep its hash. If a tuple has another one twice, which has a third one twice, and so on, a
 message of some hundred bytes takes for ever to be added to a set. The sender had to hash the value too, so
-real values stay below this limit. Before Python 3.14, freeing slices in slices recurses on the C stack. No
-other type's objects do that.
+real values stay below this limit.
+
+Hashing a tuple in a tuple recurses on the C stack; so does freeing slices and exceptions before Python 3.14.
+(No other type does: either the interpreter limits the recursion, or there is none.) The depth of a message is
+that of the shortest ways through it, but these recursions take the longest. So here the longest way counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
+from msgpack import ExtType
+
 from ..errors import CloneError
+from .interfaces import Interfaces
 from .limits import MAX_DEPTH, too_deep
-from .types import INSTANCE, MOVED, PARTS, PARTS_BY_CODE
+from .types import EXCEPTION, INSTANCE, MOVED, PARTS, PARTS_BY_CODE
 
 # Parts that may be hashed, whatever the message: some tenths of a second. And for each part that it has.
 _MANY, _EACH = 1 << 22, 32
+# What takes about as long as one part: so many bytes of a leaf, such as a long int; and of a str or bytes,
+# which keeps its hash and is compared quickly. And the parts of a list for which one call in Python stands.
+_LEAF_BYTES, _TEXT_BYTES, _CALL = 16, 1024, 16
+# Tuples in each other, between instances that hash each other in a circle. The recursion limit stops that,
+# after a thousand calls in Python; it does not count tuples.
+_MAX_BETWEEN = 16
 
-_FROZENSET, _SLICE = PARTS[frozenset].code, PARTS[slice].code
+_TUPLE, _SLICE, _FROZENSET = PARTS[tuple].code, PARTS[slice].code, PARTS[frozenset].code
+_NUMBERS = PARTS[Fraction].code, PARTS[range].code
 # What is hashed by its parts. An instance may be: a frozen dataclass is.
-_BY_PARTS = frozenset({PARTS[tuple].code, _SLICE, _FROZENSET, INSTANCE, MOVED})
+_BY_PARTS = frozenset({_TUPLE, _SLICE, _FROZENSET, *_NUMBERS, INSTANCE, MOVED})
 
 Entry = Sequence[Any]
 
@@ -30,10 +44,12 @@ class Reference(int):
 
 
 class _Weight(NamedTuple):
-    """How many parts a hash of an object visits; a part that it has twice counts twice."""
+    """What a hash of an object costs, in parts; a part that it has twice counts twice."""
 
     hashing: int = 1
     comparing: int = 1  # with the parts of a frozenset, which keeps its hash
+    depth: int = 0  # the most objects in each other, on the C stack
+    between: int = 0  # of these, from here to the next instance
 
 
 def references(parts: Entry) -> list[Reference]:
@@ -46,16 +62,19 @@ def hashed(entry: Entry) -> list[Reference]:
     return references(entry[1 :: kind.key_stride]) if kind and kind.key_stride else []
 
 
-def cycles(entries: Sequence[Entry]) -> dict[int, int]:
-    """Return the entries that are part of themselves, with the same number for those in the same cycles.
+def components(
+    roots: Iterable[int], parts_of: Callable[[int], Sequence[int]]
+) -> Iterator[tuple[list[int], bool]]:
+    """Yield the objects in the same cycles together, each such component after those below it.
 
-    (These are the strongly connected components, by Tarjan's algorithm.) The caller has checked the order.
+    With each comes whether it is a cycle; most are single objects. The first that was met of a component is
+    the last in it. (These are the strongly connected components, by Tarjan's algorithm.)
     """
-    found: dict[int, int] = {}
-    met: dict[int, int] = {0: 0}  # when each entry was met
-    lowest = [0] * len(entries)  # the earliest met that an entry leads back to
-    path, on_path = [0], {0}  # what was met, and may still be in a cycle with the first ones
-    stack = [(0, iter(references(entries[0])))]
+    met: dict[int, int] = {}  # when each object was met
+    lowest: dict[int, int] = {}  # the earliest met that an object leads back to
+    path: list[int] = []  # what was met, and may still be in a cycle with the first ones
+    on_path: set[int] = set()
+    stack: list[tuple[int, Iterator[int]]] = [(-1, iter([*roots]))]
     while stack:
         number, parts = stack[-1]
         for part in parts:
@@ -63,22 +82,31 @@ def cycles(entries: Sequence[Entry]) -> dict[int, int]:
                 met[part] = lowest[part] = len(met)
                 path.append(part)
                 on_path.add(part)
-                stack.append((part, iter(references(entries[part]))))
+                stack.append((part, iter(parts_of(part))))
                 break
-            if part in on_path:
+            if part in on_path and number in lowest:
                 lowest[number] = min(lowest[number], met[part])
         else:
             stack.pop()
-            if stack:
-                above = stack[-1][0]
+            if not stack:
+                return
+            above = stack[-1][0]
+            if above in lowest:
                 lowest[above] = min(lowest[above], lowest[number])
             if lowest[number] == met[number]:
                 members = [path.pop()]
                 while members[-1] != number:
                     members.append(path.pop())
                 on_path.difference_update(members)
-                if len(members) > 1 or number in references(entries[number]):
-                    found.update(dict.fromkeys(members, number))
+                yield members, len(members) > 1 or number in parts_of(number)
+
+
+def cycles(entries: Sequence[Entry]) -> dict[int, int]:
+    """Return the entries that are part of themselves, with the same number for those in the same cycles."""
+    found: dict[int, int] = {}
+    for members, is_cycle in components([0], lambda number: references(entries[number])):
+        if is_cycle:
+            found.update(dict.fromkeys(members, members[-1]))
     return found
 
 
@@ -102,48 +130,102 @@ def check_order(entries: Any) -> None:
         raise too_deep()
 
 
-def check_cost(entries: Sequence[Entry]) -> None:
-    """Raise ``CloneError`` for a graph that takes too long to hash, or in which slices are too deep."""
-    _check_slices(entries)
-    size = sum(map(len, entries))
-    most = max(_MANY, _EACH * size)
-    members = [number for entry in entries for number in hashed(entry)]
-    weights = _weigh(members, entries, most)
+def check_cost(entries: Sequence[Entry], interfaces: Interfaces) -> int:
+    """Return how many parts a walk through a graph may visit, in all.
+
+    Raises ``CloneError`` for a graph that takes too long to hash, or too much of the C stack.
+    """
+    _check_freeing(entries)
+    sizes = [_size(entry) for entry in entries]
+    most = max(_MANY, _EACH * sum(size.comparing for size in sizes))
+    sets = [members for entry in entries if (members := hashed(entry))]
+    weights = _weigh([number for members in sets for number in members], entries, sizes, most, interfaces)
     total = 0
-    for weight in [weights[number] for number in members]:
-        # Members are compared only where their hashes are the same: those of real values hardly ever.
-        total += weight.hashing if weight.comparing <= size else weight.comparing
+    for members in sets:
+        found = [weights[number] for number in members]
+        # If hashes are the same, each member may be compared with a larger one.
+        comparing = [weight.comparing for weight in found]
+        total += sum(weight.hashing for weight in found) + sum(comparing) - max(comparing)
     if total > most:
-        raise CloneError(
-            "$: the value takes too long to hash: members of sets or keys of dicts in it are tuples "
-            "in which the same ones come again and again"
-        )
+        raise too_long()
+    return most
 
 
-def _check_slices(entries: Sequence[Entry]) -> None:
-    """Here the longest way to a slice counts, not the shortest."""
-    slices = {number: references(entry) for number, entry in enumerate(entries) if entry[0] == _SLICE}
-    heights: dict[int, int] = {}
-    for number, below in _bottom_up(slices, lambda number: slices.get(number, ())):
-        heights[number] = (number in slices) + max((heights.get(part, 0) for part in below), default=0)
-        if heights[number] > MAX_DEPTH:
+def too_long() -> CloneError:
+    return CloneError(
+        "$: the value takes too long to hash: members of sets or keys of dicts in it are tuples "
+        "in which the same ones come again and again"
+    )
+
+
+def _check_freeing(entries: Sequence[Entry]) -> None:
+    """Raise ``CloneError`` if freeing slices and exceptions may recurse too deep.
+
+    Exceptions can be in cycles, which are cut at any place: there all of them count.
+    """
+    recursing = {number for number, entry in enumerate(entries) if entry[0] in (_SLICE, EXCEPTION.code)}
+    if len(recursing) <= MAX_DEPTH:
+        return
+    depths: dict[int, int] = {}
+    for members, _ in components([0], lambda number: references(entries[number])):
+        below = [depths.get(part, 0) for number in members for part in references(entries[number])]
+        depth = max(below, default=0) + len(recursing.intersection(members))
+        if depth > MAX_DEPTH:
             raise too_deep()
+        depths.update(dict.fromkeys(members, depth))
 
 
-def _weigh(members: Sequence[int], entries: Sequence[Entry], most: int) -> dict[int, _Weight]:
+def _size(entry: Entry) -> _Weight:
+    """What an entry costs itself."""
+    each = _CALL if entry[0] in (INSTANCE, MOVED) else 1
+    leaves = sum(len(part.data) for part in entry if type(part) is ExtType) // _LEAF_BYTES
+    leaves += sum(part.bit_length() for part in entry if type(part) is int) // (8 * _LEAF_BYTES)
+    texts = sum(len(part) for part in entry if type(part) in (str, bytes)) // _TEXT_BYTES
+    return _Weight(each * len(entry) + leaves, each * len(entry) + leaves + texts)
+
+
+def _weigh(
+    members: Sequence[int],
+    entries: Sequence[Entry],
+    sizes: Sequence[_Weight],
+    most: int,
+    interfaces: Interfaces,
+) -> dict[int, _Weight]:
     """Return the weights of these objects and of those below them, each at most a little above ``most``."""
 
+    def is_by_parts(number: int) -> bool:
+        code, *entry = entries[number]
+        has_identity = code in (INSTANCE, MOVED) and interfaces.have_identity(entry[0])
+        return code in _BY_PARTS and not has_identity
+
     def parts_of(number: int) -> Sequence[int]:
-        return references(entries[number]) if entries[number][0] in _BY_PARTS else ()
+        return references(entries[number]) if is_by_parts(number) else ()
 
     weights: dict[int, _Weight] = {}
+    is_round = False  # whether an instance may be hashed by its own hash; the recursion limit stops that
     for number, below in _bottom_up(members, parts_of):
-        size = len(entries[number])
-        found = [weights.get(part, _Weight()) for part in below]  # no hash goes round a cycle
-        hashing = 1 if entries[number][0] == _FROZENSET else size + sum(weight.hashing for weight in found)
-        comparing = size + sum(weight.comparing for weight in found)
-        weights[number] = _Weight(min(most + 1, hashing), min(most + 1, comparing))
+        is_round = is_round or not all(part in weights for part in below)
+        found = [weights.get(part, _Weight()) for part in below]
+        weights[number] = (
+            _whole(entries[number][0], sizes[number], found, most) if is_by_parts(number) else _Weight()
+        )
+    between = max((weight.between for weight in weights.values()), default=0)
+    if any(weights[number].depth > MAX_DEPTH for number in members) or (is_round and between > _MAX_BETWEEN):
+        raise too_deep()
     return weights
+
+
+def _whole(code: int, size: _Weight, parts: Sequence[_Weight], most: int) -> _Weight:
+    """Return the weight of an object that is hashed by its parts."""
+    hashing = size.hashing + sum(weight.hashing for weight in parts)
+    comparing = size.comparing + sum(weight.comparing for weight in parts)
+    depth = 1 + max((weight.depth for weight in parts), default=0)
+    between = 1 + max((weight.between for weight in parts), default=0)
+    if code == _FROZENSET:
+        hashing, depth = 1, 0
+    if code not in (_TUPLE, _SLICE):
+        between = 0
+    return _Weight(min(most + 1, hashing), min(most + 1, comparing), depth, between)
 
 
 def _bottom_up(

@@ -229,6 +229,12 @@ class Interfaces:
             )
         return self.by_name[name]
 
+    def have_identity(self, name: Any) -> bool:
+        """Whether the class of that name has its hash from ``object``, and so without any attribute."""
+        found = self.by_name.get(name)
+        hashes: Any = found and found.cls.__hash__
+        return hashes is object.__hash__
+
 
 def several(interfaces: Iterable[type | Interface]) -> tuple[type | Interface, ...]:
     """Return what a user has listed as a tuple. Raises ``TypeError`` for a single one."""
