@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -58,29 +59,62 @@ def test_no_more_than_max_are_taken(pair: tuple[Port, Port]) -> None:
             two.read_many_sync(max=wrong)  # type: ignore[arg-type]
 
 
-@engines.needs_c
-@pytest.mark.parametrize("enabled", [True, False])
-def test_the_collector_does_not_look_through_a_batch_that_is_being_read(enabled: bool) -> None:
-    # It would find no garbage, and the older the batch the more there is to look through.
-    channel = Channel()
-    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
-        one.write_many_sync([[[number]] for number in range(5000)])
-        runs: list[str] = []
+class Looks:
+    """Says in its ``deserialize`` whether the collector is on, and takes another one's wish about it."""
 
-        def note(phase: str, _info: object) -> None:
-            runs.append(phase)
+    seen: ClassVar[list[bool]] = []
 
+    def serialize(self) -> bool:
+        return True
+
+    @classmethod
+    def deserialize(cls, _: bool) -> Looks:
+        cls.seen.append(gc.isenabled())
+        gc.disable()
+        return cls()
+
+
+@pytest.mark.parametrize("engine", engines.RINGS)
+def test_a_batch_leaves_the_collector_alone(engine: str) -> None:
+    # It belongs to all threads.
+    channel = Channel(interfaces=[Looks])
+    with engines.connected(channel, engine) as one, engines.connected(channel, engine) as two:
+        one.write_many_sync([[Looks()], [Looks()]])
+        Looks.seen.clear()
         try:
-            if not enabled:
-                gc.disable()
-            gc.callbacks.append(note)
-            values = two.read_many_sync(5000)
-            gc.callbacks.remove(note)
-            assert gc.isenabled() is enabled
+            two.read_many_sync()
+            assert not gc.isenabled()
         finally:
             gc.enable()
-        assert len(values) == 5000
-        assert not runs
+        assert Looks.seen == [True, False]
+
+
+@engines.needs_c
+def test_a_thread_that_turns_the_collector_off_while_another_reads_finds_it_off() -> None:
+    channel = Channel(capacity=1 << 23)
+    value = [b"x" * 500_000] * 10  # large bytes are copied without the GIL
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+        stop = threading.Event()
+
+        def read() -> None:
+            while not stop.is_set():
+                one.write_sync(value)
+                two.read_sync(timeout=20)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            for _ in range(200):
+                gc.enable()
+                os.sched_yield()
+                assert gc.isenabled()
+                gc.disable()
+                os.sched_yield()
+                assert not gc.isenabled()
+        finally:
+            gc.enable()
+            stop.set()
+            reader.join()
 
 
 def test_a_batch_is_published_at_once(pair: tuple[Port, Port]) -> None:

@@ -301,7 +301,9 @@ static PyObject *decode_message(Codec *codec, const uint8_t *bytes, size_t size,
 static PyObject *decode_in_ring(Codec *codec, const uint8_t *bytes, size_t size, Lock *lock)
 {
     Decoder decoder = {.codec = codec, .place = bytes, .end = bytes + size, .in_ring = lock};
+    hold_collector(&decoder);
     PyObject *value = decode_all(&decoder);
+    release_collector(&decoder);
     if (!value && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_MemoryError))
         PyErr_Clear();
     return value;

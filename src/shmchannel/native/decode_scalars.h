@@ -24,7 +24,23 @@ typedef struct {
     bool tagged;
     Lock *in_ring; /* the lock of the end in whose ring the bytes lie, or NULL */
     BeforeCall *before_call;
+    int collects; /* whether the collector is to go on, see hold_collector */
 } Decoder;
+
+/* Before 3.12 the collector runs within an allocation, and with it finalizers, which might read from this very end. So it does
+   not run while bytes in the ring are decoded. Other threads see nothing of this: where they can run, it goes on. */
+static inline void hold_collector(Decoder *decoder)
+{
+    if (PY_VERSION_HEX < 0x030C0000 && decoder->in_ring)
+        decoder->collects = PyGC_Disable();
+}
+
+static inline void release_collector(Decoder *decoder)
+{
+    if (decoder->collects)
+        PyGC_Enable();
+    decoder->collects = 0;
+}
 
 static PyObject *cut_off(void)
 {
@@ -122,7 +138,9 @@ static PyObject *decode_bytes(Decoder *decoder, size_t length)
         return PyBytes_FromStringAndSize((const char *)from, (Py_ssize_t)length);
     PyObject *value = new_bytes(length);
     if (value) {
+        release_collector(decoder);
         COPY(decoder->in_ring, length, memcpy(PyBytes_AS_STRING(value), from, length))
+        hold_collector(decoder);
     }
     return value;
 }

@@ -195,16 +195,13 @@ static PyObject *message_reader_take_many(PyObject *object, PyObject *const *arg
     if (PyErr_Occurred() || !is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
         return NULL;
     Consumer *consumer = self->consumer;
-    State *state = self->codec->state;
     if (self->deferred && PyList_CheckExact(self->deferred) && list_reserve(self->deferred) < 0)
         return NULL;
-    hold_collector(state); /* it would search all values again and again, and find no garbage */
     int status = 0;
     while (!status && PyList_GET_SIZE(values) < most && list_reserve(values) == 0 && (value = take(self, true))) {
         status = PyList_Append(values, value);
         Py_DECREF(value);
     }
-    release_collector(state);
     PyObject *error = take_error();
     /* If a function has forked meanwhile, the room is its parent's to give back, and was before the function ran. */
     if (is_ours(self) && consumer_give_back(consumer) < 0) {

@@ -87,25 +87,6 @@ static int consumer_give_back(void *consumer)
 
 /* -- WHOLE frames */
 
-/* Keep the garbage collector from running. Several threads may do so at once, each in a copy without the GIL. */
-static void hold_collector(State *state)
-{
-#ifndef Py_GIL_DISABLED
-    if (state->collector_held++ == 0)
-        state->collects = PyGC_Disable();
-#endif
-    (void)state;
-}
-
-static void release_collector(State *state)
-{
-#ifndef Py_GIL_DISABLED
-    if (--state->collector_held == 0 && state->collects)
-        PyGC_Enable();
-#endif
-    (void)state;
-}
-
 /* Decode a large message where it lies, if it does not wrap. NULL as decode_in_ring. */
 static PyObject *value_in_ring(Consumer *self, size_t length, Codec *codec)
 {
@@ -113,14 +94,7 @@ static PyObject *value_in_ring(Consumer *self, size_t length, Codec *codec)
     const uint8_t *place = ring_at(&self->end.ring, self->end.ring.head + HEADER, &before);
     if (length > before)
         return NULL;
-    /* Before 3.12 the collector runs within an allocation, and with it finalizers, which might read from this very end. */
-    bool holds = PY_VERSION_HEX < 0x030C0000;
-    if (holds)
-        hold_collector(codec->state);
-    PyObject *value = decode_in_ring(codec, place, length, &self->end.lock);
-    if (holds)
-        release_collector(codec->state);
-    return value;
+    return decode_in_ring(codec, place, length, &self->end.lock);
 }
 
 /* Under the lock: get a WHOLE frame's message. -1 with MemoryError. */

@@ -50,7 +50,6 @@ typedef struct {
 #undef DECLARE
     long code_of_tuple, code_of_set, code_of_frozenset, code_of_exception, code_of_instance, code_of_moved;
     long code_of_tagged_message, code_of_graph_message;
-    int collector_held, collects; /* see hold_collector */
 } State;
 
 /* An attribute of a Python object. Its name is interned: type caches would keep a str made for this call alone. */
