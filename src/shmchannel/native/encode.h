@@ -63,9 +63,7 @@ static int encode_dict(Encoder *encoder, PyObject *dict)
     if (!status)
         status = length < 16 ? add_head(encoder, (uint8_t)(0x80 | length))
                              : add_length(encoder, (size_t)length, 0, 0xDE, 0xDF);
-    for (; !status && count < length && PyDict_Next(dict, &place, &key, &value); count++) {
-        Py_INCREF(key);
-        Py_INCREF(value);
+    for (; !status && count < length && dict_next(dict, &place, &key, &value); count++) {
         status = PyUnicode_CheckExact(key) ? encode_str(encoder, key) : encode_value(encoder, key);
         if (!status)
             status = encode_value(encoder, value);
@@ -83,13 +81,9 @@ static int encode_list(Encoder *encoder, PyObject *list)
     if (!status)
         status = add_array_head(encoder, (size_t)length);
     for (Py_ssize_t i = 0; !status && i < length; i++) {
-        if (PyList_GET_SIZE(list) != length) {
-            status = CHANGED;
-            break;
-        }
-        PyObject *item = Py_NewRef(PyList_GET_ITEM(list, i));
-        status = encode_value(encoder, item);
-        Py_DECREF(item);
+        PyObject *item = PyList_GET_SIZE(list) == length ? list_item(list, i) : NULL;
+        status = item ? encode_value(encoder, item) : CHANGED;
+        Py_XDECREF(item);
     }
     return leave_level(encoder, status);
 }

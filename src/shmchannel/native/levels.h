@@ -23,19 +23,47 @@ static inline uint64_t add_to_mark(uint64_t mark, const PyObject *part)
     return (mark ^ (uintptr_t)part) * 0x9E3779B97F4A7C15u + 1;
 }
 
+/* A statement during which no other thread changes a container. With the GIL none does. */
+#ifdef Py_GIL_DISABLED
+#define EXCLUSIVELY(CONTAINER, ...)           \
+    do {                                      \
+        Py_BEGIN_CRITICAL_SECTION(CONTAINER); \
+        __VA_ARGS__;                          \
+        Py_END_CRITICAL_SECTION();            \
+    } while (0)
+#else
+#define EXCLUSIVELY(CONTAINER, ...) __VA_ARGS__
+#endif
+
+/* The next item of a dict, as PyDict_Next, and held. */
+static inline bool dict_next(PyObject *dict, Py_ssize_t *place, PyObject **key, PyObject **value)
+{
+    bool found;
+    EXCLUSIVELY(dict, if ((found = PyDict_Next(dict, place, key, value))) { Py_INCREF(*key); Py_INCREF(*value); });
+    return found;
+}
+
+/* An item of a list, held; NULL if the list has become shorter. */
+static inline PyObject *list_item(PyObject *list, Py_ssize_t place)
+{
+    PyObject *item;
+    EXCLUSIVELY(list, item = place < PyList_GET_SIZE(list) ? Py_NewRef(PyList_GET_ITEM(list, place)) : NULL);
+    return item;
+}
+
 static int get_mark(PyObject *container, uint64_t *mark)
 {
     PyObject *key, *value;
     Py_ssize_t place = 0;
     *mark = 0;
     if (PyList_CheckExact(container)) {
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(container); i++)
-            *mark = add_to_mark(*mark, PyList_GET_ITEM(container, i));
+        EXCLUSIVELY(container, for (Py_ssize_t i = 0; i < PyList_GET_SIZE(container); i++)
+                                   *mark = add_to_mark(*mark, PyList_GET_ITEM(container, i)));
         return 0;
     }
     if (PyDict_CheckExact(container)) {
-        while (PyDict_Next(container, &place, &key, &value))
-            *mark = add_to_mark(add_to_mark(*mark, key), value);
+        EXCLUSIVELY(container, while (PyDict_Next(container, &place, &key, &value))
+                                   *mark = add_to_mark(add_to_mark(*mark, key), value));
         return 0;
     }
     PyObject *members = PyObject_GetIter(container);
