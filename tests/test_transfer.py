@@ -1268,3 +1268,39 @@ def test_a_detached_buffer_cannot_be_sent(pair: tuple[Port, Port]) -> None:
         one.write_sync(buffer, transfer=[buffer])
     with pytest.raises(CloneError, match="can only be moved"):
         one.write_sync(buffer)
+
+
+def test_a_message_attaches_to_a_bounded_number_of_channels(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    made = Channel(capacity=4096)
+    others = [Channel.from_handle(made.handle) for _ in range(1001)]
+    for count in (1000, 1001, 1000, 1001):  # each message begins anew
+        writer = threading.Thread(target=one.write_sync, args=(others[:count],))
+        writer.start()
+        if count == 1000:
+            assert len(two.read_sync(timeout=20)) == count
+        else:
+            with pytest.raises(InterfaceError, match="more than 1000 channels: send them in several"):
+                two.read_sync(timeout=20)
+        writer.join()
+
+
+def test_a_message_moves_a_bounded_number_of_buffers(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    monkeypatch.setattr(transfer, "MOST_OPENED", 3)
+    buffers = [SharedBuffer(10) for _ in range(4)]
+    with pytest.raises(ValueError, match="buffers: send them in several"):
+        one.write_sync(buffers, transfer=buffers)
+    for _ in range(2):
+        assert one.write_sync(buffers[:3], transfer=buffers[:3])
+        buffers[:3] = two.read_sync(timeout=20)
+    monkeypatch.setattr(transfer, "MOST_OPENED", 4)
+    assert one.write_sync(buffers, transfer=buffers)
+    monkeypatch.setattr(transfer, "MOST_OPENED", 3)
+    with pytest.raises(InterfaceError, match="buffers: send them in several"):
+        two.read_sync(timeout=20)
+    one.close_sync()
+    two.close_sync()
+    assert names() == []

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Iterable
 from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any
 
 from .codec.interfaces import Interface, listed, several
+from .codec.limits import MOST_OPENED, too_many
+from .errors import ChannelError, InterfaceError, is_shortage
 from .layout import MAXIMUM_CAPACITY, RINGS, TAIL
 from .port.connection import Connection
 from .port.port import Port
-from .segment import Segment, sweep_segments, unlink
+from .segment import Segment, Slot, sweep_segments, unlink
 from .system.clock import monotonic, thread_time
 from .system.ending import later
 from .system.files import checked_size, disown
@@ -43,6 +46,31 @@ def _sweep_in_turn() -> None:
     used = thread_time() - started
     if used > CHEAP_SWEEP:
         _next_sweep = monotonic() + used / SWEEP_SHARE
+
+
+class _Attacher:
+    """Attaches to the channels in a port's messages: as many as one message may have."""
+
+    def __init__(self, slot: weakref.ref[Slot], interfaces: tuple[type | Interface, ...]) -> None:
+        """A channel in a message gets the interfaces of the reader's side."""
+        self._slot, self._interfaces = slot, interfaces
+        self._position = self._attached = 0  # where a message ends in the ring, and how many it has
+
+    def attach(self, value: Any) -> Channel:
+        slot = self._slot()
+        position = slot.taken() if slot else 0
+        if position != self._position:
+            self._position, self._attached = position, 0
+        if self._attached >= MOST_OPENED:
+            raise InterfaceError(too_many("channels"))
+        try:
+            channel = Channel._from_message(value, self._interfaces)
+        except ChannelError as error:
+            if is_shortage(error):  # the next read begins the message again
+                self._attached = 0
+            raise
+        self._attached += 1
+        return channel
 
 
 class Channel:
@@ -150,12 +178,11 @@ class Channel:
         slot = self._segment.claim()
         adopt(slot)
         self._segment.close_names()
-        interfaces = self.interfaces
-        as_handle = Interface(  # the reader's has the interfaces of the reader's side
+        as_handle = Interface(
             Channel,
             name="shmchannel.Channel",
             serialize=lambda channel: [channel.handle, channel.max_message_size],
-            deserialize=lambda value: Channel._from_message(value, interfaces),
+            deserialize=_Attacher(weakref.ref(slot), self.interfaces).attach,
         )
         known = [*self._known, as_handle]
         return Port(Connection(slot, known, max_message_size=self.max_message_size, spin=spin, kept=self))

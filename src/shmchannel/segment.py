@@ -194,6 +194,10 @@ class Slot:
         """The other slot's record."""
         return self.segment.record(SLOTS[1 - self.index])
 
+    def taken(self) -> int:
+        """Where the last message ends that was taken out of the incoming ring."""
+        return self.segment.words[(RINGS[1 - self.index] >> 3) + layout.HEAD]
+
     def bells(self) -> tuple[memoryview, memoryview]:
         """The keys of our doorbell and of the peer's, as bytes."""
         words = [self.segment.words[slot >> 3 :][layout.BELL : layout.NAMESPACE] for slot in SLOTS]

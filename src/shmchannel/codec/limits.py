@@ -14,6 +14,7 @@ import msgpack
 from ..errors import CloneError
 
 MAX_DEPTH = 256  # containers in containers, in a message
+MOST_OPENED = 1000  # channels that one message attaches to; and buffers that it moves
 
 _AS_DATETIME = 3  # what MessagePack's own timestamps become: they are no type of ours
 
@@ -32,6 +33,10 @@ _HEADS |= {0xDC: (2, 0, 1), 0xDD: (4, 0, 1), 0xDE: (2, 0, 2), 0xDF: (4, 0, 2)}  
 
 def too_deep() -> CloneError:
     return CloneError(f"$: the value is nested deeper than {MAX_DEPTH} containers")
+
+
+def too_many(what: str) -> str:
+    return f"a message has more than {MOST_OPENED} {what}: send them in several messages"
 
 
 def changed() -> CloneError:

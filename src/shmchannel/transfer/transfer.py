@@ -9,8 +9,8 @@ from typing import Any
 
 from ..codec.codec import Codec
 from ..codec.interfaces import Interface, Serialized, set_state, state_of
-from ..errors import ChannelError, is_shortage
-from ..layout import HEAD, RINGS
+from ..codec.limits import MOST_OPENED, too_many
+from ..errors import ChannelError, InterfaceError, is_shortage
 from ..ring.producer import Note
 from ..segment import Slot
 from ..system.clock import monotonic
@@ -40,9 +40,11 @@ class _Receiver:
         if kept is not None and not kept.detached:
             return kept
         slot = self._slot()
-        position = slot.segment.words[(RINGS[1 - slot.index] >> 3) + HEAD] if slot else 0
+        position = slot.taken() if slot else 0
         if position != self._position:
             self._position, self._received, self._until = position, [], monotonic() + MOMENT
+        if len(self._received) >= MOST_OPENED:
+            raise InterfaceError(too_many("buffers"))
         try:
             buffer = receive(name, slot, self._until)
         except ChannelError as error:
@@ -88,7 +90,8 @@ class Transfer:
         """``encode`` encodes for the port; ``keep`` gets each block of an accepted message.
 
         ``slot`` is None if the port is over. Raises ``TypeError`` for an instance that cannot move,
-        ``ValueError`` for one that has moved or is listed twice, ``BufferError`` for a buffer with views.
+        ``ValueError`` for one that has moved or is listed twice or too many buffers,
+        ``BufferError`` for a buffer with views.
         """
         self.note = Note()
         self._encode, self._slot, self._keep = encode, slot, keep
@@ -104,6 +107,8 @@ class Transfer:
             if id(instance) in self._instances:
                 raise ValueError(f"transfer lists {instance!r} twice")
             self._instances[id(instance)] = instance, interface
+        if sum(isinstance(instance, SharedBuffer) for instance, _ in self._instances.values()) > MOST_OPENED:
+            raise ValueError(f"cannot transfer all of these: {too_many('buffers')}")
         self._undo: list[Callable[[], None]] = []  # what takes back the steps of ``encode``, in their order
         self._offered: list[SharedBuffer] = []
 
