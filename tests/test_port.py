@@ -30,6 +30,7 @@ from shmchannel import (
     WouldBlock,
 )
 from shmchannel.waiting import sleeper as waiting
+from support import engines
 from support.flavours import FLAVOURS, PROCESSES, Peer
 from support.inside import producer_of, reader_of
 from support.peers import (
@@ -655,3 +656,45 @@ def test_repr_names_the_port_and_its_state(pair: tuple[Port, Port]) -> None:
     assert repr(one).startswith("<open port 0 of shmch-")
     one.close_sync()
     assert repr(one).startswith("<closed port 0 of shmch-")
+
+
+IN_LITTLE_STACK = """
+import sys, threading
+from shmchannel import Channel
+channel = Channel()
+one, two = channel.connect(), channel.connect()
+def work():
+    wraps = (1, lambda value: [value]), (1, lambda value: {"a": value}), ((), lambda value: (value,))
+    for inner, wrap in wraps:
+        value = inner
+        for _ in range(254):
+            value = wrap(value)
+        shared = []
+        for message in (value, [value, shared, shared], {value} if inner == () else None):
+            try:
+                one.write_sync(message)
+            except TypeError as error:
+                assert "deeper than 256" in str(error)
+            else:
+                copy = two.read_sync(timeout=20)
+                del copy
+threading.stack_size(128 << 10)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+one.close_sync()
+two.close_sync()
+"""
+
+
+@pytest.mark.parametrize("core", engines.RINGS)
+def test_a_thread_with_little_stack_reads_and_writes_what_is_as_deep_as_can_be(core: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_LITTLE_STACK],
+        env=engines.in_program(core),
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
