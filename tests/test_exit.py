@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from shmchannel import Channel, ChannelNotFound
-from support.engines import RINGS, in_program
+from support.engines import RINGS, in_program, needs_c
 
 STOPPED_INSIDE = """
 import atexit, os, sys, threading, time
@@ -51,6 +51,45 @@ def test_no_lock_is_waited_for_once_its_thread_has_stopped(ring: str, where: str
         pytest.skip("these are C, and hold no lock of Python's")
     done = run(STOPPED_INSIDE, where, ring=ring)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+STOPPED_IN_A_COPY = """
+import os, sys, threading, time
+from shmchannel import Channel
+from shmchannel.layout import DATA
+from shmchannel.segment import Segment
+use, SIZE = sys.argv[1], 50_000_000
+channel = Channel(capacity=1 << 27)
+memory = Segment.attach(channel.handle).memory
+one, two = channel.connect(), channel.connect()
+if use == "read":
+    one.write_sync(b"x" * SIZE)
+class Last:
+    def __init__(self, one, two):
+        self.one, self.two = one, two
+    def __del__(self):
+        assert self.one.write_sync("last", timeout=20)
+        if use == "read":
+            assert self.two.read_sync(timeout=20) == b"x" * SIZE
+        assert self.two.read_sync(timeout=20) == "last"
+        os.write(1, b"ended" if sys.is_finalizing() else b"too early")
+sys.ps1 = Last(one, two)  # among the first that go once the interpreter is ending
+def copy():
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # so the main thread ends meanwhile
+    one.write_sync(b"x" * SIZE) if use == "write" else two.read_sync()
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+sys.setswitchinterval(100)  # the main thread goes on when the other one copies, and not before
+threading.Thread(target=copy, daemon=True).start()
+while not memory[DATA + 1000]:
+    time.sleep(0.0001)
+"""
+
+
+@needs_c  # in Python a copy keeps the GIL
+@pytest.mark.parametrize("use", ["write", "read"])
+def test_a_large_copy_whose_thread_has_stopped_is_not_waited_for(use: str) -> None:
+    done = run(STOPPED_IN_A_COPY, use)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ended", "")
 
 
 ENDS_MEANWHILE = """

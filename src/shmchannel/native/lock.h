@@ -7,9 +7,11 @@
 
 #include <Python.h>
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 enum { WITHOUT_GIL = 1 << 16 }; /* bytes: a copy of this size takes 3 to 10 us, and from here on lets go of the GIL */
+enum { LOOK_INTERVAL = 1000 };  /* microseconds, at the end of the interpreter */
 
 #ifdef Py_GIL_DISABLED
 
@@ -23,6 +25,7 @@ typedef struct {
 #define lock_give(LOCK) PyMutex_Unlock(&(LOCK)->mutex)
 #define lock_pass(LOCK, SECONDS) ((void)(SECONDS), lock_take(LOCK), lock_give(LOCK)) /* held for one copy at most */
 #define copy_begin(LOCK)
+#define copy_done(LOCK)
 #define copy_end(LOCK)
 
 #else
@@ -30,6 +33,7 @@ typedef struct {
 typedef struct {
     PyThread_type_lock held; /* while `copying` */
     bool copying;
+    _Atomic bool copied; /* set without the GIL: the thread that is `copying` has only to get the GIL again */
 } Lock;
 
 static inline bool lock_new(Lock *lock)
@@ -43,14 +47,42 @@ static inline void lock_free(Lock *lock)
         PyThread_free_lock(lock->held);
 }
 
+/* Whether only this thread still gets the GIL: the interpreter is ending. */
+static inline bool is_last_thread(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+}
+
+/* Wait for a copy of another thread, at most `microseconds` (-1: without a limit). */
+static inline void lock_wait(Lock *lock, PY_TIMEOUT_T microseconds)
+{
+    Py_BEGIN_ALLOW_THREADS
+    if (PyThread_acquire_lock_timed(lock->held, microseconds, 0) == PY_LOCK_ACQUIRED)
+        PyThread_release_lock(lock->held);
+    Py_END_ALLOW_THREADS
+}
+
+static inline void copy_end(Lock *lock)
+{
+    if (!lock)
+        return;
+    lock->copying = false;
+    PyThread_release_lock(lock->held);
+}
+
 static inline void lock_take(Lock *lock)
 {
-    while (lock->copying) {
-        Py_BEGIN_ALLOW_THREADS
-        PyThread_acquire_lock(lock->held, WAIT_LOCK);
-        PyThread_release_lock(lock->held);
-        Py_END_ALLOW_THREADS
-    }
+    while (lock->copying && !is_last_thread())
+        lock_wait(lock, -1);
+    while (lock->copying) /* its thread never gets the GIL again, but it copies to the end, since that needs no GIL */
+        if (atomic_load(&lock->copied))
+            copy_end(lock);
+        else
+            lock_wait(lock, LOOK_INTERVAL);
 }
 
 static inline void lock_give(Lock *lock)
@@ -64,25 +96,23 @@ static inline void copy_begin(Lock *lock)
         return;
     PyThread_acquire_lock(lock->held, WAIT_LOCK); /* at once: a thread that waits for it gives it back at once */
     lock->copying = true;
+    atomic_store(&lock->copied, false);
 }
 
-static inline void copy_end(Lock *lock)
+/* Without the GIL, after the copy. */
+static inline void copy_done(Lock *lock)
 {
-    if (!lock)
-        return;
-    lock->copying = false;
-    PyThread_release_lock(lock->held);
+    if (lock)
+        atomic_store(&lock->copied, true);
 }
 
 /* Wait until no thread holds the lock, at most `seconds`: the thread that holds it may have ended with its interpreter. */
 static inline void lock_pass(Lock *lock, double seconds)
 {
-    if (!lock->copying)
-        return;
-    Py_BEGIN_ALLOW_THREADS
-    if (PyThread_acquire_lock_timed(lock->held, (PY_TIMEOUT_T)(seconds * 1e6), 0) == PY_LOCK_ACQUIRED)
-        PyThread_release_lock(lock->held);
-    Py_END_ALLOW_THREADS
+    if (is_last_thread())
+        lock_take(lock);
+    if (lock->copying)
+        lock_wait(lock, (PY_TIMEOUT_T)(seconds * 1e6));
 }
 
 #endif
@@ -107,6 +137,7 @@ static inline PyObject *exchange(PyObject **place, PyObject *object)
         copy_begin(LOCK);           \
         Py_BEGIN_ALLOW_THREADS      \
         STATEMENT;                  \
+        copy_done(LOCK);            \
         Py_END_ALLOW_THREADS        \
         copy_end(LOCK);             \
     }
