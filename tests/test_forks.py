@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from shmchannel import Channel, Interface, PeerLost
+from shmchannel.system import forks
 from support.engines import LONG_RINGS, RINGS, in_program
 
 # Each use of a port by the child, and how it ends: by ``os._exit``, or as a program does.
@@ -74,6 +79,54 @@ def test_a_fork_without_hooks_uses_nothing_of_its_parent(ring: str, use: str, en
             port.read_sync(timeout=10)
         assert master.communicate(timeout=10)[1] == b""
         assert master.returncode == -signal.SIGKILL
+
+
+def wiped_in_forks() -> int:
+    """The kibibytes of this process that a fork finds empty."""
+    size = total = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Size:"):
+            size = int(line.split()[1])
+        elif line.startswith("VmFlags:") and "wf" in line.split():
+            total += size
+    return total
+
+
+def test_ports_share_the_memory_that_a_fork_finds_empty() -> None:
+    before = wiped_in_forks()
+    channels = [Channel(capacity=4096) for _ in range(100)]
+    ports = [channel.connect() for channel in channels for _ in range(2)]
+    made = wiped_in_forks()
+    assert made - before <= 2 * mmap.PAGESIZE >> 10
+    for port in ports:
+        port.close_sync()
+    for _ in range(500):
+        channel = Channel(capacity=4096)
+        with channel.connect() as one, channel.connect() as two:
+            one.write_sync(1)
+            assert two.read_sync() == 1
+    assert wiped_in_forks() == made
+
+
+def test_no_two_ports_have_the_same_memory_though_threads_make_them_at_once() -> None:
+    begin, places = threading.Barrier(8), list[memoryview]()
+
+    def take() -> None:
+        begin.wait(30)
+        for _ in range(300):
+            places.append(forks.doubles_of_this_process())
+            if len(places) % 3 == 0:
+                forks.give_back(places.pop())
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    addresses = {ctypes.addressof(ctypes.c_char.from_buffer(place)) for place in places}
+    assert len(addresses) == len(places)
+    for place in places:
+        forks.give_back(place)
 
 
 STAYS = """

@@ -428,6 +428,7 @@ class Connection:
         if abandoned:
             opened.slot.abandon()
         else:
+            self.peer.give_back()
             opened.slot.close()
         _slots_in_use.discard(opened.slot)
         if side is None:

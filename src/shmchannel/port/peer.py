@@ -39,8 +39,9 @@ class Peer:
         self.waits_end_with_the_loop = False  # after ``unref``
         # In memory that C can read: monotonic seconds, and 1 in the process of this port. In a fork both are
         # 0: so a put looks, and a take finds nothing and looks too.
-        memory = forks.doubles_of_this_process(2)
-        self.next_look, self.ours = memory[:1], memory[1:]
+        place = forks.doubles_of_this_process()
+        self._places = [place]
+        self.next_look, self.ours = place[:1], place[1:]
         self.ours[0] = 1.0
 
     def has_connected(self) -> bool:
@@ -104,6 +105,17 @@ class Peer:
         self._slot = None
         self.lost = False
         self.next_look[0] = 0.0
+
+    def give_back(self) -> None:
+        """Let another port have the memory that this one shares with C. Both its ends are closed.
+
+        Not in a fork: there a call of the parent's may still go on, which nothing but the 0 keeps away.
+        """
+        while self._places:
+            try:
+                forks.give_back(self._places.pop())
+            except IndexError:
+                return  # another thread was quicker
 
     def rings_here(self) -> bool:
         """Whether its rings reach our doorbell, as far as that is known: its network namespace is ours."""
