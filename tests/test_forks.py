@@ -81,6 +81,46 @@ def test_a_fork_without_hooks_uses_nothing_of_its_parent(ring: str, use: str, en
         assert master.returncode == -signal.SIGKILL
 
 
+REUSES = """
+import ctypes, os, sys
+from shmchannel import Channel, ChannelError
+for _ in range(3):
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        one.write_sync(1), two.read_sync()
+port = Channel.from_handle(sys.argv[1]).connect()
+assert port.read_sync(timeout=10) == "first"
+while not port.statistics().incoming_fill:
+    pass  # until there is a message that the child could take
+if ctypes.PyDLL(None).fork() == 0:
+    own = Channel()  # its ports use what the parent's closed ports have used
+    with own.connect() as one, own.connect() as two:
+        one.write_sync("own")
+        assert two.read_sync() == "own"
+    for use in (lambda: port.write_nowait("child"), port.read_nowait):
+        try:
+            use()
+        except ChannelError as error:
+            assert "a fork of" in str(error), error
+        else:
+            os._exit(1)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+assert port.read_sync(timeout=10) == "for the parent"
+port.write_sync("parent")
+"""
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_a_fork_without_hooks_uses_nothing_of_its_parent_where_ports_were_closed_before(ring: str) -> None:
+    channel = Channel()
+    with channel.connect() as port, started(REUSES, channel, ring) as master:
+        port.write_many_sync(["first", "for the parent"])
+        assert port.read_sync(timeout=10) == "parent"
+        assert master.communicate(timeout=10)[1] == b""
+        assert master.returncode == 0
+
+
 def wiped_in_forks() -> int:
     """The kibibytes of this process that a fork finds empty."""
     size = total = 0

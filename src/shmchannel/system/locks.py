@@ -43,6 +43,7 @@ class Hold:
         A fork needs the GIL, and the hold is on the list before. So a fork finds either no descriptor or one
         that it knows, and no thread has to keep forks away.
         """
+        forks.noticed()  # a fork drops the holds that it knows, and this one is its own
         # An object of C code: it closes the descriptor exactly once, wherever a signal handler raises.
         self._file = io.FileIO.__new__(io.FileIO)
         self._descriptor: Descriptor[io.FileIO] | None = None  # of that file, once it is open
