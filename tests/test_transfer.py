@@ -862,13 +862,42 @@ def test_a_block_that_somebody_has_locked_is_tried_again_and_not_waited_for(
                     with pytest.raises(ChannelError, match="cannot lock this block"):
                         read(two)
                 locker.close()
-        assert sum(naps) <= 2 * transfer.MOMENT
+        assert sum(naps) <= 2 * blocks.MOMENT
         text, *received = read(two)
         assert (text, [len(each) for each in received]) == ("here", [10, 20])
         assert read(two) == "after"
         for each in received:
             each.close()
     assert not names()
+
+
+def test_a_write_that_gives_up_does_not_wait_for_a_block_that_its_peer_has_locked(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    fill(one)
+    buffer = SharedBuffer(10)
+    locker = files.Hold(files.open_into, block_of(buffer).name)
+
+    def lock(*arguments: Any, **named: Any) -> Any:
+        assert locker.try_lock(blocks.OWNER)  # as a peer that lies, once the block is under way
+        return write_frame(*arguments, **named)
+
+    write_frame = connection_of(one).write_frame
+    with naps_counted(monkeypatch) as naps, monkeypatch.context() as patch:
+        patch.setattr(connection_of(one), "write_frame", lock)
+        with pytest.raises(ChannelError, match="cannot lock this block"):
+            one.write_nowait(buffer, transfer=[buffer])
+    assert sum(naps) <= 2 * blocks.MOMENT
+    locker.close()
+    while True:
+        try:
+            two.read_nowait()
+        except WouldBlock:
+            break
+    assert one.write_sync(buffer, transfer=[buffer], timeout=10)
+    with two.read_sync(timeout=10) as got:
+        assert len(got) == 10
 
 
 def test_a_write_does_not_wait_for_a_byte_that_its_peer_has_locked(
@@ -950,7 +979,6 @@ def test_a_buffer_that_cannot_be_given_back_costs_no_other(
         assert lockers[which].try_lock(blocks.OWNER)
         raise WouldBlock
 
-    monkeypatch.setattr(blocks, "PATIENCE", 0.0)
     monkeypatch.setattr(connection_of(one), "write_frame", refuse)
     with pytest.raises(ChannelError, match="cannot lock this block"):
         one.write_nowait([first, second], transfer=[first, second])

@@ -37,6 +37,7 @@ HEAD_SIZE = mmap.ALLOCATIONGRANULARITY  # bytes before the data, because a mappi
 LARGEST = 1 << 62  # bytes; no file is larger
 OWNER = 0  # the byte that the owner locks; the sender of move n locks byte n
 RECORD = struct.Struct("<8sQQ24sQQQQ")
+MOMENT = 0.01  # seconds that a read or a write waits for a block that a sweep may have locked
 _MOST_MOVES = 1 << 62  # each move needs a byte that can be locked
 
 
@@ -102,9 +103,12 @@ class Block:
         self.hold.unlock(OWNER)
 
     def withdraw(self) -> None:
-        """Own the block again, unless it has been closed."""
+        """Own the block again, unless it has been closed.
+
+        Raises ``ChannelError`` if another side keeps it locked. Then it can still be moved, or closed.
+        """
         try:
-            lock_byte(self.hold, OWNER)
+            lock_byte(self.hold, OWNER, until=monotonic() + MOMENT)  # a write's timeout has passed already
             write_record(self.hold, Record(size=self.size, moves=self.moves))
             self.hold.unlock(OWNER + self.moves)
         except ValueError:

@@ -14,11 +14,9 @@ from ..errors import ChannelError, InterfaceError, is_shortage
 from ..ring.producer import Note
 from ..segment import Slot
 from ..system.clock import monotonic
-from .block import Block
+from .block import MOMENT, Block
 from .buffer import DetachedBuffer, SharedBuffer, block_of, check_movable, detach, receive
 from .claims import Claims
-
-MOMENT = 0.01  # seconds for all blocks of a message together: so long a sweep may have one locked
 
 
 class _Receiver:
@@ -31,7 +29,7 @@ class _Receiver:
     def __init__(self, slot: weakref.ref[Slot]) -> None:
         self._slot = slot  # none once the port is over
         self._position = -1  # in the ring, where the message of ``_received`` ends
-        self._until = 0.0  # monotonic seconds; the decoding of that message waits no longer
+        self._until = 0.0  # monotonic seconds; for the blocks of that message together
         self._received: list[tuple[str, weakref.ref[SharedBuffer]]] = []
         self._kept: dict[str, SharedBuffer] = {}
 
