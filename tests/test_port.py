@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,7 @@ from shmchannel import (
     SharedBuffer,
     WouldBlock,
 )
+from shmchannel.port.port import connection_of
 from shmchannel.waiting import sleeper as waiting
 from support import engines
 from support.flavours import FLAVOURS, PROCESSES, Peer
@@ -698,3 +700,22 @@ def test_a_thread_with_little_stack_reads_and_writes_what_is_as_deep_as_can_be(c
         check=False,
     )
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_a_port_that_another_thread_is_closing_is_not_dropped_open() -> None:
+    """The thread that reads comes to the end, and lets go of the port, while the other is in its close."""
+    port = Channel().connect()
+    connection, ports = connection_of(port), [port]
+    forget = connection.peer.forget
+
+    def let_go() -> None:
+        ports.clear()
+        forget()
+
+    connection.peer.forget = let_go  # type: ignore[method-assign]
+    del port
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        connection.close()
+    assert not ports
+    assert connection.over

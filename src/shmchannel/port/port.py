@@ -344,9 +344,9 @@ class Port:
         self, _warn: Callable[..., None] = warnings.warn, _is_ending: Callable[[], bool] = sys.is_finalizing
     ) -> None:
         if hasattr(self, "_connection") and not self._connection.over:
-            name = repr(self)
+            name, closed = repr(self), self.closed
             self._connection.close()  # before the warning, because a filter may turn it into an error
-            if not _is_ending():  # else the end of the program closes the port, which is no fault
+            if not (closed or _is_ending()):  # else another thread, or the end of the program, closes it
                 _warn(f"dropped an open port: {name}", ResourceWarning, stacklevel=2, source=self)
 
     def ref(self) -> None:
