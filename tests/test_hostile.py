@@ -431,7 +431,10 @@ QUADRATIC: dict[str, dict[str, list[Any]]] = {
     "equal tuples": PAIRS
     | {x: [4, f"@t{x}"] for x in "ab"}
     | {f"t{x}": [2, *range(PARTS_EACH)] for x in "ab"},
-    "equal texts": PAIRS | {x: [4, f"@t{x}"] for x in "ab"} | {f"t{x}": [2, "x" * 5_000_000] for x in "ab"},
+    "equal texts": {"it": [30, *(f"@s{n}" for n in range(40_000))]}
+    | {f"s{n}": [3, "@a", "@b"] for n in range(40_000)}
+    | {x: [4, f"@t{x}"] for x in "ab"}
+    | {f"t{x}": [2, "x" * 500_000] for x in "ab"},
     "equal decimals": PAIRS
     | {x: [4, f"@t{x}"] for x in "ab"}
     | {f"t{x}": [2, msgpack.ExtType(11, b"9" * 50_000)] for x in "ab"},

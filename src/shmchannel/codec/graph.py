@@ -30,8 +30,8 @@ def encode(value: object, interfaces: Interfaces, moves: Instances, serialized: 
     ``CloneError`` for the first value, level by level, that cannot be cloned.
     """
     entries = _Writer(interfaces, moves, serialized).entries(value)
-    check_cost(entries, interfaces)
     packed: bytes = msgpack.Packer(default=_pack_other, strict_types=True).pack(entries)
+    check_cost(entries, interfaces, len(packed))
     return packed
 
 
@@ -39,7 +39,7 @@ def decode(payload: bytes | memoryview, interfaces: Interfaces) -> object:
     """Return the value of such a table."""
     entries = unpack(payload, ext_hook=_unpack_ext)
     check_order(entries)
-    return _Reader(interfaces, entries, check_cost(entries, interfaces)).read()
+    return _Reader(interfaces, entries, check_cost(entries, interfaces, len(payload))).read()
 
 
 def _pack_other(value: Any) -> msgpack.ExtType:

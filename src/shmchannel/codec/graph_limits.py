@@ -22,8 +22,8 @@ from .interfaces import Interfaces
 from .limits import MAX_DEPTH, too_deep
 from .types import EXCEPTION, INSTANCE, MOVED, PARTS, PARTS_BY_CODE
 
-# Parts that may be hashed, whatever the message: some tenths of a second. And for each part that it has.
-_MANY, _EACH = 1 << 22, 32
+# Parts that may be hashed, whatever the message: some tenths of a second. And for each byte that it has.
+_MANY, _EACH = 1 << 22, 8
 # What takes about as long as one part: so many bytes of a leaf, such as a long int; and of a str or bytes,
 # which keeps its hash and is compared quickly. And the parts of a list for which one call in Python stands.
 _LEAF_BYTES, _TEXT_BYTES, _CALL = 16, 1024, 16
@@ -130,16 +130,15 @@ def check_order(entries: Any) -> None:
         raise too_deep()
 
 
-def check_cost(entries: Sequence[Entry], interfaces: Interfaces) -> int:
-    """Return how many parts a walk through a graph may visit, in all.
+def check_cost(entries: Sequence[Entry], interfaces: Interfaces, size: int) -> int:
+    """Return how many parts a walk through a graph of ``size`` bytes may visit, in all.
 
     Raises ``CloneError`` for a graph that takes too long to hash, or too much of the C stack.
     """
     _check_freeing(entries)
-    sizes = [_size(entry) for entry in entries]
-    most = max(_MANY, _EACH * sum(size.comparing for size in sizes))
+    most = max(_MANY, _EACH * size)
     sets = [members for entry in entries if (members := hashed(entry))]
-    weights = _weigh([number for members in sets for number in members], entries, sizes, most, interfaces)
+    weights = _weigh([number for members in sets for number in members], entries, most, interfaces)
     total = 0
     for members in sets:
         found = [weights[number] for number in members]
@@ -177,25 +176,30 @@ def _check_freeing(entries: Sequence[Entry]) -> None:
 
 def _size(entry: Entry) -> _Weight:
     """What an entry costs itself."""
-    each = _CALL if entry[0] in (INSTANCE, MOVED) else 1
-    leaves = sum(len(part.data) for part in entry if type(part) is ExtType) // _LEAF_BYTES
-    leaves += sum(part.bit_length() for part in entry if type(part) is int) // (8 * _LEAF_BYTES)
-    texts = sum(len(part) for part in entry if type(part) in (str, bytes)) // _TEXT_BYTES
-    return _Weight(each * len(entry) + leaves, each * len(entry) + leaves + texts)
+    leaves = texts = 0  # bytes
+    for part in entry:
+        kind = type(part)
+        if kind is ExtType:
+            leaves += len(part.data)
+        elif kind is int:
+            leaves += part.bit_length() >> 3
+        elif kind is str or kind is bytes:
+            texts += len(part)
+    hashing = len(entry) * (_CALL if entry[0] in (INSTANCE, MOVED) else 1) + leaves // _LEAF_BYTES
+    return _Weight(hashing, hashing + texts // _TEXT_BYTES)
 
 
 def _weigh(
     members: Sequence[int],
     entries: Sequence[Entry],
-    sizes: Sequence[_Weight],
     most: int,
     interfaces: Interfaces,
 ) -> dict[int, _Weight]:
     """Return the weights of these objects and of those below them, each at most a little above ``most``."""
 
     def is_by_parts(number: int) -> bool:
-        code, *entry = entries[number]
-        has_identity = code in (INSTANCE, MOVED) and interfaces.have_identity(entry[0])
+        code = entries[number][0]
+        has_identity = code in (INSTANCE, MOVED) and interfaces.have_identity(entries[number][1])
         return code in _BY_PARTS and not has_identity
 
     def parts_of(number: int) -> Sequence[int]:
@@ -206,17 +210,16 @@ def _weigh(
     for number, below in _bottom_up(members, parts_of):
         is_round = is_round or not all(part in weights for part in below)
         found = [weights.get(part, _Weight()) for part in below]
-        weights[number] = (
-            _whole(entries[number][0], sizes[number], found, most) if is_by_parts(number) else _Weight()
-        )
+        weights[number] = _whole(entries[number], found, most) if is_by_parts(number) else _Weight()
     between = max((weight.between for weight in weights.values()), default=0)
     if any(weights[number].depth > MAX_DEPTH for number in members) or (is_round and between > _MAX_BETWEEN):
         raise too_deep()
     return weights
 
 
-def _whole(code: int, size: _Weight, parts: Sequence[_Weight], most: int) -> _Weight:
+def _whole(entry: Entry, parts: Sequence[_Weight], most: int) -> _Weight:
     """Return the weight of an object that is hashed by its parts."""
+    code, size = entry[0], _size(entry)
     hashing = size.hashing + sum(weight.hashing for weight in parts)
     comparing = size.comparing + sum(weight.comparing for weight in parts)
     depth = 1 + max((weight.depth for weight in parts), default=0)
