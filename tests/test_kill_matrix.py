@@ -10,10 +10,10 @@ import pytest
 from programs.crash.matrix import Kind, Totals, find_steps, kinds, run_cases, run_in_c, run_matrix, run_storm
 from support.marks import slow_but
 
-pytestmark = pytest.mark.varies  # victims in interpreters, where the Python has them
-
-KINDS = kinds()
-IN_C = [kind for kind in KINDS if kind.ring == "C"]
+ALL = kinds()
+# Victims in interpreters, where the Python has them. Those in processes are the same with each Python.
+KINDS = [pytest.param(kind, marks=[pytest.mark.varies] * kind.interpreter) for kind in ALL]
+IN_C = [parameter for parameter, kind in zip(KINDS, ALL, strict=True) if kind.ring == "C"]
 EVERY = {"kill": 70, "exit": 300, "stop": 200}  # which n-th steps of each scenario
 
 needs_gdb = pytest.mark.skipif(
@@ -62,7 +62,7 @@ def test_so_it_is_at_any_moment(kind: Kind) -> None:
 @pytest.mark.slow
 @pytest.mark.deadline(300)
 def test_who_stood_still_while_it_connected_gets_its_port() -> None:
-    kind = KINDS[0]
+    kind = ALL[0]
     steps = find_steps(kind, ["connect"])["connect"]
     cases: list[dict[str, Any]] = [
         {"scenario": "connect", "action": "stop", "step": step}

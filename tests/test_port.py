@@ -35,6 +35,7 @@ from shmchannel.waiting import sleeper as waiting
 from support import engines
 from support.flavours import FLAVOURS, PROCESSES, Peer
 from support.inside import producer_of, reader_of
+from support.marks import slow_in
 from support.peers import (
     both_ways,
     collect_range,
@@ -76,7 +77,7 @@ def test_what_is_written_here_is_read_there(flavour: str) -> None:
     peer.join()
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("flavour", slow_in({"fork", "program"}, FLAVOURS))
 @pytest.mark.deadline(120)
 def test_200000_messages_each_way_at_once_through_a_small_ring_keep_order_and_content(flavour: str) -> None:
     channel = Channel(capacity=8192)

@@ -8,6 +8,12 @@ from typing import Any
 import pytest
 
 
+def slow_in(those: Iterable[Any], values: Iterable[Any]) -> list[Any]:
+    """The values, of which those are slow. Another one may be a parameter with marks already."""
+    long = list(those)
+    return [pytest.param(value, marks=pytest.mark.slow) if value in long else value for value in values]
+
+
 def slow_but(quick: Iterable[Any], values: Iterable[Any]) -> list[Any]:
     """The values, all slow but those that are quick."""
     kept = list(quick)
