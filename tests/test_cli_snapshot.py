@@ -474,3 +474,25 @@ def test_peek_shows_no_message_that_has_been_read_meanwhile() -> None:
         two.read_sync()
         with pytest.raises(ChannelNotFound, match="read meanwhile"):
             snapshot.peek(seen, 0, engine.Codec().decode)
+
+
+def test_another_look_at_a_channel_is_no_holder_of_it(listed: Callable[..., Any]) -> None:
+    """Else it would be counted and, since it is gone in a moment, the channel might not be found."""
+    channel = Channel()
+    with channel.connect(), channel.connect():
+        looking = "import os, sys; os.open(sys.argv[1], os.O_RDONLY); print(flush=True); sys.stdin.read()"
+        path = f"/proc/{os.getpid()}/fd/{listed_descriptor(channel.handle)}"
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", looking, path], **pipes) as look:
+            assert look.stdout.readline()
+            holders = listed(channel.handle)["holders"]
+            look.stdin.close()
+    assert holders == [os.getpid()]
+
+
+def listed_descriptor(handle: str) -> str:
+    """A descriptor of this process that has the channel's segment open."""
+    paths = [
+        f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")
+    ]  # one is the listing's, closed by now
+    return next(Path(path).name for path in paths if os.path.lexists(path) and handle in os.readlink(path))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 
 from ..system import processes
@@ -27,7 +28,8 @@ def pids() -> list[int]:
 def open_segments(pid: int) -> Iterator[tuple[str, str]]:
     """The process's descriptors that look like a segment's: for each the handle, and a path that opens it.
 
-    None if the process is another user's: /proc does not show its descriptors.
+    None if the process is another user's: /proc does not show its descriptors. One that is open for reading
+    only is a look such as this one, and is gone in a moment.
     """
     folder = f"/proc/{pid}/fd"
     try:
@@ -38,9 +40,10 @@ def open_segments(pid: int) -> Iterator[tuple[str, str]]:
         path = f"{folder}/{descriptor}"
         try:
             found = _LINK.fullmatch(os.readlink(path))
+            writes = os.lstat(path).st_mode & stat.S_IWUSR  # the link's mode is that of the open (proc(5))
         except OSError:
             continue  # closed meanwhile
-        if found:
+        if found and writes:
             yield found[1], path
 
 
