@@ -13,6 +13,7 @@ import os
 import struct
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from . import forks
@@ -86,8 +87,9 @@ class Hold:
             return  # also if another thread is here: the unlock must not find a number that is another file's
         # Unlock first, because a thread may fork in the midst of the close: then the child has the descriptor
         # for good. But not in a child, which would drop its parent's locks.
-        if self._pid == os.getpid() and not (self._file.closed or self.taken):
-            self.unlock(0, 0)
+        if self._pid == os.getpid():
+            with suppress(ValueError):  # the descriptor is closed: then the locks are gone too
+                self.unlock(0, 0)
         self.drop()
 
     def drop(self) -> None:

@@ -142,11 +142,12 @@ def lock_byte(hold: Hold, byte: int, *, until: float | None = None) -> None:
 
 def read_record(hold: Hold) -> Record | None:
     """The record of a block; None if it is not finished."""
-    data = os.pread(hold.fileno(), RECORD.size, 0)
+    fd = hold.fileno()
+    data = os.pread(fd, RECORD.size, 0)
     if len(data) < RECORD.size:
         return None
     record = Record._make(RECORD.unpack(data))
-    has_size = os.fstat(hold.fileno()).st_size == HEAD_SIZE + record.size
+    has_size = os.fstat(fd).st_size == HEAD_SIZE + record.size
     return record if has_size and record.magic == MAGIC and record.moves < _MOST_MOVES else None
 
 
