@@ -26,7 +26,7 @@ DEFAULT_CAPACITY = 1 << 20  # bytes per direction
 SMALLEST_CAPACITY = 4096  # bytes; less would save no memory, which comes in pages
 MAX_MESSAGE_SIZE = 1 << 30  # bytes, unless the caller gives another limit
 LARGEST_MESSAGE = 1 << 62  # bytes; fits into C's 64-bit sizes
-CHEAP_SWEEP = 0.001  # seconds of CPU time; a sweep past some hundred names takes more
+CHEAP_SWEEP = 0.001  # seconds of CPU time; a sweep past some dozens of names takes more
 SWEEP_SHARE = 0.1  # of the time, for sweeps that are not cheap
 _next_sweep = 0.0  # monotonic seconds
 

@@ -71,9 +71,14 @@ static bool is_shortage(State *state, PyObject *error)
     return is;
 }
 
-/* Have room for some more items in a list, so that the next appends cannot fail. */
+/* Have room for some more items in a list, so that the next appends cannot fail. Without a GIL another thread may change the
+   list meanwhile: there they may. */
 static int list_reserve(PyObject *list)
 {
+#ifdef Py_GIL_DISABLED
+    (void)list;
+    return 0;
+#else
     enum { ITEMS = 4 }; /* as many threads as may lack memory at once */
     Py_ssize_t size = PyList_GET_SIZE(list);
     if (((PyListObject *)list)->allocated >= size + ITEMS)
@@ -86,6 +91,7 @@ static int list_reserve(PyObject *list)
         Py_DECREF(Py_None);
     }
     return status;
+#endif
 }
 
 /* Before a take: have what untake needs, for then there may be no memory. NULL with MemoryError. */
@@ -130,7 +136,9 @@ static PyObject *take(MessageReader *self, bool hold)
         return NULL;
     if (!is_ours(self))
         return NULL;
-    if (has_items(self->deferred) && (raise_error(take_first(self->deferred)), PyErr_Occurred()))
+    if (has_items(self->deferred))
+        raise_error(take_first(self->deferred)); /* nothing, if another thread was quicker */
+    if (PyErr_Occurred())
         return NULL;
     PyObject *spare = prepare_untake(self);
     if (!spare)

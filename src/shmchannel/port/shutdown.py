@@ -52,7 +52,6 @@ def register(port: Exiting) -> None:
     _open_ports.add(weakref.ref(port, _open_ports.discard))
     if processes.interpreter() != processes.MAIN:
         unref(port)
-        return
 
 
 def unregister(port: Exiting) -> None:

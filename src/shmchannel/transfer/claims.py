@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from functools import partial
 from typing import Any
 
+from ..system import forks
+
 # By the id of the instance. Both `setdefault` and `get` are one step, also for threads.
 _claims: dict[int, weakref.ref[Claims]] = {}
-# In a fork the other threads, and so their writes, are gone.
-os.register_at_fork(after_in_child=_claims.clear)
+forks.in_child(_claims.clear)  # there the other threads are gone, and so are their writes
 
 
 class Claims:
@@ -26,6 +26,9 @@ class Claims:
         """Claim an instance. False if another write or close has it."""
         self._instances[id(instance)] = instance
         mine = weakref.ref(self, partial(_drop, id(instance)))
+        left = _claims.get(id(instance))
+        if left is not None and left() is None:  # a signal handler cut off its ``_drop``
+            _drop(id(instance), left)
         return _claims.setdefault(id(instance), mine) is mine
 
     def release(self) -> None:
