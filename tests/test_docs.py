@@ -279,3 +279,17 @@ def test_every_error_is_documented_with_what_else_it_is() -> None:
         if isinstance(kind, type) and kind.__module__ == errors.__name__ and name != "ChannelError":
             also = [base.__name__ for base in kind.__bases__ if base is not errors.ChannelError]
             assert f"| `{name}` | {'`' + also[0] + '`' if also else ''}".rstrip() + " |" in text, name
+
+
+def test_each_fault_that_was_mended_has_the_test_that_is_named() -> None:
+    """In the tables of docs/reliability.md: a file, or a function of one."""
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    faults = text[text.index("## Faults that were found and mended") :]
+    rows = [line for line in faults.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
+    sources = {file.name: file.read_text() for file in (ROOT / "tests").glob("test_*.py")}
+    for row in rows:
+        named = re.findall(r"`(test_\w+)(\.py)?`", row.split("|")[-2])
+        assert named or row.split("|")[-2].strip() == "test", row
+        for name, ending in named:
+            found = f"{name}.py" in sources if ending else any(f"def {name}(" in s for s in sources.values())
+            assert found, f"there is no {name}{ending}"
