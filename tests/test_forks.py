@@ -30,6 +30,7 @@ USES = {
     "read_many": "port.read_many_sync(10, 5)",
     "await write": "asyncio.run(port.write('child'))",
     "await read": "asyncio.run(port.read())",
+    "fileno": "port.fileno()",
     "end_writing": "port.end_writing(), port.write_sync('child')",
     "close": "port.close_sync(), port.write_sync('child')",
     "close buffer": "buffer.close(), port.write_sync('child')",

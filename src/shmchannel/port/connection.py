@@ -327,12 +327,13 @@ class Connection:
 
         None if there is no end. Raises the error of the end if there is no message before it.
         """
-        opened = self._open
+        opened = self._still_open()
         if opened is not None and opened.select_side.watched:
             opened.select_side.rearm()
-        if isinstance(incoming, Ended) or incoming is not self.incoming:  # another thread has closed it
+        # Then another thread has closed it, or this is a fork.
+        if isinstance(incoming, Ended) or incoming is not self.incoming:
             return self.incoming.take_payload()
-        if self.peer.alive() and not incoming.consumer.closed:
+        if not incoming.consumer.closed and self.peer.alive():
             return None
         payload = incoming.take_payload()  # step: look_last
         if payload is None and not incoming.fill:
@@ -560,9 +561,11 @@ class Connection:
     def to_select(self) -> SelectSide:
         """Return the port's side in selects.
 
-        Raises ``PortClosed`` once the port is over, ``ChannelError`` while an event loop awaits it.
+        Raises ``PortClosed`` once the port is over, ``ChannelError`` in a fork and while a loop awaits it.
         """
-        opened = self._open
+        opened = self._still_open()
+        if opened is None and self._final is None:
+            raise ended.FORKED()
         if opened is None or self.closed:
             raise PortClosed("this port is over, and has no descriptor any more")
         if self._loop is not None:

@@ -31,11 +31,6 @@ class Descriptor(Generic[Opened]):
         _newest[self._number] = self._mark = object()
 
     @property
-    def closed(self) -> bool:
-        """Whether ``close`` was called."""
-        return self._opened is None
-
-    @property
     def taken(self) -> bool:
         """Whether other code has closed the number. By now it may be another file's."""
         return self._opened is not None and not self._has_number()
