@@ -8,18 +8,20 @@ import math
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
 import termios
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from shmchannel import Channel, PortClosed
 from shmchannel.cli import main, snapshot
-from shmchannel.cli.top import History
+from shmchannel.cli.top import History, resizes
 from support import peers
 from support.commands import ESCAPE, SHMCHANNEL, killed, screen_of
 from support.flavours import Peer
@@ -88,6 +90,24 @@ def test_more_channels_than_lines_leave_out_the_idle_ones() -> None:
         reader.join()
     assert ended == 0
     assert re.search(r"\d+ not shown", ESCAPE.sub("", shown.decode()))
+
+
+def test_a_resize_ends_the_wait_for_the_next_round_however_late_it_comes() -> None:
+    # Another thread gets the signal: as if it came just before `select`, only a function in C runs.
+    def resize() -> None:
+        state = "R"
+        while state != "S":
+            time.sleep(0.02)
+            state = Path(f"/proc/self/task/{main_thread}/stat").read_text().rpartition(")")[2].split()[0]
+        signal.pthread_kill(threading.get_ident(), signal.SIGWINCH)
+
+    main_thread = threading.get_native_id()
+    other = threading.Thread(target=resize)
+    with resizes() as resized:
+        other.start()
+        readable, _, _ = select.select([resized], [], [], 30)
+        other.join()
+    assert readable == [resized]
 
 
 @pytest.mark.parametrize("form", [[], ["--plain"]])

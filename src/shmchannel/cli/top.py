@@ -32,7 +32,7 @@ def top(options: argparse.Namespace) -> int:
         _ends_on_sigterm(),
         _screen(plain=options.plain) as draw,
         _keys() as keys,
-        _resizes() as resizes,
+        resizes() as resized,
     ):
         while True:
             found = snapshot.channels()
@@ -41,7 +41,7 @@ def top(options: argparse.Namespace) -> int:
             rows = [row for channel in shown for row in tables.top_rows(channel, rates[channel.key])]
             draw(_heading(found, len(found) - len(shown), options.interval, keys), rows)
             rounds += 1
-            if rounds == options.count or _pressed(keys, resizes, options.interval):
+            if rounds == options.count or _pressed(keys, resized, options.interval):
                 return 0
 
 
@@ -150,33 +150,31 @@ def _keys() -> Iterator[int | None]:
 
 
 @contextlib.contextmanager
-def _resizes() -> Iterator[int]:
+def resizes() -> Iterator[int]:
     """A descriptor that is readable once the terminal has another size."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-
-    def note(_signal: int, _frame: object) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(writer, b"!")
-
-    before = signal.signal(signal.SIGWINCH, note)
+    # The signal itself writes the byte: a function in Python runs only after a select that has just begun.
+    bell = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    before = signal.signal(signal.SIGWINCH, lambda _signal, _frame: None)
     try:
         yield reader
     finally:
         signal.signal(signal.SIGWINCH, before)
+        signal.set_wakeup_fd(bell)
         os.close(reader)
         os.close(writer)
 
 
-def _pressed(keys: int | None, resizes: int, interval: float) -> bool:
+def _pressed(keys: int | None, resized: int, interval: float) -> bool:
     """Wait for the next round. A key or another size of the terminal starts it at once.
 
     True for q, and at the end of the input.
     """
-    watched = [resizes] if keys is None else [resizes, keys]
+    watched = [resized] if keys is None else [resized, keys]
     readable, _, _ = select.select(watched, [], [], interval)
-    if resizes in readable:
-        os.read(resizes, 100)
+    if resized in readable:
+        os.read(resized, 100)
     pressed = os.read(keys, 100) if keys is not None and keys in readable else None
     return pressed is not None and (b"q" in pressed.lower() or not pressed)
 
