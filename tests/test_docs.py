@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
+import pty
 import re
 import runpy
 import subprocess
 import sys
+import tty
 from pathlib import Path
 
 import pytest
@@ -92,7 +95,7 @@ def test_every_example_is_run() -> None:
 def test_the_tutorial_followed_to_the_letter(tmp_path: Path) -> None:
     """Except for the installation: this interpreter has the library already."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PATH": path}
     text = (ROOT / "docs" / "tutorial.md").read_text()
     steps = re.findall(r'^```(?:python title="([^"]+)"|console)\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
     assert "pip install" in steps[0][1]
@@ -102,14 +105,31 @@ def test_the_tutorial_followed_to_the_letter(tmp_path: Path) -> None:
             (tmp_path / name).write_text(block)
             continue
         for command, expected in re.findall(r"^\$ (.+)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
-            shell = ["bash", "-c", command]
-            done = subprocess.run(
-                shell, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50, check=False
-            )
-            assert done.stderr == ""
-            assert re.fullmatch(re.escape(expected).replace(r"\.\.\.", ".+"), done.stdout), done.stdout
+            shown, errors = in_a_terminal(command, tmp_path, environment)
+            assert errors == ""
+            assert re.fullmatch(re.escape(expected).replace(r"\.\.\.", ".+"), shown), shown
             typed += 1
     assert typed == len([name for name, _ in steps if name]) - 1  # the worker is started by the others
+
+
+def in_a_terminal(command: str, folder: Path, environment: dict[str, str]) -> tuple[str, str]:
+    """Return what a command shows, and what it writes to stderr.
+
+    In a terminal Python writes each line at once and in one piece. So lines of several programs do not mix.
+    """
+    leader, follower = pty.openpty()
+    with open(leader, "rb", buffering=0) as terminal, open(follower, "wb") as output:
+        tty.setraw(output)
+        shell = ["bash", "-c", command]
+        done = subprocess.run(
+            shell, cwd=folder, env=environment, stdout=output, stderr=subprocess.PIPE, timeout=50, check=False
+        )
+        output.close()
+        shown = b""
+        with contextlib.suppress(OSError):  # the end, as a terminal tells it
+            while more := terminal.read(65536):
+                shown += more
+    return shown.decode(), done.stderr.decode()
 
 
 def test_the_pictures_are_what_their_script_draws() -> None:
