@@ -117,6 +117,27 @@ def clone(value: Any) -> Any:
     return codec.decode(codec.encode(value))
 
 
+FAKED = """
+import sys
+from shmchannel import Channel
+array = type("ndarray", (), {"__module__": "numpy"})()
+with Channel().connect() as port:
+    try:
+        port.write_nowait([array])
+    except TypeError as error:
+        print(error)
+assert not {"numpy", "pyarrow", "pandas"} & {*sys.modules}
+"""
+
+
+def test_a_class_of_another_library_is_known_without_that_library() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAKED], capture_output=True, text=True, timeout=60, check=True
+    )
+    what = "list shmchannel.numpy.ndarray_interface in interfaces=[...]"
+    assert done.stdout == f"$[0]: cannot clone <class 'numpy.ndarray'>; {what}\n"
+
+
 def test_enums_and_dataclasses_are_listed_bare() -> None:
     for member in (*Colour, *Weekday, *Rights, Rights.READ | Rights.WRITE):
         assert clone([member, {member: member}]) == [member, {member: member}]

@@ -20,6 +20,7 @@ from . import types
 from .builtin_exceptions import FIRST_PARTS, fill_exception, new_exception
 from .graph_limits import Reference, check_cost, check_order, cycles, hashed, references, too_long
 from .interfaces import Instances, Interfaces
+from .known_classes import advice
 from .limits import MAX_DEPTH, changed, too_deep, unpack
 
 
@@ -134,7 +135,7 @@ class _Writer:
             return types.PARTS[kind].code, parts, partial(_step, value, parts)
         interface = self._by_class.get(kind)
         if interface is None:
-            raise CloneError(f"{path()}: cannot clone {kind}; list its class in interfaces=[...]")
+            raise CloneError(f"{path()}: cannot clone {kind}; {advice(kind)}")
         serialized = self._serialized.get(id(value))
         try:
             form = serialized.value if serialized else interface.take(value)

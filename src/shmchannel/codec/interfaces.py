@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from ..errors import ChannelError, InterfaceError
 from .builtin_exceptions import context_of
+from .known_classes import to_list
 from .types import CROSS_AS_THEY_ARE
 
 T = TypeVar("T")
@@ -224,7 +225,7 @@ class Interfaces:
         """Return the interface of that name. Raises ``InterfaceError`` where it is not listed."""
         if name not in self.by_name:
             raise InterfaceError(
-                f"an instance of {name!r} came, which is not listed here: list its class in "
+                f"an instance of {name!r} came, which is not listed here: list {to_list(name)} in "
                 "Channel.from_handle(handle, interfaces=[...])"
             )
         return self.by_name[name]
