@@ -29,6 +29,7 @@ if os.environ.get("LIBC"):
 
 from shmchannel import Channel, ChannelError, Port, SharedBuffer
 from shmchannel.system import semaphores
+from shmchannel.transfer.block import NAME
 from support import apart, leftovers
 from support.inside import loop_side_of
 
@@ -187,7 +188,7 @@ def receive_without_descriptors(one: Port, two: Port) -> None:
             works(one, two)
     one.close_sync()
     two.close_sync()
-    assert not [name for name in names() if name.endswith("b")]
+    assert not [name for name in names() if NAME.fullmatch(name)]
 
 
 def doorbells() -> None:
@@ -265,7 +266,7 @@ def memory() -> None:
             raise AssertionError("it was mapped")
     two.read_sync(timeout=30).close()
     works(one, two)
-    assert not [name for name in names() if name.endswith("b")]
+    assert not [name for name in names() if NAME.fullmatch(name)]
     works(channel.connect(), channel.connect())
 
 
