@@ -119,7 +119,7 @@ def test_an_array_that_no_side_lists_is_refused_with_what_to_list() -> None:
         Codec().decode(codec.encode(numpy.zeros(3)))
 
 
-def test_an_array_lives_in_the_memory_that_it_came_in() -> None:
+def test_an_array_lives_in_memory_that_can_be_written_to() -> None:
     for array in (numpy.arange(6).reshape(2, 3), numpy.arange(6).reshape(2, 3).T, numpy.array(5)):
         *form, data = ndarray_interface.take(array)
         memory = bytearray(data)
@@ -144,22 +144,8 @@ def test_an_array_over_memory_that_nobody_may_write_is_a_copy() -> None:
 
 
 DTYPES = [
-    *(
-        "<i4",
-        ">i4",
-        "<q",
-        ">Q",
-        "<g",
-        ">G",
-        "|?",
-        "<U0",
-        "|S0",
-        "|V0",
-        "|V5",
-        "<M8[D]",
-        ">M8[25s]",
-        "<m8[us]",
-    ),
+    *("<i4", ">i4", "<q", ">Q", "<g", ">G", "|?", "<U0", "|S0", "|V0", "|V5"),
+    *("<M8[D]", ">M8[25s]", "<m8[us]"),
     numpy.dtype([]),
     numpy.dtype([("a", "i1"), ("b", "f8")], align=True),
     numpy.dtype({"names": ["a", "b"], "formats": ["i1", "f8"], "offsets": [8, 0], "itemsize": 24}),

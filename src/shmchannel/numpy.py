@@ -84,10 +84,9 @@ def _serialize(array: numpy.ndarray[Any, Any]) -> list[Any]:
 def _deserialize(value: Any) -> numpy.ndarray[Any, Any]:
     form, shape, fortran, data = value
     order: Any = "F" if fortran else "C"
-    # By frombuffer, which keeps a view of the data. ndarray would keep only what a memoryview is of, and the
-    # memory might be used for the next message.
+    # frombuffer keeps a view of the data. ndarray keeps only the owner of the memory, which may reuse it.
     flat = numpy.frombuffer(data, numpy.uint8)
-    if not flat.flags.writeable:
+    if not flat.flags.writeable:  # as the bytes of a message
         flat = flat.copy()
     array: numpy.ndarray[Any, Any] = numpy.ndarray(shape, _build_dtype(form), flat, order=order)
     if (array.shape, array.nbytes) != (tuple(shape), flat.nbytes):
@@ -96,9 +95,8 @@ def _deserialize(value: Any) -> numpy.ndarray[Any, Any]:
 
 
 ndarray_interface = Interface(numpy.ndarray, serialize=_serialize, deserialize=_deserialize)
-"""How an ``ndarray`` crosses a channel: dtype, shape, order and data. A reader's array lives in the memory
-that the message came in. An instance of a subclass raises ``CloneError``, an array of objects
-``InterfaceError``."""
+"""How an ``ndarray`` crosses a channel: dtype, shape, order and data, copied once into the message and once
+out of it. An instance of a subclass raises ``CloneError``, an array of objects ``InterfaceError``."""
 
 
 # -- scalars
@@ -118,7 +116,7 @@ def _scalar_interface(kind: Any) -> Interface:
 
 
 def _text_interface(kind: Any, empty: Any) -> Interface:
-    """For text, which an array would rid of zeros at its end. So would the scalar's own conversion."""
+    """For text. An array would cut off zeros at its end, and so would the scalar's own conversion."""
 
     def joined(text: Any) -> Any:
         return empty.join([text])

@@ -220,9 +220,8 @@ def _build_frame(value: Any) -> Any:
     for places, form in forms:
         block = _build(form) if type(form) is list else _values(form)
         if isinstance(block, numpy.ndarray):
-            block = block.reshape(
-                len(places), len(index)
-            )  # also an array of objects, which has one dimension
+            # An array of objects has come with one dimension.
+            block = block.reshape(len(places), len(index))
         elif (len(places), len(block)) != (1, len(index)):
             raise ValueError(f"{len(block)} rows came for a column of {len(index)}")
         blocks.append((block, numpy.array(places, numpy.intp)))
@@ -307,6 +306,6 @@ _PARTS: list[tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = [
 pandas_interfaces = tuple(_interface(*part) for part in _PARTS)
 """How a ``DataFrame``, a ``Series`` and each class of ``Index`` cross a channel, with their dtypes, names and
 attrs; and what they have in them: the arrays of pandas, timestamps, durations, periods, intervals, ``NaT``
-and ``NA``. A column of objects travels as a list, any other in the memory of the message. A column of
+and ``NA``. A column of objects travels as its objects, any other as the memory of its array. A column of
 another dtype, such as a sparse one or some library's own, raises ``CloneError``: convert it, or list an
 ``Interface`` of the class of its array."""

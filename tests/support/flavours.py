@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from shmchannel import Channel
 from support import peers
 
 try:
@@ -104,3 +106,18 @@ def run_in_new(function: Callable[..., None], *args: Any) -> None:
         call_in(interpreter, function, *args)
     finally:
         interpreter.close()
+
+
+def from_another_process(value: Any, module: str, name: str) -> Any:
+    """Return what comes back of a value from a process that has ended, as has the port.
+
+    Both sides list the interfaces that the module has under that name.
+    """
+    channel = Channel(interfaces=getattr(importlib.import_module(module), name))
+    peer = Peer("program", peers.echo_listed, channel.handle, module, name)
+    with channel.connect() as port:
+        for _ in range(3):
+            assert port.write_sync(value, timeout=30)
+            copy = port.read_sync(timeout=30)
+    peer.join()
+    return copy

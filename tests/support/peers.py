@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import signal
@@ -44,6 +45,14 @@ def connect(handle: str) -> Port:
 def echo(handle: str) -> None:
     """Send everything back, until the other side ends."""
     with connect(handle) as port:
+        for value in port:
+            assert port.write_sync(value)
+
+
+def echo_listed(handle: str, module: str, name: str) -> None:
+    """As ``echo``, with the interfaces that a module has under that name."""
+    interfaces = getattr(importlib.import_module(module), name)
+    with Channel.from_handle(handle, interfaces=interfaces).connect() as port:
         for value in port:
             assert port.write_sync(value)
 

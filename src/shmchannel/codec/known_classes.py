@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class _Known(NamedTuple):
-    """A class, with its subclasses as far as the table does not have these too."""
+    """What to do about an instance of a class, and of those of its subclasses that the table lacks."""
 
-    listing: str = ""  # of the interface
-    instead: str = ""  # what to write for an instance of a subclass, or where there is no interface
+    listing: str = ""  # how the class's interface is listed; empty if there is none
+    instead: str = ""  # what to write for an instance of a subclass, or of a class without an interface
 
 
 _ARROW = _Known("*shmchannel.arrow.arrow_interfaces")
