@@ -406,6 +406,58 @@ def test_what_nobody_reads_is_freed_when_both_have_ended(pair: tuple[Port, Port]
     assert one.write_sync(1)
 
 
+class Gate:
+    """An instance whose decoding does what a test wants, in the middle of its message."""
+
+
+def read_in_a_task(port: Port) -> Any:
+    return asyncio.run(port.read())
+
+
+def read_one_of_many(port: Port) -> Any:
+    return port.read_many_sync()[0]
+
+
+@pytest.mark.parametrize("core", RINGS)
+@pytest.mark.parametrize(
+    ("read", "waits"),
+    [(Port.read_sync, False), (Port.read_sync, True), (read_one_of_many, False), (read_in_a_task, False)],
+)
+def test_a_message_that_was_taken_arrives_whatever_finds_the_end_meanwhile(
+    core: str, read: Callable[[Port], Any], waits: bool
+) -> None:
+    def end_in_another_thread(_: Any) -> Gate:
+        closed.wait(10)
+        finder = threading.Thread(target=lambda: found.extend([[*two], two.closed]))
+        finder.start()
+        finder.join(10)
+        return Gate()
+
+    found: list[Any] = []
+    closed = threading.Event()
+    interface = Interface(Gate, name="gate", serialize=lambda _: None, deserialize=end_in_another_thread)
+    channel = Channel(interfaces=[interface])
+    one, two = channel.connect(), connected(channel, core)
+    values: list[Any] = []
+    reader = threading.Thread(target=lambda: values.append(read(two)))
+    if waits:
+        reader.start()
+        until_asleep(two, "read_sleeps")
+    buffer = SharedBuffer(10)
+    buffer[:] = b"0123456789"
+    assert one.write_sync([Gate(), buffer], transfer=[buffer])
+    one.close_sync()
+    closed.set()
+    if not waits:
+        reader.start()
+    reader.join(20)
+    assert found == [[], True]
+    received = values.pop()[1]
+    assert received[:] == b"0123456789"
+    received.close()
+    assert not names()
+
+
 def test_what_is_under_way_outlives_its_sender(pair: tuple[Port, Port]) -> None:
     one, two = pair
     buffer = SharedBuffer(10)

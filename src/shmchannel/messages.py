@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from .codec.codec import Codec
@@ -82,6 +82,21 @@ class MessageWriter:
         return batches
 
 
+class Taken:
+    """A message that was taken and is not decoded yet."""
+
+    def __init__(self, payload: bytes, arrivals: object) -> None:
+        self._payload = payload
+        self._arrivals = arrivals  # until the message is decoded, although an exception may keep this object
+
+    def decoded(self, decode: Callable[[bytes], T]) -> T:
+        """Return what ``decode`` makes of the payload."""
+        try:
+            return decode(self._payload)
+        finally:
+            self._arrivals = None
+
+
 class MessageReader:
     """Takes values out of a ring.
 
@@ -96,8 +111,10 @@ class MessageReader:
         self._codec = codec
         self.deferred: list[Exception] = []
         self.returned: list[bytes] = []
+        self.arrivals: object = None
+        """What a read keeps from before its take until the message is decoded: see transfer/sweep.py."""
 
-    def take_payload(self) -> bytes | None:
+    def take_payload(self) -> Taken | None:
         """Take the next message out, undecoded; None when none is complete.
 
         Raises what was deferred, and as ``Consumer.try_read``.
@@ -107,14 +124,23 @@ class MessageReader:
         error = _take_first(self.deferred)
         if error is not None:
             raise error
-        payload = _take_first(self.returned)
-        return self.consumer.try_read() if payload is None else payload
+        arrivals = self.arrivals
+        try:
+            payload = _take_first(self.returned)
+            if payload is None:
+                payload = self.consumer.try_read()
+            return None if payload is None else Taken(payload, arrivals)
+        finally:
+            del arrivals  # an exception keeps this frame
 
-    def value_of(self, payload: bytes) -> Any:
+    def value_of(self, taken: Taken) -> Any:
         """Return the value of a message that was taken. Raises as ``Codec.decode``.
 
         After a shortage, of memory or descriptors, the next take finds the message again.
         """
+        return taken.decoded(self._decode)
+
+    def _decode(self, payload: bytes) -> Any:
         try:
             return self._codec.decode(payload)
         except Exception as error:
@@ -129,8 +155,8 @@ class MessageReader:
 
         Raises as ``take_payload`` and ``value_of``.
         """
-        payload = self.take_payload()
-        return NOTHING if payload is None else self.value_of(payload)
+        taken = self.take_payload()
+        return NOTHING if taken is None else self.value_of(taken)
 
     def take_soon(self) -> Any:
         """As ``take``; in C it spins without the GIL before it answers ``NOTHING``."""

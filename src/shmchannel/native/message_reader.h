@@ -11,6 +11,7 @@ typedef struct {
     Codec *codec;
     PyObject *deferred; /* a list of exceptions, of which each take raises one; or NULL */
     PyObject *returned; /* a list of payloads for whose values there was no memory; or NULL */
+    PyObject *arrivals; /* kept by each read until its message is decoded; or NULL */
     Py_buffer ours;     /* a double: 0 in a fork, which takes nothing */
     PyObject *spare;    /* a bytes object with room for a small message, see untake; or NULL */
 } MessageReader;
@@ -128,12 +129,9 @@ static bool is_ours(const MessageReader *self)
     return *(const double *)self->ours.buf != 0;
 }
 
-/* Take the next message's value; `hold` as in read_message. NULL without an exception if none is complete. */
-static PyObject *take(MessageReader *self, bool hold)
+static PyObject *take_message(MessageReader *self, bool hold)
 {
     Message message;
-    if (!is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
-        return NULL;
     if (!is_ours(self))
         return NULL;
     if (has_items(self->deferred))
@@ -162,6 +160,17 @@ static PyObject *take(MessageReader *self, bool hold)
     else
         untake(self, &message, spare);
     Py_XDECREF(message.payload);
+    return value;
+}
+
+/* Take the next message's value; `hold` as in read_message. NULL without an exception if none is complete. */
+static PyObject *take(MessageReader *self, bool hold)
+{
+    if (!is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
+        return NULL;
+    PyObject *arrivals = Py_XNewRef(self->arrivals); /* before the take: then a port that ends leaves the blocks to us */
+    PyObject *value = take_message(self, hold);
+    Py_XDECREF(arrivals);
     return value;
 }
 
@@ -241,6 +250,7 @@ static int message_reader_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->codec);
     Py_VISIT(self->deferred);
     Py_VISIT(self->returned);
+    Py_VISIT(self->arrivals);
     return 0;
 }
 
@@ -252,6 +262,7 @@ static void message_reader_dealloc(PyObject *object)
     Py_CLEAR(self->codec);
     Py_CLEAR(self->deferred);
     Py_CLEAR(self->returned);
+    Py_CLEAR(self->arrivals);
     if (self->ours.obj)
         PyBuffer_Release(&self->ours);
     Py_CLEAR(self->spare);
@@ -270,6 +281,7 @@ static PyMethodDef message_reader_methods[] = {
 static PyMemberDef message_reader_members[] = {
     {"deferred", T_OBJECT, offsetof(MessageReader, deferred), 0, NULL},
     {"returned", T_OBJECT, offsetof(MessageReader, returned), 0, NULL},
+    {"arrivals", T_OBJECT, offsetof(MessageReader, arrivals), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -13,20 +13,21 @@ import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .. import engine
 from ..codec.interfaces import Interface
 from ..errors import ChannelError, PortClosed, WouldBlock
 from ..layout import HEADER, LAST, PART, READER, WHOLE, WRITER
-from ..messages import Batch, MessageReader, MessageWriter
+from ..messages import Batch, MessageReader, MessageWriter, Taken
 from ..ring.producer import Note, Producer
 from ..segment import Slot
 from ..system import forks
 from ..system.doorbell import Doorbell
 from ..system.interrupts import has_lock, locked
 from ..transfer.block import Block
-from ..transfer.sweep import settle, sweep_blocks
+from ..transfer.sweep import Arrivals, settle, when_received
 from ..transfer.transfer import Transfer, buffer_interfaces
 from ..waiting.event_loop import LoopSide
 from ..waiting.select import SelectSide
@@ -84,10 +85,13 @@ class Connection:
         self.name = f"port {slot.index} of {slot.segment.name}"
         self.max_message_size = max_message_size
         self.peer = Peer(slot, spin=spin)
+        arrivals = Arrivals(slot)
+        self._arrivals = weakref.ref(arrivals)
         self._doorbell = Doorbell(*slot.bells())
-        self._codec = engine.Codec([*interfaces, *buffer_interfaces(weakref.ref(slot))])
+        self._codec = engine.Codec([*interfaces, *buffer_interfaces(self._arrivals)])
         writer = self._make_writer(slot, max_message_size)
         reader = self._make_reader(slot, max_message_size)
+        reader.arrivals = arrivals
         self.outgoing: MessageWriter | Ended = writer
         self.incoming: MessageReader | Ended = reader
         self._telling = threading.RLock()  # held by the thread that calls the callbacks
@@ -309,20 +313,20 @@ class Connection:
 
     # -- reading
 
-    def reading(self) -> Operation[bytes]:
+    def reading(self) -> Operation[Taken]:
         """Take a message, where the first try found none."""
         while True:
             incoming = self.incoming
-            payload = self.last_payload(incoming)
-            if payload is not None:
-                return payload
+            taken = self.take_last(incoming)
+            if taken is not None:
+                return taken
             assert isinstance(incoming, MessageReader)
             yield incoming.wait()
-            payload = self.incoming.take_payload()
-            if payload is not None:
-                return payload
+            taken = self.incoming.take_payload()
+            if taken is not None:
+                return taken
 
-    def last_payload(self, incoming: MessageReader | Ended) -> bytes | None:
+    def take_last(self, incoming: MessageReader | Ended) -> Taken | None:
         """After a take that found nothing: look for an end, then once more for a message before it.
 
         None if there is no end. Raises the error of the end if there is no message before it.
@@ -335,15 +339,15 @@ class Connection:
             return self.incoming.take_payload()
         if not incoming.consumer.closed and self.peer.alive():
             return None
-        payload = incoming.take_payload()  # step: look_last
-        if payload is None and not incoming.fill:
+        taken = incoming.take_payload()  # step: look_last
+        if taken is None and not incoming.fill:
             raise self._conclude(incoming)
-        return payload
+        return taken
 
-    def value_of(self, payload: bytes) -> Any:
-        """Return the value of a payload that was taken. Raises as ``MessageReader.value_of``."""
+    def value_of(self, taken: Taken) -> Any:
+        """Return the value of a message that was taken. Raises as ``MessageReader.value_of``."""
         incoming = self.incoming
-        return self._codec.decode(payload) if isinstance(incoming, Ended) else incoming.value_of(payload)
+        return taken.decoded(self._codec.decode) if isinstance(incoming, Ended) else incoming.value_of(taken)
 
     def is_ready(self) -> bool:
         """Whether a read would not wait."""
@@ -424,7 +428,7 @@ class Connection:
         if not abandoned:
             opened.reader.consumer.close()  # first: a peer that sees our writing end then knows if we read
             opened.writer.producer.close()
-        self._settle(opened.slot)
+        self._settle(opened)
         self.peer.forget()
         if abandoned:
             opened.slot.abandon()
@@ -439,14 +443,12 @@ class Connection:
         self._open = None
         self._tell()
 
-    def _settle(self, slot: Slot) -> None:
+    def _settle(self, opened: Open) -> None:
         """Remove the blocks that no port can receive any more, and those of a peer that has died."""
         lost = not self.peer.lives() and self.peer.loss is ended.LOST
         self._let_go()  # first: if both ports end at once, one of them finds the other's blocks unlocked
-        if slot.segment.has_moved():
-            settle(slot, lost=lost)
-        if lost:
-            sweep_blocks()
+        opened.reader.arrivals = None  # the reads under way keep theirs
+        when_received(self._arrivals, partial(settle, opened.slot, lost=lost))
 
     def _tell(self) -> None:
         """Call the callbacks of the end that have not been called: in order, so in one thread at a time."""

@@ -204,10 +204,10 @@ class Port:
         value = incoming.take()
         if value is not NOTHING:
             return value
-        payload = connection.last_payload(incoming)
-        if payload is None:
+        taken = connection.take_last(incoming)
+        if taken is None:
             raise WouldBlock("nothing to read now: read_sync waits for it")
-        return connection.value_of(payload)
+        return connection.value_of(taken)
 
     def read_sync(self, timeout: float | None = None) -> Any:
         """Return the next value, waiting for it at most ``timeout`` seconds (None: without a limit).

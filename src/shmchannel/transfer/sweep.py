@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable, Collection
 
 from ..layout import CONSUMER_CLOSED, READER, RINGS, WORD
@@ -28,8 +29,54 @@ def adopt(slot: Slot) -> None:
             write_record(hold, record._replace(**processes.this_process()._asdict()))
 
 
+class Arrivals:
+    """Kept by all that may receive the blocks under way to a slot.
+
+    The port keeps it while it is open. A read keeps it from before its take until the message is decoded,
+    because another thread, or a read from within ``deserialize``, may find the end meanwhile.
+    """
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+
+
+def slot_of(arrivals: weakref.ref[Arrivals]) -> Slot | None:
+    """The slot that blocks are under way to; None once nothing may receive them.
+
+    It keeps the slot and not the arrivals, because an exception may keep the caller's frame.
+    """
+    kept = arrivals()
+    return kept.slot if kept else None
+
+
+# What is left to the last read of a port that is over. With a weakref to its Arrivals.
+_left: set[weakref.ref[Arrivals]] = set()
+
+
+def when_received(arrivals: weakref.ref[Arrivals], action: Callable[[], None]) -> None:
+    """Call ``action`` once no read has the arrivals any more: now, or where the last of them lets go."""
+    kept, pid = arrivals(), os.getpid()
+    if kept is None:
+        action()
+        return
+
+    def last_read_ended(reference: weakref.ref[Arrivals]) -> None:
+        _left.discard(reference)
+        if os.getpid() == pid:  # in a fork the blocks are its parent's
+            action()
+
+    _left.add(weakref.ref(kept, last_read_ended))
+
+
 def settle(slot: Slot, *, lost: bool) -> None:
     """Remove the blocks that no port can receive any more. Our port is over; ``lost``: the peer has died."""
+    if slot.segment.has_moved():
+        _remove_unreceived(slot, lost=lost)
+    if lost:
+        sweep_blocks()
+
+
+def _remove_unreceived(slot: Slot, *, lost: bool) -> None:
     peer_ended = lost or slot.segment.memory[RINGS[slot.index] + READER * WORD + CONSUMER_CLOSED]
     ended = (0, 1) if peer_ended else (slot.index,)
     until = monotonic() + SLICE  # for all blocks together, because a close does not wait for others

@@ -17,6 +17,7 @@ from ..system.clock import monotonic
 from .block import MOMENT, Block
 from .buffer import DetachedBuffer, SharedBuffer, block_of, check_movable, detach, receive
 from .claims import Claims
+from .sweep import Arrivals, slot_of
 
 
 class _Receiver:
@@ -26,8 +27,8 @@ class _Receiver:
     again. So those that were received before are kept for it.
     """
 
-    def __init__(self, slot: weakref.ref[Slot]) -> None:
-        self._slot = slot  # none once the port is over
+    def __init__(self, arrivals: weakref.ref[Arrivals]) -> None:
+        self._arrivals = arrivals
         self._position = -1  # in the ring, where the message of ``_received`` ends
         self._until = 0.0  # monotonic seconds; for the blocks of that message together
         self._received: list[tuple[str, weakref.ref[SharedBuffer]]] = []
@@ -37,7 +38,7 @@ class _Receiver:
         kept = self._kept.pop(name, None)
         if kept is not None and not kept.detached:
             return kept
-        slot = self._slot()
+        slot = slot_of(self._arrivals)
         position = slot.taken() if slot else 0
         if position != self._position:
             self._position, self._received, self._until = position, [], monotonic() + MOMENT
@@ -54,12 +55,12 @@ class _Receiver:
         return buffer
 
 
-def buffer_interfaces(slot: weakref.ref[Slot]) -> list[Interface]:
+def buffer_interfaces(arrivals: weakref.ref[Arrivals]) -> list[Interface]:
     """How a SharedBuffer crosses a channel: it moves, and the message has the name of its block.
 
     One that is detached does not; its interface says so.
     """
-    attach = _Receiver(slot).attach
+    attach = _Receiver(arrivals).attach
     return [
         Interface(cls, name=name, detach=lambda buffer: block_of(buffer).name, attach=attach)
         for name, cls in (
