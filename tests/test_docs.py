@@ -275,11 +275,13 @@ def test_the_documented_layout_is_the_codes() -> None:
     assert places == [
         str(layout.RINGS[0]),
         str(layout.RINGS[1]),
+        *map(str, layout.GIVEN_BACK),
         str(layout.DATA),
         f"{layout.DATA} + capacity",
     ]
     control = {name: int(offset) for offset, name, *_ in table("| offset in it | word | stored by |")}
-    names = ("TAIL", "MESSAGES", "PRODUCER_CLOSED", "MOVES", "HEAD", "SPINS", "READER", "WRITER")
+    names = ("TAIL", "MESSAGES", "PRODUCER_CLOSED", "MOVES", "LENT_BYTES", "LENT_BLOCKS")
+    names += ("HEAD", "SPINS", "READER", "WRITER")
     assert control == {name: 8 * getattr(layout, name) for name in names}
     assert max(control.values()) < layout.CONTROL_SIZE == layout.RINGS[1] - layout.RINGS[0]
     flags = {name: int(byte) for byte, name, _ in table("| byte | flag |")}

@@ -351,7 +351,7 @@ def freeze():
                 setattr(module, name, frozen[value])
 
 from shmchannel import Channel, PeerLost, SharedBuffer, wait
-channel = Channel()
+channel = Channel(lend_limit=0)  # so that a large message waits for room
 one, two = channel.connect(), channel.connect()
 lost = Channel.from_handle(sys.argv[1]).connect()
 assert lost.read_sync(timeout=30) == "here"

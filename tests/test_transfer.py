@@ -692,7 +692,7 @@ from shmchannel.transfer.transfer import Transfer
 step, handle = sys.argv[1:]
 port = Channel.from_handle(handle).connect()
 names = step.split(".")
-owner = {"block": block, "buffers": buffers, "connection": connection, "transfer": transfer,
+owner = {"block": block, "offering": block, "buffers": buffers, "connection": connection, "transfer": transfer,
     "Block": block.Block, "Connection": Connection,
     "SharedBuffer": SharedBuffer, "Transfer": Transfer}[names[0]]
 def kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
@@ -700,9 +700,11 @@ real = getattr(owner, names[1])
 def then_kill(*args, **kwargs):
     real(*args, **kwargs)
     kill()
-setattr(owner, names[1], then_kill if len(names) == 3 else kill)
+def arm(): setattr(owner, names[1], then_kill if len(names) == 3 else kill)
+if names[0] != "offering": arm()
 if port.read_sync() == "send":
     buffer = SharedBuffer(1000)
+    arm()
     port.write_sync(buffer, transfer=[buffer])
 else:
     port.read_sync()
@@ -711,7 +713,7 @@ port.close_sync()
 
 
 SENDING = (
-    *("buffers.write_record", "buffers.write_record.after", "block.write_record", "block.write_record.after"),
+    *("block.write_record", "block.write_record.after", "offering.write_record", "offering.write_record.after"),
     *("Block.offer", "Block.offer.after", "Transfer.encode.after"),
     *(
         "Connection.write_frame",
@@ -723,7 +725,7 @@ SENDING = (
 )
 RECEIVING = (
     *("buffers.lock_byte", "buffers.lock_byte.after", "buffers.write_record", "buffers.write_record.after"),
-    *("SharedBuffer._map", "SharedBuffer._map.after", "block.remove_file", "connection.settle"),
+    *("buffers.map_block", "buffers.map_block.after", "block.remove_file", "connection.settle"),
 )
 
 

@@ -18,7 +18,7 @@ from .port.port import Port
 from .segment import Segment, Slot, sweep_segments, unlink
 from .system.clock import monotonic, thread_time
 from .system.ending import later
-from .system.files import checked_size, disown
+from .system.files import checked_size, disown, memory_size
 from .system.locks import Hold
 from .transfer.sweep import adopt, sweep_blocks
 
@@ -26,6 +26,8 @@ DEFAULT_CAPACITY = 1 << 20  # bytes per direction
 SMALLEST_CAPACITY = 4096  # bytes; less would save no memory, which comes in pages
 MAX_MESSAGE_SIZE = 1 << 30  # bytes, unless the caller gives another limit
 LARGEST_MESSAGE = 1 << 62  # bytes; fits into C's 64-bit sizes
+LEND_SHARE = 4  # a quarter of the memory that segments can have, unless the caller gives another limit;
+LEND_MOST = 1 << 28  # bytes, and at most these
 CHEAP_SWEEP = 0.001  # seconds of CPU time; a sweep past some dozens of names takes more
 SWEEP_SHARE = 0.1  # of the time, for sweeps that are not cheap
 _next_sweep = 0.0  # monotonic seconds
@@ -92,13 +94,16 @@ class Channel:
         handle: str | None = None,
         capacity: int = DEFAULT_CAPACITY,
         linger: bool = False,
+        lend_limit: int | None = None,
         max_message_size: int = MAX_MESSAGE_SIZE,
         interfaces: Iterable[type | Interface] = (),
     ) -> None:
         """Create a channel; with ``handle``, attach to that channel.
 
         ``capacity`` is in bytes per direction (by default 1 MiB), rounded up to a power of two; the creator
-        chooses it. ``max_message_size`` is in bytes (1 GiB), and limits the writes and reads of this side; a
+        chooses it. ``lend_limit`` is the creator's too: the bytes that large pieces of messages may have in
+        blocks beside the ring, in each direction (by default a quarter of /dev/shm, at most 256 MiB); beyond
+        that, and with 0 always, they go through the ring in parts. ``max_message_size`` is in bytes (1 GiB), and limits the writes and reads of this side; a
         message may be larger than the capacity. ``interfaces`` lists the classes whose instances may be in
         messages, as this side knows them: see ``Interface``.
 
@@ -107,14 +112,19 @@ class Channel:
         """
         self._set_up(interfaces, max_message_size)
         if handle is not None:
-            if capacity != DEFAULT_CAPACITY or linger:
-                raise ValueError("capacity and linger are for the creator: leave them out with a handle")
+            if capacity != DEFAULT_CAPACITY or linger or lend_limit is not None:
+                raise ValueError(
+                    "capacity, linger and lend_limit are for the creator: leave them out with a handle"
+                )
             self._segment = Segment.attach(handle)
             return
         capacity = checked_size("capacity", capacity, 1, MAXIMUM_CAPACITY)
+        if lend_limit is None:
+            lend_limit = min(memory_size() // LEND_SHARE, LEND_MOST)
+        checked_size("lend_limit", lend_limit, 0, LARGEST_MESSAGE)
         _sweep_in_turn()
         capacity = max(SMALLEST_CAPACITY, 1 << (capacity - 1).bit_length())
-        with Segment.create(capacity, linger=bool(linger)) as (self._segment, hold):
+        with Segment.create(capacity, linger=bool(linger), lend_limit=lend_limit) as (self._segment, hold):
             # With a negative priority it runs after multiprocessing has joined this process's children, which
             # may still attach. A weakref.finalize would run before that.
             Finalize(self, later, args=(partial(_drop, self._segment, hold),), exitpriority=-1)

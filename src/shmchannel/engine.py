@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from . import messages
-from .codec import codec
+from .codec import codec, lent
 from .ring import consumer, producer
 
 native = not os.environ.get("SHMCHANNEL_PUREPYTHON")
@@ -24,6 +24,7 @@ if native:
 
 Codec, Producer, Consumer = codec.Codec, producer.Producer, consumer.Consumer
 MessageWriter, MessageReader = messages.MessageWriter, messages.MessageReader
+copy = lent.copy
 
 
 def _with_c(reference: type[Any], quick: type[Any]) -> Any:
@@ -41,3 +42,4 @@ if native and not TYPE_CHECKING:
     Producer, Consumer = _with_c(Producer, _native.Producer), _with_c(Consumer, _native.Consumer)
     MessageWriter = _with_c(MessageWriter, _native.MessageWriter)
     MessageReader = _with_c(MessageReader, _native.MessageReader)
+    copy = _native.copy

@@ -13,7 +13,7 @@ WORD = 8  # bytes
 
 # -- the header, as indices of words
 
-MAGIC_WORD, VERSION_WORD, CAPACITY_WORD, FLAGS_WORD, CREATED_WORD, ID_WORD = 0, 1, 2, 3, 4, 5
+MAGIC_WORD, VERSION_WORD, CAPACITY_WORD, FLAGS_WORD, CREATED_WORD, ID_WORD, LEND_LIMIT_WORD = 0, 1, 2, 3, 4, 5, 7
 MAGIC = int.from_bytes(b"shmchnl\0", "little")
 VERSION = 1
 LINGER = 1  # a flag of FLAGS_WORD
@@ -32,7 +32,7 @@ RINGS = (256, 512)  # their control words
 DATA = 4096  # the data of ring 0; that of ring 1 follows
 
 # Control words, counted from the ring's start. Each side's have a cache line (64 bytes) of their own.
-TAIL, MESSAGES, PRODUCER_CLOSED, MOVES = 0, 1, 2, 3  # stored by the producer
+TAIL, MESSAGES, PRODUCER_CLOSED, MOVES, LENT_BYTES, LENT_BLOCKS = 0, 1, 2, 3, 4, 5  # stored by the producer
 HEAD, SPINS = 8, 9  # stored by the consumer
 # Flags of one byte each. The producer loads all of them at once after each publication.
 READER = 16
@@ -42,6 +42,12 @@ WRITER = 24
 WRITER_SLEEPS, WRITER_BELL = 0, 1
 NEED = 8  # bytes, the unit of these needs
 CONTROL_SIZE = 256
+
+# -- lent blocks: a word for each block of the pool of slot i, stored by the other slot's reader
+
+GIVEN_BACK = (1024, 1536)
+BLOCKS = 64  # in each direction
+NOT_MAPPED = 1 << 63  # added to a trip that is given back because the reader could not map the block
 
 MINIMUM_CAPACITY = 64  # four parts, each of 8 bytes and its header
 MAXIMUM_CAPACITY = 1 << 32  # 4 GiB in each direction, in memory that is set aside at once

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from .codec.codec import Codec
 from .codec.interfaces import Instances
+from .codec.lent import LentPayload
 from .errors import CloneError, is_shortage
 from .ring.consumer import Consumer
-from .ring.producer import Producer, frame
+from .ring.producer import Note, Producer, frame
 from .system.clock import monotonic
 from .waiting.sleeper import Wait
 
@@ -22,7 +23,7 @@ NOTHING: Any = object()  # the answer of a take when there is nothing: None is a
 class Batch(NamedTuple):
     """Messages to be written in their order: WHOLE frames as they stand in the ring, then a ``large`` one.
 
-    The large message is too large for one frame, or None.
+    The large message is too large for one frame, or lends blocks; or it is None.
     """
 
     frames: bytes
@@ -54,8 +55,9 @@ class MessageWriter:
         Raises ``CloneError`` if the value cannot be cloned or is too large.
         """
         payload = self._codec.encode(value, moves)
-        if len(payload) > self.max_message_size:
-            raise too_large(len(payload), self.max_message_size)
+        size = len(payload) + (payload.lent if isinstance(payload, LentPayload) else 0)
+        if size > self.max_message_size:
+            raise too_large(size, self.max_message_size)
         return payload
 
     def put(self, value: object) -> bytes | None:
@@ -64,7 +66,9 @@ class MessageWriter:
         Raises as ``encode`` and ``Producer.try_write``.
         """
         payload = self.encode(value)
-        return None if monotonic() < self._next_look[0] and self.producer.try_write(payload) else payload
+        if monotonic() < self._next_look[0] and self.producer.try_write(payload, note=note_of(payload)):
+            return None
+        return payload
 
     def batches(self, values: Iterable[object]) -> list[Batch]:
         """Encode values, to be written in their order. Raises as ``encode``, and has written nothing."""
@@ -72,7 +76,7 @@ class MessageWriter:
         frames: list[bytes] = []
         for value in values:
             payload = self.encode(value)
-            if len(payload) > self.producer.largest_whole:
+            if len(payload) > self.producer.largest_whole or isinstance(payload, LentPayload):
                 batches.append(Batch(b"".join(frames), payload))
                 frames = []
             else:
@@ -80,6 +84,11 @@ class MessageWriter:
         if frames:
             batches.append(Batch(b"".join(frames), None))
         return batches
+
+
+def note_of(payload: bytes) -> Note | None:
+    """What is told whether a message is accepted: of one that lends blocks."""
+    return payload.lending.note if isinstance(payload, LentPayload) else None
 
 
 class Taken:

@@ -65,6 +65,11 @@ class Segment:
         """Whether a side can still connect."""
         return FREE in (self.state(0), self.state(1))
 
+    @property
+    def lend_limit(self) -> int:
+        """Bytes of the blocks that each side may lend."""
+        return int(self.words[layout.LEND_LIMIT_WORD])
+
     def has_moved(self) -> bool:
         """Whether a block has been moved through the channel, in either direction."""
         return any(self.words[(ring >> 3) + layout.MOVES] for ring in RINGS)
@@ -85,7 +90,7 @@ class Segment:
 
     @classmethod
     @contextmanager
-    def create(cls, capacity: int, *, linger: bool) -> Iterator[tuple[Segment, Hold]]:
+    def create(cls, capacity: int, *, linger: bool, lend_limit: int = 0) -> Iterator[tuple[Segment, Hold]]:
         """Make a segment, its semaphores, and the creator's hold. All of it goes if the ``with`` raises."""
         try:
             with files.new_file("", CREATOR, unlink, partial(_semaphores, create=True)) as (name, file, hold):
@@ -96,6 +101,7 @@ class Segment:
                 words[layout.VERSION_WORD] = layout.VERSION
                 words[layout.CAPACITY_WORD], words[layout.FLAGS_WORD] = capacity, layout.LINGER * linger
                 words[layout.CREATED_WORD] = time.time_ns()
+                words[layout.LEND_LIMIT_WORD] = lend_limit
                 words[layout.ID_WORD :][:2] = _id_words(name)
                 segment.sign(CREATOR, CONNECTED)
                 fence()

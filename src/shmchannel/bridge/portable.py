@@ -6,7 +6,8 @@ from typing import Any
 
 import msgpack
 
-from ..codec.types import GRAPH_MESSAGE, INSTANCE, MOVED, TAGGED_MESSAGE
+from ..codec.lent import split
+from ..codec.types import GRAPH_MESSAGE, INSTANCE, LENT_MESSAGE, MOVED, TAGGED_MESSAGE
 from ..errors import CloneError
 
 _EXT_32 = 0xC9
@@ -22,6 +23,10 @@ def check_portable(payload: bytes) -> None:
     """Raise ``CloneError`` for a message with something moved, or with a Channel."""
     if payload[:1] != bytes([_EXT_32]) or len(payload) < _WRAPPER_SIZE:
         return  # plain MessagePack has neither
+    if payload[_WRAPPER_SIZE - 1] == LENT_MESSAGE:
+        payload = split(payload[_WRAPPER_SIZE:])[1]  # without its pieces
+        if payload[:1] != bytes([_EXT_32]) or len(payload) < _WRAPPER_SIZE:
+            return
     sign = _MOVED_SIGNS.get(payload[_WRAPPER_SIZE - 1])
     if sign is None or (sign not in payload and _CHANNEL_SIGN not in payload):
         return

@@ -25,12 +25,12 @@ class Messages:
     async def read(self) -> bytes:
         """The next message. Raises as ``Port.read`` does at an end; a cancelled one has taken nothing."""
         taken = await self._connection.drive(self._connection.reading(), "reading")
-        return taken.decoded(bytes)
+        return self._connection.inline(taken)
 
     def read_nowait(self) -> bytes | None:
         """The next message if there is one now. Raises as ``read``."""
         taken = self._connection.incoming.take_payload()
-        return None if taken is None else taken.decoded(bytes)
+        return None if taken is None else self._connection.inline(taken)
 
     async def write(self, frames: bytes, found: list[wire.Frame]) -> bool:
         """Write whole messages, or one in parts when its last is there; False once the peer reads no more.

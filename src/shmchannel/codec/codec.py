@@ -7,27 +7,27 @@ in that table, nor an instance of a listed interface is a ``CloneError``.
 A value that has each of its containers once is a *tree*. It is packed as it is; a container without a form in
 MessagePack is an array there, whose first item is a *tag*: an ext object with the code of the type. A message
 with tags is wrapped into one ext object, so that no other message is searched for them. A value that is no
-tree, and one that msgpack cannot pack, goes as a graph (graph.py).
+tree, and one that msgpack cannot pack, goes as a graph (graph.py). Large pieces of either may lie beside the
+message (lent.py).
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any, NoReturn
 
 import msgpack
 
 from ..errors import ChannelError, CloneError, is_shortage
-from . import graph, types
+from . import graph, lent, types
 from .interfaces import Instances, Interface, Interfaces, Serialized
 from .limits import MAX_DEPTH, changed, unpack
 
-_WRAPPER = struct.Struct(">BIb")  # ext 32, the length, the code
-_EXT_32 = 0xC9
 _TAG_DATA = b"\0"
 
 # What msgpack and the types' functions raise for a value: then the graph says what is wrong, and where.
@@ -44,30 +44,53 @@ _REFUSED_WHILE_DECODING = (
 class Codec:
     """Encodes and decodes the messages of one port, which has these interfaces."""
 
-    def __init__(self, interfaces: Iterable[Interface] = ()) -> None:
+    def __init__(
+        self,
+        interfaces: Iterable[Interface] = (),
+        lend: Callable[[], lent.Lending] | None = None,
+        borrow: Callable[[list[Any]], lent.Borrowing] | None = None,
+    ) -> None:
+        """``lend`` begins a message that may lend blocks; ``borrow`` takes those that a message lists.
+
+        Without them every message has all its bytes in it.
+        """
         self.interfaces = Interfaces(interfaces)
         self.find = self.interfaces.find  # the C core asks the codec
+        self._lend, self._borrow = lend, borrow
+        self.least_lent = lent.LEAST if lend else sys.maxsize
+        """Bytes from which on a piece may lie beside the message."""
+
+    def pieces(self) -> lent.Pieces | None:
+        """What has the large pieces of one message; None if all are in it."""
+        return lent.Pieces(self._lend()) if self._lend else None
 
     def encode(self, value: object, moves: Instances | None = None) -> bytes:
         """Return ``value`` as one MessagePack object; ``moves`` has the instances in it that are moved.
 
-        Raises ``CloneError``, naming the path, for what cannot be cloned losslessly; and
-        ``InterfaceError`` for what an interface's function raises.
+        It is a ``LentPayload`` if pieces of it lie beside it. Raises ``CloneError``, naming the path, for what
+        cannot be cloned losslessly; and ``InterfaceError`` for what an interface's function raises.
         """
-        encoder = _TreeEncoder(self.interfaces, moves or {})
+        pieces = self.pieces()
+        encoder = _TreeEncoder(self.interfaces, moves or {}, pieces)
         error = None
         try:
-            return encoder.encode(value)
+            payload = encoder.encode(value)
+            return pieces.finish(payload) if pieces else payload
         except _NoTreeError:
             pass
         except _ChangedError:
             raise changed() from None
         except REFUSED_WHILE_ENCODING as refused:
             error = refused
-        return self.encode_graph(value, encoder.serialized, error, moves)
+        return self.encode_graph(value, encoder.serialized, error, moves, pieces)
 
     def encode_graph(
-        self, value: object, serialized: Instances, error: Exception | None, moves: Instances | None
+        self,
+        value: object,
+        serialized: Instances,
+        error: Exception | None,
+        moves: Instances | None,
+        pieces: lent.Pieces | None,
     ) -> bytes:
         """Encode a value in which something is shared, or that gave the packer an ``error``.
 
@@ -76,31 +99,72 @@ class Codec:
         try:
             if type(value) is memoryview:  # that is not contiguous: msgpack takes no other
                 return self.encode(bytes(value))
-            table = graph.encode(value, self.interfaces, moves or {}, serialized)
+            table = graph.encode(value, self.interfaces, moves or {}, serialized, pieces)
         except (ChannelError, MemoryError):
             raise
         except (ValueError, TypeError, OverflowError) as other:
             raise CloneError(f"$: cannot clone this value: {error or other}") from (error or other)
-        return _wrapper(len(table), types.GRAPH_MESSAGE) + table
+        payload = types.wrapper(len(table), types.GRAPH_MESSAGE) + table
+        return pieces.finish(payload) if pieces else payload
 
-    def decode(self, payload: bytes) -> Any:
+    def decode(self, payload: bytes, taken: lent.Taken | None = None) -> Any:
         """Return the value that ``payload`` encodes; runs no code but this package's and interfaces'.
 
-        Raises ``CloneError`` for bytes that are no encoding of a value, and ``InterfaceError``.
+        ``taken`` has the pieces that lie beside it. Raises ``CloneError`` for bytes that are no encoding of a
+        value, and ``InterfaceError``.
         """
         try:
-            wrapper, inner = payload[: _WRAPPER.size], memoryview(payload)[_WRAPPER.size :]
-            if wrapper == _wrapper(len(inner), types.TAGGED_MESSAGE):
-                return _TreeDecoder(self.interfaces).unpack(inner)
-            if wrapper == _wrapper(len(inner), types.GRAPH_MESSAGE):
-                return self.decode_graph(inner)
-            return unpack(payload, ext_hook=types.decode_leaf)
+            wrapper, inner = payload[: types.WRAPPER.size], memoryview(payload)[types.WRAPPER.size :]
+            if wrapper == types.wrapper(len(inner), types.TAGGED_MESSAGE):
+                return _TreeDecoder(self.interfaces, taken).unpack(inner)
+            if wrapper == types.wrapper(len(inner), types.GRAPH_MESSAGE):
+                return self.decode_graph(inner, taken)
+            if wrapper == lent.wrapper(inner):
+                return self.decode_lent(bytes(inner), taken)
+            return unpack(payload, ext_hook=leaf_decoder(taken))
         except Exception as error:
             self.refused(error, len(payload))
 
-    def decode_graph(self, table: bytes | memoryview) -> Any:
+    def decode_graph(self, table: bytes | memoryview, taken: lent.Taken | None) -> Any:
         """Return the value of a message with something shared."""
-        return graph.decode(table, self.interfaces)
+        return graph.decode(table, self.interfaces, leaf_decoder(taken))
+
+    def decode_lent(self, inside: bytes, taken: lent.Taken | None) -> Any:
+        """Return the value of a message with pieces beside it."""
+        if self._borrow is None or taken is not None:
+            raise ValueError("it lists pieces, and this is no place for them")
+        entries, message = lent.split(inside)
+        borrowed = self._borrow(entries)
+        try:
+            taken = lent.Taken(borrowed.views(), self.bytes_of)
+            return self.decode(message, taken)
+        except Exception as error:
+            if is_shortage(error):
+                borrowed.keep()
+            raise
+        finally:  # an exception keeps this frame, and must not keep the blocks
+            borrowed = None
+            if taken is not None:
+                taken.clear()
+
+    def inline(self, payload: bytes) -> bytes:
+        """Return a payload with all its pieces in it, for another machine. Raises as ``decode``."""
+        try:
+            inside = payload[types.WRAPPER.size :]
+            if self._borrow is None or payload[: types.WRAPPER.size] != lent.wrapper(inside):
+                return payload
+            entries, message = lent.split(inside)
+            views = self._borrow(entries).views()
+            try:
+                return lent.joined([self.bytes_of(view) for view in views], message)
+            finally:
+                views.clear()
+        except Exception as error:
+            self.refused(error, len(payload))
+
+    def bytes_of(self, piece: memoryview) -> bytes:
+        """Copy a piece out of its block; in C without the GIL."""
+        return bytes(piece)
 
     @staticmethod
     def refused(error: Exception, size: int) -> NoReturn:
@@ -116,9 +180,11 @@ class Codec:
         raise CloneError(f"$: a message of {size} bytes does not decode: {reason}") from None
 
 
-def _wrapper(size: int, code: int) -> bytes:
-    """Return the beginning of a message with ``size`` bytes in it, as far as ext 32 can say it."""
-    return _WRAPPER.pack(_EXT_32, min(size, 0xFFFF_FFFF), code)
+def leaf_decoder(taken: lent.Taken | None) -> Callable[[int, bytes], Any]:
+    """What decodes the leaves of a message with these pieces."""
+    if taken is None:
+        return types.decode_leaf
+    return lambda code, data: taken.take(data) if code == types.PIECE else types.decode_leaf(code, data)
 
 
 class _NoTreeError(Exception):
@@ -132,22 +198,26 @@ class _ChangedError(Exception):
 class _TreeEncoder:
     """Packs one value, if that is a tree."""
 
-    def __init__(self, interfaces: Interfaces, moves: Instances) -> None:
-        self._by_class, self._moves = interfaces.by_class, moves
+    def __init__(self, interfaces: Interfaces, moves: Instances, pieces: lent.Pieces | None) -> None:
+        self._by_class, self._moves, self._pieces = interfaces.by_class, moves, pieces
         self.serialized: dict[int, Serialized] = {}  # instances and their values, by id
         self._seen: set[int] = set()  # ids of containers
         self._packer = msgpack.Packer(default=types.encode_leaf, strict_types=True, autoreset=False)
         self._tagged = False
+        self._inside = 0  # instances around what is being packed
 
     def encode(self, value: object) -> bytes:
         self._put(value, 1)
         if not self._moves.keys() <= self.serialized.keys():
             raise _NoTreeError
         payload: bytes = self._packer.bytes()
-        return _wrapper(len(payload), types.TAGGED_MESSAGE) + payload if self._tagged else payload
+        return types.wrapper(len(payload), types.TAGGED_MESSAGE) + payload if self._tagged else payload
 
     def _put(self, value: Any, level: int) -> None:
         kind = type(value)
+        if kind is bytes or kind is memoryview:
+            self._put_bytes(value)
+            return
         if kind in types.PLAIN or kind in types.IMMUTABLE_LEAVES:
             self._packer.pack(value)
             return
@@ -158,15 +228,23 @@ class _TreeEncoder:
                 raise _NoTreeError
             self._seen.add(id(value))
         if kind is array:
-            self._packer.pack(value)
+            self._put_bytes(value)
             return
         if level > MAX_DEPTH:
             raise _NoTreeError
         parts = self._open(value, kind, interface)
+        is_instance = kind not in types.PARTS
+        self._inside += is_instance
         for part in parts:
             self._put(part, level + 1)
+        self._inside -= is_instance
         if kind in types.MUTABLE_CONTAINERS and types.differs(value, parts):
             raise _ChangedError
+
+    def _put_bytes(self, piece: Any) -> None:
+        """Pack bytes, a memoryview or an array."""
+        inside = self._inside > 0
+        self._packer.pack(lent.stand_in(piece, inside, self._pieces))
 
     def _open(self, container: Any, kind: type, interface: Interface | None) -> list[Any]:
         """Pack the head of a container, and return its parts."""
@@ -201,8 +279,9 @@ class _Tag(int):
 class _TreeDecoder:
     """Unpacks one message with tags."""
 
-    def __init__(self, interfaces: Interfaces) -> None:
+    def __init__(self, interfaces: Interfaces, taken: lent.Taken | None) -> None:
         self._interfaces = interfaces
+        self._decode_leaf = leaf_decoder(taken)
         self._pending = 0  # tags whose array is not complete: a tag in another place stays pending
 
     def unpack(self, payload: memoryview) -> Any:
@@ -215,7 +294,7 @@ class _TreeDecoder:
         if code in types.TAGS and data == _TAG_DATA:
             self._pending += 1
             return _Tag(code)
-        return types.decode_leaf(code, data)
+        return self._decode_leaf(code, data)
 
     def _take_array(self, items: list[Any]) -> Any:
         if not items or type(items[0]) is not _Tag:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..errors import ChannelError, CloneError, InterfaceError
-from . import types
+from . import lent, types
 from .builtin_exceptions import FIRST_PARTS, fill_exception, new_exception
 from .graph_limits import Reference, check_cost, check_order, cycles, hashed, references, too_long
 from .interfaces import Instances, Interfaces
@@ -24,23 +24,33 @@ from .known_classes import advice
 from .limits import MAX_DEPTH, changed, too_deep, unpack
 
 
-def encode(value: object, interfaces: Interfaces, moves: Instances, serialized: Instances) -> bytes:
+DecodeLeaf = Callable[[int, bytes], Any]
+
+
+def encode(
+    value: object,
+    interfaces: Interfaces,
+    moves: Instances,
+    serialized: Instances,
+    pieces: lent.Pieces | None,
+) -> bytes:
     """Return the table of ``value``'s containers.
 
-    ``moves`` has the instances that are moved, and ``serialized`` those whose values are known. Raises
-    ``CloneError`` for the first value, level by level, that cannot be cloned.
+    ``moves`` has the instances that are moved, ``serialized`` those whose values are known, and ``pieces``
+    what lies beside the message. Raises ``CloneError`` for the first value, level by level, that cannot be
+    cloned.
     """
-    entries = _Writer(interfaces, moves, serialized).entries(value)
+    entries = _Writer(interfaces, moves, serialized, pieces).entries(value)
     packed: bytes = msgpack.Packer(default=_pack_other, strict_types=True).pack(entries)
     check_cost(entries, interfaces, len(packed))
     return packed
 
 
-def decode(payload: bytes | memoryview, interfaces: Interfaces) -> object:
+def decode(payload: bytes | memoryview, interfaces: Interfaces, decode_leaf: DecodeLeaf) -> object:
     """Return the value of such a table."""
     entries = unpack(payload, ext_hook=_unpack_ext)
     check_order(entries)
-    return _Reader(interfaces, entries, check_cost(entries, interfaces, len(payload))).read()
+    return _Reader(interfaces, entries, check_cost(entries, interfaces, len(payload)), decode_leaf).read()
 
 
 def _pack_other(value: Any) -> msgpack.ExtType:
@@ -82,8 +92,10 @@ def _path(node: _Node | None, place: int) -> str:
 
 
 class _Writer:
-    def __init__(self, interfaces: Interfaces, moves: Instances, serialized: Instances) -> None:
-        self._by_class = interfaces.by_class
+    def __init__(
+        self, interfaces: Interfaces, moves: Instances, serialized: Instances, pieces: lent.Pieces | None
+    ) -> None:
+        self._by_class, self._pieces = interfaces.by_class, pieces
         self._moves, self._serialized = moves, {**serialized, **moves}
         self._numbers: dict[int, Reference] = {}  # by id
         self._nodes: list[_Node] = []
@@ -108,8 +120,10 @@ class _Writer:
     def _part(self, part: Any, parent: _Node | None, place: int) -> Any:
         """Return what stands for a value in an entry: a scalar, or a reference."""
         kind, path = type(part), partial(_path, parent, place)
-        if kind is memoryview:
-            return bytes(part)
+        if parent and type(parent.value) in types.MUTABLE_LEAVES:
+            return part  # its only part, encoded already
+        if kind is bytes or kind is memoryview:
+            return lent.stand_in(part, _is_inside(parent), self._pieces)
         if kind is str:
             _check_str(part, path)
         if kind in types.PLAIN:
@@ -127,6 +141,9 @@ class _Writer:
         """Return a container's code, its parts, and how each part is reached."""
         kind = type(value)
         if kind in types.MUTABLE_LEAVES:
+            stand_in = lent.stand_in(value, False, self._pieces)
+            if type(stand_in) is msgpack.ExtType:  # it lies beside the message
+                return types.LEAVES[kind].code, [stand_in], str
             code, data = _with_path(types.encode_leaf, value, path, TypeError, ValueError)
             return code, [data], str
         if kind in types.PARTS:
@@ -147,6 +164,15 @@ class _Writer:
             return types.INSTANCE, [interface.name, form], lambda _: ".serialize()"
         parts = [interface.name, *types.PARTS[dict].take(form)]
         return types.INSTANCE, parts, lambda place: f".{parts[place - 1]}"
+
+
+def _is_inside(node: _Node | None) -> bool:
+    """Whether a container is an instance, or is part of one's value."""
+    while node:
+        if node.code in (types.INSTANCE, types.MOVED):
+            return True
+        node = node.parent
+    return False
 
 
 def _step(value: Any, parts: list[Any], place: int) -> str:
@@ -209,9 +235,11 @@ class _Reader:
     whose containers are all filled: only the instances in it may still be without attributes.
     """
 
-    def __init__(self, interfaces: Interfaces, entries: list[list[Any]], most: int) -> None:
-        """Its walks visit at most so many parts, in all."""
-        self._left = most
+    def __init__(
+        self, interfaces: Interfaces, entries: list[list[Any]], most: int, decode_leaf: DecodeLeaf
+    ) -> None:
+        """Its walks visit at most ``most`` parts, in all."""
+        self._left, self._decode_leaf = most, decode_leaf
         self._interfaces, self._find = interfaces, interfaces.find
         self._entries = entries
         self._objects: dict[int, Any] = {}  # some are unfinished
@@ -331,7 +359,9 @@ class _Reader:
             fill_exception(self._objects[number], (yield from self._parts(first)))
         elif code in types.LEAVES_BY_CODE:
             (data,) = entry
-            self._objects[number] = types.LEAVES_BY_CODE[code].decode(data)
+            if type(data) is msgpack.ExtType and data.code == types.PIECE:
+                code, data = data
+            self._objects[number] = self._decode_leaf(code, data)
         elif code in types.PARTS_BY_CODE:
             yield from self._build_of_parts(number, code, entry)
         else:
@@ -379,7 +409,7 @@ class _Reader:
         parts = []
         for part in entry:
             if type(part) is msgpack.ExtType:
-                parts.append(types.decode_leaf(part.code, part.data))
+                parts.append(self._decode_leaf(part.code, part.data))
             elif type(part) is not Reference:
                 parts.append(part)
             elif part in self._objects:

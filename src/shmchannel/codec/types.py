@@ -30,8 +30,19 @@ from .builtin_exceptions import EXCEPTIONS, build_exception, take_exception
 
 # Codes without a line in the tables.
 TAGGED_MESSAGE, GRAPH_MESSAGE = 0, 127  # a whole message: codec.py, graph.py
+LENT_MESSAGE, PIECE = 125, 122  # a message with pieces beside it, and each of them in it: lent.py
+VIEW_CODE = 123
 REFERENCE = 126  # to an entry of a graph, by its number
 INSTANCE, MOVED = 120, 121  # name and value of an interface's instance
+
+
+WRAPPER = struct.Struct(">BIb")  # ext 32, the length, the code
+_EXT_32 = 0xC9
+
+
+def wrapper(size: int, code: int) -> bytes:
+    """Return the beginning of a message with ``size`` bytes in it, as far as ext 32 can say it."""
+    return WRAPPER.pack(_EXT_32, min(size, 0xFFFF_FFFF), code)
 
 
 class Leaf(NamedTuple):
@@ -177,8 +188,13 @@ def _encode_array(value: array.array[Any]) -> bytes:
 
 def _decode_array(data: bytes) -> array.array[Any]:
     size = 2 if data[:1] == b"Z" else 1  # Zf and Zd, complex, come with Python 3.15
-    value: array.array[Any] = array.array(data[:size].decode("ascii"))
-    value.frombytes(data[size:])
+    return array_of(data[:size].decode("ascii"), data[size:])
+
+
+def array_of(typecode: str, items: bytes | memoryview) -> array.array[Any]:
+    """Return an array of these items."""
+    value: array.array[Any] = array.array(typecode)
+    value.frombytes(items)
     if value.typecode in "uw":
         value.tounicode()  # raises for a number that is no code point
     return value
@@ -306,8 +322,11 @@ MUTABLE_CONTAINERS = frozenset({list, dict, set})  # not instances and exception
 LEAVES_BY_CODE = {leaf.code: leaf for leaf in LEAVES.values()}
 PARTS_BY_CODE = {parts.code: parts for parts in PARTS.values()}
 TAGS = frozenset({*PARTS_BY_CODE, INSTANCE, MOVED})
+# In an instance's value a memoryview arrives as one that can be written to, and elsewhere as bytes.
+VIEW = Leaf(VIEW_CODE, memoryview.tobytes, lambda data: memoryview(bytearray(data)))
+LEAVES_BY_CODE[VIEW.code] = VIEW
 
-PLAIN = frozenset({type(None), bool, int, float, str, bytes, memoryview})  # a memoryview arrives as bytes
+PLAIN = frozenset({type(None), bool, int, float, str, bytes, memoryview})
 MUTABLE_LEAVES = frozenset({bytearray, array.array})
 IMMUTABLE_LEAVES = LEAVES.keys() - MUTABLE_LEAVES
 CROSS_AS_THEY_ARE = PLAIN | LEAVES.keys() | PARTS.keys()
@@ -329,7 +348,7 @@ def decode_leaf(code: int, data: bytes) -> Any:
     """Return the leaf of an ext object. Raises ``CloneError`` where there is none of that code."""
     leaf = LEAVES_BY_CODE.get(code)
     if leaf is None:
-        known = code in TAGS or code in (TAGGED_MESSAGE, GRAPH_MESSAGE, REFERENCE)
+        known = code in TAGS or code in (TAGGED_MESSAGE, GRAPH_MESSAGE, LENT_MESSAGE, REFERENCE, PIECE)
         reason = "is out of place" if known else "is unknown here: the peer runs a newer shmchannel"
         raise CloneError(f"$: a message does not decode: ext type {code} {reason}")
     return leaf.decode(data)

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "copies.h"
 #include "decode.h"
 #include "encode.h"
 
@@ -12,6 +13,9 @@ static PyObject *codec_prepare(PyObject *object, PyObject *Py_UNUSED(given))
     PyObject *interfaces = module ? get_attribute(object, "interfaces") : NULL;
     PyObject *by_class = interfaces ? get_attribute(interfaces, "by_class") : NULL;
     Py_XDECREF(interfaces);
+    PyObject *least = by_class ? get_attribute(object, "least_lent") : NULL;
+    self->least_lent = least ? PyLong_AsSsize_t(least) : 0;
+    Py_XDECREF(least);
     if (by_class && !PyDict_Check(by_class))
         PyErr_SetString(PyExc_TypeError, "by_class is a dict");
     if (PyErr_Occurred()) {
@@ -36,18 +40,20 @@ static PyObject *codec_encode(PyObject *object, PyObject *args)
         return NULL;
     }
     encoder_begin(&encoder, self, moves == Py_None ? NULL : moves);
-    PyObject *payload = encode_message(&encoder, value) < 0 ? NULL : output_as_bytes(&encoder.out);
+    PyObject *payload = encode_message(&encoder, value) < 0 ? NULL : encoded(&encoder);
     encoder_end(&encoder);
     return payload;
 }
 
-static PyObject *codec_decode(PyObject *object, PyObject *payload)
+static PyObject *codec_decode(PyObject *object, PyObject *args)
 {
     Codec *self = (Codec *)object;
+    PyObject *payload, *taken = Py_None; /* or the Taken of codec/lent.py */
     Py_buffer view;
-    if (!is_prepared(self->by_class) || PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
+    if (!PyArg_ParseTuple(args, "O|O", &payload, &taken) || !is_prepared(self->by_class) ||
+        PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    PyObject *value = decode_message(self, view.buf, (size_t)view.len, NULL);
+    PyObject *value = decode_message(self, view.buf, (size_t)view.len, taken, NULL);
     PyBuffer_Release(&view);
     return value;
 }
@@ -76,7 +82,8 @@ static void codec_dealloc(PyObject *object)
 static PyMethodDef codec_methods[] = {
     {"_prepare", codec_prepare, METH_VARARGS, NULL},
     {"encode", codec_encode, METH_VARARGS, NULL},
-    {"decode", codec_decode, METH_O, NULL},
+    {"decode", codec_decode, METH_VARARGS, NULL},
+    {"bytes_of", codec_bytes_of, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -255,11 +255,12 @@ static PyObject *refused(Codec *codec, size_t size)
     return NULL;
 }
 
-static PyObject *decode_graph(Codec *codec, const uint8_t *table, size_t size)
+/* Have a method of Codec decode what is wrapped: decode_graph or decode_lent. */
+static PyObject *decode_by(PyObject *method, Decoder *decoder, const uint8_t *wrapped, size_t size)
 {
-    PyObject *bytes = PyBytes_FromStringAndSize((const char *)table, (Py_ssize_t)size), *value = NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)wrapped, (Py_ssize_t)size), *value = NULL;
     if (bytes)
-        value = PyObject_CallMethodOneArg((PyObject *)codec, codec->state->str_decode_graph, bytes);
+        value = PyObject_CallMethodObjArgs((PyObject *)decoder->codec, method, bytes, decoder->taken, NULL);
     Py_XDECREF(bytes);
     return value;
 }
@@ -275,7 +276,9 @@ static PyObject *decode_all(Decoder *decoder)
     if (size >= sizeof head && head[0] == 0xC9 && claimed == (inner < UINT32_MAX ? inner : UINT32_MAX)) {
         const uint8_t *wrapped = decoder->place + sizeof head;
         if (head[5] == state->code_of_graph_message)
-            return may_call(decoder) ? decode_graph(decoder->codec, wrapped, inner) : NULL;
+            return may_call(decoder) ? decode_by(state->str_decode_graph, decoder, wrapped, inner) : NULL;
+        if (head[5] == state->code_of_lent_message)
+            return may_call(decoder) ? decode_by(state->str_decode_lent, decoder, wrapped, inner) : NULL;
         decoder->tagged = head[5] == state->code_of_tagged_message;
         if (decoder->tagged)
             decoder->place = wrapped;
@@ -288,10 +291,11 @@ static PyObject *decode_all(Decoder *decoder)
     return value;
 }
 
-/* `before_call` is NULL where nothing is to be done before Python code runs. */
-static PyObject *decode_message(Codec *codec, const uint8_t *bytes, size_t size, BeforeCall *before_call)
+/* `taken` is None where no pieces lie beside the message; `before_call` NULL where nothing is to be done before Python code
+   runs. */
+static PyObject *decode_message(Codec *codec, const uint8_t *bytes, size_t size, PyObject *taken, BeforeCall *before_call)
 {
-    Decoder decoder = {.codec = codec, .place = bytes, .end = bytes + size, .before_call = before_call};
+    Decoder decoder = {.codec = codec, .place = bytes, .end = bytes + size, .taken = taken, .before_call = before_call};
     PyObject *value = decode_all(&decoder);
     return value ? value : refused(codec, size);
 }
@@ -300,7 +304,7 @@ static PyObject *decode_message(Codec *codec, const uint8_t *bytes, size_t size,
    that takes Python code, or because something is wrong with the message, which takes Python code to say. */
 static PyObject *decode_in_ring(Codec *codec, const uint8_t *bytes, size_t size, Lock *lock)
 {
-    Decoder decoder = {.codec = codec, .place = bytes, .end = bytes + size, .in_ring = lock};
+    Decoder decoder = {.codec = codec, .place = bytes, .end = bytes + size, .taken = Py_None, .in_ring = lock};
     hold_collector(&decoder);
     PyObject *value = decode_all(&decoder);
     release_collector(&decoder);

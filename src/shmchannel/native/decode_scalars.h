@@ -24,6 +24,7 @@ typedef struct {
     bool tagged;
     Lock *in_ring; /* the lock of the end in whose ring the bytes lie, or NULL */
     BeforeCall *before_call;
+    PyObject *taken; /* the pieces that lie beside the message, a Taken of codec/lent.py; or None */
     int collects; /* whether the collector is to go on, see hold_collector */
 } Decoder;
 
@@ -175,6 +176,8 @@ static PyObject *value_of_ext(Decoder *decoder, long code, PyObject *data)
     State *state = decoder->codec->state;
     if (code == -1)
         return PyObject_CallOneArg(state->decode_timestamp, data);
+    if (code == state->code_of_piece && decoder->taken != Py_None)
+        return PyObject_CallMethodOneArg(decoder->taken, state->str_take, data);
     PyObject *number = PyLong_FromLong(code), *value = NULL;
     PyObject *leaf = number ? PyDict_GetItemWithError(state->leaves_by_code, number) : NULL;
     if (leaf)

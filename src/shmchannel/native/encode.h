@@ -209,8 +209,10 @@ static int encode_instance(Encoder *encoder, PyObject *interface, PyObject *inst
     PyObject *name = status ? NULL : PyObject_GetAttr(interface, state->str_name);
     PyObject *pair = name ? PyTuple_Pack(2, name, value) : NULL;
     status = pair ? descend(encoder) : -1;
+    encoder->inside++;
     if (!status)
         status = encode_items(encoder, moves ? state->code_of_moved : state->code_of_instance, pair);
+    encoder->inside--;
     encoder->depth--;
     Py_XDECREF(pair);
     Py_XDECREF(name);
@@ -219,6 +221,20 @@ static int encode_instance(Encoder *encoder, PyObject *interface, PyObject *inst
 }
 
 /* -- any value */
+
+/* An array.array, whose items may lie beside the message; `leaf` is its Leaf. */
+static int encode_array(Encoder *encoder, PyObject *leaf, PyObject *value)
+{
+    Py_buffer view;
+    int status;
+    if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0)
+        return -1;
+    Py_ssize_t size = view.len;
+    PyBuffer_Release(&view);
+    if (size >= encoder->codec->least_lent && lend(encoder, value, &status))
+        return status;
+    return encode_leaf(encoder, leaf, value);
+}
 
 /* A value of a type that is looked up: in the tables of types, and among the interfaces. */
 static int encode_other(Encoder *encoder, PyObject *value)
@@ -232,7 +248,7 @@ static int encode_other(Encoder *encoder, PyObject *value)
             return SHARED; /* only graphs have a form for it */
         int is_mutable = PySet_Contains(state->mutable_leaves, type);
         int status = is_mutable > 0 ? meet(encoder, value) : is_mutable;
-        return status ? status : encode_leaf(encoder, found, value);
+        return status ? status : is_mutable ? encode_array(encoder, found, value) : encode_leaf(encoder, found, value);
     }
     if (!PyErr_Occurred() && (found = PyDict_GetItemWithError(encoder->codec->by_class, type))) {
         Py_INCREF(found);
@@ -290,6 +306,8 @@ static void encoder_begin(Encoder *encoder, Codec *codec, PyObject *moves)
     encoder->serialized = NULL;
     encoder->moves = moves;
     encoder->moved = 0;
+    encoder->pieces = encoder->lends = NULL;
+    encoder->inside = 0;
 }
 
 static void encoder_end(Encoder *encoder)
@@ -297,6 +315,8 @@ static void encoder_end(Encoder *encoder)
     output_end(&encoder->out);
     PyMem_Free((void *)encoder->seen.slots);
     Py_XDECREF(encoder->serialized);
+    Py_XDECREF(encoder->pieces);
+    Py_XDECREF(encoder->lends);
 }
 
 /* Make the output one ext object, as a message with tags is. */
@@ -309,26 +329,53 @@ static void wrap(Output *out, long code)
     out->bytes[5] = (uint8_t)code;
 }
 
+/* Have this as the whole message: bytes, or a LentPayload. Takes it over; NULL is an exception. */
+static int take_payload(Encoder *encoder, PyObject *payload)
+{
+    int status = -1;
+    if (payload && PyBytes_CheckExact(payload))
+        status = output_replace(&encoder->out, payload);
+    else if (payload && PyBytes_Check(payload)) {
+        encoder->lends = payload;
+        return 0;
+    } else if (payload)
+        PyErr_SetString(PyExc_TypeError, "a payload is bytes");
+    Py_XDECREF(payload);
+    return status;
+}
+
 /* Have Codec.encode_graph encode the message; `error`, which it takes over, is what went wrong before, or NULL. */
 static int encode_as_graph(Encoder *encoder, PyObject *value, PyObject *error)
 {
     if (!encoder->serialized)
         encoder->serialized = PyDict_New();
     PyObject *codec = (PyObject *)encoder->codec, *moves = encoder->moves ? encoder->moves : Py_None, *payload = NULL;
-    if (encoder->serialized)
+    if (!encoder->pieces)
+        encoder->pieces = PyObject_CallMethodNoArgs(codec, encoder->codec->state->str_pieces);
+    if (encoder->serialized && encoder->pieces)
         payload = PyObject_CallMethodObjArgs(codec, encoder->codec->state->str_encode_graph, value, encoder->serialized,
-                                             error ? error : Py_None, moves, NULL);
+                                             error ? error : Py_None, moves, encoder->pieces, NULL);
     Py_XDECREF(error);
-    int status = -1;
-    if (payload && PyBytes_CheckExact(payload))
-        status = output_replace(&encoder->out, payload);
-    else if (payload)
-        PyErr_SetString(PyExc_TypeError, "encode_graph returns bytes");
-    Py_XDECREF(payload);
-    return status;
+    return take_payload(encoder, payload);
 }
 
-/* Encode a message into the output. -1 with an exception. */
+/* The message as an object: bytes, or a LentPayload. NULL with MemoryError. */
+static PyObject *encoded(Encoder *encoder)
+{
+    return encoder->lends ? Py_NewRef(encoder->lends) : output_as_bytes(&encoder->out);
+}
+
+/* A message of which some pieces may lie beside it. */
+static int finish(Encoder *encoder)
+{
+    PyObject *message = output_as_bytes(&encoder->out), *payload = NULL;
+    if (message)
+        payload = PyObject_CallMethodOneArg(encoder->pieces, encoder->codec->state->str_finish, message);
+    Py_XDECREF(message);
+    return take_payload(encoder, payload);
+}
+
+/* Encode a message into the output, or as `lends`. -1 with an exception. */
 static int encode_message(Encoder *encoder, PyObject *value)
 {
     State *state = encoder->codec->state;
@@ -338,7 +385,7 @@ static int encode_message(Encoder *encoder, PyObject *value)
     if (!status) {
         if (encoder->tagged)
             wrap(&encoder->out, state->code_of_tagged_message);
-        return 0;
+        return encoder->pieces ? finish(encoder) : 0;
     }
     if (status == CHANGED) {
         raise_error(PyObject_CallNoArgs(state->changed));

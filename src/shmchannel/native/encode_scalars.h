@@ -16,6 +16,9 @@ typedef struct {
     PyObject *serialized; /* a dict, by id: the Serialized of instances that were met; or NULL */
     PyObject *moves;      /* a dict, by id: the Serialized of instances that are moved; or NULL */
     Py_ssize_t moved;     /* how many of them were met */
+    PyObject *pieces;     /* those that lie beside the message, a Pieces of codec/lent.py; or NULL */
+    PyObject *lends;      /* the whole message, a LentPayload: if some do; else NULL */
+    int inside;           /* instances around the value that is being encoded */
 } Encoder;
 
 /* Each function that encodes returns 0; -1 with an exception; or SHARED: an object comes twice, or may come twice;
@@ -89,15 +92,40 @@ static int encode_str(Encoder *encoder, PyObject *text)
     return output_add_of(&encoder->out, bytes, (size_t)length, text);
 }
 
-static int add_ext(Encoder *encoder, long code, PyObject *data)
+/* The head of an ext object with `size` bytes. */
+static int add_ext_head(Encoder *encoder, long code, size_t size)
 {
-    size_t size = (size_t)PyBytes_GET_SIZE(data);
     uint8_t head = size == 1 ? 0xD4 : size == 2 ? 0xD5 : size == 4 ? 0xD6 : size == 8 ? 0xD7 : 0xD8;
     bool has_fixed_head = size && size <= 16 && !(size & (size - 1));
     int status = has_fixed_head ? add_head(encoder, head) : add_length(encoder, size, 0xC7, 0xC8, 0xC9);
-    if (status < 0 || add_head(encoder, (uint8_t)code) < 0)
+    return status < 0 ? -1 : add_head(encoder, (uint8_t)code);
+}
+
+static int add_ext(Encoder *encoder, long code, PyObject *data)
+{
+    size_t size = (size_t)PyBytes_GET_SIZE(data);
+    if (add_ext_head(encoder, code, size) < 0)
         return -1;
     return output_add_of(&encoder->out, PyBytes_AS_STRING(data), size, data);
+}
+
+/* Have a large piece lie beside the message, if it can. Returns whether it does, or `status` is -1. */
+static bool lend(Encoder *encoder, PyObject *piece, int *status)
+{
+    State *state = encoder->codec->state;
+    *status = mark_levels(encoder->level);
+    if (*status == 0 && !encoder->pieces)
+        encoder->pieces = PyObject_CallMethodNoArgs((PyObject *)encoder->codec, state->str_pieces);
+    PyObject *inside = encoder->inside ? Py_True : Py_False, *data = NULL;
+    if (encoder->pieces)
+        data = PyObject_CallMethodObjArgs(encoder->pieces, state->str_lend, piece, inside, NULL);
+    if (data && PyBytes_CheckExact(data))
+        *status = add_ext(encoder, state->code_of_piece, data);
+    else
+        *status = data ? 0 : -1;
+    bool is_lent = data != Py_None;
+    Py_XDECREF(data);
+    return is_lent;
 }
 
 /* A value that is one ext object; `leaf` is a Leaf of codec/types.py. */
@@ -162,6 +190,9 @@ static int encode_float(Encoder *encoder, PyObject *value)
 static int encode_bytes(Encoder *encoder, PyObject *value)
 {
     size_t size = (size_t)PyBytes_GET_SIZE(value);
+    int status;
+    if (PyBytes_GET_SIZE(value) >= encoder->codec->least_lent && lend(encoder, value, &status))
+        return status;
     if (add_length(encoder, size, 0xC4, 0xC5, 0xC6) < 0)
         return -1;
     return output_add_of(&encoder->out, PyBytes_AS_STRING(value), size, value);
@@ -171,9 +202,17 @@ static int encode_view(Encoder *encoder, PyObject *value)
 {
     Py_buffer view;
     Borrowed *piece = NULL;
+    int status;
     if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0)
         return -1;
-    int status = add_length(encoder, (size_t)view.len, 0xC4, 0xC5, 0xC6);
+    if (view.len >= encoder->codec->least_lent && lend(encoder, value, &status)) {
+        PyBuffer_Release(&view);
+        return status;
+    }
+    if (encoder->inside)
+        status = add_ext_head(encoder, encoder->codec->state->code_of_view, (size_t)view.len);
+    else
+        status = add_length(encoder, (size_t)view.len, 0xC4, 0xC5, 0xC6);
     if (!status && view.len < LEAST_BORROWED)
         status = output_add(&encoder->out, view.buf, (size_t)view.len);
     else if (!status)

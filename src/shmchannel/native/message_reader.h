@@ -152,9 +152,9 @@ static PyObject *take_message(MessageReader *self, bool hold)
     PyObject *value = NULL;
     if (message.payload)
         value = decode_message(self->codec, (const uint8_t *)PyBytes_AS_STRING(message.payload),
-                               (size_t)PyBytes_GET_SIZE(message.payload), before);
+                               (size_t)PyBytes_GET_SIZE(message.payload), Py_None, before);
     else
-        value = decode_message(self->codec, message.small, message.size, before);
+        value = decode_message(self->codec, message.small, message.size, Py_None, before);
     if (value)
         Py_XDECREF(exchange(&self->spare, spare));
     else

@@ -41,6 +41,13 @@ static int encode_checked(MessageWriter *self, Encoder *encoder, PyObject *value
     if (encode_message(encoder, value) < 0)
         return -1;
     Py_ssize_t size = (Py_ssize_t)output_size(&encoder->out);
+    if (encoder->lends) {
+        PyObject *beside = PyObject_GetAttr(encoder->lends, self->codec->state->str_lent);
+        size = PyBytes_GET_SIZE(encoder->lends) + (beside ? PyLong_AsSsize_t(beside) : 0);
+        Py_XDECREF(beside);
+        if (PyErr_Occurred())
+            return -1;
+    }
     if (size <= self->max_message_size)
         return 0;
     raise_error(PyObject_CallFunction(self->codec->state->too_large, "nn", size, self->max_message_size));
@@ -61,12 +68,32 @@ static double roughly_now(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+/* As put, for a message that lends blocks: they are lent once it is published. */
+static PyObject *put_lending(MessageWriter *self, PyObject *payload)
+{
+    State *state = self->codec->state;
+    if (roughly_now() >= *(const double *)self->next_look.buf)
+        return Py_NewRef(payload);
+    PyObject *lending = PyObject_GetAttr(payload, state->str_lending), *note = NULL;
+    if (lending)
+        note = PyObject_GetAttr(lending, state->str_note);
+    Piece piece = {PyBytes_AS_STRING(payload), (size_t)PyBytes_GET_SIZE(payload)};
+    int written = note ? producer_write(self->producer, &piece, 1, piece.size, WHOLE, note) : -1;
+    Py_XDECREF(lending);
+    Py_XDECREF(note);
+    if (written < 0)
+        return NULL;
+    return Py_NewRef(written == 1 ? Py_None : payload);
+}
+
 /* Encode a value, and write it if nothing is in the way. None: it is in; else its payload. */
 static PyObject *put(MessageWriter *self, Encoder *encoder, PyObject *value)
 {
     Output *out = &encoder->out;
     if (encode_checked(self, encoder, value) < 0)
         return NULL;
+    if (encoder->lends)
+        return put_lending(self, encoder->lends);
     if (roughly_now() < *(const double *)self->next_look.buf) {
         size_t count;
         const Piece *pieces = output_pieces(out, &count);
@@ -98,11 +125,11 @@ static int add_to_batches(MessageWriter *self, Batches *batches, Encoder *encode
     size_t count, largest_whole = self->producer->end.ring.capacity / 2 - HEADER;
     if (encode_checked(self, encoder, value) < 0)
         return -1;
-    if (output_size(out) <= largest_whole) {
+    if (!encoder->lends && output_size(out) <= largest_whole) {
         const Piece *pieces = output_pieces(out, &count);
         return pieces ? batches_add_frame(batches, pieces, count, output_size(out)) : -1;
     }
-    PyObject *payload = output_as_bytes(out);
+    PyObject *payload = encoded(encoder);
     int status = payload ? batches_complete(batches, self->codec->state->batch, payload) : -1;
     Py_XDECREF(payload);
     return status;

@@ -54,6 +54,9 @@ static int fill_state(State *state)
     state->code_of_moved = import_code("MOVED");
     state->code_of_tagged_message = import_code("TAGGED_MESSAGE");
     state->code_of_graph_message = import_code("GRAPH_MESSAGE");
+    state->code_of_lent_message = import_code("LENT_MESSAGE");
+    state->code_of_piece = import_code("PIECE");
+    state->code_of_view = import_code("VIEW_CODE");
     return PyErr_Occurred() ? -1 : 0;
 }
 
@@ -111,11 +114,17 @@ static PyModuleDef_Slot native_slots[] = {
     {0, NULL},
 };
 
+static PyMethodDef native_methods[] = {
+    {"copy", native_copy, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef native_module = {
     .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "shmchannel._native",
     .m_doc = "The ring, the codec and the messages in C; see engine.py.",
     .m_size = sizeof(State),
+    .m_methods = native_methods,
     .m_slots = native_slots,
     .m_traverse = native_traverse,
     .m_clear = native_clear,

@@ -37,8 +37,10 @@ enum { WRAPPER = 6 };     /* bytes: the head of the ext 32 that wraps a message 
 /* The names of attributes, interned: type caches would keep each str that is made for one call. */
 #define FOR_EACH_NAME(DO)                                                                          \
     DO(, "accepted", str_accepted) DO(, "build", str_build) DO(, "decode_graph", str_decode_graph) \
-    DO(, "encode_graph", str_encode_graph) DO(, "find", str_find) DO(, "is_enum", str_is_enum)     \
-    DO(, "name", str_name) DO(, "refused", str_refused) DO(, "take", str_take)
+    DO(, "decode_lent", str_decode_lent) DO(, "encode_graph", str_encode_graph)                \
+    DO(, "find", str_find) DO(, "finish", str_finish) DO(, "is_enum", str_is_enum) DO(, "lend", str_lend)        \
+    DO(, "lending", str_lending) DO(, "lent", str_lent) DO(, "name", str_name) DO(, "note", str_note)           \
+    DO(, "pieces", str_pieces) DO(, "refused", str_refused) DO(, "take", str_take)
 
 #define FOR_EACH_OBJECT(DO)               \
     FOR_EACH_IMPORT(DO) FOR_EACH_NAME(DO) \
@@ -49,7 +51,7 @@ typedef struct {
     FOR_EACH_OBJECT(DECLARE)
 #undef DECLARE
     long code_of_tuple, code_of_set, code_of_frozenset, code_of_exception, code_of_instance, code_of_moved;
-    long code_of_tagged_message, code_of_graph_message;
+    long code_of_tagged_message, code_of_graph_message, code_of_lent_message, code_of_piece, code_of_view;
 } State;
 
 /* An attribute of a Python object. Its name is interned: type caches would keep a str made for this call alone. */
@@ -78,6 +80,7 @@ typedef struct {
     State *state;
     PyObject *module;   /* keeps the state */
     PyObject *by_class; /* the interfaces, by their classes; NULL before _prepare */
+    Py_ssize_t least_lent; /* bytes: a larger piece may lie beside the message */
 #ifndef Py_GIL_DISABLED
     Key keys[KEYS];
 #endif

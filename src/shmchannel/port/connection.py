@@ -20,13 +20,15 @@ from .. import engine
 from ..codec.interfaces import Interface
 from ..errors import ChannelError, PortClosed, WouldBlock
 from ..layout import HEADER, LAST, PART, READER, WHOLE, WRITER
-from ..messages import Batch, MessageReader, MessageWriter, Taken
+from ..messages import Batch, MessageReader, MessageWriter, Taken, note_of
 from ..ring.producer import Note, Producer
 from ..segment import Slot
 from ..system import forks
 from ..system.doorbell import Doorbell
 from ..system.interrupts import has_lock, locked
 from ..transfer.block import Block
+from ..transfer.borrow import Borrower
+from ..transfer.pool import Pool
 from ..transfer.sweep import Arrivals, settle, when_received
 from ..transfer.transfer import Transfer, buffer_interfaces
 from ..waiting.event_loop import LoopSide
@@ -84,11 +86,15 @@ class Connection:
         """``spin``: whether a wait may spin first. The connection keeps ``kept`` until it ends."""
         self.name = f"port {slot.index} of {slot.segment.name}"
         self.max_message_size = max_message_size
+        self._pool = Pool(slot, engine.copy)
         self.peer = Peer(slot, spin=spin)
+        self.peer.chores.append(self._pool.look)
         arrivals = Arrivals(slot)
         self._arrivals = weakref.ref(arrivals)
+        self._borrower = Borrower(arrivals, max_message_size)
         self._doorbell = Doorbell(*slot.bells())
-        self._codec = engine.Codec([*interfaces, *buffer_interfaces(self._arrivals)])
+        known = [*interfaces, *buffer_interfaces(self._arrivals)]
+        self._codec = engine.Codec(known, self._pool.lending, self._borrower.borrow)
         writer = self._make_writer(slot, max_message_size)
         reader = self._make_reader(slot, max_message_size)
         reader.arrivals = arrivals
@@ -180,7 +186,7 @@ class Connection:
         """A snapshot of the counts; once the connection is over, the last one."""
         opened = self._open
         if opened is not None:
-            return count(opened.writer.producer, opened.reader)
+            return count(opened.writer.producer, opened.reader, self._pool.lent())
         if self._final is None:
             raise ended.FORKED()
         return self._final
@@ -228,7 +234,7 @@ class Connection:
         outgoing = self.outgoing
         if isinstance(outgoing, Ended):
             return outgoing.refuse()
-        producer = outgoing.producer
+        producer, note = outgoing.producer, note or note_of(payload)
         if len(payload) > producer.largest_whole:
             return (yield from self._writing_parts(payload, producer, note))
         while (accepted := self.write_frame(payload, WHOLE, note)) is None:
@@ -344,6 +350,10 @@ class Connection:
             raise self._conclude(incoming)
         return taken
 
+    def inline(self, taken: Taken) -> bytes:
+        """Return the payload of a message that was taken, with all its pieces in it. Raises as ``value_of``."""
+        return taken.decoded(self._codec.inline)
+
     def value_of(self, taken: Taken) -> Any:
         """Return the value of a message that was taken. Raises as ``MessageReader.value_of``."""
         incoming = self.incoming
@@ -447,8 +457,13 @@ class Connection:
         """Remove the blocks that no port can receive any more, and those of a peer that has died."""
         lost = not self.peer.lives() and self.peer.loss is ended.LOST
         self._let_go()  # first: if both ports end at once, one of them finds the other's blocks unlocked
+        self._pool.close()
         opened.reader.arrivals = None  # the reads under way keep theirs
-        when_received(self._arrivals, partial(settle, opened.slot, lost=lost))
+        when_received(self._arrivals, partial(self._end_receiving, opened.slot, lost=lost))
+
+    def _end_receiving(self, slot: Slot, *, lost: bool) -> None:
+        self._borrower.close()
+        settle(slot, lost=lost)
 
     def _tell(self) -> None:
         """Call the callbacks of the end that have not been called: in order, so in one thread at a time."""
@@ -483,6 +498,7 @@ class Connection:
             _slots_in_use.discard(opened.slot)
         self.peer.forget()
         self._doorbell.drop()
+        self._pool.disown()
         self.outgoing = self.incoming = Ended(ended.FORKED, self._codec)
 
     # -- events and event loops

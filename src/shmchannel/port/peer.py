@@ -31,6 +31,8 @@ class Peer:
     def __init__(self, slot: Slot, *, spin: bool) -> None:
         """``spin`` is False if the port must not spin at all."""
         self._slot: Slot | None = slot
+        self.chores: list[Callable[[], None]] = []
+        """What each look does besides."""
         self._spins: int | None = None if spin else NO_SPIN
         self._info: PeerInfo | None = None
         self.lost = False
@@ -69,6 +71,8 @@ class Peer:
             raise ended.FORKED()
         if self.waits_end_with_the_loop and shutdown.in_thread_of_ended_loop():
             raise ended.EXITING()
+        for chore in self.chores:
+            chore()
         return self.lives()
 
     def lives(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Self
 
 from ..errors import ChannelError, EndOfChannel, WouldBlock
-from ..messages import NOTHING
+from ..messages import NOTHING, note_of
 from ..streams import DuplexStream, ReadStream, WriteStream
 from ..waiting.deadline import check_timeout
 from ..waiting.thread import drive
@@ -87,7 +87,7 @@ class Port:
             payload = connection.outgoing.put(value)
             if payload is None:
                 return True
-            accepted = connection.write_frame(payload)
+            accepted = connection.write_frame(payload, note=note_of(payload))
         if accepted is None:
             raise connection.no_room(payload)
         return accepted

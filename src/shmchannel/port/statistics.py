@@ -30,10 +30,14 @@ class Statistics:
     """How often a write slept for room, at most 100 ms at a time."""
     read_sleeps: int
     """How often a read slept for a message: at most 100 ms at a time, or 1 s with the C core."""
+    lent_bytes: int
+    """Bytes of the blocks that large pieces of written messages lie in, and that the peer still uses."""
+    lent_blocks: int
+    """The number of these blocks."""
 
 
-def count(outgoing: Producer, incoming: MessageReader) -> Statistics:
-    """The counts of a port with this writing end and this reader."""
+def count(outgoing: Producer, incoming: MessageReader, lent: tuple[int, int]) -> Statistics:
+    """The counts of a port with this writing end and this reader; ``lent``: bytes and blocks."""
     return Statistics(
         messages_written=outgoing.messages,
         messages_read=incoming.consumer.messages,
@@ -44,4 +48,6 @@ def count(outgoing: Producer, incoming: MessageReader) -> Statistics:
         capacity=outgoing.capacity,
         write_sleeps=outgoing.sleeper.sleeps,
         read_sleeps=incoming.consumer.sleeper.sleeps,
+        lent_bytes=lent[0],
+        lent_blocks=lent[1],
     )

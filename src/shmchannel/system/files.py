@@ -212,6 +212,15 @@ def allocate(file: io.FileIO, size: int) -> None:
         os.posix_fallocate(fd, 0, size)
 
 
+def memory_size() -> int:
+    """Bytes that all segments and blocks of the machine can have; a lot where the system does not tell."""
+    try:
+        status = os.statvfs(NAMES_FOLDER)
+    except OSError:
+        return 1 << 30
+    return status.f_blocks * status.f_frsize
+
+
 def remove_file(name: str) -> None:
     """Remove a file's name, if it exists.
 

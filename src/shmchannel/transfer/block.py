@@ -21,15 +21,20 @@ import os
 import re
 import struct
 import time
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
 
 from ..errors import ChannelError
 from ..layout import FREE, MOVES, NAMESPACE, PID, RINGS, STARTED, STATE
 from ..ring.producer import Note
 from ..segment import PATIENCE, Slot
 from ..system.clock import monotonic
-from ..system.files import HANDLE, disown, remove_file
+from ..system.files import HANDLE, allocate, disown, new_file, own, refused, remove_file
 from ..system.locks import RETRY_INTERVAL, Hold
+from ..system.mapping import map_file
+
+M = TypeVar("M", bound=mmap.mmap)
 
 NAME = re.compile(HANDLE.pattern + "b")
 MAGIC = b"shmblck\1"
@@ -123,6 +128,37 @@ class Block:
         self.claim.remove_name()
         disown(self.claim)
         self.hold.close()
+
+
+@contextmanager
+def new_block(size: int) -> Iterator[tuple[Block, int]]:
+    """Make a block of ``size`` bytes, which this process owns. It goes if the ``with`` statement raises.
+
+    The descriptor is that of its file, which is open during the ``with`` statement. Raises ``ChannelError``
+    when the system refuses.
+    """
+    try:
+        with new_file("b", OWNER, remove_file) as (name, file, hold):
+            allocate(file, HEAD_SIZE + size)
+            write_record(hold, Record(size=size))
+            yield Block(name, size, hold), file.fileno()
+    except OSError as error:
+        raise refused(f"make a block of {size} bytes", error) from error
+
+
+def map_block(kind: type[M], block: Block, fd: int) -> M:
+    """Map a block's file, and have this process remove its name until ``block.release``.
+
+    A mapping keeps what it was made from, so that must not be the hold: a fork keeps the mapping, and would
+    keep the locks of a process that was killed. Raises ``ChannelError`` when the system refuses.
+    """
+    try:
+        memory = map_file(kind, fd, block.size, HEAD_SIZE)
+    except OSError as error:
+        raise refused(f"map a block of {block.size} bytes", error) from error
+    own(block.claim, block.claim.remove_name)
+    disown(block.name)
+    return memory
 
 
 def lock_byte(hold: Hold, byte: int, *, until: float | None = None) -> None:

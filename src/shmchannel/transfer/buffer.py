@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, wraps
 from multiprocessing.util import Finalize
 from typing import Any, NoReturn
@@ -14,10 +15,21 @@ from ..errors import InterfaceError, is_shortage
 from ..segment import Slot
 from ..system import files
 from ..system.ending import later
-from ..system.files import allocate, disown, new_file, open_into, open_name, own, refused, remove_file
+from ..system.files import disown, open_into, open_name, own, refused, remove_file
 from ..system.locks import Hold
-from ..system.mapping import close_map, map_file
-from .block import HEAD_SIZE, LARGEST, NAME, OWNER, Block, Record, lock_byte, read_record, write_record
+from ..system.mapping import close_map
+from .block import (
+    LARGEST,
+    NAME,
+    OWNER,
+    Block,
+    Record,
+    lock_byte,
+    map_block,
+    new_block,
+    read_record,
+    write_record,
+)
 from .claims import Claims
 
 
@@ -41,28 +53,12 @@ class SharedBuffer(mmap.mmap):
 
     def __new__(cls, size: int) -> SharedBuffer:
         files.checked_size("size", size, 1, LARGEST)
-        try:
-            with new_file("b", OWNER, remove_file) as (name, file, hold):
-                allocate(file, HEAD_SIZE + size)
-                write_record(hold, Record(size=size))
-                return cls._map(Block(name, size, hold), file)
-        except OSError as error:
-            raise refused(f"make a block of {size} bytes", error) from error
+        with new_block(size) as (block, fd):
+            return map_block(cls, block, fd)._hold(block)
 
-    @classmethod
-    def _map(cls, block: Block, file: io.FileIO) -> SharedBuffer:
-        """Map a block's file. A mapping keeps what it was made from, so that must not be the hold.
-
-        A fork keeps the mapping, and would keep the locks of a process that was killed.
-        """
-        try:
-            self = map_file(cls, file.fileno(), block.size, HEAD_SIZE)
-        except OSError as error:
-            raise refused(f"map a block of {block.size} bytes", error) from error
+    def _hold(self, block: Block) -> SharedBuffer:
         self._is_mapped = True
         self._block = block
-        own(block.claim, block.claim.remove_name)  # because a signal handler may cut off the Finalize
-        disown(block.name)
         # A Finalize and no weakref.finalize: a fork must not free the buffers of its parent.
         self._free = Finalize(self, later, args=(block.release,), exitpriority=-1)
         return self
@@ -191,7 +187,20 @@ def _record_for(slot: Slot, name: str, hold: Hold) -> Record:
 
 
 def receive(name: Any, slot: Slot | None, until: float = 0.0) -> SharedBuffer:
-    """Return the buffer of a message, whose block is under way to ``slot`` (None if the port is over).
+    """Return the buffer of a message, whose block is under way to ``slot``. Raises as ``receiving``."""
+    with receiving(name, slot, until) as (record, hold, file):
+        block = Block(name, record.size, hold, record.moves)
+        return map_block(SharedBuffer, block, file.fileno())._hold(block)
+
+
+@contextmanager
+def receiving(
+    name: Any, slot: Slot | None, until: float = 0.0
+) -> Iterator[tuple[Record, Hold, io.FileIO]]:
+    """Take a block that is under way to ``slot`` (None if the port is over): its record, hold and file.
+
+    Its name is this process's then. The caller closes the hold; the file is open during the ``with``
+    statement. After an exception there the block is gone, or under way again if that was a shortage.
 
     Waits until ``until`` (monotonic seconds) for a side that has the block locked. Raises
     ``InterfaceError`` if there is no such block, ``ChannelError`` when the system refuses.
@@ -219,7 +228,7 @@ def receive(name: Any, slot: Slot | None, until: float = 0.0) -> SharedBuffer:
         received = record  # the message is out of the ring, so no other side will receive the block
         own(name, partial(remove_file, name))
         write_record(hold, Record(size=record.size, moves=record.moves))
-        return SharedBuffer._map(Block(name, record.size, hold, record.moves), file)
+        yield record, hold, file
     except BaseException as error:
         if received and is_shortage(error):  # of memory for the mapping: the next read receives it again
             write_record(hold, received)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..codec.codec import Codec
 from ..codec.interfaces import Interface, Serialized, set_state, state_of
+from ..codec.lent import LentPayload
 from ..codec.limits import MOST_OPENED, too_many
 from ..errors import ChannelError, InterfaceError, is_shortage
 from ..ring.producer import Note
@@ -125,6 +126,8 @@ class Transfer:
                 self._undo.append(partial(set_state, instance, state_of(instance)))
             moves[identity] = Serialized(instance, interface, interface.give_up(instance))
         payload = self._encode(value, moves)
+        if isinstance(payload, LentPayload):
+            self.note = payload.lending.note
         for buffer in buffers:
             self._claim(*self._instances[id(buffer)])
             if self._slot is not None:

@@ -1,0 +1,178 @@
+"""The reading side of a pool (pool.py): the blocks that come with messages, as long as something uses them.
+
+A block is mapped at its first trip, and stays mapped for the later ones. Each trip has an object of its own
+over that memory, and all views of the trip are views of this object. It goes with the last of them, whoever
+has it: a value may live longer than its port. Then the block is given back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import os
+import weakref
+from functools import lru_cache, partial
+from typing import Any
+
+from ..errors import InterfaceError, is_shortage
+from ..layout import BLOCKS, GIVEN_BACK, NOT_MAPPED
+from ..ring.consumer import dropped
+from ..system.clock import monotonic
+from ..system.fences import WEAK_MEMORY, fence
+from ..system.files import disown, remove_file
+from ..system.mapping import map_file
+from .block import HEAD_SIZE, MOMENT
+from .buffer import receiving
+from .sweep import Arrivals, slot_of
+
+# The trips that are out, by numbers of their own. Not in the Borrower, which may be gone before them.
+_out: dict[int, weakref.ref[Any]] = {}
+_numbers = itertools.count()
+
+
+class Borrowed:
+    """The blocks that came with one message."""
+
+    def __init__(self, kept: dict[tuple[int, int], Any]) -> None:
+        self._kept = kept
+        self.pieces: list[Any] = []  # an object over a block, or the piece's own bytes
+        self._sizes: list[int] = []
+        self._trips: list[tuple[int, int] | None] = []  # number and trip
+
+    def add(self, piece: Any, size: int, trip: tuple[int, int] | None = None) -> None:
+        self.pieces.append(piece)
+        self._sizes.append(size)
+        self._trips.append(trip)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pieces."""
+        return sum(self._sizes)
+
+    def views(self) -> list[memoryview]:
+        """Writable views of all pieces, as bytes, in the order of the list."""
+        return [
+            memoryview(piece).cast("B")[:size] for piece, size in zip(self.pieces, self._sizes, strict=True)
+        ]
+
+    def keep(self) -> None:
+        """Keep the blocks for the next try to decode the message."""
+        for piece, trip in zip(self.pieces, self._trips, strict=True):
+            if trip is not None:
+                self._kept[trip] = piece
+
+
+class Borrower:
+    """The blocks that a port's reader has mapped."""
+
+    def __init__(self, arrivals: Arrivals, max_message_size: int) -> None:
+        """A message that brings more than ``max_message_size`` bytes is dropped."""
+        self._arrivals = weakref.ref(arrivals)
+        slot = arrivals.slot
+        begin = GIVEN_BACK[1 - slot.index] >> 3
+        self._given_back = slot.segment.words[begin : begin + BLOCKS]
+        self._max_message_size = max_message_size
+        self._mapped: dict[int, mmap.mmap] = {}  # by the block's number
+        self._trips = [0] * BLOCKS  # the last one of each number
+        self._kept: dict[tuple[int, int], Any] = {}  # by number and trip: of a message that is tried again
+
+    def borrow(self, entries: list[Any]) -> Borrowed:
+        """Take all blocks that a message lists.
+
+        Raises ``CloneError`` if they are too large, ``ValueError`` for entries that no writer writes, and
+        ``InterfaceError`` for a block that is not there. Then those that are there are given back. When the
+        system refuses it raises ``ChannelError`` or ``MemoryError``, and the message may be tried again.
+        """
+        if len(entries) > BLOCKS:
+            raise ValueError("more pieces than a pool has blocks")
+        borrowed = Borrowed(self._kept)
+        refusal: Exception | None = None
+        for entry in entries:
+            try:
+                self._take(entry, borrowed)
+            except Exception as error:
+                if is_shortage(error):
+                    borrowed.keep()
+                    raise
+                refusal = refusal or error
+        self._kept.clear()
+        if borrowed.size > self._max_message_size:
+            refusal = refusal or dropped(borrowed.size, self._max_message_size)
+        if refusal is not None:
+            borrowed.pieces.clear()  # the exception keeps this frame, and must not keep the blocks
+            raise refusal
+        return borrowed
+
+    def _take(self, entry: Any, borrowed: Borrowed) -> None:
+        """Add what an entry stands for."""
+        if type(entry) is bytes:
+            borrowed.add(bytearray(entry), len(entry))
+            return
+        number, trip, size, name = _checked(entry)
+        kept = self._kept.pop((number, trip), None)
+        borrowed.add(kept if kept is not None else self._begin(number, trip, size, name), size, (number, trip))
+
+    def _begin(self, number: int, trip: int, size: int, name: str) -> Any:
+        """Return the object of a trip."""
+        if trip <= self._trips[number]:
+            raise ValueError("a trip that has come before")
+        try:
+            if name:
+                self._mapped[number] = self._map(name)
+            elif number not in self._mapped:
+                raise ValueError("a block without a name that never came with one")
+            memory = self._mapped[number]
+            if size > len(memory):
+                raise ValueError("a piece that is larger than its block")
+        except Exception as error:
+            if not is_shortage(error):
+                self._trips[number] = trip
+                self._given_back[number] = trip | NOT_MAPPED  # step: refuse_block
+            raise
+        whole = _array(len(memory)).from_buffer(memory)
+        key = next(_numbers)
+        give_back = partial(_give_back, key, self._given_back, number, trip, os.getpid())
+        _out[key] = weakref.ref(whole, give_back)
+        self._trips[number] = trip
+        return whole
+
+    def _map(self, name: str) -> mmap.mmap:
+        """Map a block on its first trip, and remove its name: both sides have it now."""
+        with receiving(name, slot_of(self._arrivals), monotonic() + MOMENT) as (record, hold, file):
+            memory = map_file(mmap.mmap, file.fileno(), record.size, HEAD_SIZE)
+            remove_file(name)  # step: remove_name
+            disown(name)
+        hold.close()
+        return memory
+
+    def close(self) -> None:
+        """Let go of the mappings, as a port ends. What values use stays with them."""
+        self._kept.clear()
+        self._mapped.clear()
+
+
+def _checked(entry: Any) -> tuple[int, int, int, str]:
+    number, trip, size, name = entry
+    are_numbers = type(number) is type(trip) is type(size) is int and type(name) is str
+    if not (are_numbers and 0 <= number < BLOCKS and 0 < trip < NOT_MAPPED and 0 <= size):
+        raise ValueError("an entry that no writer writes")
+    return number, trip, size, name
+
+
+@lru_cache(maxsize=256)
+def _array(size: int) -> Any:
+    """The type of the objects over a block of ``size`` bytes: of an array of that type, views keep track."""
+    return ctypes.c_ubyte * size
+
+
+def _give_back(
+    key: int, words: memoryview, number: int, trip: int, pid: int, _reference: weakref.ref[Any]
+) -> None:
+    """The last view of a trip is gone."""
+    del _out[key]
+    if os.getpid() != pid:
+        return  # a fork: the block is its parent's
+    if WEAK_MEMORY:  # step: fence_before_give_back
+        fence()  # what was done with the block is over before the writer may have it
+    words[number] = trip  # step: give_back

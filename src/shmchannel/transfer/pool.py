@@ -1,0 +1,238 @@
+"""A pool: the blocks in which a port's writer lends the large pieces of its messages, and takes them back.
+
+Each block of a pool has a number. The writer copies a piece into a free block, and the message says where it
+lies: number, trip, size; on the block's first trip also its name. Each use of a block is a *trip* with a
+number of its own. The reader gives a block back by storing that in the block's word of the segment; until
+then the writer leaves the block alone. The writer believes only its own numbers: a reader that lies about a
+block harms itself.
+
+A block is free if its trip has been given back, or if the message that had it was never published, and is
+gone. So nothing has to be undone for a message that is refused, timed out or cut off.
+
+If either side dies, the blocks go with the memory of the other, because a block has no name any more once
+both sides have it. A block on its first trip is under way as a moved SharedBuffer is: see block.py.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ..errors import ChannelError
+from ..layout import BLOCKS, GIVEN_BACK, LENT_BLOCKS, LENT_BYTES, NOT_MAPPED, RINGS
+from ..ring.producer import Note
+from ..segment import Slot
+from ..system import forks
+from ..system.clock import monotonic
+from ..system.fences import WEAK_MEMORY, fence
+from ..system.files import disown
+from ..system.interrupts import locked
+from .block import Block, map_block, new_block
+
+IDLE = 5.0  # seconds after which the memory of a free block goes back to the system
+_SMALLEST = 1 << 16  # bytes
+_ROOMY = 4  # a block may be that many times as large as its piece
+
+
+class Lending:
+    """The blocks that one message lends. They stay its own until it is published, or gone."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.note = Note()
+
+    def lend(self, piece: memoryview) -> list[Any] | None:
+        """Copy a piece, of bytes, into a block. Returns its entry; None if there is no block to be had."""
+        lent = self._pool.claim(len(piece), self)
+        if lent is None:
+            return None
+        self._pool.copy(lent.memory, piece)  # step: fill_block
+        return [lent.number, lent.trip.number, len(piece), "" if lent.received else lent.block.name]
+
+
+class _Trip:
+    """One use of a block: its number, and the message that has the block."""
+
+    def __init__(self, number: int, lending: Lending) -> None:
+        self.number = number
+        self.note = lending.note
+        self._lending = weakref.ref(lending)
+
+    def is_over(self, given_back: int) -> bool:
+        """Whether the block is free again; ``given_back`` is the reader's word."""
+        if self.note.accepted:
+            return given_back == self.number
+        return self._lending() is None
+
+
+class _Lent:
+    """A block that has been lent at least once."""
+
+    def __init__(self, number: int, block: Block, memory: mmap.mmap, trip: _Trip) -> None:
+        self.number, self.block, self.memory, self.trip = number, block, memory, trip
+        self.received = False  # the reader has it, and its name is gone
+        self.used = monotonic()
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.block.size
+
+    def note_received(self) -> None:
+        """The reader has given the block back for the first time: it has it mapped."""
+        self.received = True
+        disown(self.block.claim)
+        self.block.hold.close()
+
+    def retire(self) -> None:
+        """Free the memory. The reader may still have it mapped, and does not use it."""
+        self.block.release()  # its name, if it still has one
+        if hasattr(mmap, "MADV_REMOVE"):
+            self.memory.madvise(mmap.MADV_REMOVE)
+
+
+class Pool:
+    """The blocks of one port's writer."""
+
+    def __init__(self, slot: Slot, copy: Callable[[mmap.mmap, memoryview], None]) -> None:
+        """``copy`` copies a piece into a block."""
+        self.copy = copy
+        self._slot = weakref.ref(slot)  # none once the port is over
+        words = slot.segment.words
+        self.limit = slot.segment.lend_limit
+        """Bytes of all blocks together."""
+        begin = GIVEN_BACK[slot.index] >> 3
+        self._given_back = words[begin : begin + BLOCKS]
+        self._control = words[RINGS[slot.index] >> 3 :]
+        self._lent: dict[int, _Lent] = {}  # by number
+        self._trips = [0] * BLOCKS  # the last one of each number, whatever block had it
+        self._lock = threading.RLock()
+
+    def lending(self) -> Lending:
+        """Begin a message."""
+        return Lending(self)
+
+    def claim(self, size: int, lending: Lending) -> _Lent | None:
+        """Return a block with room for ``size`` bytes, which is the message's now. None if there is none.
+
+        That is so beyond the limit, where the system refuses, and in a port that is over.
+        """
+        slot = self._slot()
+        if slot is None or not self.limit or forks.noticed():
+            return None
+        lent = locked(self._lock, partial(self._claim, slot, size, lending))
+        self._count()
+        return lent
+
+    def _claim(self, slot: Slot, size: int, lending: Lending) -> _Lent | None:
+        free = self._free()
+        fitting = [lent for lent in free if size <= lent.size <= max(_ROOMY * size, _SMALLEST)]
+        for lent in sorted(fitting, key=lambda lent: lent.size):
+            before, trip = lent.trip, self._next_trip(lent.number, lending)
+            if lent.trip is not before:
+                continue  # a signal handler has taken it meanwhile
+            lent.trip = trip
+            lent.block.claim.message = trip.note
+            lent.used = monotonic()
+            if WEAK_MEMORY:  # step: fence_before_fill
+                fence()  # what the reader did with the block is over before we write into it
+            return lent
+        needed = _rounded(size)
+        number = self._make_room(needed, free)
+        return None if number is None else self._make(slot, number, needed, lending)
+
+    def _free(self) -> list[_Lent]:
+        """The blocks that are free now."""
+        free = []
+        for number, lent in list(self._lent.items()):
+            word = self._given_back[number]  # step: look_if_given_back
+            if word == lent.trip.number | NOT_MAPPED and lent.trip.note.accepted:
+                self._retire(lent)  # the reader could not map it
+            elif lent.trip.is_over(word):
+                if not lent.received and word == lent.trip.number:
+                    lent.note_received()
+                free.append(lent)
+        return free
+
+    def _next_trip(self, number: int, lending: Lending) -> _Trip:
+        self._trips[number] += 1
+        return _Trip(self._trips[number], lending)
+
+    def _make_room(self, size: int, free: list[_Lent]) -> int | None:
+        """Return the number of a new block of ``size`` bytes; None if that is beyond the limits.
+
+        Free blocks, the longest unused first, give way.
+        """
+        for lent in (*sorted(free, key=lambda lent: lent.used), None):
+            held = sum(each.size for each in self._lent.values())
+            numbers = set(range(BLOCKS)).difference(self._lent)
+            if numbers and (held + size <= self.limit or not self._lent):
+                return min(numbers)
+            if lent is not None:
+                self._retire(lent)
+        return None
+
+    def _make(self, slot: Slot, number: int, size: int, lending: Lending) -> _Lent | None:
+        try:
+            with new_block(size) as (block, fd):
+                memory = map_block(mmap.mmap, block, fd)
+                trip = self._next_trip(number, lending)
+                block.offer(slot, trip.note)
+                lent = _Lent(number, block, memory, trip)
+                if self._lent.setdefault(number, lent) is lent:
+                    return lent
+        except ChannelError:
+            return None  # /dev/shm is full, or no descriptor is left
+        block.release()  # a signal handler was quicker
+        return None
+
+    def _retire(self, lent: _Lent) -> None:
+        if self._lent.pop(lent.number, None) is lent:
+            lent.retire()
+
+    def look(self) -> None:
+        """Free what has been idle for a while; called now and then."""
+        if self._lent:
+            locked(self._lock, self._look)
+            self._count()
+
+    def _look(self) -> None:
+        now = monotonic()
+        for lent in self._free():
+            if now - lent.used > IDLE:
+                self._retire(lent)
+
+    def lent(self) -> tuple[int, int]:
+        """How many bytes and how many blocks messages have now."""
+        out = [lent.size for number, lent in list(self._lent.items()) if not self._is_free(number, lent)]
+        return sum(out), len(out)
+
+    def _is_free(self, number: int, lent: _Lent) -> bool:
+        return lent.trip.is_over(self._given_back[number])
+
+    def _count(self) -> None:
+        """Say to those that look from outside what is lent."""
+        self._control[LENT_BYTES], self._control[LENT_BLOCKS] = self.lent()
+
+    def close(self) -> None:
+        """Give all blocks up, as a port ends. Those that the reader has go with its last view of them."""
+        while self._lent:
+            try:
+                _, lent = self._lent.popitem()
+            except KeyError:
+                return  # another thread has the last one
+            lent.block.release()
+
+    def disown(self) -> None:
+        """In a fork: leave the blocks to the parent."""
+        self._lent = {}
+
+
+def _rounded(size: int) -> int:
+    """Bytes of a block for a piece: at most an eighth more, so that pieces of nearly one size share blocks."""
+    grain = max(_SMALLEST, 1 << max(0, size.bit_length() - 4))
+    return -(-size // grain) * grain
