@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ..waiting.event_loop import LoopSide, Place
 
 T = TypeVar("T")
+MOST_UNDER_WAY = 256  # blocks of SharedBuffers in a direction; each has a descriptor until it is read
 
 
 class Open(NamedTuple):
@@ -292,13 +293,42 @@ class Connection:
 
     def moving(self, instances: Iterable[Any]) -> Transfer:
         """The ``Transfer`` of one message, which moves these instances."""
-        slot, opened = None, self._still_open()
-        if opened is not None:  # else no message is accepted any more
-            slot, producer = opened.slot, opened.writer.producer
-            read = producer.position - producer.fill
-            # In place: another thread may add one meanwhile.
-            self._under_way -= {entry for entry in self._under_way.copy() if entry[0] <= read}
+        opened = self._still_open()
+        slot = None if opened is None else opened.slot  # None: no message is accepted any more
         return Transfer(self._codec, self.outgoing.encode, slot, instances, self._keep)
+
+    def may_move(self, moving: Transfer) -> bool:
+        """Whether the blocks under way leave room for those of this message. If there are none, they do."""
+        opened, limit = self._still_open(), self._pool.limit
+        if opened is None:
+            return True
+        producer = opened.writer.producer
+        read = producer.position - producer.fill
+        # In place: another thread may add one meanwhile.
+        self._under_way -= {entry for entry in self._under_way.copy() if entry[0] <= read}
+        sizes = [block.size for _, block in self._under_way.copy()]
+        fits = sum(sizes) + sum(moving.sizes) <= limit and len(sizes) + len(moving.sizes) <= MOST_UNDER_WAY
+        return fits or not (limit and sizes and moving.sizes)
+
+    def writing_moved(self, value: object, moving: Transfer) -> Operation[bool]:
+        """Write a message that moves instances, once the blocks under way leave room for theirs."""
+        if self.may_move(moving):
+            return self.writing(moving.encode(value), moving.note)
+        return self._writing_later(value, moving)
+
+    def _writing_later(self, value: object, moving: Transfer) -> Operation[bool]:
+        while not self.may_move(moving):
+            outgoing = self.outgoing
+            if isinstance(outgoing, Ended) or self._is_refused():
+                break
+            self.peer.check()
+            # The reader wakes a waiting writer as it takes a message, if it has room for ``need``.
+            yield Wait(outgoing.producer.sleeper, lambda: self.may_move(moving) or self._is_refused())
+        return (yield from self.writing(moving.encode(value), moving.note))
+
+    def _is_refused(self) -> bool:
+        outgoing = self.outgoing
+        return isinstance(outgoing, Ended) or outgoing.producer.consumer_closed
 
     def _keep(self, block: Block) -> None:
         """Keep the hold on a block that has moved, until its message is read or this port is over."""

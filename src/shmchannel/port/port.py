@@ -81,6 +81,8 @@ class Port:
         payload: bytes | None
         if transfer is not _NONE:
             with connection.moving(transfer) as moving:
+                if not connection.may_move(moving):
+                    raise WouldBlock("too much memory is under way now: write_sync waits until it is read")
                 payload = moving.encode(value)
                 accepted = connection.write_frame(payload, note=moving.note)
         else:
@@ -114,7 +116,7 @@ class Port:
         connection = self._connection
         if transfer is not _NONE:
             with connection.moving(transfer) as moving:
-                return drive(connection.writing(moving.encode(value), moving.note), timeout)
+                return drive(connection.writing_moved(value, moving), timeout)
         payload = connection.outgoing.put(value)
         return True if payload is None else drive(connection.writing(payload), timeout)
 
@@ -127,9 +129,7 @@ class Port:
         connection = self._connection
         if transfer is not _NONE:
             with connection.moving(transfer) as moving:
-                return await connection.drive(
-                    connection.writing(moving.encode(value), moving.note), "writing"
-                )
+                return await connection.drive(connection.writing_moved(value, moving), "writing")
         outgoing = connection.outgoing
         if isinstance(outgoing, Ended):
             outgoing.put(value)

@@ -111,6 +111,7 @@ class Pool:
         self._lent: dict[int, _Lent] = {}  # by number
         self._trips = [0] * BLOCKS  # the last one of each number, whatever block had it
         self._lock = threading.RLock()
+        self._closed = False
 
     def lending(self) -> Lending:
         """Begin a message."""
@@ -122,7 +123,7 @@ class Pool:
         That is so beyond the limit, where the system refuses, and in a port that is over.
         """
         slot = self._slot()
-        if slot is None or not self.limit or forks.noticed():
+        if slot is None or not self.limit or self._closed or forks.noticed():
             return None
         lent = locked(self._lock, partial(self._claim, slot, size, lending))
         self._count()
@@ -183,11 +184,11 @@ class Pool:
                 trip = self._next_trip(number, lending)
                 block.offer(slot, trip.note)
                 lent = _Lent(number, block, memory, trip)
-                if self._lent.setdefault(number, lent) is lent:
+                if self._lent.setdefault(number, lent) is lent and not self._closed:
                     return lent
         except ChannelError:
             return None  # /dev/shm is full, or no descriptor is left
-        block.release()  # a signal handler was quicker
+        block.release()  # a signal handler was quicker, or another thread has closed the port
         return None
 
     def _retire(self, lent: _Lent) -> None:
@@ -220,6 +221,7 @@ class Pool:
 
     def close(self) -> None:
         """Give all blocks up, as a port ends. Those that the reader has go with its last view of them."""
+        self._closed = True  # first: a thread that makes a block looks at it last
         while self._lent:
             try:
                 _, lent = self._lent.popitem()

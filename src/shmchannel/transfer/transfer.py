@@ -109,6 +109,8 @@ class Transfer:
             self._instances[id(instance)] = instance, interface
         if sum(isinstance(instance, SharedBuffer) for instance, _ in self._instances.values()) > MOST_OPENED:
             raise ValueError(f"cannot transfer all of these: {too_many('buffers')}")
+        self.sizes = [len(one) for one, _ in self._instances.values() if isinstance(one, SharedBuffer)]
+        """Bytes of each buffer that moves."""
         self._undo: list[Callable[[], None]] = []  # what takes back the steps of ``encode``, in their order
         self._offered: list[SharedBuffer] = []
 
