@@ -692,8 +692,8 @@ from shmchannel.transfer.transfer import Transfer
 step, handle = sys.argv[1:]
 port = Channel.from_handle(handle).connect()
 names = step.split(".")
-owner = {"block": block, "offering": block, "buffers": buffers, "connection": connection, "transfer": transfer,
-    "Block": block.Block, "Connection": Connection,
+owner = {"block": block, "offering": block, "buffers": buffers, "connection": connection,
+    "transfer": transfer, "Block": block.Block, "Connection": Connection,
     "SharedBuffer": SharedBuffer, "Transfer": Transfer}[names[0]]
 def kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 real = getattr(owner, names[1])
@@ -713,7 +713,12 @@ port.close_sync()
 
 
 SENDING = (
-    *("block.write_record", "block.write_record.after", "offering.write_record", "offering.write_record.after"),
+    *(
+        "block.write_record",
+        "block.write_record.after",
+        "offering.write_record",
+        "offering.write_record.after",
+    ),
     *("Block.offer", "Block.offer.after", "Transfer.encode.after"),
     *(
         "Connection.write_frame",

@@ -100,12 +100,13 @@ class Channel:
     ) -> None:
         """Create a channel; with ``handle``, attach to that channel.
 
-        ``capacity`` is in bytes per direction (by default 1 MiB), rounded up to a power of two; the creator
-        chooses it. ``lend_limit`` is the creator's too: the bytes that large pieces of messages may have in
-        blocks beside the ring, in each direction (by default a quarter of /dev/shm, at most 256 MiB); beyond
-        that, and with 0 always, they go through the ring in parts. ``max_message_size`` is in bytes (1 GiB), and limits the writes and reads of this side; a
-        message may be larger than the capacity. ``interfaces`` lists the classes whose instances may be in
-        messages, as this side knows them: see ``Interface``.
+        ``capacity`` is in bytes per direction (by default 1 MiB), rounded up to a power of two. Large pieces
+        of messages lie in blocks of memory beside that: ``lend_limit`` says how many bytes of blocks each
+        direction may have (by default a quarter of /dev/shm, at most 256 MiB). What goes beyond it travels
+        in parts, and with 0 everything does. Both are the creator's. ``max_message_size`` is in bytes (1
+        GiB), and limits the writes and reads of this side; a message may be larger than the capacity.
+        ``interfaces`` lists the classes whose instances may be in messages, as this side knows them: see
+        ``Interface``.
 
         Raises ``TypeError`` or ``ValueError`` for a wrong argument, and ``ChannelError`` when the system
         refuses (/dev/shm is full); with a handle also what ``from_handle`` raises.

@@ -13,7 +13,15 @@ WORD = 8  # bytes
 
 # -- the header, as indices of words
 
-MAGIC_WORD, VERSION_WORD, CAPACITY_WORD, FLAGS_WORD, CREATED_WORD, ID_WORD, LEND_LIMIT_WORD = 0, 1, 2, 3, 4, 5, 7
+MAGIC_WORD, VERSION_WORD, CAPACITY_WORD, FLAGS_WORD, CREATED_WORD, ID_WORD, LEND_LIMIT_WORD = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+)
 MAGIC = int.from_bytes(b"shmchnl\0", "little")
 VERSION = 1
 LINGER = 1  # a flag of FLAGS_WORD

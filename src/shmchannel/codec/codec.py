@@ -49,25 +49,26 @@ class Codec:
         interfaces: Iterable[Interface] = (),
         lend: Callable[[], lent.Lending] | None = None,
         borrow: Callable[[list[Any]], lent.Borrowing] | None = None,
+        least_lent: int = sys.maxsize,
     ) -> None:
         """``lend`` begins a message that may lend blocks; ``borrow`` takes those that a message lists.
 
-        Without them every message has all its bytes in it.
+        Pieces of ``least_lent`` bytes and more may lie beside the message. Without these arguments every
+        message has all its bytes in it.
         """
         self.interfaces = Interfaces(interfaces)
         self.find = self.interfaces.find  # the C core asks the codec
         self._lend, self._borrow = lend, borrow
-        self.least_lent = lent.LEAST if lend else sys.maxsize
-        """Bytes from which on a piece may lie beside the message."""
+        self.least_lent = least_lent
 
     def pieces(self) -> lent.Pieces | None:
         """What has the large pieces of one message; None if all are in it."""
-        return lent.Pieces(self._lend()) if self._lend else None
+        return lent.Pieces(self._lend(), self.least_lent) if self._lend else None
 
     def encode(self, value: object, moves: Instances | None = None) -> bytes:
         """Return ``value`` as one MessagePack object; ``moves`` has the instances in it that are moved.
 
-        It is a ``LentPayload`` if pieces of it lie beside it. Raises ``CloneError``, naming the path, for what
+        It is a ``LentPayload`` if pieces lie beside it. Raises ``CloneError``, naming the path, for what
         cannot be cloned losslessly; and ``InterfaceError`` for what an interface's function raises.
         """
         pieces = self.pieces()
@@ -134,12 +135,13 @@ class Codec:
         if self._borrow is None or taken is not None:
             raise ValueError("it lists pieces, and this is no place for them")
         entries, message = lent.split(inside)
-        borrowed = self._borrow(entries)
+        borrowed: lent.Borrowing | None = self._borrow(entries)
         try:
+            assert borrowed
             taken = lent.Taken(borrowed.views(), self.bytes_of)
             return self.decode(message, taken)
         except Exception as error:
-            if is_shortage(error):
+            if borrowed and is_shortage(error):
                 borrowed.keep()
             raise
         finally:  # an exception keeps this frame, and must not keep the blocks

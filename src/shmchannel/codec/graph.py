@@ -23,7 +23,6 @@ from .interfaces import Instances, Interfaces
 from .known_classes import advice
 from .limits import MAX_DEPTH, changed, too_deep, unpack
 
-
 DecodeLeaf = Callable[[int, bytes], Any]
 
 

@@ -20,14 +20,12 @@ import msgpack
 from . import types
 from .limits import unpack
 
-LEAST = 1 << 16  # bytes of a piece; docs/performance.md says from where on it pays
-
 _CASTABLE = {*"cbBhHiIlLqQnNfdP?", "<B"}  # formats of memoryviews that can be cast to bytes
 
 _LIST_SIZE = struct.Struct("<I")
 _PIECE = struct.Struct("<HB")  # the number of the entry, and one of these:
 _BYTES, _BYTEARRAY, _ARRAY, _VIEW = range(4)
-_KINDS = {bytes: _BYTES, memoryview: _BYTES, bytearray: _BYTEARRAY, array: _ARRAY}
+_KINDS: dict[type, int] = {bytes: _BYTES, memoryview: _BYTES, bytearray: _BYTEARRAY, array: _ARRAY}
 
 
 class Lending(Protocol):
@@ -61,9 +59,12 @@ class LentPayload(bytes):
 class Pieces:
     """The large pieces of a message that is being encoded."""
 
-    def __init__(self, lending: Lending) -> None:
-        self._lending = lending
-        self._found: dict[int, tuple[Any, bytes | None]] = {}  # by id; with the piece, so that it keeps its id
+    def __init__(self, lending: Lending, least: int) -> None:
+        """Pieces of ``least`` bytes and more may lie beside the message."""
+        self._lending, self.least = lending, least
+        self._found: dict[
+            int, tuple[Any, bytes | None]
+        ] = {}  # by id; with the piece, so that it keeps its id
         self._entries: list[Any] = []
         self._lent = 0
 
@@ -108,7 +109,7 @@ def stand_in(piece: Any, inside: bool, pieces: Pieces | None) -> Any:
     """
     is_view = type(piece) is memoryview
     size = piece.nbytes if is_view else len(piece) * getattr(piece, "itemsize", 1)
-    data = pieces.lend(piece, inside) if pieces and size >= LEAST else None
+    data = pieces.lend(piece, inside) if pieces and size >= pieces.least else None
     if data is not None:
         return msgpack.ExtType(types.PIECE, data)
     if is_view and inside:
@@ -130,7 +131,9 @@ class Taken:
         if entry >= len(self._views):
             raise ValueError("a piece that is not there")
         made = self._made.get(entry)
-        if made is None:  # each entry is copied once: a reference takes few bytes, and a hostile peer's time none
+        if (
+            made is None
+        ):  # each entry is copied once: a reference takes few bytes, and a hostile peer's time none
             value = self._value(self._views[entry], kind, data[_PIECE.size :].decode("ascii"))
             made = self._made[entry] = data, value
         if made[0] != data:
@@ -168,7 +171,7 @@ def wrapper(inside: bytes | memoryview) -> bytes:
 
 def copy(memory: mmap.mmap, piece: memoryview) -> None:
     """Copy a piece into a block; in C without the GIL."""
-    memory[: len(piece)] = piece  # type: ignore[assignment]  # it takes any bytes
+    memory[: len(piece)] = piece
 
 
 def split(payload: bytes) -> tuple[list[Any], bytes]:

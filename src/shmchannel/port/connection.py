@@ -95,7 +95,7 @@ class Connection:
         self._borrower = Borrower(arrivals, max_message_size)
         self._doorbell = Doorbell(*slot.bells())
         known = [*interfaces, *buffer_interfaces(self._arrivals)]
-        self._codec = engine.Codec(known, self._pool.lending, self._borrower.borrow)
+        self._codec = engine.Codec(known, self._pool.lending, self._borrower.borrow, self._pool.least)
         writer = self._make_writer(slot, max_message_size)
         reader = self._make_reader(slot, max_message_size)
         reader.arrivals = arrivals

@@ -15,7 +15,7 @@ import weakref
 from functools import lru_cache, partial
 from typing import Any
 
-from ..errors import InterfaceError, is_shortage
+from ..errors import is_shortage
 from ..layout import BLOCKS, GIVEN_BACK, NOT_MAPPED
 from ..ring.consumer import dropped
 from ..system.clock import monotonic
@@ -111,7 +111,9 @@ class Borrower:
             return
         number, trip, size, name = _checked(entry)
         kept = self._kept.pop((number, trip), None)
-        borrowed.add(kept if kept is not None else self._begin(number, trip, size, name), size, (number, trip))
+        borrowed.add(
+            kept if kept is not None else self._begin(number, trip, size, name), size, (number, trip)
+        )
 
     def _begin(self, number: int, trip: int, size: int, name: str) -> Any:
         """Return the object of a trip."""
@@ -155,7 +157,7 @@ class Borrower:
 def _checked(entry: Any) -> tuple[int, int, int, str]:
     number, trip, size, name = entry
     are_numbers = type(number) is type(trip) is type(size) is int and type(name) is str
-    if not (are_numbers and 0 <= number < BLOCKS and 0 < trip < NOT_MAPPED and 0 <= size):
+    if not (are_numbers and 0 <= number < BLOCKS and 0 < trip < NOT_MAPPED and size >= 0):
         raise ValueError("an entry that no writer writes")
     return number, trip, size, name
 

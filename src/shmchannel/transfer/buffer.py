@@ -194,9 +194,7 @@ def receive(name: Any, slot: Slot | None, until: float = 0.0) -> SharedBuffer:
 
 
 @contextmanager
-def receiving(
-    name: Any, slot: Slot | None, until: float = 0.0
-) -> Iterator[tuple[Record, Hold, io.FileIO]]:
+def receiving(name: Any, slot: Slot | None, until: float = 0.0) -> Iterator[tuple[Record, Hold, io.FileIO]]:
     """Take a block that is under way to ``slot`` (None if the port is over): its record, hold and file.
 
     Its name is this process's then. The caller closes the hold; the file is open during the ``with``

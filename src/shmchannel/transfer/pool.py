@@ -16,6 +16,7 @@ both sides have it. A block on its first trip is under way as a moved SharedBuff
 from __future__ import annotations
 
 import mmap
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -33,8 +34,11 @@ from ..system.files import disown
 from ..system.interrupts import locked
 from .block import Block, map_block, new_block
 
+# Bytes. A piece that fits into half the ring goes there: in one frame it takes less time. docs/performance.md
+# has figures.
+_LEAST, _MOST = 1 << 16, 1 << 18
 IDLE = 5.0  # seconds after which the memory of a free block goes back to the system
-_SMALLEST = 1 << 16  # bytes
+_SMALLEST = 1 << 16  # bytes of a block
 _ROOMY = 4  # a block may be that many times as large as its piece
 
 
@@ -105,6 +109,8 @@ class Pool:
         words = slot.segment.words
         self.limit = slot.segment.lend_limit
         """Bytes of all blocks together."""
+        self.least = min(max(_LEAST, slot.segment.capacity // 2), _MOST) if self.limit else sys.maxsize
+        """Bytes of a piece from which on it is lent."""
         begin = GIVEN_BACK[slot.index] >> 3
         self._given_back = words[begin : begin + BLOCKS]
         self._control = words[RINGS[slot.index] >> 3 :]
@@ -235,6 +241,6 @@ class Pool:
 
 
 def _rounded(size: int) -> int:
-    """Bytes of a block for a piece: at most an eighth more, so that pieces of nearly one size share blocks."""
+    """Bytes of a block for a piece: at most an eighth more, so that pieces of nearly one size share one."""
     grain = max(_SMALLEST, 1 << max(0, size.bit_length() - 4))
     return -(-size // grain) * grain
