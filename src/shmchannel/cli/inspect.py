@@ -98,6 +98,7 @@ def _ring_facts(ring: RingSnapshot, capacity: int, value: Any) -> Facts:
     facts = [
         ("has written", f"{ring.messages:,} messages, {ring.bytes_written:,} bytes"),
         ("unread", f"{ring.fill:,} bytes, {wording.percent(ring, capacity)} of the ring"),
+        ("lent", f"{ring.lent_bytes:,} bytes in {ring.lent_blocks} blocks"),
         ("comes next", wording.frame(ring.next, ring)),
     ]
     if value is not NOTHING:

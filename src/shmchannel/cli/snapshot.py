@@ -73,6 +73,8 @@ class RingSnapshot:
     consumer_closed: bool
     reader_waits: str
     writer_waits: str
+    lent_bytes: int  # of the blocks that its messages have
+    lent_blocks: int
     next: Frame | None
 
     @property
@@ -293,6 +295,8 @@ def _ring(fd: int, index: int, capacity: int) -> RingSnapshot:
         consumer_closed=bool(flags[layout.CONSUMER_CLOSED]),
         reader_waits=_waits(flags[layout.READER_SLEEPS], flags[layout.READER_BELL]),
         writer_waits=_waits(needs[layout.WRITER_SLEEPS], needs[layout.WRITER_BELL]),
+        lent_bytes=control[layout.LENT_BYTES],
+        lent_blocks=control[layout.LENT_BLOCKS],
         next=_next(fd, index, capacity) if tail != head else None,
     )
 

@@ -71,6 +71,9 @@ def about(channel: Snapshot) -> str:
     if not channel.capacity:
         return size(channel.size)
     words = [size(channel.capacity), age(channel.age)]
+    lent = sum(ring.lent_bytes for ring in channel.rings)
+    if lent:
+        words.append(f"{size(lent)} lent")
     has_free_port = any(port.state == "free" for port in channel.ports)
     if channel.named and channel.lingers and (channel.abandoned or has_free_port):
         words.append("lingers")
@@ -158,6 +161,8 @@ def _ring_record(ring: RingSnapshot, capacity: int) -> dict[str, Any]:
         "consumer_closed": ring.consumer_closed,
         "reader_waits": ring.reader_waits or None,
         "writer_waits": ring.writer_waits or None,
+        "lent_bytes": ring.lent_bytes,
+        "lent_blocks": ring.lent_blocks,
         "next": following
         and {"kind": following.kind, "length": following.length, "fault": following.fault or None},
     }

@@ -133,7 +133,7 @@ class Codec:
     def decode_lent(self, inside: bytes, taken: lent.Taken | None) -> Any:
         """Return the value of a message with pieces beside it."""
         if self._borrow is None or taken is not None:
-            raise ValueError("it lists pieces, and this is no place for them")
+            raise ValueError("it has pieces in blocks, which only the port's reader can take")
         entries, message = lent.split(inside)
         borrowed: lent.Borrowing | None = self._borrow(entries)
         try:
