@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -44,7 +45,7 @@ from shmchannel.transfer.sweep import sweep_blocks
 from support.engines import RINGS, connected, in_program
 from support.flavours import PROCESSES, Peer
 from support.inside import codec_of, under_way_of, writer_of
-from support.peers import fill, return_buffer, send_buffer_and_wait, until_asleep
+from support.peers import connect_and_idle, fill, return_buffer, send_buffer_and_wait, until_asleep
 
 
 class Token:
@@ -1391,3 +1392,114 @@ def test_a_message_moves_a_bounded_number_of_buffers(
     one.close_sync()
     two.close_sync()
     assert names() == []
+
+
+# -- what is under way is bounded
+
+MEGABYTE = 1 << 20
+
+
+def full_of_buffers(port: Port) -> SharedBuffer:
+    """Move buffers of a megabyte until there is no room for the next, which is returned."""
+    while True:
+        buffer = SharedBuffer(MEGABYTE)
+        try:
+            assert port.write_nowait(buffer, transfer=[buffer])
+        except WouldBlock:
+            return buffer
+
+
+def test_buffers_that_are_not_read_are_bounded_and_a_read_makes_room() -> None:
+    channel = Channel(lend_limit=4 * MEGABYTE)
+    with channel.connect() as one, channel.connect() as two:
+        buffer = full_of_buffers(one)
+        assert one.statistics().messages_written == 4
+        with pytest.raises(TimeoutError):
+            one.write_sync(buffer, transfer=[buffer], timeout=0.05)
+        assert not buffer.detached
+        assert one.write_sync("without buffers", timeout=30)
+        writer = threading.Thread(target=one.write_sync, args=(buffer,), kwargs={"transfer": [buffer]})
+        writer.start()
+        until_asleep(one, "write_sleeps")
+        two.read_sync(timeout=30)
+        writer.join(30)
+        assert buffer.detached
+        for _ in range(5):
+            two.read_sync(timeout=30)
+
+
+def test_a_task_that_moves_a_buffer_waits_for_room_too() -> None:
+    async def main() -> None:
+        channel = Channel(lend_limit=4 * MEGABYTE)
+        async with channel.connect() as one, channel.connect() as two:
+            buffer = full_of_buffers(one)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await one.write(buffer, transfer=[buffer])
+            assert not buffer.detached
+            writing = asyncio.create_task(one.write(buffer, transfer=[buffer]))
+            await asyncio.sleep(0)
+            await two.read()
+            async with asyncio.timeout(30):
+                assert await writing
+            assert buffer.detached
+
+    asyncio.run(main())
+
+
+def test_one_message_may_always_move_what_it_has() -> None:
+    channel = Channel(lend_limit=MEGABYTE)
+    with channel.connect() as one, channel.connect() as two:
+        for _ in range(2):
+            buffers = [SharedBuffer(MEGABYTE) for _ in range(3)]
+            assert one.write_nowait(buffers, transfer=buffers)
+            two.read_sync(timeout=30)
+
+
+def test_without_lending_moves_have_no_bound() -> None:
+    channel = Channel(lend_limit=0)
+    with channel.connect() as one, channel.connect() as two:
+        for _ in range(300):
+            buffer = SharedBuffer(1)
+            assert one.write_nowait(buffer, transfer=[buffer])
+        for _ in range(300):
+            two.read_sync(timeout=30)
+
+
+@pytest.mark.parametrize("end", ["closes", "dies", "is closed here"])
+def test_a_move_that_waits_for_room_ends_with_either_side(end: str) -> None:
+    channel = Channel(lend_limit=4 * MEGABYTE)
+    answer: Future[bool] = Future()
+
+    def write() -> None:
+        try:
+            answer.set_result(one.write_sync(buffer, transfer=[buffer]))
+        except ChannelError as error:
+            answer.set_exception(error)
+
+    with channel.connect() as one:
+        peer = Peer("program", connect_and_idle, channel.handle) if end == "dies" else None
+        two = None if peer else channel.connect()
+        one.wait_connected(timeout=30)
+        buffer = full_of_buffers(one)
+        writer = threading.Thread(target=write)
+        writer.start()
+        until_asleep(one, "write_sleeps")
+        if two and end == "closes":
+            two.close_sync()
+            assert answer.result(30) is False
+        elif peer:
+            os.kill(peer.pid, signal.SIGKILL)
+            peer.join(-signal.SIGKILL)
+            with pytest.raises(PeerLost):
+                answer.result(30)
+        else:
+            one.close_sync()
+            with pytest.raises(PortClosed):
+                answer.result(30)
+        writer.join(30)
+        if two:
+            two.close_sync()
+    assert not buffer.detached
+    buffer.close()
+    assert not names()
