@@ -22,8 +22,8 @@ from programs import bench_faults
 from shmchannel import __version__, segment
 from shmchannel.bench import catalogue, far_side, isolated, plot, report
 from shmchannel.bench.report import Result, Run
-from shmchannel.bench.rivals import PROCESS, RIVALS
-from shmchannel.bench.workloads import Turn
+from shmchannel.bench.rivals import OURS, PROCESS, RIVALS, VALUES, importable
+from shmchannel.bench.workloads import Turn, taking_part
 from shmchannel.cli import main
 from support.commands import ESCAPE
 from support.marks import slow_but
@@ -37,8 +37,16 @@ INSTALLED = {name for name in catalogue.rival_names() if name not in catalogue.n
 
 @pytest.fixture
 def small_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The growing workloads without the points that take long."""
-    for name, points in [("sizes", (1 << 20,)), ("channels", (20,)), ("opening", (20,)), ("writers", (2,))]:
+    """The workloads without the points that take long."""
+    for name, points in {
+        "sizes": (1 << 20,),
+        "bytes": (1 << 16,),
+        "array": (1 << 16,),
+        "lend": (1 << 16,),
+        "channels": (20,),
+        "opening": (20,),
+        "writers": (2,),
+    }.items():
         monkeypatch.setitem(catalogue.WORKLOADS, name, catalogue.WORKLOADS[name]._replace(points=points))
 
 
@@ -59,9 +67,10 @@ def test_every_workload_reports_every_installed_rival(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = measured(tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth,batch")
+    workloads = [one for one in catalogue.WORKLOADS.values() if importable(one.module)]
     assert [(one["workload"], one["peer"], one["at"]) for one in results] == [
         (workload.name, rival, point)
-        for workload in catalogue.WORKLOADS.values()
+        for workload in workloads
         for rival in workload.rivals_in(where)
         if rival in INSTALLED
         for point in workload.points
@@ -73,7 +82,7 @@ def test_every_workload_reports_every_installed_rival(
         if one["unit"] == "cores":
             assert one["median"] < 4
     text = capsys.readouterr().out
-    for workload in catalogue.WORKLOADS.values():
+    for workload in workloads:
         assert (f"{workload.title}, between {far_side.BETWEEN[where]}" in text) == (where in workload.where)
     assert ("not installed: " in text) == bool(catalogue.not_installed())
 
@@ -81,7 +90,7 @@ def test_every_workload_reports_every_installed_rival(
 TURNS = [
     (workload.name, rival, workload.points[0])
     for workload in catalogue.WORKLOADS.values()
-    for rival in workload.rivals
+    for rival in (workload.rivals if importable(workload.module) else ())
     # Not the compiled packages: they free their resources only when their process ends.
     if rival in INSTALLED and (rival not in RIVALS or RIVALS[rival].module == "shmchannel")
 ]
@@ -95,11 +104,75 @@ def test_the_two_sides_of_a_turn_fit_and_end(workload: str, rival: str, at: int)
         assert catalogue.WORKLOADS[workload].near(turn) >= 0
 
 
+@pytest.mark.parametrize(
+    ("workload", "copy", "rivals"),
+    [
+        ("array", "numpy.copyto", ["mp.Pipe", "mp.Queue", "faster-fifo"]),
+        (
+            "bytes",
+            "a copy into new bytes",
+            [name for name, where in taking_part().items() if where == PROCESS],
+        ),
+    ],
+)
+def test_large_values_are_measured_beside_one_copy(workload: str, copy: str, rivals: list[str]) -> None:
+    """At every point, between processes, and right after ours, because a machine's speed changes."""
+    assert catalogue.WORKLOADS[workload].rivals_in("process") == [OURS, copy, *rivals]
+
+
+def test_what_sends_arrays_alone_takes_no_part_elsewhere() -> None:
+    for workload in catalogue.WORKLOADS.values():
+        if workload.name != "array":
+            assert all(VALUES in RIVALS[name].sends for name in workload.rivals if name in RIVALS)
+
+
+@pytest.mark.skipif(not importable("numpy"), reason="needs numpy")
+@pytest.mark.parametrize(
+    ("workload", "copy", "at"),
+    [
+        ("array", "numpy.copyto", 1 << 16),
+        pytest.param("array", "numpy.copyto", 1080 * 1920 * 3, marks=pytest.mark.slow),
+        ("bytes", "a copy into new bytes", 1 << 16),
+    ],
+)
+def test_ours_is_compared_with_a_copy_in_the_same_round(
+    workload: str, copy: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(catalogue.WORKLOADS, workload, catalogue.WORKLOADS[workload]._replace(points=(at,)))
+    arguments = ("--where", "process", "--workload", workload, "--peers", f"{OURS},{copy}")
+    ours, theirs = measured(tmp_path / "it.json", *FEW, *arguments)
+    assert (ours["peer"], ours["at"], ours["unit"]) == (OURS, at, "bytes/s")
+    assert (theirs["peer"], theirs["at"], theirs["failure"]) == (copy, at, None)
+    assert theirs["ours_is_better"] == pytest.approx(ours["median"] / theirs["median"])
+
+
+def test_without_numpy_arrays_are_not_measured_and_it_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = catalogue.WORKLOADS["array"]._replace(module="no_such_package")
+    monkeypatch.setitem(catalogue.WORKLOADS, "array", missing)
+    assert main(["bench", *FEW, "--workload", "array"]) == 1
+    told = capsys.readouterr()
+    why = "array: not measured, that takes no_such_package (pip install 'shmchannel[bench]')"
+    assert why in told.out
+    assert "nothing to measure" in told.err
+    arguments = ("--where", "process", "--workload", "array,echo", "--peers", OURS)
+    assert [one["workload"] for one in measured(tmp_path / "it.json", *FEW, *arguments)] == ["echo"]
+    assert why in capsys.readouterr().out
+
+
+def test_bulk_is_measured_by_the_name_that_it_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(isolated, "measure", lambda _turn, _deadline: 1.0)
+    arguments = ("--where", "thread", "--workload", "bulk", "--peers", OURS)
+    results = measured(tmp_path / "it.json", *FEW, *arguments)
+    assert {(one["workload"], one["unit"]) for one in results} == {("bytes", "bytes/s")}
+
+
 @pytest.fixture
 def with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a round trip and one way the rivals of bench_faults.py take part."""
+    """In some workloads the rivals of bench_faults.py take part."""
     monkeypatch.setattr(isolated, "COMMAND", [sys.executable, bench_faults.__file__])
-    for name in ("one-way", "echo"):
+    for name in ("one-way", "echo", "array"):
         workload = catalogue.WORKLOADS[name]
         rivals = {**workload.rivals, **dict.fromkeys(bench_faults.FAULTS, PROCESS)}
         monkeypatch.setitem(catalogue.WORKLOADS, name, workload._replace(rivals=rivals))
@@ -151,6 +224,16 @@ def test_a_lost_message_is_a_failure(tmp_path: Path) -> None:
     arguments = ("--workload", "one-way", "--where", "process", "--peers", "loses", "--deadline", "2")
     (result,) = measured(tmp_path / "it.json", *FEW, *arguments)
     assert result["failure"] == "round 1: took longer than 2 s, or hung"
+
+
+@pytest.mark.usefixtures("with_faults")
+@pytest.mark.skipif(not importable("numpy"), reason="needs numpy")
+def test_an_altered_array_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = catalogue.WORKLOADS["array"]
+    monkeypatch.setitem(catalogue.WORKLOADS, "array", workload._replace(points=(1 << 16,)))
+    arguments = ("--workload", "array", "--where", "process", "--peers", "alters")
+    (result,) = measured(tmp_path / "it.json", *FEW, *arguments)
+    assert result["failure"] == "round 1: RuntimeError: altered, lost or doubled a message: not the same"
 
 
 @pytest.mark.usefixtures("with_faults")
@@ -415,10 +498,11 @@ def test_rich_shows_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_amounts_have_their_units() -> None:
-    assert [report.amount(at, "bytes") for at in (16, 4096, 1 << 20, 64 << 20)] == [
+    assert [report.amount(at, "bytes") for at in (16, 4096, 1 << 20, 1080 * 1920 * 3, 64 << 20)] == [
         "16 B",
         "4 KiB",
         "1 MiB",
+        "5.9 MiB",
         "64 MiB",
     ]
     assert [report.amount(at, "channels") for at in (1, 2000)] == ["1 channel", "2,000 channels"]
@@ -456,6 +540,7 @@ def test_a_plot_has_a_panel_for_each_workload(suffix: str, tmp_path: Path) -> No
         for peer in ("shmchannel", "mp.Queue")
         for at in (1, 2, 4, 8)
     ]
+    grown += [result("shmchannel", 2e9, at=at, workload="bytes") for at in (1 << 16, 1 << 20, 1 << 26)]
     file, again = tmp_path / f"one{suffix}", tmp_path / f"two{suffix}"
     plot.draw([*some_results(), *grown], file)
     assert file.stat().st_size > 1000
@@ -466,6 +551,7 @@ def test_a_plot_has_a_panel_for_each_workload(suffix: str, tmp_path: Path) -> No
             "a message from one writer of many",
             "mp.Pipe",
             "writers",
+            "GiB/s -->",  # a rate is not "a message"
         ):
             assert f"<!-- {words}" in file.read_text()
         assert "failed" not in file.read_text()

@@ -65,7 +65,9 @@ def alters(state: Any) -> End:
 
 
 def altered(value: Any) -> Any:
-    return {**value, "ok": False} if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return {**value, "ok": False}
+    return value + 1 if hasattr(value, "dtype") else value  # numpy's arrays have one
 
 
 def doubles(state: Any) -> End:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..channel import Channel
-from .rivals import OURS, Room, connected, make_channel
+from .rivals import OURS, Room, make_channel
 
 
 class AsyncEnd(NamedTuple):
@@ -29,8 +29,8 @@ class AsyncRival(NamedTuple):
     far: Callable[[Any], Coroutine[Any, Any, AsyncEnd]]
 
 
-async def _open_channel(state: Channel | str) -> AsyncEnd:
-    port = connected(state)
+async def _open_channel(channel: Channel) -> AsyncEnd:
+    port = channel.connect()
     return AsyncEnd(port.write, port.read, port.close)
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from . import async_workloads, batches, growth, moves, workloads
+from . import async_workloads, batches, growth, large, moves, workloads
 from .rivals import INTERPRETER, RIVALS
 
 COMPARISONS = [
-    *workloads.WORKLOADS[:3],
+    *workloads.WORKLOADS[:2],
+    *large.WORKLOADS,
     *moves.WORKLOADS,
     *async_workloads.WORKLOADS,
-    *workloads.WORKLOADS[3:],
+    *workloads.WORKLOADS[2:],
 ]
-WORKLOADS = {workload.name: workload for workload in [*COMPARISONS, *growth.WORKLOADS, *batches.WORKLOADS]}
-GROUPS = {
-    "all": [workload.name for workload in COMPARISONS],
-    "growth": [workload.name for workload in growth.WORKLOADS],
-    "batch": [workload.name for workload in batches.WORKLOADS],
+GROUPED = {
+    "all": COMPARISONS,
+    "growth": growth.WORKLOADS,
+    "batch": batches.WORKLOADS,
 }
+WORKLOADS = {workload.name: workload for group in GROUPED.values() for workload in group}
+GROUPS = {name: [workload.name for workload in group] for name, group in GROUPED.items()}
+GROUPS["bulk"] = ["bytes"]  # its former name
 
 
 def rival_names() -> list[str]:

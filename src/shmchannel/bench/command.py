@@ -10,7 +10,7 @@ from typing import Any
 from . import far_side, isolated, plot, report
 from .catalogue import GROUPS, WORKLOADS, not_installed, rival_names
 from .report import Result, Run
-from .rivals import OURS
+from .rivals import OURS, importable
 from .workloads import Turn, Workload
 
 
@@ -80,6 +80,10 @@ def _asked(workloads: Iterable[Workload], wanted: str) -> list[tuple[Workload, s
     pairs = [
         (workload, where) for workload in workloads for where in workload.where if wanted in (where, "all")
     ]
+    lacking = {one.name: one.module for one, _ in pairs if not importable(one.module)}
+    for name, module in lacking.items():
+        print(f"{name}: not measured, that takes {module} (pip install 'shmchannel[bench]')")
+    pairs = [pair for pair in pairs if pair[0].name not in lacking]
     if far_side.interpreters is None and any(where == "interpreter" for _, where in pairs):
         print("between interpreters: not measured, that takes Python 3.14 (concurrent.interpreters)")
         pairs = [pair for pair in pairs if pair[1] != "interpreter"]

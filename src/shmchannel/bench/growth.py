@@ -10,19 +10,9 @@ from typing import Any
 
 from ..bench import VALUE
 from .far_side import beside
+from .large import per_message
 from .rivals import RIVALS, Rival
-from .workloads import (
-    KIB,
-    MIB,
-    Turn,
-    Workload,
-    check,
-    check_ready,
-    far_end,
-    near_end,
-    per_message,
-    taking_part,
-)
+from .workloads import KIB, MIB, Turn, Workload, check, check_ready, far_end, near_end, taking_part
 
 MANY_ROOM = 16 * KIB  # bytes each way, for each of many channels
 SIZES = (16, 256, 4 * KIB, 64 * KIB, 1 * MIB, 16 * MIB, 64 * MIB)

@@ -1,4 +1,4 @@
-"""The cost of handing over memory: with a ``SharedBuffer``, and without one."""
+"""The cost of handing over memory: lent from a port's pool, in a ``SharedBuffer``, and without a channel."""
 
 from __future__ import annotations
 
@@ -10,76 +10,92 @@ from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
-from ..channel import Channel
+from ..channel import DEFAULT_CAPACITY, Channel
+from ..port.port import Port
 from ..transfer.buffer import SharedBuffer
 from .far_side import BETWEEN, beside
-from .rivals import OURS, SPAWN, End, Room, connected, make_channel
-from .workloads import MIB, Turn, Workload, check
+from .large import FRAME_SIZE
+from .rivals import OURS, SPAWN, Room, make_channel
+from .workloads import KIB, MIB, Turn, Workload, check
 
 # With tracking, the creator and each attaching side would register the name, but it is unregistered once.
 _UNTRACKED: dict[str, Any] = {"track": False} if sys.version_info >= (3, 13) else {}
 
 
-class Mover(NamedTuple):
-    """A way to hand memory over. The receiver gets all of the memory, and may write to it."""
+class Hand(NamedTuple):
+    """One side of a way to hand memory over. The receiver gets all of it, and may write to it."""
 
-    name: str
+    new: Callable[[int], Any]
+    send: Callable[[Any], object]
+    receive: Callable[[], Any]
+    free: Callable[[Any], object]
+    bytes_of: Callable[[Any], Any]
+    close: Callable[[], object]
+
+
+class Mover(NamedTuple):
+    """A way to hand memory over. ``make`` returns a state for the near side and one for the far side."""
+
     where: list[str]
     make: Callable[[Room], tuple[Any, Any]]
-    open: Callable[[Any], End]
-    new: Callable[[Turn], Any]
-    free: Callable[[Any], None]
-    bytes_of: Callable[[Any], Any]
+    open: Callable[[Any, Turn], Hand]
 
 
-def _open_channel(state: Channel | str) -> End:
-    port = connected(state)
-    return End(lambda buffer: port.write_sync(buffer, transfer=[buffer]), port.read_sync, port.close_sync)
+def _open_lending(channel: Channel, _turn: Turn) -> Hand:
+    """Each buffer is lent from the port's pool."""
+    port = channel.connect()
+    # A port without ``buffer`` has no pool: delete this with the default, once every port has one.
+    new: Callable[[int], SharedBuffer] = getattr(port, "buffer", SharedBuffer)
+    return _channel_hand(port, new)
 
 
-def _open_pipe(connection: Any) -> End:
+def _open_channel(channel: Channel, _turn: Turn) -> Hand:
+    return _channel_hand(channel.connect(), SharedBuffer)
+
+
+def _channel_hand(port: Port, new: Callable[[int], SharedBuffer]) -> Hand:
+    return Hand(
+        new,
+        lambda buffer: port.write_sync(buffer, transfer=[buffer]),
+        port.read_sync,
+        SharedBuffer.close,
+        lambda buffer: buffer,
+        port.close_sync,
+    )
+
+
+def _open_pipe(connection: Any, turn: Turn) -> Hand:
     """The memory's name goes through the pipe. Which side owns the memory is up to the two programs."""
+    # Its name contains the folder's: if the turn is killed, the memory is removed with the folder.
+    name = f"{os.path.basename(turn.folder)}-memory"  # one name, because one memory exists at a time
 
     def send(memory: SharedMemory) -> None:
         memory.close()
         connection.send(memory.name)
 
-    return End(send, lambda: SharedMemory(connection.recv(), **_UNTRACKED), connection.close)
+    def free(memory: SharedMemory) -> None:
+        memory.close()
+        memory.unlink()
+
+    return Hand(
+        lambda size: SharedMemory(name, create=True, size=size, **_UNTRACKED),
+        send,
+        lambda: SharedMemory(connection.recv(), **_UNTRACKED),
+        free,
+        lambda memory: memory.buf,
+        connection.close,
+    )
 
 
-def _new_memory(turn: Turn) -> SharedMemory:
-    # Its name contains the folder's: if the turn is killed, the memory is removed with the folder.
-    name = f"{os.path.basename(turn.folder)}-memory"
-    return SharedMemory(name, create=True, size=turn.at, **_UNTRACKED)
-
-
-def _free_memory(memory: SharedMemory) -> None:
-    memory.close()
-    memory.unlink()
-
-
+_BUFFER = Mover([*BETWEEN], make_channel, _open_channel)
+_MEMORY = {"SharedMemory by name over mp.Pipe": Mover(["process"], lambda _: SPAWN.Pipe(), _open_pipe)}
 MOVERS = {
-    mover.name: mover
-    for mover in [
-        Mover(
-            OURS,
-            [*BETWEEN],
-            make_channel,
-            _open_channel,
-            lambda turn: SharedBuffer(turn.at),
-            SharedBuffer.close,
-            lambda buffer: buffer,
-        ),
-        Mover(
-            "SharedMemory by name over mp.Pipe",
-            ["process"],
-            lambda _: SPAWN.Pipe(),
-            _open_pipe,
-            _new_memory,
-            _free_memory,
-            lambda memory: memory.buf,
-        ),
-    ]
+    "lend": {
+        OURS: Mover([*BETWEEN], make_channel, _open_lending),
+        "SharedBuffer": _BUFFER,
+        **_MEMORY,
+    },
+    "transfer": {OURS: _BUFFER, **_MEMORY},
 }
 
 
@@ -87,53 +103,65 @@ def _trips(turn: Turn) -> int:
     return max(4, turn.echoes // 100)
 
 
-def transfer(turn: Turn) -> float:
+def hand_over(turn: Turn) -> float:
     """Seconds to hand over ``turn.at`` bytes: half the median of the times there and back.
 
-    Each side reads the first and the last byte and writes the first, so the memory must really be there.
+    To lend is to make the memory, draw in it, hand it over, look at it and free it; to transfer, the same
+    memory goes back and forth. The first and the last byte are drawn, so the memory must really be there.
     """
-    mover = MOVERS[turn.rival]
-    near_state, far_state = mover.make(turn.room())
+    mover, lends = MOVERS[turn.workload][turn.rival], turn.workload == "lend"
+    near_state, far_state = mover.make(turn.room(DEFAULT_CAPACITY))
+    trips = []
     with beside(turn.where, _hand_back, turn, far_state):
-        send, receive, close = mover.open(near_state)
-        buffer = mover.new(turn)
-        mover.bytes_of(buffer)[turn.at - 1] = 77
-        trips = []
-        for _ in range(_trips(turn)):
-            before = mover.bytes_of(buffer)[0]
+        hand = mover.open(near_state, turn)
+        memory = None if lends else hand.new(turn.at)
+        for number in range(_trips(turn)):
             begin = time.perf_counter()
-            send(buffer)
-            buffer = receive()
-            found = mover.bytes_of(buffer)[0], mover.bytes_of(buffer)[turn.at - 1]
+            if lends:
+                memory = hand.new(turn.at)
+            _draw(hand, memory, turn, number)
+            hand.send(memory)
+            memory = hand.receive()
+            _check_drawn(hand, memory, turn, number + 1)
+            if lends:
+                hand.free(memory)
             trips.append(time.perf_counter() - begin)
-            check(found == ((before + 1) % 256, 77), "is not the memory that was sent")
-    mover.free(buffer)
-    close()
+    if not lends:
+        hand.free(memory)
+    hand.close()
     return statistics.median(trips) / 2
 
 
 def _hand_back(turn: Turn, state: Any) -> None:
-    mover = MOVERS[turn.rival]
-    send, receive, close = mover.open(state)
-    for _ in range(_trips(turn)):
-        buffer = receive()
-        memory = mover.bytes_of(buffer)
-        check(memory[turn.at - 1] == 77, "is not the memory that was sent")
-        memory[0] = (memory[0] + 1) % 256
-        del memory
-        send(buffer)
-        del buffer
-    close()
+    mover, lends = MOVERS[turn.workload][turn.rival], turn.workload == "lend"
+    hand = mover.open(state, turn)
+    for number in range(_trips(turn)):
+        memory = hand.receive()
+        _check_drawn(hand, memory, turn, number)
+        if lends:
+            hand.free(memory)
+            memory = hand.new(turn.at)
+        _draw(hand, memory, turn, number + 1)
+        hand.send(memory)
+    hand.close()
+
+
+def _draw(hand: Hand, memory: Any, turn: Turn, number: int) -> None:
+    drawn = hand.bytes_of(memory)
+    drawn[0] = drawn[turn.at - 1] = number % 251
+
+
+def _check_drawn(hand: Hand, memory: Any, turn: Turn, number: int) -> None:
+    drawn = hand.bytes_of(memory)
+    check(drawn[0] == drawn[turn.at - 1] == number % 251, "is not the memory that was sent")
+
+
+def _workload(name: str, title: str, sizes: tuple[int, ...]) -> Workload:
+    rivals = {rival: mover.where for rival, mover in MOVERS[name].items()}
+    return Workload(name, title, "seconds", hand_over, rivals, sizes, "bytes")
 
 
 WORKLOADS = [
-    Workload(
-        "transfer",
-        "memory handed over",
-        "seconds",
-        transfer,
-        {mover.name: mover.where for mover in MOVERS.values()},
-        (1 * MIB, 64 * MIB),
-        "bytes",
-    )
+    _workload("lend", "memory made, drawn in, handed over and freed", (64 * KIB, FRAME_SIZE, 64 * MIB)),
+    _workload("transfer", "memory handed over", (1 * MIB, 64 * MIB)),
 ]

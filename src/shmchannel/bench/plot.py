@@ -52,7 +52,7 @@ def draw(results: list[Result], file: Path) -> None:
         layout="constrained",
     )
     for panel_row, row in zip(panels, rows, strict=True):
-        most = max(len(group) for group in row)
+        most = max((len(group) for group in row if not _grows(group)), default=0)
         for panel, group in zip_longest(panel_row, row):
             _draw_panel(panel, group, most)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
@@ -171,7 +171,5 @@ def _label_axes(panel: Any, group: list[Result]) -> None:
         panel.set_ylim(0)
     panel.grid(alpha=0.25)
     panel.set_xlabel(workload.axis)
-    panel.set_ylabel(
-        f"{SCALES[workload.unit].name} a {'channel' if workload.name == 'opening' else 'message'}"
-        f"{', log scale' if far_apart else ''}"
-    )
+    each = "" if workload.more_is_better else f" a {'channel' if workload.name == 'opening' else 'message'}"
+    panel.set_ylabel(f"{SCALES[workload.unit].name}{each}{', log scale' if far_apart else ''}")

@@ -166,7 +166,7 @@ def amount(at: int, axis: str) -> str:
         return f"{at:,} {axis if at != 1 else axis.removesuffix('s')}"
     for power, name in ((20, "MiB"), (10, "KiB")):
         if at >= 1 << power:
-            return f"{at >> power} {name}"
+            return f"{round(at / (1 << power), 1):g} {name}"
     return f"{at} B"
 
 

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..channel import Channel
-from ..port.port import Port
+from ..codec.interfaces import Interface
 
 SPAWN = multiprocessing.get_context("spawn")
 FOREVER = 3600.0  # seconds, for a rival that needs a number; a turn's deadline comes long before
+VALUES, ARRAYS = "values", "arrays"  # what a rival sends: what MessagePack has, numpy's arrays
 
 
 class Room(NamedTuple):
@@ -31,6 +32,7 @@ class Room(NamedTuple):
     capacity: int  # bytes of buffer each way
     message: int  # bytes of a message
     folder: str  # for files and sockets; removed after the turn, with all names that contain its name
+    interfaces: tuple[Interface, ...] = ()  # of a channel
 
 
 class End(NamedTuple):
@@ -53,29 +55,30 @@ class Rival(NamedTuple):
     many: bool = False  # 2,000 of it are affordable
     threads: bool = False  # several threads may send on one end
     most_echoes: int = 1_000_000
+    sends: tuple[str, ...] = (VALUES,)
 
     @property
     def installed(self) -> bool:
         """Whether this interpreter can import it."""
-        try:
-            return importlib.util.find_spec(self.module) is not None
-        except ModuleNotFoundError:  # a parent package is missing
-            return False
+        return importable(self.module)
 
 
-def make_channel(room: Room) -> tuple[Channel, str]:
-    """The near side gets the channel, the far side its handle."""
-    channel = Channel(capacity=room.capacity)
-    return channel, channel.handle
+def importable(module: str) -> bool:
+    """Whether this interpreter can import a module."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
 
 
-def connected(state: Channel | str) -> Port:
-    """The port of the side that has this state."""
-    return (Channel.from_handle(state) if isinstance(state, str) else state).connect()
+def make_channel(room: Room) -> tuple[Channel, Channel]:
+    """Both sides get the channel: another process or interpreter gets it pickled."""
+    channel = Channel(capacity=room.capacity, interfaces=room.interfaces)
+    return channel, channel
 
 
-def _open_channel(state: Channel | str) -> End:
-    port = connected(state)
+def _open_channel(channel: Channel) -> End:
+    port = channel.connect()
     return End(port.write_sync, port.read_sync, port.close_sync)
 
 
@@ -115,11 +118,16 @@ def _new_interpreter_queue() -> Any:
     return import_module("concurrent.interpreters").create_queue()
 
 
-def _make_faster_fifo(room: Room) -> tuple[Any, Any]:
-    """With msgpack, which is faster there than the default, pickle."""
+def _make_faster_fifo(room: Room, **codec: Any) -> tuple[Any, Any]:
+    """Without a codec it pickles."""
     import_module("faster_fifo_reduction")  # a queue does not pickle without it
     new = import_module("faster_fifo").Queue
-    return _two(lambda: new(room.capacity, loads=msgpack.unpackb, dumps=msgpack.packb))
+    return _two(lambda: new(room.capacity, **codec))
+
+
+def _make_packing_faster_fifo(room: Room) -> tuple[Any, Any]:
+    """With msgpack, which is faster there than pickle."""
+    return _make_faster_fifo(room, loads=msgpack.unpackb, dumps=msgpack.packb)
 
 
 def _open_faster_fifo(queues: Any) -> End:
@@ -189,18 +197,42 @@ PROCESS, THREAD, INTERPRETER = ("process",), ("thread",), ("interpreter",)
 RIVALS = {
     rival.name: rival
     for rival in [
-        Rival(OURS, (*PROCESS, *THREAD, *INTERPRETER), make_channel, _open_channel, many=True, threads=True),
-        Rival("mp.Pipe", PROCESS, lambda _: SPAWN.Pipe(), _open_pipe, many=True),
-        Rival("mp.Queue", PROCESS, lambda _: _two(SPAWN.Queue), _open_mp_queues, threads=True),
+        Rival(
+            OURS,
+            (*PROCESS, *THREAD, *INTERPRETER),
+            make_channel,
+            _open_channel,
+            many=True,
+            threads=True,
+            sends=(VALUES, ARRAYS),
+        ),
+        Rival("mp.Pipe", PROCESS, lambda _: SPAWN.Pipe(), _open_pipe, many=True, sends=(VALUES, ARRAYS)),
+        Rival(
+            "mp.Queue",
+            PROCESS,
+            lambda _: _two(SPAWN.Queue),
+            _open_mp_queues,
+            threads=True,
+            sends=(VALUES, ARRAYS),
+        ),
         Rival("mp.SimpleQueue", PROCESS, lambda _: _two(SPAWN.SimpleQueue), _open_queues, threads=True),
         Rival(
             "faster-fifo+msgpack",
+            PROCESS,
+            _make_packing_faster_fifo,
+            _open_faster_fifo,
+            "faster_fifo",
+            in_parts=False,
+            threads=True,
+        ),
+        Rival(
+            "faster-fifo",
             PROCESS,
             _make_faster_fifo,
             _open_faster_fifo,
             "faster_fifo",
             in_parts=False,
-            threads=True,
+            sends=(ARRAYS,),
         ),
         Rival(
             "cloudtoid-interprocess+msgpack",

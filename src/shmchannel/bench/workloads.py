@@ -6,7 +6,8 @@ message was lost or doubled, the far side finds something else in its place.
 
 from __future__ import annotations
 
-import random
+import functools
+import operator
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,11 +18,11 @@ import msgpack
 
 from ..bench import VALUE
 from .far_side import BETWEEN, beside
-from .rivals import RIVALS, End, Rival, Room
+from .rivals import RIVALS, VALUES, End, Rival, Room
 
 KIB, MIB = 1 << 10, 1 << 20
-SMALL_ROOM, LARGE_ROOM = 1 * MIB, 8 * MIB  # bytes each way
-BULK = 1 * MIB  # bytes of a message
+SMALL_ROOM = 1 * MIB  # bytes each way
+WARM_UP = 4  # messages
 
 
 class Turn(NamedTuple):
@@ -51,6 +52,7 @@ class Workload(NamedTuple):
     rivals: Mapping[str, Sequence[str]]  # where each rival can be measured
     points: tuple[int, ...] = (0,)
     axis: str = ""  # the unit of the points
+    module: str = "shmchannel"  # must be importable
 
     @property
     def where(self) -> list[str]:
@@ -78,9 +80,11 @@ def check_ready(value: Any) -> None:
     check(value == "ready", "does not begin with the beginning")
 
 
-def taking_part(suits: Callable[[Rival], bool] = lambda _: True) -> dict[str, Sequence[str]]:
+def taking_part(
+    suits: Callable[[Rival], bool] = lambda _: True, *, sends: str = VALUES
+) -> dict[str, Sequence[str]]:
     """The suitable blocking rivals, and where each can be measured."""
-    return {rival.name: rival.where for rival in RIVALS.values() if suits(rival)}
+    return {rival.name: rival.where for rival in RIVALS.values() if sends in rival.sends and suits(rival)}
 
 
 @contextmanager
@@ -112,76 +116,60 @@ class Parcel(NamedTuple):
     value: Any
     last: Any
     times: int
-    capacity: int  # bytes of buffer each way
-
-    @property
-    def size(self) -> int:
-        """Bytes of a message."""
-        return len(self.value) if isinstance(self.value, bytes) else len(msgpack.packb(self.value))
+    room: Room
+    same: Callable[[Any, Any], bool] = operator.eq
 
 
-def _parcel(turn: Turn) -> Parcel:
-    if turn.workload == "one-way":
-        return Parcel(VALUE, {**VALUE, "id": 12346}, turn.messages, SMALL_ROOM)
-    size, count, capacity = BULK, max(8, turn.messages // 100), LARGE_ROOM
-    if turn.workload == "sizes":
-        size = turn.at
-        count = max(8, min(turn.messages, turn.messages * 4 * KIB // size))
-        if not RIVALS[turn.rival].in_parts:
-            capacity = max(capacity, 2 * size)  # less could not carry the message at all
-    value = random.Random(size).randbytes(size)  # the same bytes on both sides
-    return Parcel(value, value[:-1] + bytes([value[-1] ^ 1]), count, capacity)
+def pour(turn: Turn, parcel_of: Callable[[Turn], Parcel]) -> tuple[float, Parcel]:
+    """Send a parcel one way; return the seconds until the far side has confirmed all of it.
 
-
-def _pour(turn: Turn) -> tuple[float, Parcel]:
-    """Send one way; return the seconds until the far side has confirmed all of it.
-
-    One more message goes first and does not count: for large messages both sides have to get new memory.
+    A few more messages go first and do not count: for large messages both sides have to get new memory. The
+    far side compares once the time is taken, because to compare large messages takes as long as to copy them.
     """
-    value, last, count, capacity = parcel = _parcel(turn)
-    with near_end(turn, _drain, Room(capacity, parcel.size, turn.folder)) as end:
+    parcel = parcel_of(turn)
+    value, last, times = parcel.value, parcel.last, parcel.times
+    with near_end(turn, functools.partial(_drain, parcel_of), parcel.room) as end:
         send = end.send
-        send(value)
-        answer = end.receive()
-        check(answer == "the first", f"altered, lost or doubled a message: {answer}")
+        for _ in range(WARM_UP):
+            send(value)
+        _expect(end, "the first")
         begin = time.perf_counter()
-        for _ in range(count - 1):
+        for _ in range(times - 1):
             send(value)
         send(last)
-        answer = end.receive()
+        _expect(end, times)
         seconds = time.perf_counter() - begin
-        check(answer == count, f"altered, lost or doubled a message: {answer}")
+        _expect(end, "the same")
     return seconds, parcel
 
 
-def _drain(turn: Turn, state: Any) -> None:
-    value, last, count, _ = _parcel(turn)
+def _expect(end: End, expected: Any) -> None:
+    answer = end.receive()
+    check(answer == expected, f"altered, lost or doubled a message: {answer}")
+
+
+def _drain(parcel_of: Callable[[Turn], Parcel], turn: Turn, state: Any) -> None:
+    value, last, times, _, same = parcel_of(turn)
     with far_end(turn, state) as end:
         receive = end.receive
-        received = receive()
-        end.send("the first" if received == value else "not the same")
-        for _ in range(count - 1):
+        for _ in range(WARM_UP):
             received = receive()
-        right = receive() == last and received == value
-        end.send(count if right else "not the same")
+        end.send("the first" if same(received, value) else "not the same")
+        for _ in range(times - 1):
+            received = receive()
+        final = receive()
+        end.send(times)
+        end.send("the same" if same(received, value) and same(final, last) else "not the same")
 
 
 def one_way(turn: Turn) -> float:
     """Messages/s, one way."""
-    seconds, parcel = _pour(turn)
+    seconds, parcel = pour(turn, _small_parcel)
     return parcel.times / seconds
 
 
-def bulk(turn: Turn) -> float:
-    """Bytes/s, in large messages."""
-    seconds, parcel = _pour(turn)
-    return parcel.times * parcel.size / seconds
-
-
-def per_message(turn: Turn) -> float:
-    """Seconds for a message of ``turn.at`` bytes."""
-    seconds, parcel = _pour(turn)
-    return seconds / parcel.times
+def _small_parcel(turn: Turn) -> Parcel:
+    return Parcel(VALUE, {**VALUE, "id": 12346}, turn.messages, turn.room())
 
 
 def _trips(turn: Turn) -> int:
@@ -230,6 +218,5 @@ def _wait(turn: Turn, state: Any) -> None:
 WORKLOADS = [
     Workload("one-way", "one-way", "messages/s", one_way, taking_part()),
     Workload("echo", "round trip", "seconds", echo, taking_part()),
-    Workload("bulk", "bytes of 1 MiB, one-way", "bytes/s", bulk, taking_part()),
     Workload("idle-reader", "idle: a reader that waits", "cores", idle_reader, taking_part()),
 ]
