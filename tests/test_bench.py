@@ -66,7 +66,9 @@ def measured(file: Path, *arguments: str) -> list[dict[str, Any]]:
 def test_every_workload_reports_every_installed_rival(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = measured(tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth,batch")
+    results = measured(
+        tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth,batch,capacity"
+    )
     workloads = [one for one in catalogue.WORKLOADS.values() if importable(one.module)]
     assert [(one["workload"], one["peer"], one["at"]) for one in results] == [
         (workload.name, rival, point)
@@ -166,6 +168,23 @@ def test_bulk_is_measured_by_the_name_that_it_had(monkeypatch: pytest.MonkeyPatc
     arguments = ("--where", "thread", "--workload", "bulk", "--peers", OURS)
     results = measured(tmp_path / "it.json", *FEW, *arguments)
     assert {(one["workload"], one["unit"]) for one in results} == {("bytes", "bytes/s")}
+
+
+def test_a_turn_of_a_capacity_has_a_channel_of_that_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    def make(room: Any) -> Any:
+        used.append(room.capacity)
+        return RIVALS["mp.Queue"].make(room)
+
+    monkeypatch.setitem(RIVALS, OURS, RIVALS["mp.Queue"]._replace(make=make))
+    points = catalogue.WORKLOADS["echo-by-capacity"].points
+    assert (points[0], points[-1]) == (32 << 10, 1 << 20)
+    for name in catalogue.GROUPS["capacity"]:
+        for at in points:
+            turn = Turn(name, "thread", OURS, messages=4, echoes=4, at=at, seconds=0.05, folder="")
+            catalogue.WORKLOADS[name].near(turn)
+    assert used == [*points, *points]
 
 
 @pytest.fixture

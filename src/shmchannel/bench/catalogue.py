@@ -16,6 +16,7 @@ GROUPED = {
     "all": COMPARISONS,
     "growth": growth.WORKLOADS,
     "batch": batches.WORKLOADS,
+    "capacity": workloads.BY_CAPACITY,
 }
 WORKLOADS = {workload.name: workload for group in GROUPED.values() for workload in group}
 GROUPS = {name: [workload.name for workload in group] for name, group in GROUPED.items()}

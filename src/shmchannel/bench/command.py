@@ -25,7 +25,7 @@ def add_arguments(command: argparse.ArgumentParser, number: Callable[..., Callab
         default=["all"],
         metavar="NAME,...",
         help=f"of {', '.join(GROUPS['all'])} (all), of growth: {', '.join(GROUPS['growth'])}, "
-        f"and of batch: {', '.join(GROUPS['batch'])}",
+        f"of batch: {', '.join(GROUPS['batch'])}, and of capacity: {', '.join(GROUPS['capacity'])}",
     )
     command.add_argument(
         "--peers",

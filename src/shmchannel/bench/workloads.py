@@ -18,10 +18,11 @@ import msgpack
 
 from ..bench import VALUE
 from .far_side import BETWEEN, beside
-from .rivals import RIVALS, VALUES, End, Rival, Room
+from .rivals import OURS, RIVALS, VALUES, End, Rival, Room
 
 KIB, MIB = 1 << 10, 1 << 20
 SMALL_ROOM = 1 * MIB  # bytes each way
+CAPACITIES = (32 * KIB, 64 * KIB, 128 * KIB, 256 * KIB, 512 * KIB, 1 * MIB)
 WARM_UP = 4  # messages
 
 
@@ -33,7 +34,7 @@ class Turn(NamedTuple):
     rival: str
     messages: int  # sent one way
     echoes: int  # round trips
-    at: int  # the workload's point: a size, a number of channels or of writers
+    at: int  # the workload's point: a size, a capacity, a number of channels or of writers
     seconds: float  # how long an idle side is watched
     folder: str  # for the rival's files
 
@@ -169,7 +170,7 @@ def one_way(turn: Turn) -> float:
 
 
 def _small_parcel(turn: Turn) -> Parcel:
-    return Parcel(VALUE, {**VALUE, "id": 12346}, turn.messages, turn.room())
+    return Parcel(VALUE, {**VALUE, "id": 12346}, turn.messages, turn.room(turn.at or SMALL_ROOM))
 
 
 def _trips(turn: Turn) -> int:
@@ -180,7 +181,7 @@ def echo(turn: Turn) -> float:
     """The median round trip in seconds: each message is answered before the next is sent."""
     trips = []
     clock = time.perf_counter
-    with near_end(turn, _answer, turn.room()) as end:
+    with near_end(turn, _answer, turn.room(turn.at or SMALL_ROOM)) as end:
         send, receive = end.send, end.receive
         for _ in range(_trips(turn)):
             begin = clock()
@@ -219,4 +220,16 @@ WORKLOADS = [
     Workload("one-way", "one-way", "messages/s", one_way, taking_part()),
     Workload("echo", "round trip", "seconds", echo, taking_part()),
     Workload("idle-reader", "idle: a reader that waits", "cores", idle_reader, taking_part()),
+]
+BY_CAPACITY = [
+    Workload(
+        f"{name}-by-capacity",
+        f"{title}, by a channel's capacity each way",
+        unit,
+        near,
+        {OURS: [*BETWEEN]},
+        CAPACITIES,
+        "bytes",
+    )
+    for name, title, unit, near, *_ in WORKLOADS[:2]
 ]
