@@ -76,7 +76,7 @@ def test_a_channel_pickles_as_its_handle() -> None:
     for other in (pickle.loads(pickle.dumps(channel)), copy.copy(channel)):
         assert other.handle == channel.handle
         assert other.max_message_size == 1000
-    assert repr(channel) == f"<Channel {channel.handle}, 2 x 1048576 bytes>"
+    assert repr(channel) == f"<Channel {channel.handle}, 2 x 131072 bytes>"
 
 
 def work(channel: Channel) -> None:

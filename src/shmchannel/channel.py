@@ -22,7 +22,7 @@ from .system.files import checked_size, disown, memory_size
 from .system.locks import Hold
 from .transfer.sweep import adopt, sweep_blocks
 
-DEFAULT_CAPACITY = 1 << 20  # bytes per direction
+DEFAULT_CAPACITY = 1 << 17  # bytes per direction: docs/performance.md says why
 SMALLEST_CAPACITY = 4096  # bytes; less would save no memory, which comes in pages
 MAX_MESSAGE_SIZE = 1 << 30  # bytes, unless the caller gives another limit
 LARGEST_MESSAGE = 1 << 62  # bytes; fits into C's 64-bit sizes
@@ -100,8 +100,8 @@ class Channel:
     ) -> None:
         """Create a channel; with ``handle``, attach to that channel.
 
-        ``capacity`` is in bytes per direction (by default 1 MiB), rounded up to a power of two. Large pieces
-        of messages lie in blocks of memory beside that: ``lend_limit`` says how many bytes of blocks each
+        ``capacity`` is in bytes per direction (by default 128 KiB), rounded up to a power of two. Large
+        pieces of messages lie in blocks of memory beside that: ``lend_limit`` says how many bytes of blocks each
         direction may have (by default a quarter of /dev/shm, at most 256 MiB). What goes beyond it travels
         in parts, and with 0 everything does. Both are the creator's. ``max_message_size`` is in bytes (1
         GiB), and limits the writes and reads of this side; a message may be larger than the capacity.

@@ -1,4 +1,4 @@
-"""The cost of handing over memory: lent from a port's pool, in a ``SharedBuffer``, and without a channel."""
+"""The cost of handing over memory: in a ``SharedBuffer``, and without a channel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NamedTuple
 
 from ..channel import DEFAULT_CAPACITY, Channel
-from ..port.port import Port
 from ..transfer.buffer import SharedBuffer
 from .far_side import BETWEEN, beside
 from .large import FRAME_SIZE
@@ -41,21 +40,10 @@ class Mover(NamedTuple):
     open: Callable[[Any, Turn], Hand]
 
 
-def _open_lending(channel: Channel, _turn: Turn) -> Hand:
-    """Each buffer is lent from the port's pool."""
-    port = channel.connect()
-    # A port without ``buffer`` has no pool: delete this with the default, once every port has one.
-    new: Callable[[int], SharedBuffer] = getattr(port, "buffer", SharedBuffer)
-    return _channel_hand(port, new)
-
-
 def _open_channel(channel: Channel, _turn: Turn) -> Hand:
-    return _channel_hand(channel.connect(), SharedBuffer)
-
-
-def _channel_hand(port: Port, new: Callable[[int], SharedBuffer]) -> Hand:
+    port = channel.connect()
     return Hand(
-        new,
+        SharedBuffer,
         lambda buffer: port.write_sync(buffer, transfer=[buffer]),
         port.read_sync,
         SharedBuffer.close,
@@ -89,14 +77,7 @@ def _open_pipe(connection: Any, turn: Turn) -> Hand:
 
 _BUFFER = Mover([*BETWEEN], make_channel, _open_channel)
 _MEMORY = {"SharedMemory by name over mp.Pipe": Mover(["process"], lambda _: SPAWN.Pipe(), _open_pipe)}
-MOVERS = {
-    "lend": {
-        OURS: Mover([*BETWEEN], make_channel, _open_lending),
-        "SharedBuffer": _BUFFER,
-        **_MEMORY,
-    },
-    "transfer": {OURS: _BUFFER, **_MEMORY},
-}
+MOVERS = {workload: {OURS: _BUFFER, **_MEMORY} for workload in ("lend", "transfer")}
 
 
 def _trips(turn: Turn) -> int:
