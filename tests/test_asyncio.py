@@ -26,6 +26,7 @@ from shmchannel.waiting import event_loop as loops
 from support.awaited import pair, soon
 from support.flavours import FLAVOURS, PROCESSES, Peer
 from support.inside import consumer_of, doorbell_of, loop_side_of, producer_of
+from support.marks import BOTH_WAYS
 from support.peers import collect_range, connect_and_idle, echo, fill, send_range
 
 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as _runner:
@@ -517,9 +518,10 @@ def test_a_killed_peer_is_lost_to_a_task(run: Callable[[Main], None], flavour: s
 
 
 @pytest.mark.parametrize("where", ["loop", "thread"])
-def test_a_close_releases_every_task(run: Callable[[Main], None], where: str) -> None:
+@pytest.mark.parametrize("lend_limit", BOTH_WAYS)
+def test_a_close_releases_every_task(run: Callable[[Main], None], where: str, lend_limit: int | None) -> None:
     async def main() -> None:
-        async with pair() as (one, _two):
+        async with pair(lend_limit=lend_limit) as (one, _two):
             fill(one)
             tasks = [asyncio.create_task(one.read()) for _ in range(2)]
             tasks += [asyncio.create_task(one.write(b"x" * size)) for size in (1000, 100_000)]
@@ -897,7 +899,7 @@ def test_what_waits_longest_is_served_first_also_at_the_end(monkeypatch: pytest.
 
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_thread_behind_a_task_of_a_loop_that_stands_still_is_released_by_a_close(closed: bool) -> None:
-    channel = Channel(capacity=4096)
+    channel = Channel(capacity=4096, lend_limit=0)
     with channel.connect() as one, channel.connect(), ThreadPoolExecutor(1) as pool:
         loop = asyncio.new_event_loop()
         task = loop.create_task(one.write(b"x" * 100_000))
@@ -950,7 +952,7 @@ def leave_in_a_closed_loop(use: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 def test_a_large_write_left_in_a_closed_loop_is_taken_back(
     left_by: str, next_by: str, collected: bool
 ) -> None:
-    channel = Channel(capacity=4096)
+    channel = Channel(capacity=4096, lend_limit=0)
     with channel.connect() as one, channel.connect() as two, ThreadPoolExecutor(2) as pool:
 
         def leave() -> list[asyncio.Task[Any]]:
@@ -984,7 +986,7 @@ def test_a_large_write_taken_back_does_not_take_the_turn_of_the_next() -> None:
         assert await asyncio.to_thread(two.read_sync, timeout=10) == b"y" * 50_000
         assert await writing
 
-    channel = Channel(capacity=4096)
+    channel = Channel(capacity=4096, lend_limit=0)
     with channel.connect() as one, channel.connect() as two:
         left = [leave_in_a_closed_loop(one.write(b"x" * 100_000))]
         asyncio.run(main())
@@ -1018,7 +1020,7 @@ def test_a_large_message_gives_way_to_other_tasks_between_its_parts(
     monkeypatch.setattr(loops, "CHECKPOINT_INTERVAL", 0)  # at every chance
 
     async def main() -> None:
-        async with pair(1 << 20) as (one, two):
+        async with pair(1 << 20, lend_limit=0) as (one, two):
             outgoing: Any = producer_of(one)
             incoming: Any = consumer_of(two)
             value = b"x" * 10_000_000

@@ -15,6 +15,7 @@ from shmchannel import Channel, CloneError, EndOfChannel, Interface, Port, PortC
 from shmchannel.port.port import connection_of
 from support import engines
 from support.inside import producer_of, reader_of, writer_of
+from support.marks import BOTH_WAYS
 
 pytestmark = pytest.mark.varies
 
@@ -90,8 +91,11 @@ def test_a_batch_leaves_the_collector_alone(engine: str) -> None:
 
 
 @engines.needs_c
-def test_a_thread_that_turns_the_collector_off_while_another_reads_finds_it_off() -> None:
-    channel = Channel(capacity=1 << 23)
+@pytest.mark.parametrize("lend_limit", BOTH_WAYS)
+def test_a_thread_that_turns_the_collector_off_while_another_reads_finds_it_off(
+    lend_limit: int | None,
+) -> None:
+    channel = Channel(capacity=1 << 23, lend_limit=lend_limit)
     value = [b"x" * 500_000] * 10  # large bytes are copied without the GIL
     with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
         stop = threading.Event()
@@ -264,7 +268,7 @@ def test_in_asyncio(pair: tuple[Port, Port]) -> None:
 
 
 def test_a_batch_that_waits_for_room_does_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
-    channel = Channel(capacity=1 << 20)
+    channel = Channel(capacity=1 << 20, lend_limit=0)
     with channel.connect() as one, channel.connect():
         connection = connection_of(one)
         tries: list[int] = []

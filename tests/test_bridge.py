@@ -36,6 +36,7 @@ from shmchannel import (
     WouldBlock,
 )
 from support.flavours import Peer
+from support.marks import BOTH_WAYS
 from support.peers import fill
 from support.values import alike, shared_values, values
 
@@ -109,9 +110,12 @@ def test_order_is_kept_both_ways_at_once() -> None:
 
 
 @pytest.mark.parametrize("far_capacity", [4096, 1 << 20])
-def test_a_message_may_be_larger_than_rings_window_and_packets(far_capacity: int) -> None:
+@pytest.mark.parametrize("lend_limit", BOTH_WAYS)
+def test_a_message_may_be_larger_than_rings_window_and_packets(
+    far_capacity: int, lend_limit: int | None
+) -> None:
     message = os.urandom(9_000_000)
-    with bridged(far_capacity=far_capacity, window=100_000) as ends:
+    with bridged(far_capacity=far_capacity, lend_limit=lend_limit, window=100_000) as ends:
         for size in (len(message), wire.PIECE, wire.PIECE + 1, wire.PIECE - 8, 4000, 0):
             writer = threading.Thread(target=ends.near.write_sync, args=(message[:size],))
             writer.start()
@@ -383,9 +387,10 @@ def test_a_link_that_is_reset_again_and_again_loses_and_doubles_nothing() -> Non
         assert made[0].connections > 1
 
 
-def test_a_large_message_survives_a_cut_in_the_middle_of_it() -> None:
+@pytest.mark.parametrize("lend_limit", BOTH_WAYS)
+def test_a_large_message_survives_a_cut_in_the_middle_of_it(lend_limit: int | None) -> None:
     message = os.urandom(30_000_000)
-    with cutting() as (by, made), bridged(by=by) as ends:
+    with cutting() as (by, made), bridged(by=by, lend_limit=lend_limit) as ends:
         ends.near.write_sync(0)
         assert ends.far.read_sync(timeout=SECONDS) == 0
         writer = threading.Thread(target=ends.near.write_sync, args=(message,))

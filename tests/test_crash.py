@@ -19,6 +19,7 @@ from shmchannel.system import processes
 from support.flavours import PROCESSES, Peer
 from support.inside import peer_of
 from support.leftovers import names
+from support.marks import BOTH_WAYS
 from support.peers import connect, connect_and_idle, read_for_ever, write_for_ever
 
 KILLED = -signal.SIGKILL
@@ -53,8 +54,9 @@ def test_a_writer_killed_while_it_writes(flavour: str, delay: float) -> None:
 
 @pytest.mark.parametrize("flavour", PROCESSES)
 @pytest.mark.parametrize("size", [100, 100_000])
-def test_a_reader_killed_while_we_write(flavour: str, size: int) -> None:
-    channel = Channel(capacity=16384)
+@pytest.mark.parametrize("lend_limit", BOTH_WAYS)
+def test_a_reader_killed_while_we_write(flavour: str, size: int, lend_limit: int | None) -> None:
+    channel = Channel(capacity=16384, lend_limit=lend_limit)
     peer = Peer(flavour, read_for_ever, channel.handle)
     with channel.connect() as port:
         for _ in range(1000):
@@ -252,7 +254,7 @@ except TimeoutError:
     connection_of(port).outgoing.producer.try_write(b"x" * 100, 2)  # a part
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    channel = Channel(capacity=4096)
+    channel = Channel(capacity=4096, lend_limit=0)
     with subprocess.Popen([sys.executable, "-c", code, channel.handle]), channel.connect() as port:
         assert port.read_sync(timeout=30) == "whole"
         with pytest.raises(PeerLost):

@@ -51,7 +51,11 @@ def run(name: str, core: str, libc: str = "") -> None:
 
 @pytest.mark.parametrize("core", LONG_RINGS)
 @pytest.mark.parametrize(
-    "name", ["descriptors", "doorbells", "memory", "large_write", "large_read", "large_parts", "large_value"]
+    "name",
+    [
+        *("descriptors", "doorbells", "memory", "large_write", "large_read", "large_parts", "large_lent"),
+        "large_value",
+    ],
 )
 def test_a_limit_that_is_hit_costs_nothing_but_an_error(name: str, core: str) -> None:
     run(name, core)

@@ -59,7 +59,7 @@ from shmchannel import Channel
 from shmchannel.layout import DATA
 from shmchannel.segment import Segment
 use, SIZE = sys.argv[1], 50_000_000
-channel = Channel(capacity=1 << 27)
+channel = Channel(capacity=1 << 27, lend_limit=0)
 memory = Segment.attach(channel.handle).memory
 one, two = channel.connect(), channel.connect()
 if use == "read":

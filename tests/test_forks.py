@@ -227,7 +227,7 @@ port.write_sync(port.read_sync(timeout=10))
 
 @pytest.mark.parametrize("ring", RINGS)
 def test_a_fork_without_hooks_takes_no_parts_while_it_waits(ring: str) -> None:
-    channel, message = Channel(capacity=1 << 16), bytes(range(256)) * 1000
+    channel, message = Channel(capacity=1 << 16, lend_limit=0), bytes(range(256)) * 1000
     with channel.connect() as port, started(PARTS, channel, ring) as master:
         assert port.write_sync(message, timeout=10)
         assert port.read_sync(timeout=10) == message

@@ -35,7 +35,7 @@ from shmchannel.waiting import sleeper as waiting
 from support import engines
 from support.flavours import FLAVOURS, PROCESSES, Peer
 from support.inside import producer_of, reader_of
-from support.marks import slow_in
+from support.marks import BOTH_WAYS, slow_in
 from support.peers import (
     both_ways,
     collect_range,
@@ -56,8 +56,8 @@ VALUES += [(), (1, (2, [3])), [], [None], {}, {"id": 1, "xs": (1, 2.5)}, {(1, "a
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Port, Port]]:
-    channel = Channel(capacity=4096)
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Port, Port]]:
+    channel = Channel(capacity=4096, lend_limit=getattr(request, "param", None))
     with channel.connect() as one, channel.connect() as two:
         yield one, two
 
@@ -90,7 +90,7 @@ def test_200000_messages_each_way_at_once_through_a_small_ring_keep_order_and_co
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_64_mib_go_through_a_ring_of_64_kib(flavour: str) -> None:
-    channel = Channel(capacity=64 << 10)
+    channel = Channel(capacity=64 << 10, lend_limit=0)
     peer = Peer(flavour, echo, channel.handle)
     value = os.urandom(1 << 20) * 64
     with channel.connect() as port:
@@ -139,6 +139,7 @@ def test_all_that_was_accepted_is_readable_after_the_close(pair: tuple[Port, Por
     assert two.closed
 
 
+@pytest.mark.parametrize("pair", BOTH_WAYS, indirect=True)
 def test_write_is_false_as_soon_as_the_peer_has_ended(pair: tuple[Port, Port]) -> None:
     one, two = pair
     two.write_sync("unread")
@@ -149,6 +150,7 @@ def test_write_is_false_as_soon_as_the_peer_has_ended(pair: tuple[Port, Port]) -
     assert one.read_sync() == "unread"
 
 
+@pytest.mark.parametrize("pair", BOTH_WAYS, indirect=True)
 @pytest.mark.parametrize("size", [1000, 100_000])
 def test_write_is_false_when_the_peer_ends_while_it_waits(pair: tuple[Port, Port], size: int) -> None:
     one, two = pair
@@ -162,6 +164,7 @@ def test_write_is_false_when_the_peer_ends_while_it_waits(pair: tuple[Port, Port
     assert results == [False]
 
 
+@pytest.mark.parametrize("pair", BOTH_WAYS, indirect=True)
 def test_a_use_after_close_says_so(pair: tuple[Port, Port]) -> None:
     one, _ = pair
     one.close_sync()
@@ -221,6 +224,7 @@ def test_a_use_after_close_says_so_whatever_the_other_side_did_before(how: str) 
         other.close_sync()
 
 
+@pytest.mark.parametrize("pair", BOTH_WAYS, indirect=True)
 def test_close_releases_every_thread_that_waits(pair: tuple[Port, Port]) -> None:
     one, _ = pair
     fill(one)
@@ -422,11 +426,16 @@ def test_a_timeout_of_a_read_takes_nothing(pair: tuple[Port, Port]) -> None:
     assert two.read_sync(timeout=0) == "there"
 
 
-@pytest.mark.parametrize("size", [1000, 100_000])
-def test_a_timeout_of_a_write_has_written_nothing(pair: tuple[Port, Port], size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "pair", "in_parts"),
+    [(1000, 0, False), (100_000, 0, True), (100_000, None, False)],
+    indirect=["pair"],
+    ids=["in the ring", "in parts", "lent"],
+)
+def test_a_timeout_of_a_write_has_written_nothing(pair: tuple[Port, Port], size: int, in_parts: bool) -> None:
     one, two = pair
     written = fill(one)
-    if size > 4096:  # room for two parts of it, which will have to be taken back
+    if in_parts:  # room for two parts of it, which will have to be taken back
         for _ in range(140):
             assert two.read_sync() == 0
         written -= 140
@@ -436,7 +445,9 @@ def test_a_timeout_of_a_write_has_written_nothing(pair: tuple[Port, Port], size:
         assert held.value
         assert two.read_sync() == 0
         written -= 1
-    assert (one.statistics().outgoing_fill > written * 16) is (size > 4096)
+    assert (one.statistics().outgoing_fill > written * 16) is in_parts
+    del held  # with the payload, whose block is free then
+    assert one.statistics().lent_blocks == 0
     assert [two.read_sync(timeout=1) for _ in range(written)] == [0] * written
     with pytest.raises(WouldBlock):
         two.read_nowait()
@@ -445,6 +456,20 @@ def test_a_timeout_of_a_write_has_written_nothing(pair: tuple[Port, Port], size:
     writer.start()
     assert two.read_sync(timeout=10) == data
     writer.join(10)
+
+
+@pytest.mark.parametrize("engine", engines.RINGS)
+def test_a_message_that_cannot_be_cloned_lends_nothing(engine: str) -> None:
+    channel = Channel(capacity=4096)
+    with engines.connected(channel, engine) as one, engines.connected(channel, engine):
+        gc.disable()  # it is so at once
+        try:
+            for wrong in (object(), "\ud800"):
+                with pytest.raises(CloneError):
+                    one.write_sync([b"x" * 100_000, wrong])
+                assert one.statistics().lent_blocks == 0
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize(
@@ -574,17 +599,18 @@ def test_a_message_that_does_not_decode_is_consumed_and_the_next_goes_on(pair: t
         assert two.read_sync(timeout=1) == "next"
 
 
-def test_max_message_size_holds_on_both_sides() -> None:
-    channel = Channel(capacity=4096, max_message_size=100_000)
+@pytest.mark.parametrize("lend_limit", BOTH_WAYS)
+def test_max_message_size_holds_on_both_sides(lend_limit: int | None) -> None:
+    channel = Channel(capacity=4096, max_message_size=100_000, lend_limit=lend_limit)
     small = Channel.from_handle(channel.handle, max_message_size=10_000)
     with channel.connect() as one, small.connect() as two:
         with pytest.raises(CloneError, match="max_message_size is 100000"):
             one.write_sync(b"x" * 100_000)
         with pytest.raises(CloneError, match="max_message_size is 100000"):
             one.write_nowait(b"x" * 100_000)
-        writer = threading.Thread(target=lambda: [one.write_sync(b"x" * 50_000), one.write_sync("next")])
+        writer = threading.Thread(target=lambda: [one.write_sync(b"x" * 70_000), one.write_sync("next")])
         writer.start()
-        with pytest.raises(CloneError, match="dropped a message of 50"):
+        with pytest.raises(CloneError, match="dropped a message of 70"):
             two.read_sync(timeout=10)
         assert two.read_sync(timeout=10) == "next"
         writer.join(10)

@@ -23,12 +23,13 @@ from support.engines import LONG_RINGS, RINGS, in_program, made_by
 from support.flavours import Peer
 from support.inside import producer_of, reader_of
 from support.leftovers import names
+from support.marks import BOTH_WAYS
 from support.peers import echo, fill, until_asleep
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[Port, Port]]:
-    channel = Channel(capacity=4096)
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Port, Port]]:
+    channel = Channel(capacity=4096, lend_limit=getattr(request, "param", None))
     with channel.connect() as one, channel.connect() as two:
         yield one, two
 
@@ -66,6 +67,7 @@ class Interruption(Exception):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Interruption])
+@pytest.mark.parametrize("pair", BOTH_WAYS, indirect=True)
 @pytest.mark.parametrize("act", ["read", "write", "write large"])
 def test_what_a_handler_raises_comes_out_and_nothing_is_lost(
     pair: tuple[Port, Port], error: type[BaseException], act: str
@@ -98,8 +100,9 @@ def test_what_a_handler_raises_comes_out_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("engine", RINGS)
-def test_a_storm_of_signals_loses_nothing(engine: str) -> None:
-    channel = Channel(capacity=4096)
+@pytest.mark.parametrize("lend_limit", BOTH_WAYS)
+def test_a_storm_of_signals_loses_nothing(engine: str, lend_limit: int | None) -> None:
+    channel = Channel(capacity=4096, lend_limit=lend_limit)
     peer = Peer("program", echo, channel.handle)
     previous = signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
     stop = threading.Event()

@@ -2,8 +2,9 @@
 
     python tests/programs/starving.py WHAT
 
-WHAT is full, inodes, descriptors, doorbells, memory, allocations, large_write, large_read, large_parts or
-large_value. `allocations` takes a Python with the module _testcapi; without it the status is 77.
+WHAT is full, inodes, descriptors, doorbells, memory, allocations, large_write, large_read, large_parts,
+large_lent or large_value. `allocations` takes a Python with the module _testcapi; without it the status is
+77.
 `full` and `inodes` fill a small /dev/shm of their own; where none can be mounted, the status is 77. With
 LIBC=1 libc alone makes the semaphores, as in an interpreter. Asserts that the error says what to do, that
 nothing is left half made, and that it works again once there is more.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import itertools
 import os
 import resource
 import sys
@@ -27,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 if os.environ.get("LIBC"):
     sys.modules["posix_ipc"] = None  # type: ignore[assignment]
 
-from shmchannel import Channel, ChannelError, Port, SharedBuffer
+from shmchannel import Channel, ChannelError, CloneError, Port, SharedBuffer
 from shmchannel.system import semaphores
 from shmchannel.transfer.block import NAME
 from support import apart, leftovers
@@ -70,8 +72,8 @@ def works(one: Port, two: Port) -> None:
         writer.join()
 
 
-def pair(capacity: int = 4096) -> tuple[Port, Port]:
-    channel = Channel(capacity=capacity)
+def pair(capacity: int = 4096, lend_limit: int | None = None) -> tuple[Port, Port]:
+    channel = Channel(capacity=capacity, lend_limit=lend_limit)
     return channel.connect(), channel.connect()
 
 
@@ -272,18 +274,17 @@ def memory() -> None:
 
 def large_write() -> None:
     """Where there is no memory to encode it, nothing is written."""
-    one, two = pair(MIB)
-    values = [["x" * 1000] * 50_000, b"y" * 64 * MIB]
-    for value in values:
+    for lend_limit, value in itertools.product((0, None), (["x" * 1000] * 50_000, b"y" * 64 * MIB)):
+        one, two = pair(MIB, lend_limit)
         with spare_memory(16 * MIB):
             out_of_memory(lambda: one.write_sync(value, timeout=30))  # noqa: B023
             works(one, two)
-    works(one, two)
+        works(one, two)
 
 
 def large_read() -> None:
     """Where there is no memory to take it out, it stays for the next read."""
-    one, two = pair(256 * MIB)
+    one, two = pair(256 * MIB, lend_limit=0)
     value = b"x" * 64 * MIB
     for _ in range(3):
         assert one.write_sync(value, timeout=30)
@@ -298,7 +299,7 @@ def large_read() -> None:
 
 def large_parts() -> None:
     """What comes in parts stays where it is, and goes on."""
-    one, two = pair(MIB)
+    one, two = pair(MIB, lend_limit=0)
     value = bytes(range(256)) * (4096 * 100)  # 100 MiB
     writer = threading.Thread(target=lambda: (one.write_sync(value), one.write_sync("next")))
     writer.start()
@@ -310,6 +311,33 @@ def large_parts() -> None:
     assert two.read_sync(timeout=30) == value
     assert two.read_sync(timeout=30) == "next"
     writer.join()
+
+
+def large_lent() -> None:
+    """Where there is no memory to map its block, or to copy it out, it stays for the next read."""
+    one, two = pair()
+    value = b"x" * 32 * MIB
+    for spare in (16 * MIB, 48 * MIB):
+        assert one.write_sync(value, timeout=30)
+        assert one.statistics().lent_blocks == 1
+        assert one.write_sync("next", timeout=30)
+        with spare_memory(spare):
+            for read in (two.read_nowait, two.read_sync, two.read_nowait):
+                no_memory_for(read)
+            assert one.statistics().lent_blocks == 1
+        assert two.read_sync(timeout=30) == value
+        assert two.read_sync(timeout=30) == "next"
+        assert one.statistics().lent_blocks == 0
+        one, two = two, one
+
+
+def no_memory_for(action: Callable[[], Any]) -> None:
+    """``MemoryError``, or the system's refusal to map a block."""
+    try:
+        out_of_memory(action)
+    except ChannelError as error:
+        assert "Cannot allocate memory" in str(error), error
+        assert not isinstance(error, CloneError), error
 
 
 def allocations() -> None:

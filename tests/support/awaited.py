@@ -10,8 +10,10 @@ from shmchannel import Channel, Port
 
 
 @asynccontextmanager
-async def pair(capacity: int = 4096, *, spin: bool = True) -> AsyncIterator[tuple[Port, Port]]:
-    channel = Channel(capacity=capacity)
+async def pair(
+    capacity: int = 4096, *, spin: bool = True, lend_limit: int | None = None
+) -> AsyncIterator[tuple[Port, Port]]:
+    channel = Channel(capacity=capacity, lend_limit=lend_limit)
     async with channel.connect(spin=spin) as one, channel.connect(spin=spin) as two:
         yield one, two
 

@@ -37,10 +37,16 @@ class Bridged:
 
 @contextlib.contextmanager
 def bridged(
-    *, by: Any = None, capacity: int = 1 << 16, far_capacity: int = 1 << 16, **options: Any
+    *,
+    by: Any = None,
+    capacity: int = 1 << 16,
+    far_capacity: int = 1 << 16,
+    lend_limit: int | None = None,
+    **options: Any,
 ) -> Iterator[Bridged]:
     """Over loopback; ``by(address)`` may name another address to connect to."""
-    near, far = Channel(capacity=capacity), Channel(capacity=far_capacity)
+    near = Channel(capacity=capacity, lend_limit=lend_limit)
+    far = Channel(capacity=far_capacity, lend_limit=lend_limit)
     with contextlib.ExitStack() as stack:
         ports = stack.enter_context(near.connect()), stack.enter_context(far.connect())
         one = Bridge(near.connect(), "tcp://127.0.0.1:*", keys=LISTENER, clients=[DIALER[0]], **options)

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+# A channel's ``lend_limit``, and how a large message of bytes travels with it.
+BOTH_WAYS = [pytest.param(0, id="in parts"), pytest.param(None, id="lent")]
+
 
 def slow_in(those: Iterable[Any], values: Iterable[Any]) -> list[Any]:
     """The values, of which those are slow. Another one may be a parameter with marks already."""
