@@ -83,7 +83,10 @@ class Codec:
             raise changed() from None
         except REFUSED_WHILE_ENCODING as refused:
             error = refused
-        return self.encode_graph(value, encoder.serialized, error, moves, pieces)
+        try:
+            return self.encode_graph(value, encoder.serialized, error, moves, pieces)
+        finally:
+            error = None  # else it and this frame keep each other, and the blocks, until a collection
 
     def encode_graph(
         self,
@@ -176,7 +179,10 @@ class Codec:
                 f"cannot decode a message of {size} bytes now: {error.strerror}; the next read tries it again"
             ) from error
         if isinstance(error, ChannelError) or not isinstance(error, _REFUSED_WHILE_DECODING):
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # else it and this frame keep each other, and the blocks, until a collection
         reason = error if str(error) else type(error).__name__
         # Not from the error, which has as much of the peer's text as that likes, and would be printed too.
         raise CloneError(f"$: a message of {size} bytes does not decode: {reason}") from None
