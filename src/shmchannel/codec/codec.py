@@ -181,8 +181,8 @@ class Codec:
         if isinstance(error, ChannelError) or not isinstance(error, _REFUSED_WHILE_DECODING):
             try:
                 raise error
-            finally:
-                del error  # else it and this frame keep each other, and the blocks, until a collection
+            finally:  # its traceback has this frame: in a cycle it would keep blocks until the next collection
+                del error
         reason = error if str(error) else type(error).__name__
         # Not from the error, which has as much of the peer's text as that likes, and would be printed too.
         raise CloneError(f"$: a message of {size} bytes does not decode: {reason}") from None

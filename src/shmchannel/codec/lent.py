@@ -62,9 +62,8 @@ class Pieces:
     def __init__(self, lending: Lending, least: int) -> None:
         """Pieces of ``least`` bytes and more may lie beside the message."""
         self._lending, self.least = lending, least
-        self._found: dict[
-            int, tuple[Any, bytes | None]
-        ] = {}  # by id; with the piece, so that it keeps its id
+        # By id, and whether it arrives as a memoryview; with the piece, so that it keeps its id.
+        self._found: dict[tuple[int, bool], tuple[Any, bytes | None]] = {}
         self._entries: list[Any] = []
         self._lent = 0
 
@@ -73,12 +72,13 @@ class Pieces:
 
         With ``inside`` it is part of an instance's value, where a memoryview arrives as one.
         """
-        found = self._found.get(id(piece))
+        key = id(piece), inside and type(piece) is memoryview
+        found = self._found.get(key)
         if found is None:
-            found = self._found[id(piece)] = piece, self._take(piece, inside)
+            found = self._found[key] = piece, self._take(piece, key[1])
         return found[1]
 
-    def _take(self, piece: Any, inside: bool) -> bytes | None:
+    def _take(self, piece: Any, is_view: bool) -> bytes | None:
         with memoryview(piece) as view:
             # Only native formats of one item can be cast.
             has_form = view.c_contiguous and view.format in _CASTABLE
@@ -89,7 +89,7 @@ class Pieces:
             return None
         self._entries.append(entry)
         self._lent += size
-        kind = _VIEW if inside and type(piece) is memoryview else _KINDS[type(piece)]
+        kind = _VIEW if is_view else _KINDS[type(piece)]
         form = piece.typecode if type(piece) is array else ""
         return _PIECE.pack(len(self._entries) - 1, kind) + form.encode()
 
@@ -131,24 +131,23 @@ class Taken:
         if entry >= len(self._views):
             raise ValueError("a piece that is not there")
         made = self._made.get(entry)
-        if (
-            made is None
-        ):  # each entry is copied once: a reference takes few bytes, and a hostile peer's time none
-            value = self._value(self._views[entry], kind, data[_PIECE.size :].decode("ascii"))
+        if made is None:  # each entry is copied once: a hostile peer's references take few bytes
+            value = self._value(entry, kind, data[_PIECE.size :].decode("ascii"))
             made = self._made[entry] = data, value
         if made[0] != data:
             raise ValueError("one piece as two values")
         return made[1]
 
-    def _value(self, view: memoryview, kind: int, form: str) -> Any:
+    def _value(self, entry: int, kind: int, form: str) -> Any:
         if kind == _VIEW:
-            return view
-        if kind == _BYTES:
-            return self._bytes_of(view)
-        if kind == _BYTEARRAY:
-            return bytearray(view)
-        if kind == _ARRAY:
-            return types.array_of(form, view)
+            return self._views[entry]
+        with self._views[entry][:] as view:  # an exception keeps this frame, and must not keep the block
+            if kind == _BYTES:
+                return self._bytes_of(view)
+            if kind == _BYTEARRAY:
+                return bytearray(view)
+            if kind == _ARRAY:
+                return types.array_of(form, view)
         raise ValueError(f"a piece of kind {kind}")
 
     def clear(self) -> None:

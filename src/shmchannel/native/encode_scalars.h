@@ -198,13 +198,35 @@ static int encode_bytes(Encoder *encoder, PyObject *value)
     return output_add_of(&encoder->out, PyBytes_AS_STRING(value), size, value);
 }
 
+/* A memoryview that is not contiguous. */
+static int encode_scattered(Encoder *encoder, PyObject *value)
+{
+    int status;
+    if (PyMemoryView_GET_BUFFER(value)->len >= encoder->codec->least_lent && lend(encoder, value, &status))
+        return status;
+    PyObject *bytes = PyObject_CallMethod(value, "tobytes", NULL);
+    if (!bytes)
+        return -1;
+    size_t size = (size_t)PyBytes_GET_SIZE(bytes);
+    if (encoder->inside)
+        status = add_ext(encoder, encoder->codec->state->code_of_view, bytes);
+    else if (!(status = add_length(encoder, size, 0xC4, 0xC5, 0xC6)))
+        status = output_add_of(&encoder->out, PyBytes_AS_STRING(bytes), size, bytes);
+    Py_DECREF(bytes);
+    return status;
+}
+
 static int encode_view(Encoder *encoder, PyObject *value)
 {
     Py_buffer view;
     Borrowed *piece = NULL;
     int status;
-    if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0)
-        return -1;
+    if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_BufferError))
+            return -1;
+        PyErr_Clear();
+        return encode_scattered(encoder, value);
+    }
     if (view.len >= encoder->codec->least_lent && lend(encoder, value, &status)) {
         PyBuffer_Release(&view);
         return status;
