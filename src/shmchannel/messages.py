@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .codec.codec import Codec
 from .codec.interfaces import Instances
-from .codec.lent import LentPayload
+from .codec.lent import LentPayload, end
 from .errors import CloneError, is_shortage
 from .ring.consumer import Consumer
 from .ring.producer import Note, Producer, frame
@@ -57,6 +57,7 @@ class MessageWriter:
         payload = self._codec.encode(value, moves)
         size = len(payload) + (payload.lent if isinstance(payload, LentPayload) else 0)
         if size > self.max_message_size:
+            end(payload)
             raise too_large(size, self.max_message_size)
         return payload
 
@@ -75,7 +76,11 @@ class MessageWriter:
         batches: list[Batch] = []
         frames: list[bytes] = []
         for value in values:
-            payload = self.encode(value)
+            try:
+                payload = self.encode(value)
+            except BaseException:
+                end_all(batches)
+                raise
             if len(payload) > self.producer.largest_whole or isinstance(payload, LentPayload):
                 batches.append(Batch(b"".join(frames), payload))
                 frames = []
@@ -84,6 +89,12 @@ class MessageWriter:
         if frames:
             batches.append(Batch(b"".join(frames), None))
         return batches
+
+
+def end_all(batches: list[Batch]) -> None:
+    """Free the blocks of messages that were not published."""
+    for batch in batches:
+        end(batch.large)
 
 
 def note_of(payload: bytes) -> Note | None:

@@ -48,10 +48,10 @@ class Codec:
         self,
         interfaces: Iterable[Interface] = (),
         lend: Callable[[], lent.Lending] | None = None,
-        borrow: Callable[[list[Any]], lent.Borrowing] | None = None,
+        borrow: Callable[[list[Any], int], lent.Borrowing] | None = None,
         least_lent: int = sys.maxsize,
     ) -> None:
-        """``lend`` begins a message that may lend blocks; ``borrow`` takes those that a message lists.
+        """``lend`` begins a message that may lend blocks; ``borrow`` takes those that a message lists; it gets its size too.
 
         Pieces of ``least_lent`` bytes and more may lie beside the message. Without these arguments every
         message has all its bytes in it.
@@ -72,6 +72,10 @@ class Codec:
         cannot be cloned losslessly; and ``InterfaceError`` for what an interface's function raises.
         """
         pieces = self.pieces()
+        with lent.ended_by_errors(pieces):
+            return self._encode(value, moves, pieces)
+
+    def _encode(self, value: object, moves: Instances | None, pieces: lent.Pieces | None) -> bytes:
         encoder = _TreeEncoder(self.interfaces, moves or {}, pieces)
         error = None
         try:
@@ -103,7 +107,8 @@ class Codec:
         try:
             if type(value) is memoryview:  # that is not contiguous: msgpack takes no other
                 return self.encode(bytes(value))
-            table = graph.encode(value, self.interfaces, moves or {}, serialized, pieces)
+            with lent.ended_by_errors(pieces):
+                table = graph.encode(value, self.interfaces, moves or {}, serialized, pieces)
         except (ChannelError, MemoryError):
             raise
         except (ValueError, TypeError, OverflowError) as other:
@@ -138,7 +143,7 @@ class Codec:
         if self._borrow is None or taken is not None:
             raise ValueError("it has pieces in blocks, which only the port's reader can take")
         entries, message = lent.split(inside)
-        borrowed: lent.Borrowing | None = self._borrow(entries)
+        borrowed: lent.Borrowing | None = self._borrow(entries, types.WRAPPER.size + len(inside))
         try:
             assert borrowed
             taken = lent.Taken(borrowed.views(), self.bytes_of)
@@ -159,7 +164,7 @@ class Codec:
             if self._borrow is None or payload[: types.WRAPPER.size] != lent.wrapper(inside):
                 return payload
             entries, message = lent.split(inside)
-            views = self._borrow(entries).views()
+            views = self._borrow(entries, types.WRAPPER.size + len(inside)).views()
             try:
                 return lent.joined([self.bytes_of(view) for view in views], message)
             finally:

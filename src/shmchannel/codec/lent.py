@@ -12,7 +12,8 @@ from __future__ import annotations
 import mmap
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgpack
@@ -36,6 +37,9 @@ class Lending(Protocol):
 
     def lend(self, piece: memoryview) -> list[Any] | None:
         """Copy a piece into a block. Returns the block's entry, or None if there is none to be had."""
+
+    def end(self) -> None:
+        """Free the blocks again, unless the message was published."""
 
 
 class Borrowing(Protocol):
@@ -93,6 +97,10 @@ class Pieces:
         form = piece.typecode if type(piece) is array else ""
         return _PIECE.pack(len(self._entries) - 1, kind) + form.encode()
 
+    def end(self) -> None:
+        """Free the blocks again: the message is not written."""
+        self._lending.end()
+
     def finish(self, message: bytes) -> bytes:
         """Return the payload: the message itself if no piece lies beside it, else a ``LentPayload``."""
         if not self._entries:
@@ -100,6 +108,23 @@ class Pieces:
         payload = LentPayload(joined(self._entries, message))
         payload.lending, payload.lent = self._lending, self._lent
         return payload
+
+
+@contextmanager
+def ended_by_errors(pieces: Pieces | None) -> Iterator[None]:
+    """Free the blocks of a message that cannot be encoded: the exception keeps the frames that have it."""
+    try:
+        yield
+    except BaseException:
+        if pieces:
+            pieces.end()
+        raise
+
+
+def end(payload: bytes | None) -> None:
+    """Free the blocks of a message, unless it was published. Others have none."""
+    if isinstance(payload, LentPayload):
+        payload.lending.end()
 
 
 def stand_in(piece: Any, inside: bool, pieces: Pieces | None) -> Any:

@@ -77,8 +77,8 @@ class Borrower:
         self._trips = [0] * BLOCKS  # the last one of each number
         self._kept: dict[tuple[int, int], Any] = {}  # by number and trip: of a message that is tried again
 
-    def borrow(self, entries: list[Any]) -> Borrowed:
-        """Take all blocks that a message lists.
+    def borrow(self, entries: list[Any], size: int) -> Borrowed:
+        """Take all blocks that a message of ``size`` bytes lists.
 
         Raises ``CloneError`` if they are too large, ``ValueError`` for entries that no writer writes, and
         ``InterfaceError`` for a block that is not there. Then those that are there are given back. When the
@@ -96,9 +96,9 @@ class Borrower:
                     borrowed.keep()
                     raise
                 refusal = refusal or error
-        self._kept.clear()
-        if borrowed.size > self._max_message_size:
-            refusal = refusal or dropped(borrowed.size, self._max_message_size)
+        size += borrowed.size
+        if size > self._max_message_size:
+            refusal = refusal or dropped(size, self._max_message_size)
         if refusal is not None:
             borrowed.pieces.clear()  # the exception keeps this frame, and must not keep the blocks
             raise refusal

@@ -6,8 +6,9 @@ number of its own. The reader gives a block back by storing that in the block's 
 then the writer leaves the block alone. The writer believes only its own numbers: a reader that lies about a
 block harms itself.
 
-A block is free if its trip has been given back, or if the message that had it was never published, and is
-gone. So nothing has to be undone for a message that is refused, timed out or cut off.
+A block is free if its trip has been given back, or if the message that had it was never published, and has
+ended or is gone. So nothing has to be undone for a message that is cut off. (One that is refused or timed out
+is ended, because the exception keeps the frames, and with them the message, as long as its catcher likes.)
 
 If either side dies, the blocks go with the memory of the other, because a block has no name any more once
 both sides have it. A block on its first trip is under way as a moved SharedBuffer is: see block.py.
@@ -48,6 +49,11 @@ class Lending:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.note = Note()
+        self.ended = False
+
+    def end(self) -> None:
+        """Free the blocks again, unless the message was published."""
+        self.ended = True
 
     def lend(self, piece: memoryview) -> list[Any] | None:
         """Copy a piece, of bytes, into a block. Returns its entry; None if there is no block to be had."""
@@ -70,7 +76,8 @@ class _Trip:
         """Whether the block is free again; ``given_back`` is the reader's word."""
         if self.note.accepted:
             return given_back == self.number
-        return self._lending() is None
+        lending = self._lending()
+        return lending is None or lending.ended
 
 
 class _Lent:

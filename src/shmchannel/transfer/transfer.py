@@ -9,7 +9,7 @@ from typing import Any
 
 from ..codec.codec import Codec
 from ..codec.interfaces import Interface, Serialized, set_state, state_of
-from ..codec.lent import LentPayload
+from ..codec.lent import LentPayload, end
 from ..codec.limits import MOST_OPENED, too_many
 from ..errors import ChannelError, InterfaceError, is_shortage
 from ..ring.producer import Note
@@ -111,6 +111,7 @@ class Transfer:
             raise ValueError(f"cannot transfer all of these: {too_many('buffers')}")
         self.sizes = [len(one) for one, _ in self._instances.values() if isinstance(one, SharedBuffer)]
         """Bytes of each buffer that moves."""
+        self._payload: bytes | None = None
         self._undo: list[Callable[[], None]] = []  # what takes back the steps of ``encode``, in their order
         self._offered: list[SharedBuffer] = []
 
@@ -127,7 +128,7 @@ class Transfer:
                 self._claim(instance, interface)
                 self._undo.append(partial(set_state, instance, state_of(instance)))
             moves[identity] = Serialized(instance, interface, interface.give_up(instance))
-        payload = self._encode(value, moves)
+        payload = self._payload = self._encode(value, moves)
         if isinstance(payload, LentPayload):
             self.note = payload.lending.note
         for buffer in buffers:
@@ -153,6 +154,7 @@ class Transfer:
                 detach(buffer)
             self._claims.release()
             return
+        end(self._payload)
         try:
             _take_back(self._undo)
         finally:
