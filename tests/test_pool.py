@@ -666,3 +666,171 @@ def test_a_writer_that_repeats_names_or_lies_about_its_blocks_is_refused(pair: t
     assert held[0] == bytes([1]) * SIZE
     held.clear()
     goes_on(one, two)
+
+
+# -- killed at any step
+
+
+CRASHES = """
+import importlib, os, sys
+from shmchannel import Channel, Interface, EndOfChannel
+class Sheet:
+    def __init__(self, data): self.data = data
+    def serialize(self): return self.data
+    @classmethod
+    def deserialize(cls, data): return cls(data)
+role, step, when, handle = sys.argv[1:]
+module, _, path = step.partition(":")
+owner = importlib.import_module("shmchannel." + module)
+*classes, name = path.split(".")
+for each in classes:
+    owner = getattr(owner, each)
+original, left = getattr(owner, name), 2
+def then_kill(*arguments, **keywords):
+    global left
+    left -= 1
+    if when == "before" and not left:
+        os.kill(os.getpid(), 9)
+    result = original(*arguments, **keywords)
+    if when == "after" and not left:
+        os.kill(os.getpid(), 9)
+    return result
+port = Channel.from_handle(handle, interfaces=[Interface(Sheet, name="Sheet")]).connect()
+assert port.read_sync(timeout=30) == "go"
+setattr(owner, name, then_kill)
+held = []
+for number in range(8):
+    if role == "write":
+        port.write_sync(Sheet(memoryview(bytes([number]) * (131072 + 65536 * (number % 3)))), timeout=30)
+        if number % 2:
+            port.read_sync(timeout=30)
+    else:
+        held.append(port.read_sync(timeout=30))
+        assert held[-1].data[99] == number
+        del held[:-2]
+        port.write_sync(number)
+os.kill(os.getpid(), 9)
+"""
+STEPS = [
+    *(("write", f"transfer.pool:{name}") for name in ("Pool._claim", "Pool._make", "Pool._free", "_Lent.note_received")),
+    *(("write", f"transfer.pool:{name}") for name in ("Pool._make_room", "new_block", "map_block", "Lending.lend")),
+    *(("write", f"transfer.block:{name}") for name in ("Block.offer", "write_record", "allocate", "own", "disown")),
+    *(("write", f"codec.lent:{name}") for name in ("Pieces.finish", "joined")),
+    *(("read", f"transfer.borrow:{name}") for name in ("Borrower.borrow", "Borrower._begin", "Borrower._map")),
+    *(("read", f"transfer.borrow:{name}") for name in ("remove_file", "disown", "map_file", "_give_back", "receiving")),
+    *(("read", f"transfer.buffer:{name}") for name in ("lock_byte", "write_record", "own", "open_name")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("role", "step"), STEPS)
+def test_a_side_killed_at_any_step_leaves_nothing_and_costs_nothing_that_was_accepted(
+    role: str, step: str, when: str
+) -> None:
+    channel = Channel(capacity=4096, interfaces=[Interface(Sheet, name="Sheet")])
+    arguments = [sys.executable, "-c", CRASHES, role, step, when, channel.handle]
+    kept: list[Any] = []
+    with channel.connect() as port, subprocess.Popen(arguments, env=in_program("python")) as peer:
+        port.write_sync("go")
+        try:
+            if role == "write":
+                for number in range(9):
+                    kept.append(port.read_sync(timeout=30))
+                    if number % 2:
+                        port.write_sync(number)
+            else:
+                for number in range(9):
+                    port.write_sync(sheet(number, SIZE + 65536 * (number % 3)), timeout=30)
+                    assert port.read_sync(timeout=30) == number
+        except (PeerLost, EndOfChannel):
+            pass
+        else:
+            raise AssertionError("nobody was killed")
+        assert peer.wait(30) == -signal.SIGKILL
+        for number, one in enumerate(kept):
+            assert len(one.data) == SIZE + 65536 * (number % 3)
+            assert set(bytes(one.data)) == {number}
+    kept.clear()
+    assert not names()
+
+
+# -- signals
+
+
+CUTS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import gc, os, secrets, time, warnings
+from contextlib import suppress
+from programs.cuts import Cutter, Cut
+from shmchannel import Channel, Interface, WouldBlock
+from support.apart import names_tagged
+from support.engines import made_by
+names_tagged(secrets.token_hex(4))
+sys.unraisablehook = lambda _unraisable: None
+warnings.simplefilter("ignore", ResourceWarning)
+class Sheet:
+    def __init__(self, data): self.data = data
+    def serialize(self): return self.data
+    @classmethod
+    def deserialize(cls, data): return cls(data)
+def value(number): return [number, Sheet(memoryview(bytes([number % 256]) * 100_000)), bytes(70_000)]
+def whole(got):
+    number, one, two = got
+    assert one.data == bytes([number % 256]) * 100_000 and two == bytes(70_000)
+    return number
+what, number = sys.argv[2], 0
+while True:
+    number += 1
+    channel = Channel(capacity=4096, interfaces=[Sheet])
+    with channel.connect() as one, channel.connect() as two:
+        if number % 2:  # blocks that both have
+            one.write_sync(value(1)); two.read_sync()
+        cutter, got, written = Cutter(number), [], []
+        if what == "read":
+            one.write_sync(value(5)); written.append(5)
+            with suppress(Cut), cutter:
+                got.append(two.read_nowait())
+        elif what == "drop":
+            one.write_sync(value(5)); written.append(5)
+            got.append(two.read_nowait()[0])
+            one.write_sync(value(6))
+            kept = [two.read_nowait()]
+            with suppress(Cut), cutter:
+                kept.clear()
+        else:
+            with suppress(Cut), cutter:
+                written += [7] * one.write_nowait(value(7))
+        try:
+            while True:
+                got.append(two.read_nowait())
+        except WouldBlock:
+            pass
+        got = [each if type(each) is int else whole(each) for each in got]
+        gc.collect()
+        lost = written != got and not (what == "write" and not written)
+        deadline = time.monotonic() + 5
+        while one.statistics().lent_blocks and not lost and time.monotonic() < deadline:
+            with suppress(WouldBlock):
+                two.read_nowait()  # looks now and then
+        if lost or one.statistics().lent_blocks:
+            print("lost" if lost else "", one.statistics().lent_blocks, "lent", cutter.where)
+        for again in range(3):
+            one.write_sync(value(again)); whole(two.read_sync(timeout=5))
+    if not cutter.where:
+        break
+"""
+
+
+@pytest.mark.deadline(120)
+@pytest.mark.parametrize("what", ["write", "read", "drop"])
+def test_an_exception_at_any_place_leaves_no_block_lent(engine: str, what: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CUTS, str(Path(__file__).parent), what],
+        env=in_program(engine),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

@@ -89,10 +89,10 @@ class Connection:
         self.max_message_size = max_message_size
         self._pool = Pool(slot, engine.copy)
         self.peer = Peer(slot, spin=spin)
-        self.peer.chores.append(self._pool.look)
         arrivals = Arrivals(slot)
         self._arrivals = weakref.ref(arrivals)
         self._borrower = Borrower(arrivals, max_message_size)
+        self.peer.chores += [self._pool.look, self._borrower.look]
         self._doorbell = Doorbell(*slot.bells())
         known = [*interfaces, *buffer_interfaces(self._arrivals)]
         self._codec = engine.Codec(known, self._pool.lending, self._borrower.borrow, self._pool.least)

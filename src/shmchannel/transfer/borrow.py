@@ -27,7 +27,8 @@ from .buffer import receiving
 from .sweep import Arrivals, slot_of
 
 # The trips that are out, by numbers of their own. Not in the Borrower, which may be gone before them.
-_out: dict[int, weakref.ref[Any]] = {}
+# Each has the words of its direction, its block's number, its trip and the process.
+_out: dict[int, tuple[weakref.ref[Any], memoryview, int, int, int]] = {}
 _numbers = itertools.count()
 
 
@@ -134,8 +135,8 @@ class Borrower:
             raise
         whole = _array(len(memory)).from_buffer(memory)
         key = next(_numbers)
-        give_back = partial(_give_back, key, self._given_back, number, trip, os.getpid())
-        _out[key] = weakref.ref(whole, give_back)
+        reference = weakref.ref(whole, partial(_give_back, key))
+        _out[key] = reference, self._given_back, number, trip, os.getpid()
         self._trips[number] = trip
         return whole
 
@@ -147,6 +148,13 @@ class Borrower:
             disown(name)
         hold.close()
         return memory
+
+    @staticmethod
+    def look() -> None:
+        """Give back what an exception of a signal handler has kept from it; called now and then."""
+        for key, (reference, *_) in list(_out.items()):
+            if reference() is None:
+                _give_back(key)
 
     def close(self) -> None:
         """Let go of the mappings, as a port ends. What values use stays with them."""
@@ -168,13 +176,12 @@ def _array(size: int) -> Any:
     return ctypes.c_ubyte * size
 
 
-def _give_back(
-    key: int, words: memoryview, number: int, trip: int, pid: int, _reference: weakref.ref[Any]
-) -> None:
-    """The last view of a trip is gone."""
-    del _out[key]
-    if os.getpid() != pid:
-        return  # a fork: the block is its parent's
-    if WEAK_MEMORY:  # step: fence_before_give_back
-        fence()  # what was done with the block is over before the writer may have it
-    words[number] = trip  # step: give_back
+def _give_back(key: int, _reference: object = None) -> None:
+    """The last view of a trip is gone. May be repeated, after an exception of a signal handler in its midst."""
+    _, words, number, trip, pid = _out[key]
+    # In a fork the block is its parent's. If this is repeated late, the block may be back from a later trip.
+    if os.getpid() == pid and words[number] & ~NOT_MAPPED < trip:
+        if WEAK_MEMORY:  # step: fence_before_give_back
+            fence()  # what was done with the block is over before the writer may have it
+        words[number] = trip  # step: give_back
+    _out.pop(key, None)

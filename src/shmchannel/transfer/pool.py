@@ -196,13 +196,17 @@ class Pool:
                 memory = map_block(mmap.mmap, block, fd)
                 trip = self._next_trip(number, lending)
                 block.offer(slot, trip.note)
-                lent = _Lent(number, block, memory, trip)
-                if self._lent.setdefault(number, lent) is lent and not self._closed:
-                    return lent
         except ChannelError:
             return None  # /dev/shm is full, or no descriptor is left
-        block.release()  # a signal handler was quicker, or another thread has closed the port
-        return None
+        # After the ``with`` statement: its name would go with an exception there, while the pool has the block.
+        lent = None
+        try:
+            lent = self._lent.setdefault(number, _Lent(number, block, memory, trip))
+        finally:
+            is_ours = lent is not None and lent.block is block and not self._closed
+            if not is_ours:
+                block.release()  # a signal handler was quicker, or another thread has closed the port
+        return lent if is_ours else None
 
     def _retire(self, lent: _Lent) -> None:
         if self._lent.pop(lent.number, None) is lent:
