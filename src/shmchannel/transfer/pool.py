@@ -199,14 +199,14 @@ class Pool:
         except ChannelError:
             return None  # /dev/shm is full, or no descriptor is left
         # After the ``with`` statement: its name would go with an exception there, while the pool has the block.
-        lent = None
+        lent = _Lent(number, block, memory, trip)
         try:
-            lent = self._lent.setdefault(number, _Lent(number, block, memory, trip))
+            self._lent.setdefault(number, lent)
         finally:
-            is_ours = lent is not None and lent.block is block and not self._closed
-            if not is_ours:
+            is_kept = self._lent.get(number) is lent and not self._closed
+            if not is_kept:
                 block.release()  # a signal handler was quicker, or another thread has closed the port
-        return lent if is_ours else None
+        return lent if is_kept else None
 
     def _retire(self, lent: _Lent) -> None:
         if self._lent.pop(lent.number, None) is lent:
