@@ -8,7 +8,7 @@ import struct
 import sys
 import threading
 import tracemalloc
-from array import array
+from array import array, typecodes
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -78,7 +78,7 @@ def numbers(code: str) -> array[Any]:
     return array(code, content(SIZE)) if code not in "fd" else array(code, [0.5, -1.0, 1e9] * (SIZE // 8))
 
 
-CODES = [code for code in array("b").__class__ and __import__("array").typecodes if code != "u" or sys.version_info < (3, 13)]
+CODES = [code for code in typecodes if code != "u" or sys.version_info < (3, 13)]
 
 BYTES = content()
 IN_CYCLE: list[Any] = [bytearray(BYTES), BYTES]
@@ -167,7 +167,13 @@ def test_large_pieces_arrive_equal_and_of_their_type(pair: tuple[Port, Port], na
 
 def test_pieces_are_lent_and_not_in_the_ring(pair: tuple[Port, Port]) -> None:
     one, two = pair
-    for value in (BYTES, bytearray(BYTES), numbers("d"), [numbers("b"), memoryview(BYTES)], Sheet(memoryview(BYTES))):
+    for value in (
+        BYTES,
+        bytearray(BYTES),
+        numbers("d"),
+        [numbers("b"), memoryview(BYTES)],
+        Sheet(memoryview(BYTES)),
+    ):
         before = one.statistics().bytes_written
         assert one.write_nowait(value)
         assert one.statistics().bytes_written - before < 1000
@@ -191,11 +197,15 @@ FORMS: dict[str, Callable[[], memoryview]] = {
     "at sign": lambda: memoryview(BYTES).cast("@i"),
     "of ctypes": lambda: memoryview((ctypes.c_double * (SIZE // 8))(*range(100))),
     "big-endian": lambda: memoryview((ctypes.c_int32.__ctype_be__ * (SIZE // 4))(*range(100))),
-    "a structure": lambda: memoryview(type("S", (ctypes.Structure,), {"_fields_": [("a", ctypes.c_char * SIZE), ("b", ctypes.c_int)]})(b"x", 1)),
+    "a structure": lambda: memoryview(
+        type("S", (ctypes.Structure,), {"_fields_": [("a", ctypes.c_char * SIZE), ("b", ctypes.c_int)]})(
+            b"x", 1
+        )
+    ),
     "small": lambda: memoryview(b"abc"),
     "empty": lambda: memoryview(b""),
     "small, backwards": lambda: memoryview(b"abc")[::-1],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -278,9 +288,8 @@ def test_a_released_memoryview_is_refused_with_its_path(pair: tuple[Port, Port])
     assert one.statistics().lent_blocks == 0
 
 
-def test_an_array_that_a_serialize_resizes_is_refused_or_whole(pair: tuple[Port, Port]) -> None:
+def test_an_array_that_a_serialize_resizes_is_refused_or_whole(engine: str) -> None:
     """A piece is copied at once: what happens to it later changes nothing."""
-    one, two = pair
     data = bytearray(BYTES)
 
     class Changing(Sheet):
@@ -289,7 +298,7 @@ def test_an_array_that_a_serialize_resizes_is_refused_or_whole(pair: tuple[Port,
             return [1, 2]
 
     channel = Channel(capacity=4096, interfaces=[Interface(Changing, name="Changing")])
-    with channel.connect() as one, channel.connect() as two:
+    with connected(channel, engine) as one, connected(channel, engine) as two:
         one.write_sync([data, Changing(1)])
         got = two.read_sync(timeout=30)[0]
         assert got in (bytearray(), BYTES)
@@ -308,9 +317,7 @@ def wire(entries: Any, message: Any = None) -> bytes:
 
 def send(port: Port, payload: bytes) -> None:
     """As a hostile writer does: these bytes, as one message."""
-    done = threading.Event()
     assert producer_of(port).try_write(payload), "the ring is too small for this test"
-    done.set()
 
 
 @pytest.fixture
@@ -349,7 +356,9 @@ def goes_on(one: Port, two: Port) -> None:
         assert through_sync(one, two, value) == [value]
 
 
-def test_lists_that_no_writer_writes_are_refused_and_the_next_message_is_read(roomy: tuple[Port, Port]) -> None:
+def test_lists_that_no_writer_writes_are_refused_and_the_next_message_is_read(
+    roomy: tuple[Port, Port],
+) -> None:
     one, two = roomy
     for entries in LISTS:
         for message in (None, piece(0), [piece(0, 3), piece(1)]):

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from shmchannel import (
@@ -33,9 +34,12 @@ from shmchannel import (
     WouldBlock,
     layout,
 )
+from shmchannel.codec import lent as wire
+from shmchannel.codec import types
+from shmchannel.port.port import connection_of
 from shmchannel.transfer import pool
 from support import peers
-from support.engines import LONG_RINGS, RINGS, connected, in_program
+from support.engines import RINGS, connected, in_program
 from support.flavours import FLAVOURS, Peer
 from support.inside import producer_of, slot_of
 from support.leftovers import descriptors, names
@@ -241,11 +245,15 @@ def test_a_message_that_cannot_be_decoded_gives_its_blocks_back(engine: str, val
     channel = Channel(capacity=8192, interfaces=[Sheet, Picky, Unknown])
     theirs = Channel.from_handle(channel.handle, interfaces=[Sheet, Picky], max_message_size=150_000)
     with connected(channel, engine) as one, connected(theirs, engine) as two:
-        sent: Any = {
-            "too large": [bytes(SIZE), bytes(SIZE)],
-            "too large beside": ["x" * 3000, bytes(148_000)],
-            "too large in parts": ["x" * 200_000, bytes(SIZE)],
-        }.get(value) if isinstance(value, str) else [sheet(), value(memoryview(bytes(SIZE)))]
+        sent: Any = (
+            {
+                "too large": [bytes(SIZE), bytes(SIZE)],
+                "too large beside": ["x" * 3000, bytes(148_000)],
+                "too large in parts": ["x" * 200_000, bytes(SIZE)],
+            }.get(value)
+            if isinstance(value, str)
+            else [sheet(), value(memoryview(bytes(SIZE)))]
+        )
         for _ in range(100):
             writer = threading.Thread(target=one.write_sync, args=(sent,))
             writer.start()
@@ -463,7 +471,9 @@ def test_idle_blocks_are_freed(engine: str, monkeypatch: pytest.MonkeyPatch) -> 
         goes_on(one, two)
 
 
-@pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.deadline(600)])])
+@pytest.mark.parametrize(
+    "count", [3000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.deadline(600)])]
+)
 def test_memory_and_descriptors_stay_flat(pair: tuple[Port, Port], count: int) -> None:
     one, two = pair
     chance = random.Random(5)
@@ -557,7 +567,8 @@ if fork() == 0:
     assert kept[1][7] == 1
     kept.clear()
     gc.collect()
-    for use in (lambda: one.write_sync(bytes(200_000)), lambda: one.write_nowait(Sheet(memoryview(bytes(200_000)))),
+    for use in (lambda: one.write_sync(bytes(200_000)),
+                lambda: one.write_nowait(Sheet(memoryview(bytes(200_000)))),
                 lambda: one.write_many_sync([bytes(200_000)]), lambda: two.read_sync(timeout=5)):
         try:
             use()
@@ -635,17 +646,8 @@ def test_a_writer_that_repeats_names_or_lies_about_its_blocks_is_refused(pair: t
     held = []
     one.write_sync(sheet(1))
     held.append(two.read_sync(timeout=30).data)
-    from shmchannel.codec import lent as wire  # noqa: PLC0415
-    from shmchannel.codec import types  # noqa: PLC0415
-    import msgpack  # noqa: PLC0415
-
     part = msgpack.ExtType(types.PIECE, struct.pack("<HB", 0, 3))
-    entry = {}
-
-    class Spy(Sheet):
-        pass
-
-    lending = pool.Lending(one._connection._pool)  # type: ignore[attr-defined]
+    lending = pool.Lending(connection_of(one)._pool)  # type: ignore[attr-defined]
     entry = lending.lend(memoryview(bytes(SIZE)))
     lending.note.accepted = True
     assert entry
@@ -713,14 +715,29 @@ for number in range(8):
 os.kill(os.getpid(), 9)
 """
 STEPS = [
-    *(("write", f"transfer.pool:{name}") for name in ("Pool._claim", "Pool._make", "Pool._free", "_Lent.note_received")),
-    *(("write", f"transfer.pool:{name}") for name in ("Pool._make_room", "new_block", "map_block", "Lending.lend")),
-    *(("write", f"transfer.block:{name}") for name in ("Block.offer", "write_record", "allocate", "own", "disown")),
+    *(
+        ("write", f"transfer.pool:{name}")
+        for name in ("Pool._claim", "Pool._make", "Pool._free", "_Lent.note_received")
+    ),
+    *(
+        ("write", f"transfer.pool:{name}")
+        for name in ("Pool._make_room", "new_block", "map_block", "Lending.lend")
+    ),
+    *(
+        ("write", f"transfer.block:{name}")
+        for name in ("Block.offer", "write_record", "allocate", "own", "disown")
+    ),
     *(("write", f"codec.lent:{name}") for name in ("Pieces.finish", "joined")),
-    *(("read", f"transfer.borrow:{name}") for name in ("Borrower.borrow", "Borrower._begin", "Borrower._map")),
-    *(("read", f"transfer.borrow:{name}") for name in ("remove_file", "disown", "map_file", "_give_back", "receiving")),
+    *(
+        ("read", f"transfer.borrow:{name}")
+        for name in ("Borrower.borrow", "Borrower._begin", "Borrower._map")
+    ),
+    *(
+        ("read", f"transfer.borrow:{name}")
+        for name in ("remove_file", "disown", "map_file", "_give_back", "receiving")
+    ),
     *(("read", f"transfer.buffer:{name}") for name in ("lock_byte", "write_record", "own", "open_name")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -883,7 +900,7 @@ def test_a_message_for_whose_blocks_the_reader_has_no_descriptor_is_tried_again(
                 got = two.read_sync(timeout=30)
                 break
             except ChannelError as error:
-                assert "Too many open files" in str(error)  # noqa: PT017
+                assert "Too many open files" in str(error)
                 assert spare < 3
         else:
             got = None

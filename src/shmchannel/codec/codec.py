@@ -51,7 +51,7 @@ class Codec:
         borrow: Callable[[list[Any], int], lent.Borrowing] | None = None,
         least_lent: int = sys.maxsize,
     ) -> None:
-        """``lend`` begins a message that may lend blocks; ``borrow`` takes those that a message lists; it gets its size too.
+        """``lend`` begins a message that may lend blocks; ``borrow`` takes those that a message lists.
 
         Pieces of ``least_lent`` bytes and more may lie beside the message. Without these arguments every
         message has all its bytes in it.
@@ -164,7 +164,7 @@ class Codec:
             if self._borrow is None or payload[: types.WRAPPER.size] != lent.wrapper(inside):
                 return payload
             entries, message = lent.split(inside)
-            views = self._borrow(entries, types.WRAPPER.size + len(inside)).views()
+            views = self._borrow(entries, len(payload)).views()
             try:
                 return lent.joined([self.bytes_of(view) for view in views], message)
             finally:
@@ -186,7 +186,7 @@ class Codec:
         if isinstance(error, ChannelError) or not isinstance(error, _REFUSED_WHILE_DECODING):
             try:
                 raise error
-            finally:  # its traceback has this frame: in a cycle it would keep blocks until the next collection
+            finally:  # its traceback has this frame: a cycle would keep blocks until a collection
                 del error
         reason = error if str(error) else type(error).__name__
         # Not from the error, which has as much of the peer's text as that likes, and would be printed too.

@@ -177,9 +177,9 @@ def _array(size: int) -> Any:
 
 
 def _give_back(key: int, _reference: object = None) -> None:
-    """The last view of a trip is gone. May be repeated, after an exception of a signal handler in its midst."""
+    """The last view of a trip is gone. May be repeated after an exception in its midst."""
     _, words, number, trip, pid = _out[key]
-    # In a fork the block is its parent's. If this is repeated late, the block may be back from a later trip.
+    # In a fork the block is its parent's. If this is repeated, a later trip may have been given back already.
     if os.getpid() == pid and words[number] & ~NOT_MAPPED < trip:
         if WEAK_MEMORY:  # step: fence_before_give_back
             fence()  # what was done with the block is over before the writer may have it

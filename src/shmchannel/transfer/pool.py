@@ -198,7 +198,7 @@ class Pool:
                 block.offer(slot, trip.note)
         except ChannelError:
             return None  # /dev/shm is full, or no descriptor is left
-        # After the ``with`` statement: its name would go with an exception there, while the pool has the block.
+        # After the ``with`` statement: an exception there would remove the name of a block that the pool has.
         lent = _Lent(number, block, memory, trip)
         try:
             self._lent.setdefault(number, lent)
