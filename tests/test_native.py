@@ -165,7 +165,7 @@ def test_a_port_that_is_used_in_the_middle_of_encoding_and_decoding() -> None:
 
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "in the ring"])
 def test_a_message_that_does_not_decode_is_consumed(size: int) -> None:
-    channel = Channel()
+    channel = Channel(capacity=1 << 20)
     with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
         outgoing: Any = producer_of(one)
         for broken in (

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .. import engine
 from ..codec.interfaces import Interface
+from ..codec.lent import end
 from ..errors import ChannelError, PortClosed, WouldBlock
 from ..layout import HEADER, LAST, PART, READER, WHOLE, WRITER
-from ..messages import Batch, MessageReader, MessageWriter, Taken, note_of
+from ..messages import Batch, MessageReader, MessageWriter, Taken, end_all, note_of
 from ..ring.producer import Note, Producer
 from ..segment import Slot
 from ..system import forks
@@ -210,6 +211,13 @@ class Connection:
             return self.outgoing.refuse()  # another thread has closed it: its answer may be an exception
         return accepted
 
+    def write_now(self, payload: bytes) -> bool | None:
+        """Try to write a message that moves nothing. Returns as ``write_frame``."""
+        try:
+            return self.write_frame(payload, note=note_of(payload))
+        finally:
+            end(payload)
+
     def no_room(self, payload: bytes) -> ChannelError:
         """The error for a message that found no room: ``WouldBlock`` only if it may ever find some."""
         outgoing = self.outgoing
@@ -232,6 +240,12 @@ class Connection:
 
     def writing(self, payload: bytes, note: Note | None = None) -> Operation[bool]:
         """Write a message for which the first try found no room, as one frame or in parts."""
+        try:
+            return (yield from self._writing(payload, note))
+        finally:
+            end(payload)
+
+    def _writing(self, payload: bytes, note: Note | None) -> Operation[bool]:
         outgoing = self.outgoing
         if isinstance(outgoing, Ended):
             return outgoing.refuse()
@@ -268,6 +282,12 @@ class Connection:
 
     def writing_many(self, batches: list[Batch], accepted: Accepted, start: int = 0) -> Operation[None]:
         """Write batches, the first from byte ``start`` on, and count the accepted messages."""
+        try:
+            yield from self._writing_many(batches, accepted, start)
+        finally:
+            end_all(batches)
+
+    def _writing_many(self, batches: list[Batch], accepted: Accepted, start: int) -> Operation[None]:
         outgoing = self.outgoing
         if isinstance(outgoing, MessageWriter) and any(batch.large is not None for batch in batches):
             # For all batches: no other message in parts may come between.

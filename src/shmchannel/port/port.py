@@ -7,9 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Self
 
-from ..codec import lent
 from ..errors import ChannelError, EndOfChannel, WouldBlock
-from ..messages import NOTHING, end_all, note_of
+from ..messages import NOTHING
 from ..streams import DuplexStream, ReadStream, WriteStream
 from ..waiting.deadline import check_timeout
 from ..waiting.thread import drive
@@ -90,10 +89,7 @@ class Port:
             payload = connection.outgoing.put(value)
             if payload is None:
                 return True
-            try:
-                accepted = connection.write_frame(payload, note=note_of(payload))
-            finally:
-                lent.end(payload)
+            accepted = connection.write_now(payload)
         if accepted is None:
             raise connection.no_room(payload)
         return accepted
@@ -122,12 +118,7 @@ class Port:
             with connection.moving(transfer) as moving:
                 return drive(connection.writing_moved(value, moving), timeout)
         payload = connection.outgoing.put(value)
-        if payload is None:
-            return True
-        try:
-            return drive(connection.writing(payload), timeout)
-        finally:
-            lent.end(payload)
+        return True if payload is None else drive(connection.writing(payload), timeout)
 
     async def write(self, value: object, *, transfer: Iterable[Any] = _NONE) -> bool:
         """As ``write_sync``, suspending this task while there is no room.
@@ -150,10 +141,7 @@ class Port:
                 return True
         else:
             payload = connection.outgoing.encode(value)
-        try:
-            return await side.drive(connection.writing(payload), "writing")
-        finally:
-            lent.end(payload)
+        return await side.drive(connection.writing(payload), "writing")
 
     def write_many_sync(self, values: Iterable[object], *, timeout: float | None = None) -> int:
         """Write values in their order; for many small ones faster than ``write_sync``.
@@ -179,8 +167,6 @@ class Port:
         except _PARTLY_WRITTEN:
             if not accepted.messages:
                 raise
-        finally:
-            end_all(batches)
         return accepted.messages
 
     async def write_many(self, values: Iterable[object]) -> int:
@@ -196,8 +182,6 @@ class Port:
         except _PARTLY_WRITTEN:
             if not accepted.messages:
                 raise
-        finally:
-            end_all(batches)
         return accepted.messages
 
     def end_writing(self) -> None:

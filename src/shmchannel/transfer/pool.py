@@ -31,7 +31,7 @@ from ..segment import Slot
 from ..system import forks
 from ..system.clock import monotonic
 from ..system.fences import WEAK_MEMORY, fence
-from ..system.files import disown
+from ..system.files import disown, remove_file
 from ..system.interrupts import locked
 from .block import Block, map_block, new_block
 
@@ -165,6 +165,7 @@ class Pool:
         for number, lent in list(self._lent.items()):
             word = self._given_back[number]  # step: look_if_given_back
             if word == lent.trip.number | NOT_MAPPED and lent.trip.note.accepted:
+                remove_file(lent.block.name)
                 self._retire(lent)  # the reader could not map it
             elif lent.trip.is_over(word):
                 if not lent.received and word == lent.trip.number:
