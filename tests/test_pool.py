@@ -717,7 +717,7 @@ os.kill(os.getpid(), 9)
 STEPS = [
     *(
         ("write", f"transfer.pool:{name}")
-        for name in ("Pool._claim", "Pool._make", "Pool._free", "_Lent.note_received")
+        for name in ("Pool._claim_free", "Pool._make", "Pool._free", "_Lent.note_received")
     ),
     *(
         ("write", f"transfer.pool:{name}")

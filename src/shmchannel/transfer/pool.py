@@ -17,10 +17,12 @@ both sides have it. A block on its first trip is under way as a moved SharedBuff
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -41,6 +43,10 @@ _LEAST, _MOST = 1 << 16, 1 << 18
 IDLE = 5.0  # seconds after which the memory of a free block goes back to the system
 _SMALLEST = 1 << 16  # bytes of a block
 _ROOMY = 4  # a block may be that many times as large as its piece
+# Where so many blocks are under way, one of them mostly comes back sooner than the system makes another. A
+# writer that is quicker than its reader would fill the memory with blocks.
+_ENOUGH = 3
+_MAKING, _MAKING_A_BYTE = 3e-4, 1 / (1 << 32)  # seconds that it takes to make a block
 
 
 class Lending:
@@ -138,14 +144,20 @@ class Pool:
         slot = self._slot()
         if slot is None or not self.limit or self._closed or forks.noticed():
             return None
-        lent = locked(self._lock, partial(self._claim, slot, size, lending))
+        claim = partial(self._claim_free, size, lending)
+        lent = locked(self._lock, claim)
+        until = monotonic() + _MAKING + size * _MAKING_A_BYTE
+        while lent is None and len(_fitting(self._lent.values(), size)) >= _ENOUGH and monotonic() < until:
+            os.sched_yield()
+            time.sleep(0)  # let go of the GIL too
+            lent = locked(self._lock, claim)
+        if lent is None:
+            lent = locked(self._lock, partial(self._make, slot, _rounded(size), lending))
         self._count()
         return lent
 
-    def _claim(self, slot: Slot, size: int, lending: Lending) -> _Lent | None:
-        free = self._free()
-        fitting = [lent for lent in free if size <= lent.size <= max(_ROOMY * size, _SMALLEST)]
-        for lent in sorted(fitting, key=lambda lent: lent.size):
+    def _claim_free(self, size: int, lending: Lending) -> _Lent | None:
+        for lent in _fitting(self._free(), size):
             before, trip = lent.trip, self._next_trip(lent.number, lending)
             if lent.trip is not before:
                 continue  # a signal handler has taken it meanwhile
@@ -155,9 +167,7 @@ class Pool:
             if WEAK_MEMORY:  # step: fence_before_fill
                 fence()  # what the reader did with the block is over before we write into it
             return lent
-        needed = _rounded(size)
-        number = self._make_room(needed, free)
-        return None if number is None else self._make(slot, number, needed, lending)
+        return None
 
     def _free(self) -> list[_Lent]:
         """The blocks that are free now."""
@@ -177,12 +187,12 @@ class Pool:
         self._trips[number] += 1
         return _Trip(self._trips[number], lending)
 
-    def _make_room(self, size: int, free: list[_Lent]) -> int | None:
+    def _make_room(self, size: int) -> int | None:
         """Return the number of a new block of ``size`` bytes; None if that is beyond the limits.
 
         Free blocks, the longest unused first, give way.
         """
-        for lent in (*sorted(free, key=lambda lent: lent.used), None):
+        for lent in (*sorted(self._free(), key=lambda lent: lent.used), None):
             held = sum(each.size for each in self._lent.values())
             numbers = set(range(BLOCKS)).difference(self._lent)
             if numbers and (held + size <= self.limit or not self._lent):
@@ -191,7 +201,10 @@ class Pool:
                 self._retire(lent)
         return None
 
-    def _make(self, slot: Slot, number: int, size: int, lending: Lending) -> _Lent | None:
+    def _make(self, slot: Slot, size: int, lending: Lending) -> _Lent | None:
+        number = self._make_room(size)
+        if number is None:
+            return None
         try:
             with new_block(size) as (block, fd):
                 memory = map_block(mmap.mmap, block, fd)
@@ -250,6 +263,12 @@ class Pool:
     def disown(self) -> None:
         """In a fork: leave the blocks to the parent."""
         self._lent = {}
+
+
+def _fitting(lent: Iterable[_Lent], size: int) -> list[_Lent]:
+    """The blocks that would do for ``size`` bytes, the smallest first."""
+    fitting = [each for each in list(lent) if size <= each.size <= _ROOMY * _rounded(size)]
+    return sorted(fitting, key=lambda each: each.size)
 
 
 def _rounded(size: int) -> int:
