@@ -11,6 +11,7 @@ from ..layout import CONSUMER_CLOSED, READER, RINGS, WORD
 from ..segment import Slot
 from ..system import locks, processes
 from ..system.clock import monotonic
+from ..system.fences import WEAK_MEMORY, fence
 from ..system.files import HANDLE, NAMES_FOLDER, names, open_each, remove_file
 from ..system.locks import RETRY_INTERVAL, Hold
 from ..waiting.sleeper import SLICE
@@ -77,6 +78,8 @@ def settle(slot: Slot, *, lost: bool) -> None:
 
 
 def _remove_unreceived(slot: Slot, *, lost: bool) -> None:
+    if WEAK_MEMORY:
+        fence()  # our blocks are unlocked before we look: of two ports that end at once, one removes all
     peer_ended = lost or slot.segment.memory[RINGS[slot.index] + READER * WORD + CONSUMER_CLOSED]
     ended = (0, 1) if peer_ended else (slot.index,)
     until = monotonic() + SLICE  # for all blocks together, because a close does not wait for others
