@@ -1,5 +1,7 @@
 """docs/model/ring.pml and the code have the same steps: each by its name, and none in one of them alone.
 
+Each safeguard of ring.pml and of lend.pml has a mutant.
+
 ``make model`` searches the model; here is only what ties it to the code.
 """
 
@@ -13,13 +15,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "shmchannel"
-MODEL = (ROOT / "docs" / "model" / "ring.pml").read_text()
+RING, LEND = ((ROOT / "docs" / "model" / name).read_text() for name in ("ring.pml", "lend.pml"))
 CHECK = (ROOT / "docs" / "model" / "check.py").read_text()
-
-# A label of the model in lower case is a step; one with a capital is only where a goto leads.
-LABELS = set(re.findall(r"^([a-z]\w*):$", MODEL, re.MULTILINE)) - {"end_drain"}
 # The functions whose steps the ring in C has for itself.
 TRIES = ("try_write", "_write", "_publish", "try_read", "_take", "_copy", "_attend")
+
+
+def labels(model: str) -> set[str]:
+    """The steps of a model: its labels in lower case. One with a capital is only where a goto leads."""
+    return set(re.findall(r"^([a-z]\w*):$", model, re.MULTILINE)) - {"end_drain"}
+
+
+LABELS = labels(RING)
 
 
 def steps(text: str) -> set[str]:
@@ -65,13 +72,23 @@ def test_the_ring_in_c_has_the_steps_of_the_one_in_python() -> None:
     assert named - LABELS == set(), "steps of C files that the model lacks"
 
 
-def test_each_fence_and_each_look_back_has_a_mutant() -> None:
-    switches = set(re.findall(r"\bWITHOUT_(\w+)", MODEL))
-    mutants = set(re.findall(r'^    \("(\w+)", ', CHECK, re.MULTILINE))
+@pytest.mark.parametrize(
+    ("model", "name", "others"),
+    [
+        # One only saves a write that would be refused anyway, one is the slice's, one the first half of
+        # another.
+        (RING, "RING_MUTANTS", {"look_if_refused", "look_if_alive", "look_if_closed"}),
+        # Its mutant is the one that looks, and does not compare the trip.
+        (LEND, "LEND_MUTANTS", {"look_if_given_back", "look_if_alive"}),
+    ],
+    ids=["ring", "lend"],
+)
+def test_each_fence_and_each_look_back_has_a_mutant(model: str, name: str, others: set[str]) -> None:
+    switches = set(re.findall(r"\bWITHOUT_(\w+)", model))
+    table = CHECK[CHECK.index(f"{name} = [") :].partition("\n]\n")[0]
+    mutants = set(re.findall(r'^    \("(\w+)", ', table, re.MULTILINE))
     assert mutants == switches
     taken_out = {re.sub("_(reader|writer)$", "", one) for one in mutants} | mutants
-    must = {
-        one for one in LABELS if one.startswith(("fence_", "look_again", "look_last", "look_if_", "post_"))
-    }
-    # One only saves a write that would be refused anyway, one is the slice's, one the first half of another.
-    assert must - taken_out == {"look_if_refused", "look_if_alive", "look_if_closed"}
+    begins = ("fence_", "look_again", "look_last", "look_if_", "post_", "remove_", "take_back")
+    must = {one for one in labels(model) if one.startswith(begins)}
+    assert must - taken_out == others

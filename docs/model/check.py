@@ -1,4 +1,4 @@
-"""Search the model of the ring, ring.pml, and its mutants, by Spin; print what was searched.
+"""Search the models, ring.pml and lend.pml, and their mutants, by Spin; print what was searched.
 
 Each run must be free of errors in every state that can be reached. Each mutant, the model without one fence,
 re-check, post or order of two steps, must have one: otherwise the model would not notice that the code had
@@ -19,12 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-MODEL = Path(__file__).with_name("ring.pml")
 DEPTH = 20_000  # steps, the longest path that a search follows
 PATIENCE = 1800  # seconds for one search
 
 # What happens in a run, and the switches of ring.pml for it.
-RUNS = {
+RING_RUNS = {
     "all written, then closed": "SLICES=2",
     "all written, an answer awaited": "IDLE SLICES=2",
     "frames of two sizes": "MIXED CAPACITY=3 QUARTER=2 SLICES=1",
@@ -37,10 +36,28 @@ RUNS = {
     "tasks, woken by doorbells": "BELL IDLE SLICES=2",
     "tasks; either side closes": "BELL PRODUCER_MAY_CLOSE CONSUMER_MAY_CLOSE SLICES=1",
 }
+# The same of lend.pml.
+LEND_RUNS = {
+    "all moved, each block held for any time": "SLICES=1",
+    "one block may be out at a time": "PLACES=1 SLICES=2",
+    "moved, or copied where a block is free": "COPIES SLICES=1",
+    "refused, or out of time": "REFUSALS=2 SLICES=1",
+    "an idle block makes room for a new one": "RETIREMENTS=1 REFUSALS=1",
+    "the reader cannot map a block": "UNMAPPED=1 SLICES=1",
+    "one block, and the reader cannot map it": "UNMAPPED=1 PLACES=1",
+    "another thread gives the blocks back": "HOLDS",
+    "the writer closes at any time": "WRITER_MAY_CLOSE REFUSALS=1",
+    "the reader closes at any time": "READER_MAY_CLOSE REFUSALS=1 RETIREMENTS=1",
+    "both sides close at any time": "READER_MAY_CLOSE WRITER_MAY_CLOSE",
+    "the writer dies": "DIES=WRITER REFUSALS=1 RETIREMENTS=1",
+    "the reader dies": "DIES=READER REFUSALS=1 RETIREMENTS=1",
+    "one block; the reader dies": "DIES=READER PLACES=1",
+    "one block; the reader closes": "READER_MAY_CLOSE PLACES=1",
+}
 MEMORIES = {"x86": "", "weak": "WEAK"}
 
 # What is taken out, the run that shows it, and the memories in which it does.
-MUTANTS = [
+RING_MUTANTS = [
     ("fence_after_publish", "all written, an answer awaited", "x86 weak"),
     ("fence_after_announce_reader", "all written, an answer awaited", "x86 weak"),
     ("fence_after_announce_writer", "all written, an answer awaited", "x86 weak"),
@@ -72,6 +89,37 @@ MUTANTS = [
     ("slice", "the writer dies", "x86"),
     ("slice", "the reader dies", "x86"),
 ]
+LEND_MUTANTS = [
+    ("trip_check", "all moved, each block held for any time", "x86 weak"),
+    ("fence_before_fill", "all moved, each block held for any time", "weak"),
+    ("fence_before_publish", "all moved, each block held for any time", "weak"),
+    ("fence_before_copy", "all moved, each block held for any time", "weak"),
+    ("fence_before_give_back", "all moved, each block held for any time", "weak"),
+    ("fence_after_give_back", "one block may be out at a time", "x86 weak"),
+    ("fence_after_announce", "one block may be out at a time", "x86 weak"),
+    ("look_again", "one block may be out at a time", "x86 weak"),
+    ("clear_before_post", "one block may be out at a time", "x86 weak"),
+    ("post_writer", "one block may be out at a time", "x86"),
+    ("post_refusal", "one block; the reader closes", "x86"),
+    ("slice", "one block; the reader dies", "x86"),
+    ("mark_lent", "all moved, each block held for any time", "x86"),
+    ("take_back", "refused, or out of time", "x86"),
+    ("name_again", "refused, or out of time", "x86"),
+    ("list_blocks", "all moved, each block held for any time", "x86"),
+    ("retire_free_only", "an idle block makes room for a new one", "x86"),
+    ("trip_goes_on", "an idle block makes room for a new one", "x86"),
+    ("look_if_unmapped", "one block, and the reader cannot map it", "x86"),
+    ("offer_block", "the writer closes at any time", "x86"),
+    ("remove_name", "all moved, each block held for any time", "x86"),
+    ("remove_own", "refused, or out of time", "x86"),
+    ("remove_unreceived_writer", "the reader dies", "x86"),
+    ("remove_unreceived_writer", "the reader closes at any time", "x86"),
+    ("remove_unreceived_reader", "the writer dies", "x86"),
+    ("remove_unreceived_reader", "the reader closes at any time", "x86"),
+    ("fence_after_let_go", "the reader closes at any time", "weak"),
+]
+RUNS = {"ring.pml": RING_RUNS, "lend.pml": LEND_RUNS}
+MUTANTS = {"ring.pml": RING_MUTANTS, "lend.pml": LEND_MUTANTS}
 
 
 # What Spin says of an error, in words.
@@ -81,7 +129,24 @@ ERRORS = {
     "taken==published": "the end before the last message",
     "taken<n": "taken, and then refused",
     "taken!=refused": "refused, and then taken",
+    "!(lent[p])": "the writer writes into what the reader has",
+    "now==value[p]": "a block without what was sent in it",
+    "own[p]||": "a block is lost",
+    "name[0]||": "a name is left",
+    "!(name[p])": "a name, though both sides have the block",
+    "(name[p]||": "a block whose name is gone too early",
+    "mapped[p]==file[p]": "a block that the reader does not know",
+    "!(has[p])": "the reader gets a block that it has",
 }
+
+
+class Job(NamedTuple):
+    """A search to be made."""
+
+    model: str
+    name: str
+    memory: str
+    switches: str
 
 
 class Search(NamedTuple):
@@ -101,12 +166,13 @@ def run(command: list[str], folder: str) -> str:
     return done.stdout
 
 
-def search(switches: str, optimize: str) -> Search:
-    """Look at every state of the model with these switches; stop at the first error."""
+def search(job: Job, optimize: str) -> Search:
+    """Look at every state of the model with the job's switches; stop at the first error."""
     started = time.monotonic()
+    switches, model = job.switches, str(Path(__file__).with_name(job.model))
     with tempfile.TemporaryDirectory(prefix="shmchannel-model-") as folder:
         defines = [f"-D{one}" for one in switches.split()]
-        made = run(["spin", "-a", *defines, str(MODEL)], folder)
+        made = run(["spin", "-a", *defines, model], folder)
         options = [optimize, "-w", "-DSAFETY", "-DCOLLAPSE", "-DNOREDUCE", "-DVECTORSZ=2048"]
         made += run(["cc", *options, "-o", "pan", "pan.c"], folder)
         if not os.path.exists(os.path.join(folder, "pan")):
@@ -120,18 +186,17 @@ def search(switches: str, optimize: str) -> Search:
         if errors:
             line = said[said.index("pan:1: ") :].splitlines()[0]
             error = next((words for reason, words in ERRORS.items() if reason in line), line)
-            trail = run(["spin", "-t", "-p", "-g", *defines, str(MODEL)], folder)[-6000:]
+            trail = run(["spin", "-t", "-p", "-g", *defines, model], folder)[-6000:]
     return Search(states, depth, time.monotonic() - started, error, trail)
 
 
 def search_all(
-    pool: ThreadPoolExecutor, jobs: list[tuple[str, str, str]], *, errors: bool, optimize: str = "-O0"
+    pool: ThreadPoolExecutor, jobs: list[Job], *, errors: bool, optimize: str = "-O0"
 ) -> tuple[int, int, list[str]]:
-    """Search each (name, memory, switches); print a row as each is done. States, seconds, complaints."""
+    """Make each search; print a row as each is done. States, seconds, complaints."""
     states, seconds, complaints = 0, 0.0, []
-    for (name, memory, _), one in zip(
-        jobs, pool.map(lambda job: search(job[2], optimize), jobs), strict=True
-    ):
+    found = pool.map(lambda job: search(job, optimize), jobs)
+    for (_, name, memory, _), one in zip(jobs, found, strict=True):
         result = one.error or "no error"
         print(f"| {name:<74} | {memory:<4} | {one.states:>10,} | {one.depth:>5} | {result} |", flush=True)
         states, seconds = states + one.states, seconds + one.seconds
@@ -142,11 +207,21 @@ def search_all(
     return states, round(seconds), complaints
 
 
-def switches(name: str, memory: str, messages: int) -> str:
-    """Those of a run. Few messages want a smaller ring, three threads have many more states than two."""
-    smaller = "CAPACITY=1" if messages < 4 and "MIXED" not in RUNS[name] else ""
-    fewer = messages > 2 and "CLOSES" in RUNS[name]
-    return f"{RUNS[name]} {MEMORIES[memory]} MESSAGES={messages - fewer} {smaller}"
+def job(model: str, name: str, memory: str, *, messages: int, without: str = "") -> Job:
+    """A run, or a mutant in that run.
+
+    In the ring few messages want a smaller ring. Three threads have many more states than two.
+    """
+    switches = RUNS[model][name]
+    smaller = "CAPACITY=1" if model == "ring.pml" and messages < 4 and "MIXED" not in switches else ""
+    fewer = messages > 2 + ("HOLDS" in switches) and ("CLOSES=" in switches or "HOLDS" in switches)
+    taken_out = f"WITHOUT_{without}" if without else ""
+    return Job(
+        model,
+        f"{without}: {name}" if without else name,
+        memory,
+        f"{switches} {MEMORIES[memory]} MESSAGES={messages - fewer} {smaller} {taken_out}",
+    )
 
 
 def head(what: str) -> None:
@@ -154,32 +229,44 @@ def head(what: str) -> None:
     print(f"| {'-' * 74} | ---- | {'-' * 9}: | ----: | --- |")
 
 
+def check(pool: ThreadPoolExecutor, model: str, *, short: bool) -> list[str]:
+    """Search a model and its mutants. Return what is wrong."""
+    # With blocks, the third message is the first one that waits for a block to come back.
+    messages = 4 if not short else 2 if model == "ring.pml" else 3
+    runs = [job(model, name, memory, messages=messages) for memory in MEMORIES for name in RUNS[model]]
+    mutants = [
+        job(model, name, memory, messages=3, without=step)
+        for step, name, memories in MUTANTS[model]
+        for memory in memories.split()
+    ]
+    head(f"{model}: every interleaving, when this happens")
+    states, seconds, complaints = search_all(pool, runs, errors=False, optimize="-O0" if short else "-O1")
+    print(f"\n{len(runs)} runs, {states:,} states, {seconds} s of computing")
+    head(f"{model}: taken out: what happens")
+    _, seconds, more = search_all(pool, mutants, errors=True)
+    print(f"\n{len(mutants)} mutants, {len(mutants) - len(more)} noticed, {seconds} s of computing")
+    return complaints + more
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--short", action="store_true", help="smaller rings: a minute or so")
-    short = parser.parse_args().short
+    parser.add_argument("--short", action="store_true", help="fewer messages: a minute or two")
+    parser.add_argument("--model", choices=RUNS, help="only this one")
+    chosen = parser.parse_args()
+    short, models = chosen.short, [chosen.model] if chosen.model else list(RUNS)
     missing = [tool for tool in ("spin", "cc") if shutil.which(tool) is None]
     if missing:
         print(f"no {' and no '.join(missing)} here: apt-get install spin gcc libc6-dev", file=sys.stderr)
         return 2
 
-    runs = [(name, memory, switches(name, memory, 2 if short else 4)) for memory in MEMORIES for name in RUNS]
-    mutants = [
-        (f"{step}: {name}", memory, f"{switches(name, memory, 3)} WITHOUT_{step}")
-        for step, name, memories in MUTANTS
-        for memory in memories.split()
-    ]
+    complaints: list[str] = []
     print(run(["spin", "-V"], ".").strip())
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        head("every interleaving, when this happens")
-        states, seconds, complaints = search_all(pool, runs, errors=False, optimize="-O0" if short else "-O1")
-        print(f"\n{len(runs)} runs, {states:,} states, {seconds} s of computing")
-        head("taken out: what happens")
-        _, seconds, more = search_all(pool, mutants, errors=True)
-        print(f"\n{len(mutants)} mutants, {len(mutants) - len(more)} noticed, {seconds} s of computing")
-    for complaint in complaints + more:
+        for model in models:
+            complaints += check(pool, model, short=short)
+    for complaint in complaints:
         print(complaint, file=sys.stderr)
-    return 1 if complaints or more else 0
+    return 1 if complaints else 0
 
 
 if __name__ == "__main__":
