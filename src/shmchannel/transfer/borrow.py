@@ -178,7 +178,10 @@ def _array(size: int) -> Any:
 
 def _give_back(key: int, _reference: object = None) -> None:
     """The last view of a trip is gone. May be repeated after an exception in its midst."""
-    _, words, number, trip, pid = _out[key]
+    out = _out.get(key)
+    if out is None:
+        return  # ``look`` was quicker, in another thread
+    _, words, number, trip, pid = out
     # In a fork the block is its parent's. If this is repeated, a later trip may have been given back already.
     if os.getpid() == pid and words[number] & ~NOT_MAPPED < trip:
         if WEAK_MEMORY:  # step: fence_before_give_back
