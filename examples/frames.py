@@ -2,8 +2,9 @@
 
     $ python examples/frames.py
 
-Copied, a frame is an array in a message. By transfer, a frame is in a SharedBuffer: the producer draws
-straight into its memory and moves it to the consumer, which moves it back for the next frame.
+Copied, a frame is an array in a message: it is copied once, into memory in which the consumer finds it. By
+transfer, a frame is in a SharedBuffer: the producer draws straight into its memory and moves it to the
+consumer, which moves it back for the next frame.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def frames(port: Port, how: str, count: int) -> Iterator[numpy.ndarray]:
 
 def consume(how: str, count: int) -> float:
     """Receive the frames, and return the seconds that this took."""
-    channel = Channel(capacity=1 << 25, interfaces=[ndarray_interface])
+    channel = Channel(interfaces=[ndarray_interface])
     spawn = multiprocessing.get_context("spawn")
     producer = spawn.Process(target=produce, args=(channel.handle, how, count))
     # A terminal sends Ctrl-C to both processes. The producer inherits that it is ignored, and ends when our

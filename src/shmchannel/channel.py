@@ -101,12 +101,12 @@ class Channel:
         """Create a channel; with ``handle``, attach to that channel.
 
         ``capacity`` is in bytes per direction (by default 128 KiB), rounded up to a power of two. Large
-        pieces of messages lie in blocks of memory beside that: ``lend_limit`` says how many bytes of blocks each
-        direction may have (by default a quarter of /dev/shm, at most 256 MiB). What goes beyond it travels
-        in parts, and with 0 everything does. Both are the creator's. ``max_message_size`` is in bytes (1
-        GiB), and limits the writes and reads of this side; a message may be larger than the capacity.
-        ``interfaces`` lists the classes whose instances may be in messages, as this side knows them: see
-        ``Interface``.
+        pieces of messages lie in blocks of memory beside that: ``lend_limit`` says how many bytes of
+        blocks each direction may have (by default a quarter of /dev/shm, at most 256 MiB). What goes
+        beyond it travels in parts, and with 0 everything does. Both are the creator's.
+        ``max_message_size`` is in bytes (1 GiB), and limits the writes and reads of this side; a message
+        may be larger than the capacity. ``interfaces`` lists the classes whose instances may be in
+        messages, as this side knows them: see ``Interface``.
 
         Raises ``TypeError`` or ``ValueError`` for a wrong argument, and ``ChannelError`` when the system
         refuses (/dev/shm is full); with a handle also what ``from_handle`` raises.

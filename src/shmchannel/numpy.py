@@ -95,8 +95,9 @@ def _deserialize(value: Any) -> numpy.ndarray[Any, Any]:
 
 
 ndarray_interface = Interface(numpy.ndarray, serialize=_serialize, deserialize=_deserialize)
-"""How an ``ndarray`` crosses a channel: dtype, shape, order and data, copied once into the message and once
-out of it. An instance of a subclass raises ``CloneError``, an array of objects ``InterfaceError``."""
+"""How an ``ndarray`` crosses a channel: dtype, shape, order and data, copied once into the message. A
+reader's array lives in the memory that the message came in. An instance of a subclass raises ``CloneError``,
+an array of objects ``InterfaceError``."""
 
 
 # -- scalars

@@ -306,6 +306,6 @@ _PARTS: list[tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = [
 pandas_interfaces = tuple(_interface(*part) for part in _PARTS)
 """How a ``DataFrame``, a ``Series`` and each class of ``Index`` cross a channel, with their dtypes, names and
 attrs; and what they have in them: the arrays of pandas, timestamps, durations, periods, intervals, ``NaT``
-and ``NA``. A column of objects travels as its objects, any other as the memory of its array. A column of
+and ``NA``. A column of objects travels as its objects, any other in the memory of the message. A column of
 another dtype, such as a sparse one or some library's own, raises ``CloneError``: convert it, or list an
 ``Interface`` of the class of its array."""

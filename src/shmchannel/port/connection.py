@@ -401,7 +401,7 @@ class Connection:
         return taken
 
     def inline(self, taken: Taken) -> bytes:
-        """Return the payload of a message that was taken, with all its pieces in it. Raises as ``value_of``."""
+        """Return a message that was taken, with all its pieces in it. Raises as ``value_of``."""
         return taken.decoded(self._codec.inline)
 
     def value_of(self, taken: Taken) -> Any:
