@@ -285,9 +285,8 @@ def test_the_documented_layout_is_the_codes() -> None:
     assert control == {name: 8 * getattr(layout, name) for name in names}
     assert max(control.values()) < layout.CONTROL_SIZE == layout.RINGS[1] - layout.RINGS[0]
     flags = {name: int(byte) for byte, name, _ in table("| byte | flag |")}
-    assert flags == {
-        name: getattr(layout, name) for name in ("READER_SLEEPS", "READER_BELL", "CONSUMER_CLOSED")
-    }
+    names = ("READER_SLEEPS", "READER_BELL", "CONSUMER_CLOSED", "BLOCKS_RECEIVED")
+    assert flags == {name: getattr(layout, name) for name in names}
     needs = {name: int(half) for half, name, _ in table("| half | need |")}
     assert needs == {name: getattr(layout, name) for name in ("WRITER_SLEEPS", "WRITER_BELL")}
     kinds = {name: int(kind) for kind, name, _ in table("| kind | name |")}

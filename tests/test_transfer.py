@@ -424,18 +424,27 @@ def read_one_of_many(port: Port) -> Any:
     ("read", "waits"),
     [(Port.read_sync, False), (Port.read_sync, True), (read_one_of_many, False), (read_in_a_task, False)],
 )
-def test_a_message_that_was_taken_arrives_whatever_finds_the_end_meanwhile(
-    core: str, read: Callable[[Port], Any], waits: bool
+@pytest.mark.parametrize("end", ["found", "writer last", "reader last"])
+def test_a_message_that_was_taken_arrives_however_its_port_ends_meanwhile(
+    core: str, read: Callable[[Port], Any], waits: bool, end: str
 ) -> None:
+    def end_both() -> None:
+        if end == "found":
+            one.close_sync()
+            assert [*two] == []
+        for port in (one, two) if end == "reader last" else (two, one):
+            port.close_sync()
+        ended.append(two.closed)
+
     def end_in_another_thread(_: Any) -> Gate:
-        closed.wait(10)
-        finder = threading.Thread(target=lambda: found.extend([[*two], two.closed]))
-        finder.start()
-        finder.join(10)
+        written.wait(10)
+        thread = threading.Thread(target=end_both)
+        thread.start()
+        thread.join(10)
         return Gate()
 
-    found: list[Any] = []
-    closed = threading.Event()
+    ended: list[bool] = []
+    written = threading.Event()
     interface = Interface(Gate, name="gate", serialize=lambda _: None, deserialize=end_in_another_thread)
     channel = Channel(interfaces=[interface])
     one, two = channel.connect(), connected(channel, core)
@@ -447,12 +456,11 @@ def test_a_message_that_was_taken_arrives_whatever_finds_the_end_meanwhile(
     buffer = SharedBuffer(10)
     buffer[:] = b"0123456789"
     assert one.write_sync([Gate(), buffer], transfer=[buffer])
-    one.close_sync()
-    closed.set()
+    written.set()
     if not waits:
         reader.start()
     reader.join(20)
-    assert found == [[], True]
+    assert ended == [True]
     received = values.pop()[1]
     assert received[:] == b"0123456789"
     received.close()

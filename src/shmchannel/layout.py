@@ -44,7 +44,7 @@ TAIL, MESSAGES, PRODUCER_CLOSED, MOVES, LENT_BYTES, LENT_BLOCKS = 0, 1, 2, 3, 4,
 HEAD, SPINS = 8, 9  # stored by the consumer
 # Flags of one byte each. The producer loads all of them at once after each publication.
 READER = 16
-READER_SLEEPS, READER_BELL, CONSUMER_CLOSED = 0, 1, 2
+READER_SLEEPS, READER_BELL, CONSUMER_CLOSED, BLOCKS_RECEIVED = 0, 1, 2, 3
 # How much room the producer needs: two halves of 4 bytes, which the consumer loads at once.
 WRITER = 24
 WRITER_SLEEPS, WRITER_BELL = 0, 1

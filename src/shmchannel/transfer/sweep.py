@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection
 
-from ..layout import CONSUMER_CLOSED, READER, RINGS, WORD
+from ..layout import BLOCKS_RECEIVED, READER, RINGS, WORD
 from ..segment import Slot
 from ..system import locks, processes
 from ..system.clock import monotonic
@@ -70,7 +70,8 @@ def when_received(arrivals: weakref.ref[Arrivals], action: Callable[[], None]) -
 
 
 def settle(slot: Slot, *, lost: bool) -> None:
-    """Remove the blocks that no port can receive any more. Our port is over; ``lost``: the peer has died."""
+    """Remove the blocks that no port can receive any more. Nothing here does; ``lost``: the peer has died."""
+    slot.segment.memory[_received(1 - slot.index)] = 1  # step: say_received
     if slot.segment.has_moved():
         _remove_unreceived(slot, lost=lost)
     if lost:
@@ -79,14 +80,21 @@ def settle(slot: Slot, *, lost: bool) -> None:
 
 def _remove_unreceived(slot: Slot, *, lost: bool) -> None:
     if WEAK_MEMORY:
-        fence()  # our blocks are unlocked before we look: of two ports that end at once, one removes all
-    peer_ended = lost or slot.segment.memory[RINGS[slot.index] + READER * WORD + CONSUMER_CLOSED]
+        # Each side unlocks its blocks and says that it has received all, then looks at what the other did. So
+        # of two ports that end at once, one removes all.
+        fence()
+    peer_ended = lost or slot.segment.memory[_received(slot.index)]
     ended = (0, 1) if peer_ended else (slot.index,)
     until = monotonic() + SLICE  # for all blocks together, because a close does not wait for others
     for name, hold in open_each(names(NAME)):
         record = read_record(hold)
         if record and record.is_for(slot, *ended) and lock_if_abandoned(hold, record, until):
             remove_file(name)
+
+
+def _received(ring: int) -> int:
+    """Where the reader of a ring says that it receives no block any more."""
+    return RINGS[ring] + READER * WORD + BLOCKS_RECEIVED
 
 
 def sweep_blocks(
