@@ -49,6 +49,8 @@ LEND_RUNS = {
     "the writer closes at any time": "WRITER_MAY_CLOSE REFUSALS=1",
     "the reader closes at any time": "READER_MAY_CLOSE REFUSALS=1 RETIREMENTS=1",
     "both sides close at any time": "READER_MAY_CLOSE WRITER_MAY_CLOSE",
+    "another thread closes the reader": "CLOSES",
+    "another thread closes the reader, and the writer closes": "CLOSES WRITER_MAY_CLOSE",
     "the writer dies": "DIES=WRITER REFUSALS=1 RETIREMENTS=1",
     "the reader dies": "DIES=READER REFUSALS=1 RETIREMENTS=1",
     "one block; the reader dies": "DIES=READER PLACES=1",
@@ -117,6 +119,9 @@ LEND_MUTANTS = [
     ("remove_unreceived_reader", "the writer dies", "x86"),
     ("remove_unreceived_reader", "the reader closes at any time", "x86"),
     ("fence_after_let_go", "the reader closes at any time", "weak"),
+    ("fence_after_received", "the reader closes at any time", "x86 weak"),
+    ("last_read", "another thread closes the reader", "x86"),
+    ("say_received", "another thread closes the reader", "x86"),
 ]
 RUNS = {"ring.pml": RING_RUNS, "lend.pml": LEND_RUNS}
 MUTANTS = {"ring.pml": RING_MUTANTS, "lend.pml": LEND_MUTANTS}
@@ -214,7 +219,7 @@ def job(model: str, name: str, memory: str, *, messages: int, without: str = "")
     """
     switches = RUNS[model][name]
     smaller = "CAPACITY=1" if model == "ring.pml" and messages < 4 and "MIXED" not in switches else ""
-    fewer = messages > 2 + ("HOLDS" in switches) and ("CLOSES=" in switches or "HOLDS" in switches)
+    fewer = messages > 2 + ("HOLDS" in switches) and ("CLOSES" in switches or "HOLDS" in switches)
     taken_out = f"WITHOUT_{without}" if without else ""
     return Job(
         model,

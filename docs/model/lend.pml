@@ -30,13 +30,15 @@
 
 #define WRITER 0
 #define READER 1
-#define HOLDER 2 /* another thread of the reader's process: it gives back what the reader has taken */
+#define HOLDER 2 /* another thread of the reader's process: it gives back what the reader has taken; */
+#define CLOSER 2 /* or it closes the reader's port */
 #define NOBODY 3
 
 #define TAIL 0
 #define WRITER_SLEEPS 1
 #define CONSUMER_CLOSED 2
-#define GIVEN_BACK 3
+#define BLOCKS_RECEIVED 3
+#define GIVEN_BACK 4
 #define BLOCK (GIVEN_BACK + PLACES)
 #define WORDS (BLOCK + PLACES)
 
@@ -93,9 +95,10 @@ end_drain:
     :: d_step { buffer[whose]??2, what -> memory[2] = what; what = 0 }
     :: d_step { buffer[whose]??3, what -> memory[3] = what; what = 0 }
     :: d_step { buffer[whose]??4, what -> memory[4] = what; what = 0 }
-#if PLACES > 1
     :: d_step { buffer[whose]??5, what -> memory[5] = what; what = 0 }
+#if PLACES > 1
     :: d_step { buffer[whose]??6, what -> memory[6] = what; what = 0 }
+    :: d_step { buffer[whose]??7, what -> memory[7] = what; what = 0 }
 #endif
 #else
     :: d_step { buffer[whose]?where, what -> memory[where] = what; where = 0; what = 0 }
@@ -130,7 +133,8 @@ byte published, taken;
 byte has[PLACES];
 byte value[PLACES];
 byte mapped[PLACES];
-bool taking; /* a frame is out of the ring, and its block is not listed yet */
+bool taking; /* a frame is out of the ring, and its message is not decoded yet */
+bool over; /* the reader's port has ended */
 bool giving; /* a block is given back, and the writer is not woken yet */
 
 /* -- what must hold is said of these, which no step depends on */
@@ -414,7 +418,7 @@ look_if_alive:
         fi;
 
 Settle:
-#if !defined(DIES) && !defined(READER_MAY_CLOSE)
+#if !defined(DIES) && !defined(READER_MAY_CLOSE) && !defined(CLOSES)
         /* Once the reader has let go of all, each block is the writer's again. */
         (taken == tail && !taking && !has[0] && !has[PLACES - 1] && !giving);
         fence();
@@ -430,8 +434,8 @@ Settle:
 #endif
 
 Finish:
-        /* The writer unlocks what is under way, then looks whether the reader has ended; the reader ends, then
-           looks at the locks. So one of the two removes the name. */
+        /* The writer unlocks what is under way, then looks whether the reader has received all; the reader says
+           so, then looks at the locks. So one of the two removes the name. */
         p = 0;
         do
         :: p < PLACES ->
@@ -454,7 +458,11 @@ remove_own:
 fence_after_let_go:
         fence();
 #endif
+#ifdef WITHOUT_say_received
         look(CONSUMER_CLOSED, closed);
+#else
+        look(BLOCKS_RECEIVED, closed);
+#endif
         if
         :: closed || dead[READER] ->
 #ifndef WITHOUT_remove_unreceived_writer
@@ -509,7 +517,10 @@ fence_before_copy:
     weak_fence();
 #endif
 consume:
-    d_step { taken++; taking = true };
+    if
+    :: d_step { !shut -> taken++; taking = true }
+    :: d_step { shut -> p = 0; named = false }; goto Read
+    fi;
     if
     :: p < PLACES ->
 #if UNMAPPED > 0
@@ -599,6 +610,46 @@ fence_after_give_back:
     d_step { len(buffer[me]) == 0 -> giving = false; p = 0; now = 0 }
 }
 
+/* The end of the reader's port, in any thread of its process. */
+inline close_reader()
+{
+    p = 0; /* what the reader holds outlives the close */
+shut_consumer:
+    shut = true;
+say_consumer_closed:
+    store(CONSUMER_CLOSED, 1);
+#ifndef WITHOUT_post_refusal
+post_refusal:
+    post();
+#else
+    fence();
+#endif
+#ifndef WITHOUT_last_read
+last_read:
+    d_step { !taking -> refresh() };
+#endif
+say_received:
+    d_step { buffer[me]!BLOCKS_RECEIVED, 1 STORED(BLOCKS_RECEIVED, 1); looked[READER] = true };
+#ifndef WITHOUT_fence_after_received
+fence_after_received:
+    fence();
+#endif
+    do
+    :: p < PLACES ->
+#ifndef WITHOUT_remove_unreceived_reader
+remove_unreceived:
+        if
+        :: name[p] && ((under_way[p] && unlocked[p]) || dead[WRITER]) -> name[p] = false
+        :: else
+        fi;
+#endif
+        p++
+    :: else -> break
+    od;
+    p = 0;
+    d_step { len(buffer[me]) == 0 -> over = true }
+}
+
 proctype reader()
 {
     byte me = READER;
@@ -625,8 +676,10 @@ Read:
 #endif
         :: (finished[WRITER] || dead[WRITER]) && (memory[TAIL] == head || shut) && !has[0] && !has[PLACES - 1] ->
             if
+#ifndef CLOSES
             :: !shut -> goto Close
-            :: shut -> goto Finish
+#endif
+            :: over -> goto Finish
             fi
         fi;
 #ifndef HOLDS
@@ -636,30 +689,7 @@ Give:
 #endif
 
 Close:
-        p = 0; /* what the reader holds outlives the close */
-shut_consumer:
-        d_step { shut = true; looked[READER] = true };
-say_consumer_closed:
-        store(CONSUMER_CLOSED, 1);
-#ifndef WITHOUT_post_refusal
-post_refusal:
-        post();
-#else
-        fence();
-#endif
-        do
-        :: p < PLACES ->
-#ifndef WITHOUT_remove_unreceived_reader
-remove_unreceived:
-            if
-            :: name[p] && ((under_way[p] && unlocked[p]) || dead[WRITER]) -> name[p] = false
-            :: else
-            fi;
-#endif
-            p++
-        :: else -> break
-        od;
-        p = 0;
+        close_reader();
         goto Read;
 
 Finish:
@@ -668,6 +698,18 @@ Finish:
     } unless { dying == READER };
     die(READER, WRITER)
 }
+
+#ifdef CLOSES
+/* Another thread closes the port, or finds its end. */
+proctype closer()
+{
+    byte me = CLOSER;
+    byte p;
+    {
+        close_reader()
+    } unless { dying == READER }
+}
+#endif
 
 #ifdef HOLDS
 /* The last view may go in any thread. It has the block from the reader by a lock: what is seen there is seen here. */
@@ -701,6 +743,10 @@ init
 #ifdef HOLDS
         run drain(HOLDER);
         run holder()
+#endif
+#ifdef CLOSES
+        run drain(CLOSER);
+        run closer()
 #endif
     };
 #ifdef DIES
