@@ -3,8 +3,7 @@
     $ python examples/frames.py
 
 Copied, a frame is an array in a message: it is copied once, into memory in which the consumer finds it. By
-transfer, a frame is in a SharedBuffer: the producer draws straight into its memory and moves it to the
-consumer, which moves it back for the next frame.
+transfer, the producer draws straight into that memory, a PortBuffer, and nothing is copied.
 """
 
 import argparse
@@ -16,11 +15,10 @@ from collections.abc import Iterator
 
 import numpy
 
-from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, SharedBuffer, wait
+from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, PortBuffer, wait
 from shmchannel.numpy import ndarray_interface
 
 SHAPE = (1080, 1920, 3)  # bytes: height, width, colours
-BUFFERS = 4  # in use at a time
 
 
 def draw(frame: numpy.ndarray, number: int) -> None:
@@ -52,23 +50,20 @@ def send_copies(port: Port, count: int) -> None:
 
 def send_buffers(port: Port, count: int) -> None:
     for number in range(count):
-        buffer = SharedBuffer(numpy.prod(SHAPE).item()) if number < BUFFERS else port.read_sync()
-        frame = numpy.frombuffer(buffer, numpy.uint8).reshape(SHAPE)
-        draw(frame, number)
-        del frame  # a buffer with a view of it cannot move
+        buffer = port.buffer(numpy.prod(SHAPE).item())
+        draw(seen(buffer), number)  # keeps no view: a buffer with a view of it cannot move
         if not port.write_sync(buffer, transfer=[buffer]):
             break
 
 
-def frames(port: Port, how: str, count: int) -> Iterator[numpy.ndarray]:
-    for number in range(count):
-        if how == "copied":
-            yield port.read_sync()
-        else:
-            buffer = port.read_sync()
-            yield numpy.frombuffer(buffer, numpy.uint8).reshape(SHAPE)
-            if number + BUFFERS < count:
-                port.write_sync(buffer, transfer=[buffer])
+def seen(buffer: PortBuffer) -> numpy.ndarray:
+    return numpy.frombuffer(buffer.view, numpy.uint8).reshape(SHAPE)
+
+
+def frames(port: Port, how: str) -> Iterator[numpy.ndarray]:
+    """Yield the frames. The memory of each is used again once nothing refers to it."""
+    for frame in port:
+        yield frame if how == "copied" else seen(frame)
 
 
 def consume(how: str, count: int) -> float:
@@ -89,7 +84,7 @@ def consume(how: str, count: int) -> float:
         # A port cannot notice that a process ends before it connects, so wait for both.
         if port not in wait([port, producer.sentinel]):
             sys.exit("the producer ended before it sent a frame")
-        arriving = frames(port, how, count)
+        arriving = frames(port, how)
         assert is_drawn(next(arriving), 0)
         started = time.perf_counter()
         for number in range(1, count):

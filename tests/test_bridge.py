@@ -258,6 +258,25 @@ def writing_a_channel(port: Port) -> None:
     port.write_sync(("reply to", Channel()))
 
 
+@pytest.mark.parametrize("size", [100, 1 << 20])
+def test_a_buffer_of_a_port_crosses_with_its_content(size: int) -> None:
+    near, far = Channel(), Channel()
+    with (
+        near.connect() as writer,
+        far.connect() as reader,
+        Bridge(near.connect(), "tcp://127.0.0.1:*", clients=CLEAR) as one,
+    ):
+        two = Bridge(far.connect(), one.address, server=CLEAR)
+        buffer = writer.buffer(size)
+        buffer.view[:] = b"x" * size
+        assert writer.write_sync([buffer], transfer=[buffer])
+        [theirs] = reader.read_sync(timeout=SECONDS)
+        assert theirs.view == b"x" * size
+        writer.close_sync()
+        reader.close_sync()
+        two.wait(SECONDS)
+
+
 @pytest.mark.parametrize("write", [moving, moving_what_is_shared, writing_a_channel])
 def test_a_message_that_cannot_leave_its_machine_ends_the_bridge_after_those_before_it(write: Any) -> None:
     near, far = Channel(interfaces=[Once]), Channel()

@@ -29,6 +29,7 @@ from .port.statistics import Statistics
 from .pump import pump
 from .streams import DuplexStream, ReadStream, WriteStream
 from .transfer.buffer import SharedBuffer
+from .transfer.port_buffer import PortBuffer
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ __all__ = [
     "PeerInfo",
     "PeerLost",
     "Port",
+    "PortBuffer",
     "PortClosed",
     "ReadStream",
     "Serializable",

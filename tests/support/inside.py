@@ -38,6 +38,11 @@ def codec_of(port: Port) -> Any:
     return connection_of(port)._codec
 
 
+def pool_of(port: Port) -> Any:
+    """The blocks that the port lends."""
+    return connection_of(port)._pool
+
+
 def slot_of(port: Port) -> Any:
     """The slot of an open port."""
     opened: Any = connection_of(port)._open

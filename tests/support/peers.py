@@ -197,6 +197,16 @@ def return_buffer(handle: str) -> None:
         port.read_sync()
 
 
+def return_port_buffers(handle: str) -> None:
+    """Send each buffer back with each of its bytes one larger, in memory of this port, until a None."""
+    with Channel.from_handle(handle).connect() as port:
+        while (theirs := port.read_sync()) is not None:
+            mine = port.buffer(len(theirs))
+            mine.view[:] = bytes([theirs.view[0] + 1]) * len(theirs)
+            port.write_sync(mine, transfer=[mine])
+            theirs.close()
+
+
 # -- for interpreters
 
 

@@ -1,4 +1,4 @@
-"""The cost of handing over memory: in a ``SharedBuffer``, and without a channel."""
+"""The cost of handing over memory: in buffers of the port, in a ``SharedBuffer``, and without a channel."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..channel import DEFAULT_CAPACITY, Channel
 from ..transfer.buffer import SharedBuffer
+from ..transfer.port_buffer import PortBuffer
 from .far_side import BETWEEN, beside
 from .large import FRAME_SIZE
 from .rivals import OURS, SPAWN, Room, make_channel
@@ -52,6 +53,18 @@ def _open_channel(channel: Channel, _turn: Turn) -> Hand:
     )
 
 
+def _open_in_place(channel: Channel, _turn: Turn) -> Hand:
+    port = channel.connect()
+    return Hand(
+        port.buffer,
+        lambda buffer: port.write_sync(buffer, transfer=[buffer]),
+        port.read_sync,
+        PortBuffer.close,
+        lambda buffer: buffer.view,
+        port.close_sync,
+    )
+
+
 def _open_pipe(connection: Any, turn: Turn) -> Hand:
     """The memory's name goes through the pipe. Which side owns the memory is up to the two programs."""
     # Its name contains the folder's: if the turn is killed, the memory is removed with the folder.
@@ -75,9 +88,13 @@ def _open_pipe(connection: Any, turn: Turn) -> Hand:
     )
 
 
+_IN_PLACE = Mover([*BETWEEN], make_channel, _open_in_place)
 _BUFFER = Mover([*BETWEEN], make_channel, _open_channel)
 _MEMORY = {"SharedMemory by name over mp.Pipe": Mover(["process"], lambda _: SPAWN.Pipe(), _open_pipe)}
-MOVERS = {workload: {OURS: _BUFFER, **_MEMORY} for workload in ("lend", "transfer")}
+MOVERS = {
+    "lend": {OURS: _IN_PLACE, "shmchannel's SharedBuffer": _BUFFER, **_MEMORY},
+    "transfer": {OURS: _BUFFER, **_MEMORY},
+}
 
 
 def _trips(turn: Turn) -> int:

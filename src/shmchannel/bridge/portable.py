@@ -6,6 +6,7 @@ from typing import Any
 
 import msgpack
 
+from ..codec.known_classes import PORT_BUFFER
 from ..codec.lent import split
 from ..codec.types import GRAPH_MESSAGE, INSTANCE, LENT_MESSAGE, MOVED, TAGGED_MESSAGE
 from ..errors import CloneError
@@ -50,7 +51,7 @@ def check_portable(payload: bytes) -> None:
 
 
 def _check_instance(code: object, parts: tuple[Any, ...]) -> None:
-    if code == MOVED:
+    if code == MOVED and parts[1] != PORT_BUFFER:  # the message has its memory
         raise CloneError(
             f"a {parts[1]} was moved into a bridged channel, but it cannot leave its machine: "
             "write its content instead"

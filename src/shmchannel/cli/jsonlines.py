@@ -23,6 +23,7 @@ from ..codec.types import LEAVES
 from ..engine import Codec
 from ..errors import ChannelError
 from ..transfer.buffer import SharedBuffer
+from ..transfer.port_buffer import PortBuffer
 
 _MOST = (
     1_000_000  # values in a line: a shared value is written each time it occurs, which may grow without end
@@ -111,9 +112,9 @@ class Jsonlines:
     # -- to JSON
 
     def line(self, value: Any) -> str:
-        """The line for a value. A ``SharedBuffer`` is written as its bytes.
+        """The line for a value. A buffer that was moved is written as its bytes.
 
-        Raises ``CloneError`` for a value that contains itself and also a ``SharedBuffer`` or a ``Channel``.
+        Raises ``CloneError`` for a value that contains itself and also such a buffer or a ``Channel``.
         """
         self._left = _MOST
         self._open.clear()
@@ -144,6 +145,8 @@ class Jsonlines:
             return {"$channel": value.handle}
         if kind is SharedBuffer:
             return {"$bytes": _text(bytes(value))}
+        if kind is PortBuffer:
+            return {"$bytes": _text(bytes(value.view))}
         return self._clone(value)
 
     def _write_container(self, value: Any) -> Any:

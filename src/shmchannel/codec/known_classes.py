@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+PORT_BUFFER = "shmchannel.PortBuffer"  # the name of its interface
+
 
 class _Known(NamedTuple):
     """What to do about an instance of a class, and of those of its subclasses that the table lacks."""

@@ -30,6 +30,7 @@ from ..system.interrupts import has_lock, locked
 from ..transfer.block import Block
 from ..transfer.borrow import Borrower
 from ..transfer.pool import Pool
+from ..transfer.port_buffer import PortBuffer
 from ..transfer.sweep import Arrivals, settle, when_received
 from ..transfer.transfer import Transfer, buffer_interfaces
 from ..waiting.event_loop import LoopSide
@@ -316,6 +317,10 @@ class Connection:
         opened = self._still_open()
         slot = None if opened is None else opened.slot  # None: no message is accepted any more
         return Transfer(self._codec, self.outgoing.encode, slot, instances, self._keep)
+
+    def buffer(self, size: int) -> PortBuffer:
+        """Return memory to be written in place, and moved."""
+        return self._pool.draw(size)
 
     def may_move(self, moving: Transfer) -> bool:
         """Whether the blocks under way leave room for those of this message. If there are none, they do."""

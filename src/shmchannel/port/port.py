@@ -10,6 +10,9 @@ from typing import Any, NoReturn, Self
 from ..errors import ChannelError, EndOfChannel, WouldBlock
 from ..messages import NOTHING
 from ..streams import DuplexStream, ReadStream, WriteStream
+from ..system.files import checked_size
+from ..transfer.block import LARGEST
+from ..transfer.port_buffer import PortBuffer
 from ..waiting.deadline import check_timeout
 from ..waiting.thread import drive
 from . import shutdown
@@ -69,6 +72,17 @@ class Port:
         return self._connection.peer.info()
 
     # -- write
+
+    def buffer(self, size: int) -> PortBuffer:
+        """Return memory of ``size`` bytes, to be written in place and moved to the peer without a copy.
+
+        It comes from the memory that this port lends (``lend_limit``), and goes back there once the peer has
+        closed the buffer, or dropped it. If nothing of that is left, or ``size`` is small, the memory is
+        private, and the write copies it. Raises ``TypeError`` if the size is no int, ``ValueError`` for a
+        size below 1, and ``MemoryError``.
+        """
+        checked_size("size", size, 1, LARGEST)
+        return self._connection.buffer(size)
 
     def write_nowait(self, value: object, *, transfer: Iterable[Any] = _NONE) -> bool:
         """Write a value if there is room for it now.

@@ -7,12 +7,11 @@ has it: a value may live longer than its port. Then the block is given back.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import mmap
 import os
 import weakref
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from ..errors import is_shortage
@@ -24,6 +23,7 @@ from ..system.files import disown, remove_file
 from ..system.mapping import map_file
 from .block import HEAD_SIZE, MOMENT
 from .buffer import receiving
+from .port_buffer import array_type
 from .sweep import Arrivals, slot_of
 
 # The trips that are out, by numbers of their own. Not in the Borrower, which may be gone before them.
@@ -133,7 +133,7 @@ class Borrower:
                 self._trips[number] = trip
                 self._given_back[number] = trip | NOT_MAPPED  # step: refuse_block
             raise
-        whole = _array(len(memory)).from_buffer(memory)
+        whole = array_type(len(memory)).from_buffer(memory)
         key = next(_numbers)
         reference = weakref.ref(whole, partial(_give_back, key))
         _out[key] = reference, self._given_back, number, trip, os.getpid()
@@ -168,12 +168,6 @@ def _checked(entry: Any) -> tuple[int, int, int, str]:
     if not (are_numbers and 0 <= number < BLOCKS and 0 < trip < NOT_MAPPED and size >= 0):
         raise ValueError("an entry that no writer writes")
     return number, trip, size, name
-
-
-@lru_cache(maxsize=256)
-def _array(size: int) -> Any:
-    """The type of the objects over a block of ``size`` bytes: of an array of that type, views keep track."""
-    return ctypes.c_ubyte * size
 
 
 def _give_back(key: int, _reference: object = None) -> None:

@@ -36,6 +36,7 @@ from ..system.fences import WEAK_MEMORY, fence
 from ..system.files import disown, remove_file
 from ..system.interrupts import locked
 from .block import Block, map_block, new_block
+from .port_buffer import PortBuffer
 
 # Bytes. A piece that fits into half the ring goes there: in one frame it takes less time. docs/performance.md
 # has figures.
@@ -62,20 +63,31 @@ class Lending:
         self.ended = True
 
     def lend(self, piece: memoryview) -> list[Any] | None:
-        """Copy a piece, of bytes, into a block. Returns its entry; None if there is no block to be had."""
-        lent = self._pool.claim(len(piece), self)
+        """Have a piece, of bytes, in a block. Returns its entry; None if there is no block to be had.
+
+        It is copied there, unless it is the memory of a ``PortBuffer`` of this pool.
+        """
+        lent = self._pool.claim_drawn(piece.obj, self)
         if lent is None:
-            return None
-        self._pool.copy(lent.memory, piece)  # step: fill_block
+            lent = self._pool.claim(len(piece), self)
+            if lent is None:
+                return None
+            self._pool.copy(lent.memory, piece)  # step: fill_block
         return [lent.number, lent.trip.number, len(piece), "" if lent.received else lent.block.name]
 
 
 class _Trip:
-    """One use of a block: its number, and the message that has the block."""
+    """One use of a block: its number, and the message that has the block.
 
-    def __init__(self, number: int, lending: Lending) -> None:
+    A ``PortBuffer`` has a block as a message does that is never published. The message that moves the buffer
+    has the block then; if it is not published, the buffer still has it.
+    """
+
+    def __init__(self, number: int, lending: Lending, drawn: _Trip | None = None) -> None:
+        """``drawn`` is the trip of the buffer that the message moves."""
         self.number = number
         self.note = lending.note
+        self.drawn = drawn
         self._lending = weakref.ref(lending)
 
     def is_over(self, given_back: int) -> bool:
@@ -83,7 +95,8 @@ class _Trip:
         if self.note.accepted:
             return given_back == self.number
         lending = self._lending()
-        return lending is None or lending.ended
+        is_ended = lending is None or lending.ended
+        return is_ended and (self.drawn is None or self.drawn.is_over(given_back))
 
 
 class _Lent:
@@ -136,6 +149,25 @@ class Pool:
         """Begin a message."""
         return Lending(self)
 
+    def draw(self, size: int) -> PortBuffer:
+        """Return a buffer of ``size`` bytes, in a block if that pays and there is one."""
+        lending = self.lending()
+        lent = self.claim(size, lending) if size >= self.least else None
+        return PortBuffer(bytearray(size), size) if lent is None else PortBuffer(lent.memory, size, lending)
+
+    def claim_drawn(self, memory: object, lending: Lending) -> _Lent | None:
+        """Return the block that is this memory of a buffer, and is the message's now; None if none is."""
+        return locked(self._lock, partial(self._claim_drawn, memory, lending))
+
+    def _claim_drawn(self, memory: object, lending: Lending) -> _Lent | None:
+        for lent in list(self._lent.values()):
+            if lent.memory is memory:
+                drawn = lent.trip.drawn or lent.trip
+                lent.trip = self._next_trip(lent.number, lending, drawn)
+                lent.block.claim.message = lending.note
+                return lent
+        return None
+
     def claim(self, size: int, lending: Lending) -> _Lent | None:
         """Return a block with room for ``size`` bytes, which is the message's now. None if there is none.
 
@@ -183,9 +215,9 @@ class Pool:
                 free.append(lent)
         return free
 
-    def _next_trip(self, number: int, lending: Lending) -> _Trip:
+    def _next_trip(self, number: int, lending: Lending, drawn: _Trip | None = None) -> _Trip:
         self._trips[number] += 1
-        return _Trip(self._trips[number], lending)
+        return _Trip(self._trips[number], lending, drawn)
 
     def _make_room(self, size: int) -> int | None:
         """Return the number of a new block of ``size`` bytes; None if that is beyond the limits.

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..codec.codec import Codec
 from ..codec.interfaces import Interface, Serialized, set_state, state_of
+from ..codec.known_classes import PORT_BUFFER
 from ..codec.lent import LentPayload, end
 from ..codec.limits import MOST_OPENED, too_many
 from ..errors import ChannelError, InterfaceError, is_shortage
@@ -18,6 +19,7 @@ from ..system.clock import monotonic
 from .block import MOMENT, Block
 from .buffer import DetachedBuffer, SharedBuffer, block_of, check_movable, detach, receive
 from .claims import Claims
+from .port_buffer import PortBuffer
 from .sweep import Arrivals, slot_of
 
 
@@ -57,17 +59,22 @@ class _Receiver:
 
 
 def buffer_interfaces(arrivals: weakref.ref[Arrivals]) -> list[Interface]:
-    """How a SharedBuffer crosses a channel: it moves, and the message has the name of its block.
+    """How buffers cross a channel: they move.
 
-    One that is detached does not; its interface says so.
+    The message has the memory of a PortBuffer, and the name of a SharedBuffer's block. A SharedBuffer that is
+    detached does not move; its interface says so.
     """
     attach = _Receiver(arrivals).attach
+    shared = [
+        ("shmchannel.SharedBuffer", SharedBuffer),
+        ("shmchannel.SharedBuffer, detached", DetachedBuffer),
+    ]
     return [
-        Interface(cls, name=name, detach=lambda buffer: block_of(buffer).name, attach=attach)
-        for name, cls in (
-            ("shmchannel.SharedBuffer", SharedBuffer),
-            ("shmchannel.SharedBuffer, detached", DetachedBuffer),
-        )
+        Interface(PortBuffer, name=PORT_BUFFER),
+        *(
+            Interface(cls, name=name, detach=lambda buffer: block_of(buffer).name, attach=attach)
+            for name, cls in shared
+        ),
     ]
 
 
@@ -97,7 +104,7 @@ class Transfer:
         self._encode, self._slot, self._keep = encode, slot, keep
         self._claims = Claims()
         self._instances: dict[int, tuple[Any, Interface]] = {}
-        if isinstance(instances, SharedBuffer):
+        if isinstance(instances, SharedBuffer | PortBuffer):
             raise TypeError("transfer is a list: write transfer=[buffer]")
         for instance in instances:
             interface = codec.interfaces.by_class.get(type(instance))
@@ -188,3 +195,5 @@ def _check_movable(instance: Any, interface: Interface) -> None:
     interface.check_movable(instance)
     if isinstance(instance, SharedBuffer):
         check_movable(instance)
+    elif isinstance(instance, PortBuffer):
+        instance.check_movable()
