@@ -12,7 +12,7 @@ import zlib
 from random import Random
 from typing import Any
 
-from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, PortClosed
+from shmchannel import Channel, ChannelNotFound, EndOfChannel, PeerLost, Port, PortBuffer, PortClosed
 
 from . import board as b
 from .plan import ABRUPT, NOISE, WRITTEN, draw_size
@@ -29,6 +29,25 @@ class Wrong(Exception):
     """A message came that is not the next one."""
 
 
+class Sheet:
+    """A payload that the reader leaves in the memory in which it came."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+
+    def serialize(self) -> memoryview:
+        return self.view
+
+    @classmethod
+    def deserialize(cls, view: memoryview) -> Sheet:
+        return cls(view)
+
+
+def moved(message: list[Any]) -> list[Any]:
+    """What of a message has to be moved."""
+    return [part for part in message if type(part) is PortBuffer]
+
+
 class End:
     """Its messages and its account on the board; the subclasses wait, each in its way."""
 
@@ -40,14 +59,15 @@ class End:
         self.random = Random(f"{plan['seed']}/{plan['channel']}/{plan['side']}")
         self.failures: list[str] = []
         self.channel: Channel | None = None
+        self.held: list[tuple[int, int, memoryview]] = []  # payloads in lent memory: number, checksum, view
 
     def connect(self) -> Port:
         """Make the channel and report its handle; or attach."""
         plan = self.plan
         if plan["side"]:
-            port = Channel.from_handle(plan["handle"]).connect()
+            port = Channel.from_handle(plan["handle"], interfaces=[Sheet]).connect()
         else:
-            self.channel = Channel(capacity=plan["capacity"], linger=plan["linger"])
+            self.channel = Channel(capacity=plan["capacity"], linger=plan["linger"], interfaces=[Sheet])
             port = self.channel.connect()
             report(channel=plan["channel"], handle=self.channel.handle)
         self.words[b.CONNECTED] = 1
@@ -57,19 +77,24 @@ class End:
         """Whether to keep the Channel: its names go with it, unless it lingers."""
         return bool(self.channel) and not self.plan["linger"] and not self.other[b.CONNECTED]
 
-    def next_messages(self) -> list[list[Any]]:
+    def next_messages(self, port: Port) -> list[list[Any]]:
         """The messages to write next: mostly one, sometimes a few at once; none at the end."""
         left = self.plan["count"] - self.words[b.STARTED]
         few = min(left, self.random.choice([1, 1, 1, 4]))
         first = self.words[b.STARTED]
         self.words[b.STARTED] = first + few
-        return [self.message(first + i) for i in range(few)]
+        return [self.message(first + i, port if few == 1 else None) for i in range(few)]
 
-    def message(self, number: int) -> list[Any]:
+    def message(self, number: int, port: Port | None) -> list[Any]:
+        """A message; with a port its payload may be in a buffer of that, and has to be moved."""
         size = draw_size(self.random, self.plan["largest"])
         start = self.random.randrange(65_537)
-        payload = NOISE[start : start + size]
-        return [self.plan["channel"], self.plan["side"], number, zlib.crc32(payload, number), payload]
+        data = NOISE[start : start + size]
+        payload: Any = self.random.choice([data, Sheet(memoryview(data))])
+        if port and size and self.random.random() < 0.3:
+            payload = port.buffer(size)
+            payload.view[:] = data
+        return [self.plan["channel"], self.plan["side"], number, zlib.crc32(data, number), payload]
 
     def wrote(self, begun: int, accepted: int) -> bool:
         """Note how many of the messages begun were accepted; return whether to go on."""
@@ -83,13 +108,24 @@ class End:
         due = self.words[b.CAME]
         if (channel, side) != (self.plan["channel"], 1 - self.plan["side"]):
             raise Wrong(f"a message of channel {channel}, side {side}")
-        if zlib.crc32(payload, number) != checksum:
-            raise Wrong(f"message {number}, of {len(payload)} bytes, is altered")
+        data = payload if type(payload) is bytes else payload.view
+        if zlib.crc32(data, number) != checksum:
+            raise Wrong(f"message {number}, of {len(data)} bytes, is altered")
         if number != due:
             what = "duplicated" if number < due else f"{number - due} lost"
             raise Wrong(f"message {number} came where {due} was due: {what}")
-        self.words[b.BYTES] += len(payload)
+        self.words[b.BYTES] += len(data)
         self.words[b.CAME] = due + 1
+        if data is not payload:
+            self.held.append((number, checksum, data))
+            self.let_go(self.random_of_reader.choice([0, 0, 1, 5]))
+
+    def let_go(self, most: int) -> None:
+        """Hold at most so many payloads. Raises ``Wrong`` if one has been altered meanwhile."""
+        while len(self.held) > most:
+            number, checksum, data = self.held.pop(self.random_of_reader.randrange(len(self.held)))
+            if zlib.crc32(data, number) != checksum:
+                raise Wrong(f"message {number}, of {len(data)} bytes, is altered while it is held")
 
     def still_reads(self) -> bool:
         limit = self.plan["limit"]
@@ -123,6 +159,10 @@ class End:
         self.failures.append(f"{type(error).__name__}: {error}\n{where}"[:1500])
 
     def is_over(self) -> None:
+        try:
+            self.let_go(0)  # the port is closed, and its peer may be gone
+        except Wrong as error:
+            self.failed(error)
         report(channel=self.plan["channel"], side=self.plan["side"], over=self.failures)
 
 
@@ -161,11 +201,11 @@ class ThreadEnd(End):
 
     def write(self, port: Port) -> None:
         going_on = True
-        while going_on and (messages := self.next_messages()):
+        while going_on and (messages := self.next_messages(port)):
             accepted = 0
             try:
                 if len(messages) == 1:
-                    accepted = port.write_sync(messages[0])
+                    accepted = port.write_sync(messages[0], transfer=moved(messages[0]))
                 else:
                     accepted = port.write_many_sync(messages)
             except (PeerLost, PortClosed):
@@ -223,11 +263,11 @@ class LoopEnd(End):
 
     async def write(self, port: Port) -> None:
         going_on = True
-        while going_on and (messages := self.next_messages()):
+        while going_on and (messages := self.next_messages(port)):
             accepted = 0
             try:
                 if len(messages) == 1:
-                    accepted = await port.write(messages[0])
+                    accepted = await port.write(messages[0], transfer=moved(messages[0]))
                 else:
                     accepted = await port.write_many(messages)
             except (PeerLost, PortClosed):

@@ -19,8 +19,10 @@ def lose(port: Port) -> Any:
 
 def alter(port: Port) -> Any:
     value = _read(port)
-    if value[4]:
-        value[4] = value[4][:-1] + bytes([value[4][-1] ^ 16])
+    if type(value[4]) is bytes:
+        value[4] = b"x" + value[4][1:]
+    elif len(value[4].view):
+        value[4].view[0] ^= 16
     return value
 
 
