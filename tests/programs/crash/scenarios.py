@@ -29,6 +29,7 @@ from .steps import Victim
 from .survivor import CAPACITY, Survivor, reader_sleeps, writer_sleeps
 
 LOST = ("PeerLost",)
+LENT = 100_000  # bytes that go in a block
 MAYBE_CLOSED = ("PeerLost", "EndOfChannel")  # depends on whether the victim had closed
 
 
@@ -178,6 +179,35 @@ def move_one(victim: Victim, port: Port) -> None:
         victim.wrote(port.write_sync(value, transfer=[buffer], timeout=PATIENCE))
 
 
+@scenario("lend", reads)
+def lend(victim: Victim) -> None:
+    """Two trips of a block: in the first one it has a name."""
+    with attach(victim) as port:
+        victim.write(port)
+        with victim:
+            victim.write(port, LENT)
+            victim.write(port, LENT)
+        victim.write(port, LENT)
+
+
+@scenario("write in place", reads)
+def write_in_place(victim: Victim) -> None:
+    with attach(victim) as port:
+        victim.write(port)
+        with victim:
+            move_in_place(victim, port)
+            move_in_place(victim, port)
+        victim.write(port)
+
+
+def move_in_place(victim: Victim, port: Port) -> None:
+    buffer = port.buffer(LENT)
+    number = victim.begin()
+    body = buffer.view[:] = message(number, LENT)[1]
+    value = {"number": number, "buffer": buffer, "sum": zlib.crc32(body)}
+    victim.wrote(port.write_sync(value, transfer=[buffer], timeout=PATIENCE))
+
+
 @scenario("close", reads_after, MAYBE_CLOSED)
 def close(victim: Victim) -> None:
     with attach(victim) as port:
@@ -273,6 +303,15 @@ def read_many(victim: Victim) -> None:
         with victim:
             for value in port.read_many_sync(8, timeout=PATIENCE):
                 victim.took(value)
+
+
+@scenario("borrow", writes(LENT, 3))
+def borrow(victim: Victim) -> None:
+    with attach(victim) as port:
+        go(victim)
+        with victim:
+            for _ in range(3):
+                victim.took(port.read_sync(timeout=PATIENCE))
 
 
 def moves(survivor: Survivor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from shmchannel import Channel, EndOfChannel, PeerLost, Port
+from shmchannel import Channel, EndOfChannel, PeerLost, Port, PortBuffer
 from shmchannel.layout import READER_SLEEPS, WRITER
 from shmchannel.system import processes
 from support.inside import consumer_of, producer_of
@@ -77,7 +77,8 @@ class Survivor:
     def take(self, value: Any) -> None:
         if isinstance(value, dict):  # with a buffer that was moved
             with value["buffer"] as buffer:
-                value = [value["number"], bytes(buffer), value["sum"]]
+                data = buffer.view if type(buffer) is PortBuffer else buffer
+                value = [value["number"], bytes(data), value["sum"]]
         assert is_message(value, self.came), f"message {self.came} is {value!r:.60}"
         self.came += 1
 
