@@ -488,6 +488,32 @@ def test_a_wait_that_is_short_earns_spinning_and_a_long_one_loses_it(
     assert sleeper.budget[0] == waiting.SPIN
 
 
+def test_where_another_program_takes_the_cpu_a_side_sleeps_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, yields = 0, 0
+
+    def sched_yield() -> None:
+        nonlocal now, yields
+        yields += 1
+        now += waiting.LONG_YIELD + 1 if yields == 3 else 10
+
+    monkeypatch.setattr(waiting, "monotonic_ns", lambda: now)
+    monkeypatch.setattr(os, "sched_yield", sched_yield)
+    never: Any = None
+    words = memoryview(bytearray(2))
+    sleeper = waiting.Sleeper(words, never, alive=lambda: True, spins=lambda: waiting.SPIN_YIELDING)
+    wait = Wait(sleeper, lambda: False)
+    assert not sleeper.spin(wait)
+    assert yields == 3
+    now += (waiting.REST - 1) * waiting.LONG_YIELD
+    assert not sleeper.spin(wait)
+    assert yields == 3  # it rests
+    now += 2 * waiting.LONG_YIELD
+    assert not sleeper.spin(wait)
+    assert yields > 1000
+
+
 def test_in_an_event_loop_a_port_spins_for_less() -> None:
     async def main() -> None:
         channel = Channel()

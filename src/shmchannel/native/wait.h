@@ -21,12 +21,15 @@ static int64_t nanoseconds(void)
 
 enum { UNYIELDING = 1500 };        /* ns of a spin, in which a quick peer on another CPU has answered */
 enum { PATIENCE_FOR_GIL = 20000 }; /* ns: a peer that will wait for us has let go of it by then */
+enum { LONG_YIELD = 100000 };      /* ns: if a yield takes longer, another program has had the CPU; see waiting/sleeper.py */
+enum { REST = 50 };                /* then there is no spin for so many times as long */
 
-enum { NO_SPIN = 0, SPIN_APART = 1, SPIN_BESIDE = 2 }; /* answers of Sleeper.spins */
+enum { NO_SPIN = 0, SPIN_APART = 1, SPIN_BESIDE = 2, SPIN_YIELDING = 3 }; /* answers of Sleeper.spins */
 
 typedef struct {
     PyObject *spins;  /* Sleeper.spins, which is called until it answers something else than NO_SPIN; */
     int answer;       /* its last answer */
+    int64_t resumes;  /* ns of the monotonic clock: before, there is no spin */
     Py_buffer budget; /* Sleeper.budget, two int64: ns that a spin may take, now and at most */
     Word *peer_spins; /* the SPINS of the peer's reader: then the peer has let go of its GIL */
     _Atomic uint8_t *peer_sleeps; /* its READER_SLEEPS: then the peer is about to */
@@ -70,17 +73,24 @@ static void wait_for_gil_of_peer(const Spin *spin)
     }
 }
 
-static bool spin_for(const Spin *spin, Ring *ring, int64_t budget)
+static bool spin_for(Spin *spin, Ring *ring, int64_t budget)
 {
-    int64_t now = nanoseconds(), until = now + budget, yields = now + UNYIELDING;
+    int64_t now = nanoseconds(), until = now < spin->resumes ? now : now + budget;
+    int64_t yields = spin->answer == SPIN_YIELDING ? now : now + UNYIELDING;
     bool found;
     store(ring, SPINS, 1);
     while (!(found = ring_readable(ring)) && now < until) {
-        for (int i = 0; i < 16 && !ring_readable(ring); i++)
+        for (int i = 0; i < 16 && now < yields && !ring_readable(ring); i++)
             relax();
-        if (now >= yields) /* the peer may wait for this CPU: spinning on would keep it from answering */
+        bool yield = now >= yields; /* the peer may wait for this CPU: spinning on would keep it from answering */
+        int64_t before = now;
+        if (yield)
             sched_yield();
         now = nanoseconds();
+        if (yield && now - before > LONG_YIELD) {
+            spin->resumes = now + REST * (now - before);
+            until = now;
+        }
     }
     if (found && spin->answer == SPIN_BESIDE)
         wait_for_gil_of_peer(spin);

@@ -10,7 +10,7 @@ from ..layout import FREE, INTERPRETER, NAMESPACE, NETWORK, PID, STARTED, STATE
 from ..segment import Slot
 from ..system import forks, processes
 from ..system.clock import monotonic
-from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
+from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE, SPIN_YIELDING
 from . import ended, shutdown
 
 
@@ -127,7 +127,7 @@ class Peer:
         return record[STATE] == FREE or record[NETWORK] in (0, processes.network())
 
     def spins(self) -> int:
-        """Whether spinning for it can pay: ``NO_SPIN``, ``SPIN_APART`` or ``SPIN_BESIDE``."""
+        """Whether and how spinning for it can pay: ``NO_SPIN``, ``SPIN_APART`` and so on."""
         if self._spins is None:
             record = self._slot.peer() if self._slot else [FREE]
             if record[STATE] == FREE:
@@ -144,8 +144,9 @@ def _program(record: list[int]) -> str:
 
 
 def _spins_for(record: list[int]) -> int:
-    if processes.cpus() < 2:
-        return NO_SPIN
+    several = processes.cpus() > 1
     same_process = (record[PID], record[STARTED], record[NAMESPACE]) == processes.this_process()
     same_gil = same_process and processes.has_gil() and processes.shares_gil(record[INTERPRETER])
-    return SPIN_BESIDE if same_gil else SPIN_APART
+    if same_gil:
+        return SPIN_BESIDE if several else NO_SPIN
+    return SPIN_APART if several else SPIN_YIELDING
