@@ -428,3 +428,23 @@ def test_nothing_is_imported_after_the_import(engine: str) -> None:
     command = [sys.executable, "-c", WITHOUT_IMPORTS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, env=in_program(engine))
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+# What `import shmchannel` may load beside its own modules and what its dependencies load.
+MAY_LOAD = """
+__future__ _ast _decimal _interpreters _posixshmem _sre _typing _uuid annotationlib ast base64 binascii
+ctypes._layout decimal fnmatch fractions glob grp importlib ipaddress mmap ntpath numbers pathlib platform pwd
+re typing urllib urllib.parse uuid zlib
+"""
+LOADED = "import sys; print(*sys.modules)"
+
+
+def test_the_import_loads_no_more_than_it_needs() -> None:
+    def loaded(statement: str) -> set[str]:
+        command = [sys.executable, "-c", f"{statement}\n{LOADED}"]
+        return {*subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()}
+
+    before = loaded("import ctypes, msgpack, multiprocessing.util, posix_ipc")
+    more = {name for name in loaded("import shmchannel") - before if name.partition(".")[0] != "shmchannel"}
+    parts = ("pathlib.", "re.", "typing.", "importlib.")
+    assert {name for name in more if not name.startswith(parts)} <= {*MAY_LOAD.split()}

@@ -133,8 +133,9 @@ def test_another_users_block_is_refused() -> None:
 
 def test_handles_blocks_and_doorbells_have_random_names(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    real = secrets.token_bytes
-    monkeypatch.setattr(secrets, "token_bytes", lambda size: drawn.append(size) or real(size))
+    for module, name in ((secrets, "token_bytes"), (os, "urandom")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda size, real=real: drawn.append(size) or real(size))
     channel, buffer = Channel(capacity=4096), SharedBuffer(1)
     with channel.connect() as port:
         port.fileno()

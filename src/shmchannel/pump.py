@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+from typing import TYPE_CHECKING
 
 from .errors import EndOfChannel
 from .port.port import Port
+
+if TYPE_CHECKING:
+    import asyncio
 
 CHUNK = 1 << 16  # bytes of one read, and so of one message
 

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from . import layout
@@ -186,15 +185,20 @@ class Segment:
         return ChannelFull(f"{self.name} has its two ports already: make another channel")
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Slot:
     """Slot 0 or 1, taken by this process: its lock, and the semaphores of rings 0 and 1."""
 
-    segment: Segment
-    index: int
-    hold: Hold
-    items: tuple[LibcSemaphore, LibcSemaphore]  # a ring's reader sleeps on its own
-    space: tuple[LibcSemaphore, LibcSemaphore]  # a ring's writer sleeps on its own
+    def __init__(
+        self,
+        segment: Segment,
+        index: int,
+        hold: Hold,
+        items: tuple[LibcSemaphore, LibcSemaphore],
+        space: tuple[LibcSemaphore, LibcSemaphore],
+    ) -> None:
+        """A ring's reader sleeps on its ``items``, its writer on its ``space``."""
+        self.segment, self.index, self.hold = segment, index, hold
+        self.items, self.space = items, space
 
     def peer(self) -> list[int]:
         """The other slot's record."""

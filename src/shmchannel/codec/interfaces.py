@@ -6,7 +6,6 @@ it has listed under that name, and with nothing else.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -274,8 +273,10 @@ def _field_names(cls: type) -> list[str] | None:
     base = next(one for one in cls.__mro__ if not one.__flags__ & _HEAP_TYPE)
     if issubclass(base, BaseException) and base.__basicsize__ == BaseException.__basicsize__:
         return _EXCEPTION_FIELDS
-    if base is not object or not dataclasses.is_dataclass(cls):
+    if base is not object or not hasattr(cls, "__dataclass_fields__"):
         return None
+    import dataclasses  # which has made the class
+
     names = [field.name for field in dataclasses.fields(cls)]
     # A property without a setter may stand in the place of a field: that is no state.
     return [name for name in names if getattr(getattr(cls, name, None), "fset", name)]

@@ -18,8 +18,8 @@ import operator
 import pathlib
 import re
 import struct
+import sys
 import uuid
-import zoneinfo
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -142,8 +142,10 @@ def _encode_zone(zone: datetime.tzinfo | None) -> bytes:
         offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # pickle asks it too
         head = bytes([_NAMED_OFFSET if name else _OFFSET])
         return head + _DELTA.encode(offset) + "".join(name).encode()
-    if type(zone) is zoneinfo.ZoneInfo and zone.key is not None:
-        return bytes([_ZONE]) + zone.key.encode()
+    zoneinfo: Any = sys.modules.get("zoneinfo")  # its import reads the system's configuration
+    key = getattr(zone, "key", None)
+    if zoneinfo and type(zone) is zoneinfo.ZoneInfo and key is not None:
+        return bytes([_ZONE]) + str(key).encode()
     raise TypeError(f"its tzinfo is {zone!r}, and only timezone and ZoneInfo with a key travel")
 
 
@@ -156,6 +158,8 @@ def _decode_zone(data: bytes) -> datetime.tzinfo | None:
     if kind == _NAMED_OFFSET:
         return datetime.timezone(_DELTA.decode(data[:_DELTA_SIZE]), data[_DELTA_SIZE:].decode())
     _require(kind == _ZONE)
+    import zoneinfo
+
     key = data.decode()
     try:
         return zoneinfo.ZoneInfo(key)

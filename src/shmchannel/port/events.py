@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
@@ -26,6 +25,8 @@ class Events:
 
     def on(self, event: Event, callback: Callback) -> None:
         """Raises ``ValueError`` for an unknown event, ``TypeError`` if the callback is no plain function."""
+        import inspect
+
         self._check(event)
         call = getattr(callback, "__call__", None)  # noqa: B004  (an instance may have an async __call__)
         if not callable(callback) or any(map(inspect.iscoroutinefunction, (callback, call))):

@@ -27,14 +27,6 @@ class Exiting(Protocol):
     def disown(self) -> None: ...
 
 
-# The last hook of threading runs first. The hooks of pools join their workers, which may wait on a port.
-# These imports register those hooks before ours, also if the program makes a pool only later. They are made
-# here, because after a chroot no module can be imported.
-with suppress(RuntimeError):  # the main part has ended
-    importlib.import_module("concurrent.futures.thread")
-    if processes.interpreter() == processes.MAIN:  # no pool of processes works elsewhere
-        importlib.import_module("concurrent.futures.process")
-
 # Plain sets, and no WeakSet: other threads may change them while they are copied.
 _open_ports: set[weakref.ref[Exiting]] = set()
 _unreferenced: set[weakref.ref[Exiting]] = set()
@@ -72,6 +64,7 @@ def unref(port: Exiting) -> None:
     global _hooked, _ended
     _unreferenced.add(weakref.ref(port, _unreferenced.discard))
     if not _hooked:
+        _hook_pools()
         try:
             # As the pools do: this is the only hook that runs before threads are joined.
             threading._register_atexit(_main_part_ended)  # type: ignore[attr-defined]
@@ -80,6 +73,17 @@ def unref(port: Exiting) -> None:
             _ended = True
     if _ended:
         port.end(ended.EXITING)
+
+
+def _hook_pools() -> None:
+    """Register the hooks of pools before ours, also if the program makes a pool only later.
+
+    The last hook of threading runs first. Those of pools join their workers, which may wait on a port.
+    """
+    with suppress(RuntimeError, ImportError):  # the main part has ended; or nothing can be imported any more
+        importlib.import_module("concurrent.futures.thread")
+        if processes.interpreter() == processes.MAIN:  # no pool of processes works elsewhere
+            importlib.import_module("concurrent.futures.process")
 
 
 def in_thread_of_ended_loop() -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..messages import MessageReader
 from ..ring.producer import Producer
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(NamedTuple):
     """The counts of a port since it was connected. Bytes include frame headers and padding."""
 
     messages_written: int

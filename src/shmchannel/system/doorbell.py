@@ -8,7 +8,6 @@ announced that it waits. A missing or full doorbell is no error: a side that wai
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import sys
 import threading
@@ -51,7 +50,7 @@ class Doorbell:
         if self._bell is not None:
             self._bell.close()  # other code has closed its number
             self._lent = False
-        key = secrets.token_bytes(KEY_SIZE)
+        key = os.urandom(KEY_SIZE)
         made = make_socket()
         bell = Descriptor(made)
         try:

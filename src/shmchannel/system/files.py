@@ -13,7 +13,6 @@ import functools
 import io
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -81,6 +80,8 @@ def new_file(
     This process owns the name. The file is open during the ``with`` statement. After any exception
     ``remove(name)`` is called.
     """
+    import secrets  # not by a process that makes nothing
+
     for _ in range(TRIES):
         name = "shmch-" + secrets.token_urlsafe(RANDOM_BYTES) + suffix
         hold = None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import subprocess
 import sys
 import zlib
 from typing import NamedTuple
@@ -37,7 +35,7 @@ def this_process() -> Process:
 
 
 _ON_LINUX = sys.platform == "linux"
-_UNKNOWN_START = secrets.randbits(63) | 1  # of this process, without /proc
+_UNKNOWN_START = int.from_bytes(os.urandom(8), "little") >> 1 | 1  # of this process, without /proc
 
 
 def may_live(process: Process) -> bool:
@@ -67,6 +65,8 @@ def process_started(pid: int) -> int | None:
     None if one has, and the system hides when it started.
     """
     if not _ON_LINUX:
+        import subprocess
+
         ps = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, check=False)
         return zlib.crc32(ps.stdout.strip())  # crc32(b"") is 0
     try:

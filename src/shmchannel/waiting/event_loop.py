@@ -8,12 +8,11 @@ loses no message.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import socket
 import weakref
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from ..errors import ChannelError
 from ..system.clock import monotonic, monotonic_ns
@@ -24,6 +23,9 @@ from ..system.interrupts import has_lock, locked
 from .sleeper import ON_BELL, SPIN_IN_LOOP, TURN, Operation, Sleeper, TaskTurn, Wait
 from .thread import operation_result
 
+if TYPE_CHECKING:
+    import asyncio  # else where it is used: by then the program has loaded it
+
 T = TypeVar("T")
 Place = Literal["reading", "writing", "meeting"]
 """Where a task may wait: for a message, for room, for the peer to connect. Each place has a line."""
@@ -32,10 +34,18 @@ PULSE = 0.15  # seconds between looks at everything that waits in a loop
 CHECKPOINT_INTERVAL = 0.0007  # seconds after which a task lets others run; it may make one more try first
 
 
+def _running_loop() -> asyncio.AbstractEventLoop:
+    from asyncio import get_running_loop
+
+    return get_running_loop()
+
+
 class Lane:
     """The tasks of a loop that wait in one place. They stand in line; the first one sleeps."""
 
     def __init__(self) -> None:
+        import asyncio
+
         self.tasks = 0  # in the line
         self.line = asyncio.Lock()  # first come, first served; a task in it may be cancelled
         self.future: asyncio.Future[None] | None = None  # on which the first task sleeps
@@ -46,7 +56,7 @@ class Lane:
         started = monotonic_ns()
         if sleeper.spin(wait):  # step: spin
             return
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         pulse = Pulse.of(loop)
 
         def beat() -> None:
@@ -97,7 +107,7 @@ class Pulse:
         self._beats.add(beat)
         if not self._runs:
             self._runs = True
-            asyncio.get_running_loop().call_later(PULSE, self._beat)
+            _running_loop().call_later(PULSE, self._beat)
 
     def discard(self, beat: Callable[[], object]) -> None:
         self._beats.discard(beat)
@@ -105,7 +115,7 @@ class Pulse:
     def _beat(self) -> None:
         self._runs = bool(self._beats)
         if self._runs:
-            asyncio.get_running_loop().call_later(PULSE, self._beat)
+            _running_loop().call_later(PULSE, self._beat)
             for beat in list(self._beats):
                 beat()
 
@@ -153,6 +163,9 @@ class LoopSide:
     """A port's side in its event loop: the lanes, and the doorbell that the loop watches."""
 
     def __init__(self, doorbell: Doorbell, reader: Sleeper, writer: Sleeper) -> None:
+        from asyncio import get_running_loop
+
+        self._running_loop = get_running_loop
         self._doorbell = doorbell
         for sleeper in (reader, writer):
             sleeper.limit_spin(SPIN_IN_LOOP)
@@ -173,7 +186,7 @@ class LoopSide:
         Raises ``ChannelError`` if no loop runs, or while tasks of another loop await the port.
         """
         try:
-            loop = asyncio.get_running_loop()
+            loop = self._running_loop()
         except RuntimeError:
             raise ChannelError(
                 "a port can only be awaited in a running asyncio loop: use the methods that end in _sync"
@@ -267,7 +280,9 @@ class LoopSide:
 
         The interval starts when this task runs again, so another busy port cannot use it up.
         """
-        await asyncio.sleep(0)
+        from asyncio import sleep
+
+        await sleep(0)
         self.next_checkpoint = monotonic() + CHECKPOINT_INTERVAL
 
     async def drive(self, operation: Operation[T], place: Place) -> T:
@@ -301,9 +316,11 @@ class LoopSide:
         """As ``_go_on``, with the turn of this end, so that no thread writes a message in parts meanwhile."""
         sleeper = wait.sleeper
         nested = has_lock(sleeper.turn)  # this loop runs inside a write of its thread
-        task = TaskTurn(asyncio.get_running_loop().is_closed, operation.close)
+        from asyncio import sleep
+
+        task = TaskTurn(self._running_loop().is_closed, operation.close)
         while not sleeper.lend(task):
-            await asyncio.sleep(TURN)
+            await sleep(TURN)
         try:
             return await self._go_on(operation, lane, wait, nested=nested)
         finally:
@@ -332,7 +349,7 @@ class LoopSide:
     def leave(self) -> None:
         """As ``stop``, but in the port's own loop it is done on return."""
         try:
-            ours = self._loop is asyncio.get_running_loop()
+            ours = self._loop is self._running_loop()
         except RuntimeError:
             return  # called in another library's loop, such as trio's
         if ours:
