@@ -865,6 +865,33 @@ def test_an_exception_at_any_place_leaves_no_block_lent(engine: str, what: str) 
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
+CANNOT_OPEN = """
+import os, sys
+from shmchannel import Channel
+with Channel.from_handle(sys.argv[1]).connect() as port:
+    first = port.read_sync(timeout=30)  # its block stays mapped
+    os.chroot(sys.argv[3]) if sys.argv[2] == "chroot" else os.seteuid(65534)
+    port.write_sync(None)
+    for value in port:
+        port.write_sync(len(value))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("how", ["chroot", "seteuid"])
+def test_to_a_process_that_can_no_longer_open_blocks_large_pieces_travel_in_parts(
+    engine: str, how: str, tmp_path: Path
+) -> None:
+    channel = Channel()
+    command = [sys.executable, "-c", CANNOT_OPEN, channel.handle, how, str(tmp_path)]
+    with subprocess.Popen(command, env=in_program(engine)) as process, connected(channel, engine) as port:
+        for size in (SIZE, 5 * MIB, SIZE, 9 * MIB):
+            assert port.write_sync(bytes(size), timeout=30)
+            assert port.read_sync(timeout=30) in (None, size)
+        port.close_sync()
+        assert process.wait(30) == 0
+
+
 # -- exhaustion
 
 

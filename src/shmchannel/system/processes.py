@@ -59,6 +59,24 @@ def may_map(process: Process, name: str) -> bool:
     return not mapped or name.encode() in mapped
 
 
+def may_open(process: Process, folder: str) -> bool:
+    """Whether a process may open the files of this user in a folder; False only if it cannot.
+
+    That is so once it has another root directory (``os.chroot``), or has changed its user.
+    """
+    if process.namespace != namespace() or not _proc_has_our_pids():
+        return True  # its pid says nothing here
+    try:
+        with open(f"/proc/{process.pid}/status", "rb") as file:
+            user = re.search(rb"^Uid:\t\d+\t(\d+)", file.read(), re.MULTILINE)
+        seen = os.stat(f"/proc/{process.pid}/root{folder}")
+        return (not user or int(user[1]) == os.geteuid()) and os.path.samestat(seen, os.stat(folder))
+    except FileNotFoundError:
+        return False  # it has no such folder; or it has ended
+    except OSError:
+        return True
+
+
 def process_started(pid: int) -> int | None:
     """A number for the time at which a process started; 0 if no process of this user has that pid.
 

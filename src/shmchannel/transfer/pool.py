@@ -27,13 +27,25 @@ from functools import partial
 from typing import Any
 
 from ..errors import ChannelError
-from ..layout import BLOCKS, GIVEN_BACK, LENT_BLOCKS, LENT_BYTES, NOT_MAPPED, RINGS
+from ..layout import (
+    BLOCKS,
+    FREE,
+    GIVEN_BACK,
+    LENT_BLOCKS,
+    LENT_BYTES,
+    NAMESPACE,
+    NOT_MAPPED,
+    PID,
+    RINGS,
+    STARTED,
+    STATE,
+)
 from ..ring.producer import Note
 from ..segment import Slot
-from ..system import forks
+from ..system import forks, processes
 from ..system.clock import monotonic
 from ..system.fences import WEAK_MEMORY, fence
-from ..system.files import disown, remove_file
+from ..system.files import NAMES_FOLDER, disown, remove_file
 from ..system.interrupts import locked
 from .block import Block, map_block, new_block
 from .port_buffer import PortBuffer
@@ -234,7 +246,7 @@ class Pool:
         return None
 
     def _make(self, slot: Slot, size: int, lending: Lending) -> _Lent | None:
-        number = self._make_room(size)
+        number = self._make_room(size) if _may_receive(slot) else None
         if number is None:
             return None
         try:
@@ -295,6 +307,13 @@ class Pool:
     def disown(self) -> None:
         """In a fork: leave the blocks to the parent."""
         self._lent = {}
+
+
+def _may_receive(slot: Slot) -> bool:
+    """Whether the peer may open a new block by its name. Else it would lose the message."""
+    record = slot.peer()
+    process = processes.Process(record[PID], record[STARTED], record[NAMESPACE])
+    return record[STATE] == FREE or processes.may_open(process, NAMES_FOLDER)
 
 
 def _fitting(lent: Iterable[_Lent], size: int) -> list[_Lent]:
