@@ -41,8 +41,13 @@ class PortBuffer:
         self._views = [*self._alive(), weakref.ref(whole)]
         return memoryview(whole).cast("B")
 
+    # Python 3.12 and newer look for these two. NumPy keeps a view only of what wants to know of its release.
+
     def __buffer__(self, _flags: int) -> memoryview:
-        return self.view  # Python 3.12 and newer look for it
+        return self.view
+
+    def __release_buffer__(self, view: memoryview) -> None:
+        view.release()
 
     def __len__(self) -> int:
         self._open()
