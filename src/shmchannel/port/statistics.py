@@ -30,7 +30,8 @@ class Statistics(NamedTuple):
     read_sleeps: int
     """How often a read slept for a message: at most 100 ms at a time, or 1 s with the C core."""
     lent_bytes: int
-    """Bytes of the blocks that large pieces of written messages lie in, and that the peer still uses."""
+    """Bytes of the blocks that are in use: by large pieces of messages, until the peer has given them back,
+    and by what ``buffer`` has returned."""
     lent_blocks: int
     """The number of these blocks."""
 
