@@ -423,9 +423,26 @@ loop.close()
 """
 
 
+# As that, in a program without an event loop.
+WITHOUT_A_LOOP = """
+import sys
+from shmchannel import Channel
+one, two = (channel := Channel()).connect(), channel.connect()
+sys.meta_path.clear()
+two.on("end", list)
+assert one.write_sync([[1]] * 2)
+assert two.read_sync() == [[1]] * 2
+two.unref()
+two.fileno()
+one.close_sync()
+assert [*two] == []
+"""
+
+
 @pytest.mark.parametrize("engine", RINGS)
-def test_nothing_is_imported_after_the_import(engine: str) -> None:
-    command = [sys.executable, "-c", WITHOUT_IMPORTS]
+@pytest.mark.parametrize("program", [WITHOUT_IMPORTS, WITHOUT_A_LOOP])
+def test_nothing_is_imported_after_the_import(engine: str, program: str) -> None:
+    command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, env=in_program(engine))
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 

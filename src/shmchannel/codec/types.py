@@ -143,9 +143,9 @@ def _encode_zone(zone: datetime.tzinfo | None) -> bytes:
         head = bytes([_NAMED_OFFSET if name else _OFFSET])
         return head + _DELTA.encode(offset) + "".join(name).encode()
     zoneinfo: Any = sys.modules.get("zoneinfo")  # its import reads the system's configuration
-    key = getattr(zone, "key", None)
-    if zoneinfo and type(zone) is zoneinfo.ZoneInfo and key is not None:
-        return bytes([_ZONE]) + str(key).encode()
+    kind: Any = type(zone)
+    if zoneinfo and kind is zoneinfo.ZoneInfo and zone.key is not None:  # type: ignore[attr-defined]
+        return bytes([_ZONE, *zone.key.encode()])  # type: ignore[attr-defined]
     raise TypeError(f"its tzinfo is {zone!r}, and only timezone and ZoneInfo with a key travel")
 
 
@@ -158,12 +158,12 @@ def _decode_zone(data: bytes) -> datetime.tzinfo | None:
     if kind == _NAMED_OFFSET:
         return datetime.timezone(_DELTA.decode(data[:_DELTA_SIZE]), data[_DELTA_SIZE:].decode())
     _require(kind == _ZONE)
-    import zoneinfo
-
     key = data.decode()
     try:
+        import zoneinfo
+
         return zoneinfo.ZoneInfo(key)
-    except zoneinfo.ZoneInfoNotFoundError:
+    except (ImportError, KeyError):
         raise ValueError(f"this system has no time zone {key!r}: install tzdata") from None
 
 

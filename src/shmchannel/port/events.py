@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import asyncio
 
+_CO_COROUTINE = 128  # as in ``inspect``: a flag of a function's code
 Event = Literal["end", "close"]
 Callback = Callable[[], object]
 
@@ -25,11 +27,9 @@ class Events:
 
     def on(self, event: Event, callback: Callback) -> None:
         """Raises ``ValueError`` for an unknown event, ``TypeError`` if the callback is no plain function."""
-        import inspect
-
         self._check(event)
         call = getattr(callback, "__call__", None)  # noqa: B004  (an instance may have an async __call__)
-        if not callable(callback) or any(map(inspect.iscoroutinefunction, (callback, call))):
+        if not callable(callback) or any(map(_is_async, (callback, call))):
             raise TypeError(
                 f"a callback is a function without arguments, and no coroutine function: {callback!r}"
             )
@@ -63,6 +63,13 @@ class Events:
         finally:
             if callbacks:  # a callback has raised SystemExit or KeyboardInterrupt: call the others
                 self.fire(event, loop)
+
+
+def _is_async(function: object) -> bool:
+    """As ``inspect.iscoroutinefunction``, without a module that takes long to import."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return bool(getattr(getattr(function, "__code__", None), "co_flags", 0) & _CO_COROUTINE)
 
 
 def _call_first(callbacks: list[Callback], loop: asyncio.AbstractEventLoop | None) -> None:
