@@ -37,11 +37,12 @@ from shmchannel import (
 from shmchannel.codec import lent as wire
 from shmchannel.codec import types
 from shmchannel.port.port import connection_of
+from shmchannel.system import files
 from shmchannel.transfer import pool
 from support import peers
 from support.engines import RINGS, connected, in_program
 from support.flavours import FLAVOURS, Peer
-from support.inside import producer_of, slot_of
+from support.inside import pool_of, producer_of, slot_of
 from support.leftovers import descriptors, names
 
 SIZE = 1 << 17
@@ -865,6 +866,21 @@ def test_an_exception_at_any_place_leaves_no_block_lent(engine: str, what: str) 
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
+def test_where_memory_is_short_blocks_leave_it_to_channels(
+    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    one.write_sync(bytes(SIZE))
+    two.read_sync(timeout=30)
+    monkeypatch.setattr(files, "memory", lambda: files.Memory(size=64 * MIB, free=17 * MIB))
+    one.write_sync(bytes(3 * SIZE))
+    assert lent(one) == (1, 3 * SIZE)
+    two.read_sync(timeout=30)
+    monkeypatch.setattr(files, "memory", lambda: files.Memory(size=64 * MIB, free=16 * MIB))
+    goes_on(one, two)
+    assert not pool_of(one)._lent  # what was idle has given way
+
+
 CANNOT_OPEN = """
 import os, sys
 from shmchannel import Channel
@@ -885,9 +901,12 @@ def test_to_a_process_that_can_no_longer_open_blocks_large_pieces_travel_in_part
     channel = Channel()
     command = [sys.executable, "-c", CANNOT_OPEN, channel.handle, how, str(tmp_path)]
     with subprocess.Popen(command, env=in_program(engine)) as process, connected(channel, engine) as port:
+        drawn = port.buffer(3 * SIZE)
         for size in (SIZE, 5 * MIB, SIZE, 9 * MIB):
             assert port.write_sync(bytes(size), timeout=30)
             assert port.read_sync(timeout=30) in (None, size)
+        assert port.write_sync(drawn, transfer=[drawn], timeout=30)
+        assert port.read_sync(timeout=30) == 3 * SIZE
         port.close_sync()
         assert process.wait(30) == 0
 

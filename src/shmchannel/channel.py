@@ -18,7 +18,7 @@ from .port.port import Port
 from .segment import Segment, Slot, sweep_segments, unlink
 from .system.clock import monotonic, thread_time
 from .system.ending import later
-from .system.files import checked_size, disown, memory_size
+from .system.files import checked_size, disown, memory
 from .system.locks import Hold
 from .transfer.sweep import adopt, sweep_blocks
 
@@ -121,7 +121,7 @@ class Channel:
             return
         capacity = checked_size("capacity", capacity, 1, MAXIMUM_CAPACITY)
         if lend_limit is None:
-            lend_limit = min(memory_size() // LEND_SHARE, LEND_MOST)
+            lend_limit = min(memory().size // LEND_SHARE, LEND_MOST)
         checked_size("lend_limit", lend_limit, 0, LARGEST_MESSAGE)
         _sweep_in_turn()
         capacity = max(SMALLEST_CAPACITY, 1 << (capacity - 1).bit_length())

@@ -17,7 +17,7 @@ import stat
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ChannelError
 from . import ending, locks
@@ -213,13 +213,29 @@ def allocate(file: io.FileIO, size: int) -> None:
         os.posix_fallocate(fd, 0, size)
 
 
-def memory_size() -> int:
-    """Bytes that all segments and blocks of the machine can have; a lot where the system does not tell."""
+class Memory(NamedTuple):
+    """Bytes that all segments and blocks of the machine can have, and how many of them are free."""
+
+    size: int
+    free: int
+
+
+def place() -> tuple[int, int] | None:
+    """What tells the folder of the names from every other: after a change of the root it is another one."""
+    try:
+        status = os.stat(NAMES_FOLDER)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def memory() -> Memory:
+    """The memory of this machine; a lot where the system does not tell."""
     try:
         status = os.statvfs(NAMES_FOLDER)
     except OSError:
-        return 1 << 30
-    return status.f_blocks * status.f_frsize
+        return Memory(1 << 30, 1 << 30)
+    return Memory(status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize)
 
 
 def remove_file(name: str) -> None:

@@ -42,7 +42,7 @@ from ..layout import (
 )
 from ..ring.producer import Note
 from ..segment import Slot
-from ..system import forks, processes
+from ..system import files, forks, processes
 from ..system.clock import monotonic
 from ..system.fences import WEAK_MEMORY, fence
 from ..system.files import NAMES_FOLDER, disown, remove_file
@@ -55,6 +55,7 @@ from .port_buffer import PortBuffer
 _LEAST, _MOST = 1 << 16, 1 << 18
 IDLE = 5.0  # seconds after which the memory of a free block goes back to the system
 _SMALLEST = 1 << 16  # bytes of a block
+LEFT_FREE = 4  # the part of the machine's memory that all pools together leave free
 _ROOMY = 4  # a block may be that many times as large as its piece
 # Where so many blocks are under way, one of them mostly comes back sooner than the system makes another. A
 # writer that is quicker than its reader would fill the memory with blocks.
@@ -75,7 +76,7 @@ class Lending:
         self.ended = True
 
     def lend(self, piece: memoryview) -> list[Any] | None:
-        """Have a piece, of bytes, in a block. Returns its entry; None if there is no block to be had.
+        """Put a piece (bytes) into a block. Returns its entry; None if there is no block to be had.
 
         It is copied there, unless it is the memory of a ``PortBuffer`` of this pool.
         """
@@ -154,6 +155,7 @@ class Pool:
         self._control = words[RINGS[slot.index] >> 3 :]
         self._lent: dict[int, _Lent] = {}  # by number
         self._trips = [0] * BLOCKS  # the last one of each number, whatever block had it
+        self._place = files.place()
         self._lock = threading.RLock()
         self._closed = False
 
@@ -164,7 +166,7 @@ class Pool:
     def draw(self, size: int) -> PortBuffer:
         """Return a buffer of ``size`` bytes, in a block if that pays and there is one."""
         lending = self.lending()
-        lent = self.claim(size, lending) if size >= self.least else None
+        lent = self.claim(size, lending, patient=False) if size >= self.least else None
         return PortBuffer(bytearray(size), size) if lent is None else PortBuffer(lent.memory, size, lending)
 
     def claim_drawn(self, memory: object, lending: Lending) -> _Lent | None:
@@ -173,24 +175,26 @@ class Pool:
 
     def _claim_drawn(self, memory: object, lending: Lending) -> _Lent | None:
         for lent in list(self._lent.values()):
-            if lent.memory is memory:
+            if lent.memory is memory and self._may_lend(lent):
                 drawn = lent.trip.drawn or lent.trip
                 lent.trip = self._next_trip(lent.number, lending, drawn)
                 lent.block.claim.message = lending.note
+                lent.used = monotonic()
                 return lent
         return None
 
-    def claim(self, size: int, lending: Lending) -> _Lent | None:
+    def claim(self, size: int, lending: Lending, *, patient: bool = True) -> _Lent | None:
         """Return a block with room for ``size`` bytes, which is the message's now. None if there is none.
 
-        That is so beyond the limit, where the system refuses, and in a port that is over.
+        That is so beyond the limit, where the system refuses, and in a port that is over. A ``patient``
+        caller waits a moment for one to come back, if several are under way.
         """
         slot = self._slot()
         if slot is None or not self.limit or self._closed or forks.noticed():
             return None
         claim = partial(self._claim_free, size, lending)
         lent = locked(self._lock, claim)
-        until = monotonic() + _MAKING + size * _MAKING_A_BYTE
+        until = monotonic() + (_MAKING + size * _MAKING_A_BYTE if patient else 0)
         while lent is None and len(_fitting(self._lent.values(), size)) >= _ENOUGH and monotonic() < until:
             os.sched_yield()
             time.sleep(0)  # let go of the GIL too
@@ -201,7 +205,7 @@ class Pool:
         return lent
 
     def _claim_free(self, size: int, lending: Lending) -> _Lent | None:
-        for lent in _fitting(self._free(), size):
+        for lent in filter(self._may_lend, _fitting(self._free(), size)):
             before, trip = lent.trip, self._next_trip(lent.number, lending)
             if lent.trip is not before:
                 continue  # a signal handler has taken it meanwhile
@@ -212,6 +216,22 @@ class Pool:
                 fence()  # what the reader did with the block is over before we write into it
             return lent
         return None
+
+    def _may_lend(self, lent: _Lent) -> bool:
+        """Whether the peer has the block, or may open it."""
+        slot = self._slot()
+        return lent.received or slot is None or self._may_receive(slot)
+
+    def _may_receive(self, slot: Slot) -> bool:
+        """Whether the peer may open a block by its name. If it cannot, it would lose the message.
+
+        It cannot after it, or this process, has changed its root directory or its user.
+        """
+        record = slot.peer()
+        process = processes.Process(record[PID], record[STARTED], record[NAMESPACE])
+        if files.place() != self._place:
+            return False
+        return record[STATE] == FREE or processes.may_open(process, NAMES_FOLDER)
 
     def _free(self) -> list[_Lent]:
         """The blocks that are free now."""
@@ -232,21 +252,22 @@ class Pool:
         return _Trip(self._trips[number], lending, drawn)
 
     def _make_room(self, size: int) -> int | None:
-        """Return the number of a new block of ``size`` bytes; None if that is beyond the limits.
+        """Return the number of a new block of ``size`` bytes; None if that is beyond the limits, or the
+        machine's memory is short.
 
         Free blocks, the longest unused first, give way.
         """
         for lent in (*sorted(self._free(), key=lambda lent: lent.used), None):
             held = sum(each.size for each in self._lent.values())
             numbers = set(range(BLOCKS)).difference(self._lent)
-            if numbers and (held + size <= self.limit or not self._lent):
+            if numbers and (held + size <= self.limit or not self._lent) and _leaves_room(size):
                 return min(numbers)
             if lent is not None:
                 self._retire(lent)
         return None
 
     def _make(self, slot: Slot, size: int, lending: Lending) -> _Lent | None:
-        number = self._make_room(size) if _may_receive(slot) else None
+        number = self._make_room(size) if self._may_receive(slot) else None
         if number is None:
             return None
         try:
@@ -309,11 +330,10 @@ class Pool:
         self._lent = {}
 
 
-def _may_receive(slot: Slot) -> bool:
-    """Whether the peer may open a new block by its name. Else it would lose the message."""
-    record = slot.peer()
-    process = processes.Process(record[PID], record[STARTED], record[NAMESPACE])
-    return record[STATE] == FREE or processes.may_open(process, NAMES_FOLDER)
+def _leaves_room(size: int) -> bool:
+    """Whether a block of ``size`` bytes leaves memory for what has no other way: for channels and buffers."""
+    memory = files.memory()
+    return memory.free - size >= memory.size // LEFT_FREE
 
 
 def _fitting(lent: Iterable[_Lent], size: int) -> list[_Lent]:
