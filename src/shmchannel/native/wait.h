@@ -29,7 +29,7 @@ enum { NO_SPIN = 0, SPIN_APART = 1, SPIN_BESIDE = 2, SPIN_YIELDING = 3 }; /* ans
 typedef struct {
     PyObject *spins;  /* Sleeper.spins, which is called until it answers something else than NO_SPIN; */
     int answer;       /* its last answer */
-    int64_t resumes;  /* ns of the monotonic clock: before, there is no spin */
+    _Atomic int64_t resumes; /* ns of the monotonic clock: before, there is no spin */
     Py_buffer budget; /* Sleeper.budget, two int64: ns that a spin may take, now and at most */
     Word *peer_spins; /* the SPINS of the peer's reader: then the peer has let go of its GIL */
     _Atomic uint8_t *peer_sleeps; /* its READER_SLEEPS: then the peer is about to */

@@ -77,9 +77,9 @@ class Port:
         """Return memory of ``size`` bytes, to be written in place and moved to the peer without a copy.
 
         It comes from the memory that this port lends (``lend_limit``), and goes back there once the peer has
-        closed the buffer, or dropped it. If nothing of that is left, or ``size`` is small, the memory is
-        private, and the write copies it. Raises ``TypeError`` if the size is no int, ``ValueError`` for a
-        size below 1, and ``MemoryError``.
+        closed the buffer, or dropped it. If the limit is reached, or ``size`` is less than half the ring, the
+        memory is private, and the write copies it. Raises ``TypeError`` if the size is no int,
+        ``ValueError`` for a size below 1, and ``MemoryError``.
         """
         checked_size("size", size, 1, LARGEST)
         return self._connection.buffer(size)

@@ -8,7 +8,9 @@ has no block, the memory is private, and is copied into the message as any other
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NoReturn, Self
 
@@ -27,27 +29,30 @@ class PortBuffer:
         self._memory = memory
         self._size = size
         self._keeps = keeps
-        self._views: list[weakref.ref[Any]] = []  # of what the views are views of
+        self._pid = os.getpid()
+        self._closed = False
+        self._given_up: memoryview | None = None  # by the last ``detach``
+        # The ctypes arrays that the views are of, by their ids. One that is gone is not in it any more.
+        self._views: dict[int, weakref.ref[Any]] = {}
 
     @property
     def view(self) -> memoryview:
         """A view of the memory, as bytes that can be written to: for ``numpy.frombuffer`` and the like.
 
         What is in the memory of a new buffer is not defined. Raises ``ValueError`` once the buffer was moved
-        or closed.
+        or closed, and in a fork.
         """
+        keeps = self._keeps  # first: another thread that closes or moves the buffer clears it last
         whole = array_type(self._size).from_buffer(self._open())
-        whole.keeps = self._keeps
-        self._views = [*self._alive(), weakref.ref(whole)]
+        whole.keeps = keeps
+        key, views = id(whole), self._views
+        views[key] = weakref.ref(whole, lambda _: views.pop(key, None))
+        try:
+            self._open()  # again: a move clears the memory, then looks for views
+        except ValueError:
+            del whole
+            raise
         return memoryview(whole).cast("B")
-
-    # Python 3.12 and newer look for these two. NumPy keeps a view only of what wants to know of its release.
-
-    def __buffer__(self, _flags: int) -> memoryview:
-        return self.view
-
-    def __release_buffer__(self, view: memoryview) -> None:
-        view.release()
 
     def __len__(self) -> int:
         self._open()
@@ -60,25 +65,49 @@ class PortBuffer:
 
     def check_movable(self) -> None:
         """Raise ``BufferError`` while there are views."""
-        if self._alive():
+        if self._views:
             raise BufferError("cannot transfer a PortBuffer while there are views of it: delete them first")
 
     def detach(self) -> memoryview:
         """Give the memory up. ``Interface`` calls it, after ``check_movable``."""
-        memory = memoryview(self._open())[: self._size]
-        self._memory = self._keeps = None
-        return memory
+        self._given_up = memoryview(self._open())[: self._size]
+        self._memory = None
+        self._keeps = None
+        self.check_movable()  # again: another thread may have just made a view
+        return self._given_up
+
+    def undo(self) -> Callable[[], None]:
+        """Return what takes a ``detach`` back, unless the buffer is closed by then."""
+        memory, keeps = self._memory, self._keeps
+
+        def attach_again() -> None:
+            self.release()
+            if not self._closed:
+                self._keeps = keeps
+                self._memory = memory
+
+        return attach_again
+
+    def release(self) -> None:
+        """The write is over: let go of what was given up. What else keeps it must not keep the memory."""
+        if self._given_up is not None:
+            self._given_up.release()
 
     @classmethod
     def attach(cls, memory: Any) -> PortBuffer:
         """Return a buffer with the memory that came in a message. Raises ``TypeError`` for anything else."""
         if type(memory) is not memoryview:
-            raise TypeError("what came is no memory")
+            raise TypeError("the message has no memory for this buffer")
         return cls(memory, len(memory))
 
     def close(self) -> None:
-        """Give the memory up; may be repeated. Views of it keep it as long as they live."""
-        self._memory = self._keeps = None
+        """Give the memory up; may be repeated. Views of it keep it as long as they live.
+
+        If a write is moving the buffer and is not accepted, the memory goes back to the port then.
+        """
+        self._closed = True
+        self._memory = None
+        self._keeps = None
 
     def __enter__(self) -> Self:
         return self
@@ -93,12 +122,12 @@ class PortBuffer:
         raise TypeError("a PortBuffer is not pickled: move it, with write(value, transfer=[buffer])")
 
     def _open(self) -> Any:
-        if self._memory is None:
+        memory = self._memory
+        if memory is None:
             raise ValueError("this PortBuffer was moved to another port, or closed")
-        return self._memory
-
-    def _alive(self) -> list[weakref.ref[Any]]:
-        return [view for view in self._views if view() is not None]
+        if self._pid != os.getpid():
+            raise ValueError("this PortBuffer belongs to the process that has made it, and this is a fork")
+        return memory
 
 
 @lru_cache(maxsize=256)

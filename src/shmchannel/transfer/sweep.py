@@ -70,7 +70,7 @@ def when_received(arrivals: weakref.ref[Arrivals], action: Callable[[], None]) -
 
 
 def settle(slot: Slot, *, lost: bool) -> None:
-    """Remove the blocks that no port can receive any more. Nothing here does; ``lost``: the peer has died."""
+    """Remove the blocks that no port can receive any more: no read of ours does. ``lost``: the peer died."""
     slot.segment.memory[_received(1 - slot.index)] = 1  # step: say_received
     if slot.segment.has_moved():
         _remove_unreceived(slot, lost=lost)

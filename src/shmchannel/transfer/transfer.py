@@ -133,7 +133,7 @@ class Transfer:
                 buffers.append(instance)
             else:
                 self._claim(instance, interface)
-                self._undo.append(partial(set_state, instance, state_of(instance)))
+                self._undo.append(_undo_of(instance))
             moves[identity] = Serialized(instance, interface, interface.give_up(instance))
         payload = self._payload = self._encode(value, moves)
         if isinstance(payload, LentPayload):
@@ -156,6 +156,10 @@ class Transfer:
 
     def __exit__(self, *_: object) -> None:
         if self.note.accepted:
+            self._undo.clear()  # an exception may keep this object, which must not keep the memory
+            for moved, _interface in self._instances.values():
+                if isinstance(moved, PortBuffer):
+                    moved.release()
             for buffer in self._offered:
                 self._keep(block_of(buffer))
                 detach(buffer)
@@ -170,6 +174,13 @@ class Transfer:
             finally:
                 for buffer in self._offered:
                     _close_again(buffer)
+
+
+def _undo_of(instance: Any) -> Callable[[], None]:
+    """What gives an instance back what it is about to give up."""
+    if isinstance(instance, PortBuffer):
+        return instance.undo()
+    return partial(set_state, instance, state_of(instance))
 
 
 def _take_back(undo: list[Callable[[], None]]) -> None:

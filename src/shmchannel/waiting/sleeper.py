@@ -43,8 +43,8 @@ SPIN_IN_LOOP = 50_000  # in an event loop, where a spin holds up the other tasks
 SHORT_WAIT = 300_000
 NOW, AT_MOST = 0, 1  # the two numbers of a budget
 # Nanoseconds. If a yield takes longer, another program has had the CPU meanwhile. It keeps the CPU for
-# milliseconds each time, while a side that sleeps gets it at once when it is woken. So there is no spin for
-# REST times as long, and such yields take 2 % of the time.
+# milliseconds each time, while a side that sleeps gets it at once when it is woken. There is no spin then for
+# REST times as long, so such yields take at most 2 % of the time.
 LONG_YIELD = 100_000
 REST = 50
 
