@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import errno
-import os
-import resource
 import subprocess
 import sys
 import threading
 import zoneinfo
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -32,6 +27,7 @@ from shmchannel.port.port import connection_of
 from support.engines import LONG_RINGS, RINGS, connected, in_program, made_by, needs_c
 from support.leftovers import names
 from support.peers import until_asleep
+from support.shortages import no_descriptors
 
 
 def run(name: str, core: str, libc: str = "") -> None:
@@ -93,25 +89,6 @@ def interface(fails: list[object]) -> Interface:
         return Large(len(text))
 
     return Interface(Large, serialize=lambda one: one.text, deserialize=deserialize)
-
-
-@contextmanager
-def no_descriptors(spare: int = 0) -> Iterator[None]:
-    """Let this process open no more than ``spare`` descriptors."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
-    taken: list[int] = []
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.open(os.devnull, os.O_RDONLY))
-        for _ in range(spare):
-            os.close(taken.pop())
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        for fd in taken:
-            os.close(fd)
 
 
 @pytest.mark.parametrize("engine", RINGS)

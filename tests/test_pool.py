@@ -15,7 +15,6 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +41,9 @@ from shmchannel.transfer import pool
 from support import peers
 from support.engines import RINGS, connected, in_program
 from support.flavours import FLAVOURS, Peer
-from support.inside import pool_of, producer_of, slot_of
+from support.inside import blocks_of, producer_of, slot_of
 from support.leftovers import descriptors, names
+from support.shortages import no_descriptors
 
 SIZE = 1 << 17
 MIB = 1 << 20
@@ -878,7 +878,7 @@ def test_where_memory_is_short_blocks_leave_it_to_channels(
     two.read_sync(timeout=30)
     monkeypatch.setattr(files, "memory", lambda: files.Memory(size=64 * MIB, free=16 * MIB))
     goes_on(one, two)
-    assert not pool_of(one)._lent  # what was idle has given way
+    assert not blocks_of(one)  # what was idle has given way
 
 
 CANNOT_OPEN = """
@@ -912,25 +912,6 @@ def test_to_a_process_that_can_no_longer_open_blocks_large_pieces_travel_in_part
 
 
 # -- exhaustion
-
-
-@contextmanager
-def no_descriptors(spare: int = 0) -> Iterator[None]:
-    """Let this process open no more than ``spare`` descriptors."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
-    taken: list[int] = []
-    try:
-        with suppress(OSError):
-            while True:
-                taken.append(os.open(os.devnull, os.O_RDONLY))
-        for _ in range(spare):
-            os.close(taken.pop())
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        for fd in taken:
-            os.close(fd)
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2, 3])

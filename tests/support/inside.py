@@ -43,6 +43,11 @@ def pool_of(port: Port) -> Any:
     return connection_of(port)._pool
 
 
+def blocks_of(port: Port) -> list[Any]:
+    """All blocks of the port, also those that rest."""
+    return [*pool_of(port)._lent.values()]
+
+
 def slot_of(port: Port) -> Any:
     """The slot of an open port."""
     opened: Any = connection_of(port)._open

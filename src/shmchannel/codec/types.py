@@ -143,9 +143,9 @@ def _encode_zone(zone: datetime.tzinfo | None) -> bytes:
         head = bytes([_NAMED_OFFSET if name else _OFFSET])
         return head + _DELTA.encode(offset) + "".join(name).encode()
     zoneinfo: Any = sys.modules.get("zoneinfo")  # its import reads the system's configuration
-    kind: Any = type(zone)
-    if zoneinfo and kind is zoneinfo.ZoneInfo and zone.key is not None:  # type: ignore[attr-defined]
-        return bytes([_ZONE, *zone.key.encode()])  # type: ignore[attr-defined]
+    named: Any = zone
+    if zoneinfo and type(zone) is zoneinfo.ZoneInfo and named.key is not None:
+        return bytes([_ZONE, *named.key.encode()])
     raise TypeError(f"its tzinfo is {zone!r}, and only timezone and ZoneInfo with a key travel")
 
 

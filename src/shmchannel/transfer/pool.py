@@ -55,7 +55,7 @@ from .port_buffer import PortBuffer
 _LEAST, _MOST = 1 << 16, 1 << 18
 IDLE = 5.0  # seconds after which the memory of a free block goes back to the system
 _SMALLEST = 1 << 16  # bytes of a block
-LEFT_FREE = 4  # the part of the machine's memory that all pools together leave free
+_LEFT_FREE = 4  # the part of the machine's memory that all pools together leave free
 _ROOMY = 4  # a block may be that many times as large as its piece
 # Where so many blocks are under way, one of them mostly comes back sooner than the system makes another. A
 # writer that is quicker than its reader would fill the memory with blocks.
@@ -333,7 +333,7 @@ class Pool:
 def _leaves_room(size: int) -> bool:
     """Whether a block of ``size`` bytes leaves memory for what has no other way: for channels and buffers."""
     memory = files.memory()
-    return memory.free - size >= memory.size // LEFT_FREE
+    return memory.free - size >= memory.size // _LEFT_FREE
 
 
 def _fitting(lent: Iterable[_Lent], size: int) -> list[_Lent]:
