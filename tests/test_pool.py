@@ -30,7 +30,6 @@ from shmchannel import (
     InterfaceError,
     PeerLost,
     Port,
-    WouldBlock,
     layout,
 )
 from shmchannel.codec import lent as wire
@@ -43,6 +42,7 @@ from support.engines import RINGS, connected, in_program
 from support.flavours import FLAVOURS, Peer
 from support.inside import blocks_of, producer_of, slot_of
 from support.leftovers import descriptors, names
+from support.peers import drain, fill
 from support.shortages import no_descriptors
 
 SIZE = 1 << 17
@@ -101,22 +101,6 @@ def until(condition: Callable[[], object], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come in time"
         time.sleep(0.001)
-
-
-def fill(port: Port) -> None:
-    try:
-        while True:
-            port.write_nowait(b"x" * 100)
-    except WouldBlock:
-        pass
-
-
-def drain(port: Port) -> None:
-    try:
-        while True:
-            port.read_nowait()
-    except WouldBlock:
-        pass
 
 
 def goes_on(one: Port, two: Port) -> None:

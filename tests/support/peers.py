@@ -174,6 +174,15 @@ def fill(port: Port) -> int:
     return count
 
 
+def drain(port: Port) -> None:
+    """Read until the ring is empty."""
+    try:
+        while True:
+            port.read_nowait()
+    except WouldBlock:
+        pass
+
+
 def until_asleep(port: Port, counter: str) -> None:
     while not getattr(port.statistics(), counter):
         time.sleep(0.001)
