@@ -6,7 +6,9 @@ That its codec is the same is in test_engines_agree.py; that its ring is, in tes
 from __future__ import annotations
 
 import gc
+import inspect
 import os
+import pydoc
 import random
 import re
 import subprocess
@@ -129,6 +131,115 @@ def test_the_constants_of_the_ring_are_the_references() -> None:
     }
     assert len(found) == 20
     assert found == {name: getattr(layout, name) for name in found}
+
+
+# -- calls: a QuickMethod, and the method in Python behind it
+
+QUICK = ["write_nowait", "write_sync", "read_nowait", "read_sync", "__next__"]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_quick_method_is_described_as_the_one_in_python(name: str) -> None:
+    quick = getattr(Port, name)
+    reference = quick.__wrapped__
+    assert inspect.isfunction(reference)
+    for method, function in ((quick, reference), (quick.__get__(1), reference.__get__(1))):
+        assert inspect.signature(method) == inspect.signature(function)
+        assert inspect.getdoc(method) == inspect.getdoc(function)
+        assert inspect.isroutine(method)
+        assert method.__qualname__ == f"Port.{name}"
+    assert inspect.getsource(quick) == inspect.getsource(reference)
+    assert f"{name}(" in pydoc.render_doc(Port, renderer=pydoc.plaintext)
+
+
+CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    *((name, (), {}) for name in QUICK[:2]),
+    *((name, (1, 2), {}) for name in QUICK),
+    *((name, (1,), {"other": 2}) for name in QUICK),
+    *((name, (1,), {"timeout": 1}) for name in QUICK),
+    *(
+        (name, arguments, {"timeout": timeout})
+        for name, arguments in (("write_sync", (1,)), ("read_sync", ()))
+        for timeout in ("1", True, -1, -0.5, float("nan"), -(10**30), 1j, object)
+    ),
+    *(
+        ("write_sync", (1,), {"timeout": timeout})
+        for timeout in (0, 1, 1.5, -0.0, float("inf"), 10**30, None)
+    ),
+    *((name, (1,), {"value": 2}) for name in QUICK[:2]),
+    *((name, (1,), {"transfer": transfer}) for name in QUICK[:2] for transfer in (2, [3], [])),
+    ("write_sync", (), {"value": 1, "timeout": 1}),
+    ("write_sync", (len,), {}),
+    ("read_sync", (0,), {}),
+    ("read_sync", (), {"timeout": 0.0}),
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=str)
+@pytest.mark.parametrize("state", ["open", "closed", "no port"])
+def test_a_call_of_a_quick_method_does_what_the_one_in_python_does(call: Any, state: str) -> None:
+    name, arguments, named = call
+    answers = []
+    for method in (getattr(Port, name), getattr(Port, name).__wrapped__):
+        channel = Channel()
+        with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+            if state == "closed":
+                one.close_sync()
+            try:
+                answer = method("no port" if state == "no port" else one, *arguments, **named)
+            except Exception as error:
+                answer = type(error), str(error)
+            written = []
+            with suppress(WouldBlock, EndOfChannel):
+                while True:
+                    written.append(two.read_nowait())
+            answers.append((answer, written))
+    assert answers[0] == answers[1]
+
+
+def test_what_need_not_wait_runs_no_python_frame() -> None:
+    channel = Channel()
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+        frames: list[str] = []
+        calls = [
+            *(lambda: one.write_sync(1), lambda: one.write_sync(1, timeout=5), lambda: one.write_nowait(1)),
+            *(two.read_sync, lambda: two.read_sync(5), lambda: two.read_sync(timeout=2.5)),
+            *(two.read_nowait, lambda: next(two)),
+        ]
+        for _ in range(5):
+            one.write_sync(1)  # there is enough to read
+        for call in calls:
+            call()  # once the types are known
+        sys.setprofile(
+            lambda frame, event, _: frames.append(frame.f_code.co_name) if event == "call" else None
+        )
+        try:
+            for call in calls:
+                call()
+        finally:
+            sys.setprofile(None)
+        assert set(frames) <= {"<lambda>"}
+
+
+@pytest.mark.parametrize("write", ["write_sync", "write_nowait"])
+def test_a_write_that_waits_goes_on_with_what_was_encoded(write: str) -> None:
+    encoded: list[int] = []
+    known = [Interface(Nosy, serialize=lambda _: encoded.append(1), deserialize=lambda _: "nosy")]
+    channel = Channel(capacity=4096, interfaces=known)
+    with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
+        with suppress(WouldBlock):
+            while True:
+                one.write_nowait(None)
+        if write == "write_nowait":
+            with pytest.raises(WouldBlock):
+                one.write_nowait(Nosy())
+        else:
+            writer = threading.Thread(target=one.write_sync, args=(Nosy(),), kwargs={"timeout": 30})
+            writer.start()
+            while two.read_sync(timeout=30) != "nosy":
+                pass
+            writer.join()
+        assert encoded == [1]
 
 
 # -- who comes in between

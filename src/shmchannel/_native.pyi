@@ -46,6 +46,11 @@ class Consumer:
     def sleep(self, timeout: float, a_slice: float, /) -> bool: ...
     def shut(self, timeout: float, /) -> None: ...
 
+class QuickMethod:
+    def __init__(
+        self, method: Callable[..., Any], go_on: Callable[..., Any] | None, takes_timeout: bool, /
+    ) -> None: ...
+
 class MessageWriter:
     def _prepare(
         self, producer: Producer, codec: Codec, max_message_size: int, next_look: array[float], /

@@ -7,12 +7,16 @@ other.
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import messages
 from .codec import codec, lent
 from .ring import consumer, producer
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 native = not os.environ.get("SHMCHANNEL_PUREPYTHON")
 """Whether the core in C is in use."""
@@ -35,6 +39,22 @@ def _with_c(reference: type[Any], quick: type[Any]) -> Any:
         self._prepare(*arguments)  # after it, because it takes some of the attributes
 
     return type(reference.__name__, (quick, reference), {"__init__": begin, "__module__": __name__})
+
+
+def quick(go_on: Callable[..., Any] | None = None) -> Callable[[Method], Method]:
+    """Have a port's method try in C, without a Python frame, before it is called: a write or a read.
+
+    ``go_on(port, payload)`` writes what did not go in at once, with the timeout if the method has one.
+    Without it the method is a read.
+    """
+
+    def quickened(method: Method) -> Method:
+        if native and not TYPE_CHECKING:
+            takes_timeout = "timeout" in method.__code__.co_varnames
+            return functools.update_wrapper(_native.QuickMethod(method, go_on, takes_timeout), method)
+        return method
+
+    return quickened
 
 
 if native and not TYPE_CHECKING:

@@ -6,8 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "message_reader.h"
-#include "message_writer.h"
+#include "quick_method.h"
 
 static PyObject *import(const char *module_name, const char *name)
 {
@@ -74,12 +73,13 @@ static int native_exec(PyObject *module)
     State *state = PyModule_GetState(module);
     if (fill_state(state) < 0 || !(state->codec_type = add_type(module, &codec_spec)) ||
         !(state->producer_type = add_type(module, &producer_spec)) ||
-        !(state->consumer_type = add_type(module, &consumer_spec)))
+        !(state->consumer_type = add_type(module, &consumer_spec)) ||
+        !(state->writer_type = add_type(module, &message_writer_spec)) ||
+        !(state->reader_type = add_type(module, &message_reader_spec)))
         return -1;
-    PyObject *writer = add_type(module, &message_writer_spec), *reader = add_type(module, &message_reader_spec);
-    Py_XDECREF(writer);
-    Py_XDECREF(reader);
-    return writer && reader ? 0 : -1;
+    PyObject *quick_method = add_type(module, &quick_method_spec);
+    Py_XDECREF(quick_method);
+    return quick_method ? 0 : -1;
 }
 
 static int native_traverse(PyObject *module, visitproc visit, void *arg)

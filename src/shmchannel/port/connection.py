@@ -77,6 +77,8 @@ _slots_in_use: set[Slot] = set()
 class Connection:
     """One side of a channel, from its ``connect`` to its end."""
 
+    __slots__ = ("__dict__", "__weakref__", "incoming", "outgoing")
+
     def __init__(
         self,
         slot: Slot,

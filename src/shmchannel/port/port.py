@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Self
 
+from ..engine import quick
 from ..errors import ChannelError, EndOfChannel, WouldBlock
 from ..messages import NOTHING
 from ..streams import DuplexStream, ReadStream, WriteStream
@@ -35,6 +36,9 @@ class Port:
     message goes to exactly one reader, and the messages of one writer stay in order. A port belongs to the
     process that connected it; in a fork its methods raise ``ChannelError``.
     """
+
+    # The core in C finds the connection where it lies, as the two ends in that: native/quick_method.h.
+    __slots__ = ("__dict__", "__weakref__", "_connection")
 
     def __init__(self, connection: Connection) -> None:
         """Use ``Channel.connect`` instead."""
@@ -84,6 +88,13 @@ class Port:
         checked_size("size", size, 1, LARGEST)
         return self._connection.buffer(size)
 
+    def _go_on_now(self, payload: bytes) -> bool:
+        accepted = self._connection.write_now(payload)
+        if accepted is None:
+            raise self._connection.no_room(payload)
+        return accepted
+
+    @quick(_go_on_now)
     def write_nowait(self, value: object, *, transfer: Iterable[Any] = _NONE) -> bool:
         """Write a value if there is room for it now.
 
@@ -92,22 +103,22 @@ class Port:
         and otherwise as ``write_sync``.
         """
         connection = self._connection
-        payload: bytes | None
-        if transfer is not _NONE:
-            with connection.moving(transfer) as moving:
-                if not connection.may_move(moving):
-                    raise WouldBlock("too much memory is under way now: write_sync waits until it is read")
-                payload = moving.encode(value)
-                accepted = connection.write_frame(payload, note=moving.note)
-        else:
+        if transfer is _NONE:
             payload = connection.outgoing.put(value)
-            if payload is None:
-                return True
-            accepted = connection.write_now(payload)
+            return True if payload is None else self._go_on_now(payload)
+        with connection.moving(transfer) as moving:
+            if not connection.may_move(moving):
+                raise WouldBlock("too much memory is under way now: write_sync waits until it is read")
+            message = moving.encode(value)
+            accepted = connection.write_frame(message, note=moving.note)
         if accepted is None:
-            raise connection.no_room(payload)
+            raise connection.no_room(message)
         return accepted
 
+    def _go_on(self, payload: bytes, timeout: float | None) -> bool:
+        return drive(self._connection.writing(payload), timeout)
+
+    @quick(_go_on)
     def write_sync(
         self, value: object, *, transfer: Iterable[Any] = _NONE, timeout: float | None = None
     ) -> bool:
@@ -132,7 +143,7 @@ class Port:
             with connection.moving(transfer) as moving:
                 return drive(connection.writing_moved(value, moving), timeout)
         payload = connection.outgoing.put(value)
-        return True if payload is None else drive(connection.writing(payload), timeout)
+        return True if payload is None else self._go_on(payload, timeout)
 
     async def write(self, value: object, *, transfer: Iterable[Any] = _NONE) -> bool:
         """As ``write_sync``, suspending this task while there is no room.
@@ -208,6 +219,7 @@ class Port:
 
     # -- read
 
+    @quick()
     def read_nowait(self) -> Any:
         """Return the next value if there is one now.
 
@@ -223,6 +235,7 @@ class Port:
             raise WouldBlock("nothing to read now: read_sync waits for it")
         return connection.value_of(taken)
 
+    @quick()
     def read_sync(self, timeout: float | None = None) -> Any:
         """Return the next value, waiting for it at most ``timeout`` seconds (None: without a limit).
 
@@ -280,6 +293,7 @@ class Port:
     def __iter__(self) -> Port:
         return self
 
+    @quick()
     def __next__(self) -> Any:
         try:
             return self.read_sync()

@@ -9,7 +9,7 @@ from ..system.clock import monotonic
 
 def check_timeout(timeout: object) -> None:
     """Raise ``TypeError`` or ``ValueError`` for a wrong timeout, even if no wait follows."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
     if math.isnan(timeout) or timeout < 0:
         raise ValueError(f"timeout must not be negative, not {timeout!r}")
