@@ -53,6 +53,8 @@ class PeerLost(ChannelError, ConnectionResetError):
 class CloneError(ChannelError, TypeError):
     """Raised when a value cannot be cloned or a message cannot be decoded; names the path to the value."""
 
+    beginning: bytes | None = None  # of a message that was dropped as too large
+
 
 class InterfaceError(ChannelError):
     """Raised when an interface is missing or fails; names the interface. A message with it is consumed."""

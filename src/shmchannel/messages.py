@@ -150,6 +150,10 @@ class MessageReader:
             if payload is None:
                 payload = self.consumer.try_read()
             return None if payload is None else Taken(payload, arrivals)
+        except CloneError as dropped:
+            if dropped.beginning is not None:
+                self._codec.let_go(dropped.beginning)
+            raise
         finally:
             del arrivals  # an exception keeps this frame
 

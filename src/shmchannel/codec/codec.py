@@ -157,6 +157,15 @@ class Codec:
             if taken is not None:
                 taken.clear()
 
+    def let_go(self, beginning: bytes) -> None:
+        """Give back the blocks of a message that was dropped: they are listed at its beginning."""
+        try:
+            head, _, code = types.WRAPPER.unpack_from(beginning)
+            if self._borrow and (head, code) == (types.EXT_32, types.LENT_MESSAGE):
+                self._borrow(lent.split(beginning[types.WRAPPER.size :])[0], 0)
+        except (ChannelError, MemoryError, *_REFUSED_WHILE_DECODING):
+            pass  # what was there is given back; and what no writer writes has no blocks
+
     def inline(self, payload: bytes) -> bytes:
         """Return a payload with all its pieces in it, for another machine. Raises as ``decode``."""
         try:

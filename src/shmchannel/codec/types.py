@@ -37,12 +37,12 @@ INSTANCE, MOVED = 120, 121  # name and value of an interface's instance
 
 
 WRAPPER = struct.Struct(">BIb")  # ext 32, the length, the code
-_EXT_32 = 0xC9
+EXT_32 = 0xC9
 
 
 def wrapper(size: int, code: int) -> bytes:
     """Return the beginning of a message with ``size`` bytes in it, as far as ext 32 can say it."""
-    return WRAPPER.pack(_EXT_32, min(size, 0xFFFF_FFFF), code)
+    return WRAPPER.pack(EXT_32, min(size, 0xFFFF_FFFF), code)
 
 
 class Leaf(NamedTuple):

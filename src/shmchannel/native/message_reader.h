@@ -123,6 +123,19 @@ static void untake(MessageReader *self, Message *message, PyObject *spare)
     raise_error(error);
 }
 
+/* After a take that raised: if that dropped a message, have its blocks given back. */
+static void let_go(MessageReader *self)
+{
+    State *state = self->codec->state;
+    PyObject *error = take_error();
+    PyObject *beginning = PyObject_GetAttr(error, state->str_beginning), *none = NULL;
+    if (beginning && beginning != Py_None)
+        none = PyObject_CallMethodOneArg((PyObject *)self->codec, state->str_let_go, beginning);
+    Py_XDECREF(beginning);
+    Py_XDECREF(none);
+    raise_error(error); /* in place of any that this has raised */
+}
+
 /* Whether this process has connected the port, and is no fork of that one. */
 static bool is_ours(const MessageReader *self)
 {
@@ -144,6 +157,8 @@ static PyObject *take_message(MessageReader *self, bool hold)
     message.value = NULL;
     message.payload = has_items(self->returned) ? take_first(self->returned) : NULL;
     int status = message.payload ? 1 : read_message(self->consumer, self->codec, &message, hold);
+    if (status < 0)
+        let_go(self);
     if (status <= 0 || message.value) {
         Py_XDECREF(exchange(&self->spare, spare));
         return status <= 0 ? NULL : message.value;

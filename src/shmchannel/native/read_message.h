@@ -7,6 +7,7 @@
 
 enum { SMALL = 4096 };    /* bytes: a message of up to this size is copied to the stack before it is decoded */
 enum { BATCH = 1 << 18 }; /* bytes of parts after which a try ends, as in ring/end.py; */
+enum { BEGINNING = 4096 }; /* bytes that are kept of a message that is too large, as in ring/consumer.py */
 enum { FRAMES = 8 };      /* a try also ends after so many frames, as in ring/consumer.py */
 
 typedef struct {
@@ -61,12 +62,14 @@ static void consumer_corrupted(Consumer *self, const Frame *frame)
     raise_corrupted(&self->end, found);
 }
 
-/* Raise the error for a message that was dropped. */
-static void consumer_dropped(Consumer *self, size_t size)
+/* Raise the error for a message that was dropped, with what was kept of it. */
+static void consumer_dropped(Consumer *self, const Message *message)
 {
     State *state = state_of((PyObject *)self);
+    PyObject *beginning = message->payload ? message->payload : Py_None;
     if (state)
-        raise_error(PyObject_CallFunction(state->dropped, "nn", (Py_ssize_t)size, (Py_ssize_t)self->max_message_size));
+        raise_error(PyObject_CallFunction(state->dropped, "nnO", (Py_ssize_t)message->size,
+                                          (Py_ssize_t)self->max_message_size, beginning));
 }
 
 static void copy_out(Consumer *self, void *to, size_t size)
@@ -112,6 +115,30 @@ static int get_whole(Consumer *self, size_t length, Codec *codec, Message *messa
     return message->payload ? 0 : -1;
 }
 
+/* -- messages that are too large */
+
+static size_t least_of(size_t one, size_t other)
+{
+    return one < other ? one : other;
+}
+
+/* Keep of the message whose next frame this is the beginning alone; where there is no memory, nothing. */
+static PyObject *keep_beginning(Consumer *self, size_t length)
+{
+    PyObject *parts = self->parts;
+    size_t had = parts ? least_of(least_of(self->parts_size, BEGINNING), (size_t)PyBytes_GET_SIZE(parts)) : 0;
+    size_t more = least_of(length, BEGINNING - had);
+    PyObject *beginning = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(had + more));
+    if (!beginning) {
+        PyErr_Clear();
+        return NULL;
+    }
+    if (had)
+        memcpy(PyBytes_AS_STRING(beginning), PyBytes_AS_STRING(parts), had);
+    ring_copy_out(&self->end.ring, self->end.ring.head + HEADER, PyBytes_AS_STRING(beginning) + had, more);
+    return beginning;
+}
+
 /* -- messages in parts */
 
 /* Bytes of a message whose first frame is next, if it begins as one MessagePack string, byte string or ext object; else 0.
@@ -134,8 +161,11 @@ static int add_part(Consumer *self, size_t length)
     size_t size = self->parts_size + length, most = self->max_message_size;
     size_t room = size < most / 2 ? 2 * size : most; /* to allocate */
     if (size > most) {
-        Py_CLEAR(self->parts);
-    } else if (!self->parts) {
+        Py_XSETREF(self->parts, keep_beginning(self, length));
+        self->parts_size = size;
+        return 0;
+    }
+    if (!self->parts) {
         size_t claimed = claimed_size(self, length);
         if (claimed > size && claimed <= most)
             room = claimed; /* then it need not grow, which would copy what is there */
@@ -153,8 +183,7 @@ static int add_part(Consumer *self, size_t length)
         memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(self->parts), self->parts_size);
         Py_SETREF(self->parts, larger);
     }
-    if (self->parts)
-        copy_out(self, PyBytes_AS_STRING(self->parts) + self->parts_size, length);
+    copy_out(self, PyBytes_AS_STRING(self->parts) + self->parts_size, length);
     self->parts_size = size;
     return 0;
 }
@@ -171,8 +200,10 @@ static PyObject *shortened(PyObject *bytes, size_t size)
 static void join_parts(Consumer *self, Message *message)
 {
     message->size = self->parts_size;
-    message->payload = self->parts ? shortened(self->parts, self->parts_size) : NULL;
+    message->payload = self->parts;
     self->parts = NULL;
+    if (message->size <= self->max_message_size)
+        shortened(message->payload, message->size);
 }
 
 /* -- any frame */
@@ -190,8 +221,10 @@ static int take_frame(Consumer *self, const Frame *frame, Codec *codec, Message 
 {
     int status = frame->kind == WHOLE || frame->kind == LAST;
     message->size = frame->length;
-    if (frame->kind == WHOLE) {
-        if (frame->length <= self->max_message_size && get_whole(self, frame->length, codec, message) < 0)
+    if (frame->kind == WHOLE && frame->length > self->max_message_size) {
+        message->payload = keep_beginning(self, frame->length);
+    } else if (frame->kind == WHOLE) {
+        if (get_whole(self, frame->length, codec, message) < 0)
             return -1; /* the frame stays where it is */
     } else if (frame->kind != ABORT && add_part(self, frame->length) < 0) {
         return -1;
@@ -235,7 +268,7 @@ static int read_message(Consumer *self, Codec *codec, Message *message, bool hol
         if (status >= 0 && !hold && consumer_attend(self) < 0)
             status = -1;
         if (status > 0 && message->size > self->max_message_size) {
-            consumer_dropped(self, message->size);
+            consumer_dropped(self, message);
             status = -1;
         }
         if (status > 0)

@@ -36,10 +36,11 @@ enum { WRAPPER = 6 };     /* bytes: the head of the ext 32 that wraps a message 
 
 /* The names of attributes, interned: type caches would keep each str that is made for one call. */
 #define FOR_EACH_NAME(DO)                                                                                        \
-    DO(, "_connection", str_connection) DO(, "accepted", str_accepted) DO(, "build", str_build)                  \
+    DO(, "_connection", str_connection) DO(, "accepted", str_accepted) DO(, "beginning", str_beginning)          \
+    DO(, "build", str_build)                                                                                     \
     DO(, "decode_graph", str_decode_graph) DO(, "decode_lent", str_decode_lent)                                  \
     DO(, "encode_graph", str_encode_graph) DO(, "find", str_find) DO(, "finish", str_finish)                     \
-    DO(, "incoming", str_incoming) DO(, "is_enum", str_is_enum) DO(, "lend", str_lend)                           \
+    DO(, "incoming", str_incoming) DO(, "is_enum", str_is_enum) DO(, "lend", str_lend) DO(, "let_go", str_let_go)  \
     DO(, "lending", str_lending) DO(, "lent", str_lent) DO(, "name", str_name) DO(, "note", str_note)            \
     DO(, "outgoing", str_outgoing) DO(, "pieces", str_pieces) DO(, "refused", str_refused)                       \
     DO(, "take", str_take) DO(, "timeout", str_timeout)

@@ -14,6 +14,7 @@ from ..system.semaphores import LibcSemaphore
 from ..waiting.sleeper import SLICE, Sleeper
 from .end import BATCH, End, corrupted
 
+BEGINNING = 4096  # bytes that are kept of a message that is too large: they list its blocks
 FRAMES = 8  # a try ends after this many that completed no message, as it does after BATCH bytes
 
 
@@ -26,7 +27,7 @@ class Frame(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What a frame completed: its size in bytes, and its payload unless that was dropped as too large."""
+    """What a frame completed: its size in bytes, and its payload; of one that is too large the beginning."""
 
     size: int
     payload: bytes | None
@@ -80,7 +81,7 @@ class Consumer(End):
         """Take one message out. None: there is none, or not all of it, or this end is closed.
 
         Raises ``ChannelCorrupted``; and ``CloneError`` for a message of more than ``max_message_size``
-        bytes: it is dropped, and the next try goes on.
+        bytes: it is dropped, and the next try goes on. The error's ``beginning`` is that of the message.
         """
         taken = 0
         for _ in range(FRAMES):
@@ -93,10 +94,10 @@ class Consumer(End):
                 fence()
             if self._control[layout.WRITER]:  # step: look_at_writer
                 self._attend()
+            if message.size > self.max_message_size:
+                raise dropped(message.size, self.max_message_size, message.payload)
             if message.payload is not None:
                 return message.payload
-            if message.size > self.max_message_size:
-                raise dropped(message.size, self.max_message_size)
             taken += self._head - before
             if taken >= BATCH:
                 break
@@ -145,7 +146,9 @@ class Consumer(End):
             if part and frame.kind in (layout.WHOLE, layout.LAST):
                 return None
             message, parts, size = self._completed(frame)
-            nothing = bytearray()
+            nothing, beginning = bytearray(), parts
+            if frame.kind == layout.PART and size > self.max_message_size:
+                beginning = (parts + frame.payload)[:BEGINNING]
             if WEAK_MEMORY:  # step: fence_before_consume
                 fence()  # the copy is done before its room is given back
             if self._closed:  # step: look_if_shut
@@ -156,7 +159,7 @@ class Consumer(End):
                 if size <= self.max_message_size:
                     parts += frame.payload  # extend would be a call
                 else:
-                    self._parts = nothing  # drop what is there, go on counting
+                    self._parts = beginning  # drop the rest, go on counting
                 self._parts_size = size
             elif frame.kind != layout.WHOLE:
                 self._parts, self._parts_size = nothing, 0
@@ -185,9 +188,10 @@ class Consumer(End):
         parts, payload, most = self._parts, frame.payload, self.max_message_size
         size = self._parts_size + len(payload)
         if frame.kind == layout.WHOLE:
-            message = Message(len(payload), payload if len(payload) <= most else None)
+            message = Message(len(payload), payload if len(payload) <= most else payload[:BEGINNING])
         elif frame.kind == layout.LAST:
-            message = Message(size, b"".join((parts, payload)) if size <= most else None)
+            whole = b"".join((parts, payload))
+            message = Message(size, whole if size <= most else whole[:BEGINNING])
         else:
             message = Message(0, None)
         return message, parts, size
@@ -215,5 +219,7 @@ class Consumer(End):
         self.sleeper.stop()  # step: stop_reader
 
 
-def dropped(size: int, most: int) -> CloneError:
-    return CloneError(f"$: dropped a message of {size} bytes; max_message_size here is {most}")
+def dropped(size: int, most: int, beginning: bytes | None = None) -> CloneError:
+    error = CloneError(f"$: dropped a message of {size} bytes; max_message_size here is {most}")
+    error.beginning = beginning
+    return error
