@@ -327,7 +327,7 @@ class Connection:
     def may_move(self, moving: Transfer) -> bool:
         """Whether the blocks under way leave room for those of this message. If there are none, they do."""
         opened, limit = self._still_open(), self._pool.limit
-        if opened is None:
+        if opened is None or not moving.sizes:
             return True
         producer = opened.writer.producer
         read = producer.position - producer.fill
@@ -335,7 +335,7 @@ class Connection:
         self._under_way -= {entry for entry in self._under_way.copy() if entry[0] <= read}
         sizes = [block.size for _, block in self._under_way.copy()]
         fits = sum(sizes) + sum(moving.sizes) <= limit and len(sizes) + len(moving.sizes) <= MOST_UNDER_WAY
-        return fits or not (limit and sizes and moving.sizes)
+        return fits or not (limit and sizes)
 
     def writing_moved(self, value: object, moving: Transfer) -> Operation[bool]:
         """Write a message that moves instances, once the blocks under way leave room for theirs."""
