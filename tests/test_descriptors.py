@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shmchannel import Channel, ChannelError, Port, SharedBuffer, wait
-from shmchannel.system.descriptors import Descriptor
+from shmchannel import Channel, ChannelError, Port, SharedBuffer, segment, wait
+from shmchannel.system.descriptors import STANDARD_STREAMS, Descriptor, above_streams
+from shmchannel.system.semaphores import LibcSemaphore
 from shmchannel.transfer.buffer import block_of
 from support import engines
 from support.inside import doorbell_of, slot_of
@@ -172,6 +176,82 @@ with channel.connect() as one, channel.connect() as two:
 with open(sys.argv[1], "w") as file:
     json.dump(seen, file)
 """
+
+
+def looks_within(monkeypatch: pytest.MonkeyPatch, make: Callable[[], object]) -> int:
+    """How often the standard streams are looked at while something is made."""
+    looks: list[int] = []
+    real = os.fstat
+
+    def look(number: int) -> os.stat_result:
+        if number in STANDARD_STREAMS:
+            looks.append(number)
+        return real(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", look)
+        make()
+    return len(looks)
+
+
+def test_what_opens_several_files_looks_at_the_standard_streams_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    assert looks_within(monkeypatch, lambda: made.append(Channel())) == 3
+    assert looks_within(monkeypatch, lambda: made.append(made[0].connect())) == 3
+    assert looks_within(monkeypatch, lambda: made.append(Channel.from_handle(made[0].handle).connect())) == 6
+    for port in made[1:]:
+        port.close_sync()
+
+
+def test_only_what_opens_within_such_a_look_has_no_look_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_another_thread() -> None:
+        other = threading.Thread(target=above_streams, args=(int,))
+        other.start()
+        other.join()
+
+    def fail() -> None:
+        raise OSError(errno.EMFILE, "too many")
+
+    def look(make: Callable[[], object]) -> int:
+        return looks_within(monkeypatch, lambda: above_streams(make))
+
+    assert look(lambda: above_streams(lambda: above_streams(int))) == 3
+    assert look(in_another_thread) == 6
+    with pytest.raises(OSError, match="too many") as caught:
+        above_streams(fail)
+    assert look(int) == 3
+    assert caught.tb  # which keeps the frames
+
+
+def test_a_channel_opens_each_semaphore_once_on_each_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    real = LibcSemaphore._open
+
+    def open_and_note(semaphore: LibcSemaphore, *arguments: Any) -> None:
+        opened.append(semaphore.name)
+        real(semaphore, *arguments)
+
+    monkeypatch.setattr(LibcSemaphore, "_open", open_and_note)
+    channel = Channel()
+    expected = list(segment.semaphore_names(channel.handle))
+    assert opened == expected
+    with channel.connect(), channel.connect():
+        assert opened == expected
+    channel = Channel()
+    opened.clear()
+    with channel.connect(), Channel.from_handle(channel.handle).connect():
+        assert opened == list(segment.semaphore_names(channel.handle))
+
+
+def test_an_operation_looks_at_its_descriptor_once(ports: tuple[Port, Port]) -> None:
+    """For all that it asks: whether the number is still ours, and whether the file has its name."""
+    slot = slot_of(ports[0])
+    number, status = slot.hold.look()
+    assert number == slot.hold.fileno()
+    assert (status.st_ino, status.st_nlink) == (os.fstat(number).st_ino, 0)
+    ports[0].close_sync()
+    with pytest.raises(ValueError, match="was closed"):
+        slot.hold.look()
 
 
 @pytest.mark.parametrize("engine", engines.HERE)

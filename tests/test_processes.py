@@ -195,3 +195,65 @@ for apart in ([], ["unshare", "--net"]):
 @pytest.mark.parametrize("engine", engines.HERE)
 def test_fileno_says_that_no_ring_comes_from_another_network(engine: str) -> None:
     run_apart(FILENO_BESIDE_ANOTHER_NETWORK, unshare="--net", engine=engine)
+
+
+IN_ANOTHER_NETWORK = """
+import ctypes, os
+from shmchannel import Channel
+from shmchannel.layout import NETWORK, SLOTS
+from support.inside import slot_of
+
+def network(port):
+    slot = slot_of(port)
+    return slot.segment.record(SLOTS[slot.index])[NETWORK]
+
+before, after = Channel(), Channel()
+with before.connect() as one:
+    assert network(one) == os.stat("/proc/self/ns/net").st_ino
+    assert ctypes.CDLL(None).unshare(0x40000000) == 0  # CLONE_NEWNET
+    with after.connect() as two:
+        assert network(two) == os.stat("/proc/self/ns/net").st_ino != network(one)
+"""
+
+
+def test_a_port_is_in_the_network_that_its_process_has_changed_to() -> None:
+    run_apart(IN_ANOTHER_NETWORK, unshare="--net")
+
+
+FORKED = """
+import ctypes, os, sys
+from shmchannel import Channel, ChannelError
+from shmchannel.layout import PID, SLOTS, STARTED
+from support.inside import slot_of
+
+def known_as(port):
+    slot = slot_of(port)
+    record = slot.segment.record(SLOTS[slot.index])
+    return [record[PID], record[STARTED]]
+
+def in_stat():
+    with open("/proc/self/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[19])
+
+with Channel().connect() as port:
+    assert known_as(port) == [os.getpid(), in_stat()]
+    child = {"os": os.fork, "c": ctypes.PyDLL(None).fork}[sys.argv[1]]()
+    if child == 0:
+        right = known_as(Channel().connect()) == [os.getpid(), in_stat()]
+        os._exit(0 if right else 1)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("fork", ["os", "c"])
+def test_a_fork_signs_as_itself(fork: str) -> None:
+    command = [sys.executable, "-c", FORKED, fork]
+    environment = {**engines.in_program(engines.HERE[0]), "PYTHONPATH": HERE}
+    subprocess.run(command, check=True, timeout=50, env=environment)
+
+
+def test_proc_is_read_once_for_all_that_a_process_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Channel().connect():
+        monkeypatch.setattr(processes, "_stat_of", None)
+        with Channel().connect() as port:
+            assert slot_of(port).segment.record(SLOTS[0])[STARTED] == processes.this_process().started

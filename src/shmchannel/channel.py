@@ -18,7 +18,7 @@ from .port.port import Port
 from .segment import Segment, Slot, sweep_segments, unlink
 from .system.clock import monotonic, thread_time
 from .system.ending import later
-from .system.files import checked_size, disown, memory
+from .system.files import checked_size, disown, has_name, memory
 from .system.locks import Hold
 from .transfer.sweep import adopt, sweep_blocks
 
@@ -189,13 +189,8 @@ class Channel:
         slot = self._segment.claim()
         adopt(slot)
         self._segment.close_names()
-        as_handle = Interface(
-            Channel,
-            name="shmchannel.Channel",
-            serialize=lambda channel: [channel.handle, channel.max_message_size],
-            deserialize=_Attacher(weakref.ref(slot), self.interfaces).attach,
-        )
-        known = [*self._known, as_handle]
+        attacher = _Attacher(weakref.ref(slot), self.interfaces)
+        known = [*self._known, _AS_HANDLE.of_port(deserialize=attacher.attach)]
         return Port(Connection(slot, known, max_message_size=self.max_message_size, spin=spin, kept=self))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -206,6 +201,22 @@ class Channel:
         return f"<Channel {self.handle}, 2 x {self.capacity} bytes>"
 
 
+_AS_HANDLE = Interface(
+    Channel,
+    name="shmchannel.Channel",
+    serialize=lambda channel: [channel.handle, channel.max_message_size],
+    deserialize=lambda value: Channel._from_message(value, ()),  # each port has its own
+)
+
+
+def _has_names(hold: Hold) -> bool:
+    """Whether the names may still exist: the side that connects second removes them, the segment's last."""
+    try:
+        return has_name(hold.look()[1])
+    except ValueError:  # other code has closed the descriptor
+        return True
+
+
 def _drop(segment: Segment, hold: Hold) -> None:
     """Remove the names: the creator's Channel has gone. If they linger and a slot is free, they stay."""
     has_free_slot = segment.has_free_slot()
@@ -213,7 +224,10 @@ def _drop(segment: Segment, hold: Hold) -> None:
         hold.close()
         return
     unread = sum(segment.words[(ring >> 3) + TAIL] for ring in RINGS) if has_free_slot else 0
-    unlink(segment.name)
+    if _has_names(hold):
+        unlink(segment.name)
+    else:
+        disown(segment.name)
     hold.close()
     if segment.has_moved():
         sweep_blocks()  # the blocks that waited for a side to connect

@@ -38,6 +38,7 @@ class Segment:
     def __init__(self, name: str, file: io.FileIO) -> None:
         """Map a whole file. The caller closes the file."""
         self.name = name
+        self.semaphores: list[LibcSemaphore] = []  # of the process that has made them, which has them open
         self.memory = map_file(mmap.mmap, file.fileno(), os.fstat(file.fileno()).st_size)
         self.words = memoryview(self.memory).cast("Q")
         self.capacity = 0  # bytes per direction; read once, because a peer may change it after the check
@@ -80,10 +81,10 @@ class Segment:
         record[layout.INTERPRETER], record[layout.NETWORK] = processes.interpreter(), processes.network()
         record[layout.STATE] = state
 
-    def is_wanted(self, fd: int) -> bool:
+    def is_wanted(self, fd: int, status: os.stat_result) -> bool:
         """Whether a side may still connect: the names exist, and the creator lives or lets them linger."""
         _, pid, started, *_ = self.record(CREATOR)
-        return has_name(fd) and (self.lingers or locks.is_held(fd, CREATOR, pid, started))
+        return has_name(status) and (self.lingers or locks.is_held(fd, CREATOR, pid, started))
 
     # -- creating and attaching
 
@@ -92,10 +93,12 @@ class Segment:
     def create(cls, capacity: int, *, linger: bool, lend_limit: int = 0) -> Iterator[tuple[Segment, Hold]]:
         """Make a segment, its semaphores, and the creator's hold. All of it goes if the ``with`` raises."""
         try:
-            with files.new_file("", CREATOR, unlink, partial(_semaphores, create=True)) as (name, file, hold):
+            made: list[LibcSemaphore] = []
+            beside = partial(_make_semaphores, made)
+            with files.new_file("", CREATOR, unlink, beside) as (name, file, hold):
                 files.allocate(file, DATA + 2 * capacity)
                 segment = cls(name, file)
-                segment.capacity = capacity
+                segment.capacity, segment.semaphores = capacity, made
                 words = segment.words
                 words[layout.VERSION_WORD] = layout.VERSION
                 words[layout.CAPACITY_WORD], words[layout.FLAGS_WORD] = capacity, layout.LINGER * linger
@@ -139,14 +142,17 @@ class Segment:
     def claim(self) -> Slot:
         """Take a free slot. Then the caller has to call ``close_names``. Raises as ``Channel.connect``."""
         try:
-            hold = Hold(open_into, self.name)
-            # Open the semaphores before taking the slot: once both slots are taken, their names go.
-            items_0, space_0, items_1, space_1 = _semaphores(self.name)
+            hold, (items_0, space_0, items_1, space_1) = above_streams(self._open)
         except FileNotFoundError:
             raise self._gone() from None
         except OSError as error:
             raise refused(f"connect to {self.name}", error) from error
         return Slot(self, self._take(hold), hold, (items_0, items_1), (space_0, space_1))
+
+    def _open(self) -> tuple[Hold, list[LibcSemaphore]]:
+        hold = Hold(open_into, self.name)
+        # The semaphores before the slot is taken: once both slots are taken, their names go.
+        return hold, self.semaphores or [NamedSemaphore(each) for each in semaphore_names(self.name)]
 
     def close_names(self) -> None:
         """Remove the names if both slots are taken."""
@@ -156,7 +162,7 @@ class Segment:
 
     def _take(self, hold: Hold) -> int:
         until = monotonic() + PATIENCE
-        while self.has_free_slot() and has_name(hold.fileno()):
+        while self.has_free_slot() and has_name(hold.look()[1]):
             for index in (0, 1):
                 if self.state(index) == FREE and self._try_take(hold, index):
                     return index
@@ -173,7 +179,7 @@ class Segment:
                 return False
         elif not hold.try_lock(SLOTS[index]):
             return False
-        elif self.state(index) != FREE or not has_name(hold.fileno()):
+        elif self.state(index) != FREE or not has_name(hold.look()[1]):
             hold.unlock(SLOTS[index])
             return False
         self.sign(SLOTS[index], CONNECTED)
@@ -223,10 +229,10 @@ class Slot:
 
         Either its holder died without closing, or the slot is free and no side can connect.
         """
-        fd = self.hold.fileno()
+        fd, status = self.hold.look()
         state, pid, started, *_ = self.peer()
         if state == FREE:
-            over = not self.segment.is_wanted(fd)
+            over = not self.segment.is_wanted(fd, status)
         else:
             over = state == CONNECTED and not locks.is_held(fd, SLOTS[1 - self.index], pid, started)
         return over and self.peer()[layout.STATE] == state  # the peer may have connected or closed meanwhile
@@ -260,9 +266,8 @@ def _claim_name(name: str, index: int) -> str:
     return f"/{name}{index}c"  # the semaphore that stands for the lock of a slot, where there are no locks
 
 
-def _semaphores(name: str, *, create: bool = False) -> list[LibcSemaphore]:
-    # For all four at once: each look at the standard streams takes three system calls.
-    return above_streams(lambda: [NamedSemaphore(each, create=create) for each in semaphore_names(name)])
+def _make_semaphores(made: list[LibcSemaphore], name: str) -> None:
+    made[:] = [NamedSemaphore(each, create=True) for each in semaphore_names(name)]
 
 
 def unlink(name: str) -> None:

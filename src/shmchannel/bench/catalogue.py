@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import async_workloads, batches, growth, large, moves, workloads
+from . import async_workloads, batches, growth, large, moves, opening, workloads
 from .rivals import INTERPRETER, RIVALS
 
 COMPARISONS = [
@@ -11,6 +11,7 @@ COMPARISONS = [
     *moves.WORKLOADS,
     *async_workloads.WORKLOADS,
     *workloads.WORKLOADS[2:],
+    opening.WORKLOAD,
 ]
 GROUPED = {
     "all": COMPARISONS,

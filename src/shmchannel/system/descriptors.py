@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from io import FileIO
@@ -27,27 +29,37 @@ class Descriptor(Generic[Opened]):
     def __init__(self, opened: Opened) -> None:
         self._opened: Opened | None = opened  # an object of C code, which closes it if a handler raises now
         self._number = opened.fileno()
-        self._identity = _identity(self._number)
+        self._identity = _identity(_status_of(self._number))
         _newest[self._number] = self._mark = object()
 
     @property
     def taken(self) -> bool:
         """Whether other code has closed the number. By now it may be another file's."""
-        return self._opened is not None and not self._has_number()
+        return self._opened is not None and self._status() is None
 
-    def _has_number(self) -> bool:
+    def _status(self) -> os.stat_result | None:
+        status = _status_of(self._number)
         # One of our own may be the same file: it has registered later under that number.
-        return _identity(self._number) == self._identity and _newest.get(self._number) is self._mark
+        is_ours = _identity(status) == self._identity and _newest.get(self._number) is self._mark
+        return status if is_ours else None
 
     def get(self) -> Opened | None:
         """The file or socket; None once it was closed, by ``close`` or by other code."""
-        return self._opened if self._has_number() else None
+        return self._opened if self._status() is not None else None
+
+    def look(self) -> tuple[int, os.stat_result]:
+        """The number, and the status of its file: one look serves all that an operation asks of both.
+
+        Raises ``ValueError`` once it was closed, by ``close`` or by other code.
+        """
+        status = self._status()
+        if self._opened is None or status is None:
+            raise ValueError("this descriptor was closed")
+        return self._number, status
 
     def fileno(self) -> int:
-        """The number. Raises ``ValueError`` once it was closed, by ``close`` or by other code."""
-        if self.get() is None:
-            raise ValueError("this descriptor was closed")
-        return self._number
+        """The number. Raises as ``look``."""
+        return self.look()[0]
 
     def close(self) -> None:
         """Close the file or socket, unless its number is not its own any more; may be repeated."""
@@ -62,13 +74,16 @@ class Descriptor(Generic[Opened]):
 _newest: dict[int, object] = {}  # for each number, the mark of the last Descriptor that was made for it
 
 
-def _identity(number: int) -> tuple[int, int] | None:
-    """What tells an open file from every other; None if the number is of none."""
+def _status_of(number: int) -> os.stat_result | None:
     try:
-        status = os.fstat(number)
+        return os.fstat(number)
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+
+
+def _identity(status: os.stat_result | None) -> tuple[int, int] | None:
+    """What tells an open file from every other; None if the number is of none."""
+    return None if status is None else (status.st_dev, status.st_ino)
 
 
 def is_in_an_epoll(number: int) -> bool:
@@ -84,17 +99,37 @@ def is_in_an_epoll(number: int) -> bool:
     return False
 
 
+class _Fillers(list["Descriptor[socket.socket]"]):
+    """The sockets that have the numbers of closed standard streams."""
+
+
+class _InThread(threading.local):
+    """The fillers of the ``above_streams`` that this thread is in."""
+
+    fillers: weakref.ref[_Fillers] | None = None
+
+
+_in_thread = _InThread()
+
+
 def above_streams(make: Callable[[], T]) -> T:
     """Call ``make``, and have no descriptor that it opens be a standard stream that is closed now.
 
-    Meanwhile a socket has each such number. It is not connected, so what is written to it goes nowhere.
+    Meanwhile a socket has each such number. It is not connected, so what is written to it goes nowhere. An
+    operation that opens several files calls this once around them all: then theirs need not look again.
     """
-    fillers: list[Descriptor[socket.socket]] = []
+    outer = _in_thread.fillers
+    if outer is not None and outer() is not None:
+        return make()
+    fillers = _Fillers()
     try:
         for number in STANDARD_STREAMS:
-            if _identity(number) is None:
+            if _status_of(number) is None:
                 fillers.append(Descriptor(socket.socket(socket.AF_UNIX)))
+        # A weak reference, in case a signal handler keeps the last lines from being run.
+        _in_thread.fillers = weakref.ref(fillers)
         return make()
     finally:
+        _in_thread.fillers = None
         for filler in fillers:
             filler.close()

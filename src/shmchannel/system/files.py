@@ -87,13 +87,12 @@ def new_file(
         hold = None
         try:
             own(name, functools.partial(remove, name))
-            file = _create(name)
-            if file is not None:
+            made = above_streams(functools.partial(_make, name, lock, beside))
+            if made is not None:
+                file, hold = made
                 with file:
-                    hold = _hold(file, name, lock) if _made(beside, name) else None
-                    if hold is not None:
-                        yield name, file, hold
-                        return
+                    yield name, file, hold
+                    return
         except BaseException:
             remove(name)
             if hold is not None:
@@ -104,6 +103,21 @@ def new_file(
         f"cannot make a name in {NAMES_FOLDER}: another user of this machine was quicker to make files "
         f"with {TRIES} new names: stop that user's program"
     )
+
+
+def _make(name: str, lock: int, beside: Callable[[str], object]) -> tuple[io.FileIO, Hold] | None:
+    """Make the file, what goes with it, and the hold; None if the next name is to be tried."""
+    try:
+        file = open_name(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    except FileExistsError:
+        return None
+    hold = None
+    try:
+        hold = _hold(file, name, lock) if _made(beside, name) else None
+        return None if hold is None else (file, hold)
+    finally:
+        if hold is None:
+            file.close()
 
 
 def _made(beside: Callable[[str], object], name: str) -> bool:
@@ -117,14 +131,6 @@ def _made(beside: Callable[[str], object], name: str) -> bool:
     return True
 
 
-def _create(name: str) -> io.FileIO | None:
-    """Create the file; None if the name exists already."""
-    try:
-        return open_name(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    except FileExistsError:
-        return None
-
-
 def _hold(file: io.FileIO, name: str, lock: int) -> Hold | None:
     """Lock the byte; None if a sweep was quicker, and so has the lock or has removed the name."""
     os.fchmod(file.fileno(), OWNER_ONLY)  # the umask may have changed it
@@ -132,12 +138,12 @@ def _hold(file: io.FileIO, name: str, lock: int) -> Hold | None:
         hold = Hold(open_into, name)  # it needs an `open` of its own: see locks.py
     except FileNotFoundError:
         return None
-    return hold if hold.try_lock(lock) and has_name(file.fileno()) else None
+    return hold if hold.try_lock(lock) and has_name(os.fstat(file.fileno())) else None
 
 
-def has_name(fd: int) -> bool:
-    """Whether the file still has its name; where there are no locks, the system may not tell."""
-    return os.fstat(fd).st_nlink > 0 or not locks.HAVE_LOCKS
+def has_name(status: os.stat_result) -> bool:
+    """Whether a file still has its name; where there are no locks, the system may not tell."""
+    return status.st_nlink > 0 or not locks.HAVE_LOCKS
 
 
 def _with_gil(name: str) -> Any:
@@ -266,7 +272,7 @@ def open_each(found: Iterable[str]) -> Iterator[tuple[str, Hold]]:
         except OSError:
             continue  # the name has just gone, or it belongs to another user
         try:
-            if is_ours(os.fstat(hold.fileno())):
+            if is_ours(hold.look()[1]):
                 yield name, hold
         finally:
             hold.close()

@@ -54,9 +54,18 @@ class Hold:
         open_file(self._file, name)
         self._descriptor = Descriptor(self._file)
 
+    def look(self) -> tuple[int, os.stat_result]:
+        """The descriptor and its file's status: one look for all that an operation asks of them.
+
+        Raises ``ValueError`` once closed, here or by other code (``taken``).
+        """
+        if self._descriptor is None:
+            raise ValueError("this file is not open")
+        return self._descriptor.look()
+
     def fileno(self) -> int:
-        """The descriptor. Raises ``ValueError`` once closed, here or by other code (``taken``)."""
-        return self._descriptor.fileno() if self._descriptor is not None else self._file.fileno()
+        """The descriptor. Raises as ``look``."""
+        return self.look()[0]
 
     @property
     def taken(self) -> bool:

@@ -8,6 +8,8 @@ import sys
 import zlib
 from typing import NamedTuple
 
+from . import forks
+
 try:
     import _interpreters
 except ImportError:
@@ -29,10 +31,27 @@ class Process(NamedTuple):
     namespace: int  # see ``namespace``
 
 
-def this_process() -> Process:
-    started = _stat_of("self")[1] if _ON_LINUX else process_started(os.getpid())
-    return Process(os.getpid(), started or _UNKNOWN_START, namespace())
+_this_process: Process | None = None  # nothing changes it but a fork: a process keeps its pid namespace
 
+
+def this_process() -> Process:
+    """What others know this process by. /proc is read once, because that takes longer than all else here."""
+    global _this_process
+    known = _this_process
+    if known is None:
+        started = _stat_of("self")[1] if _ON_LINUX else process_started(os.getpid())
+        known = Process(os.getpid(), started or _UNKNOWN_START, namespace())
+        if started and known.namespace:  # else /proc may be mounted later
+            _this_process = known
+    return known
+
+
+def _forget_parent() -> None:
+    global _this_process
+    _this_process = None
+
+
+forks.in_child(_forget_parent)
 
 _ON_LINUX = sys.platform == "linux"
 _UNKNOWN_START = int.from_bytes(os.urandom(8), "little") >> 1 | 1  # of this process, without /proc
@@ -151,8 +170,8 @@ def network() -> int:
 
 def _namespace(kind: str) -> int:
     try:
-        return os.stat(f"/proc/self/ns/{kind}").st_ino
-    except OSError:
+        return int(os.readlink(f"/proc/self/ns/{kind}").partition("[")[2][:-1])  # it is "net:[4026531840]"
+    except (OSError, ValueError):
         return 0
 
 

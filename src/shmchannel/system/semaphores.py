@@ -1,9 +1,9 @@
 """A named semaphore: post, wait with a timeout, unlink.
 
-posix_ipc makes and posts it. posix_ipc does not load in an isolated subinterpreter; there libc does this too,
-through ctypes. Both open the same semaphores, also at the same time.
+posix_ipc makes it, and libc does the rest, through ctypes. posix_ipc does not load in an isolated
+subinterpreter; there libc makes it too.
 
-The timed wait is always libc's. ``posix_ipc.Semaphore.acquire`` clears every exception of a signal handler
+The wait is libc's because ``posix_ipc.Semaphore.acquire`` clears every exception of a signal handler
 but KeyboardInterrupt, and its timeout follows the wall clock (posix_ipc 1.3.2, ``Semaphore_acquire`` and
 ``convert_timeout``). ctypes returns to the interpreter on EINTR, and the interpreter runs the handler.
 """
@@ -15,6 +15,7 @@ import errno
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .clock import monotonic, monotonic_ns
@@ -40,12 +41,13 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 # (glibc 2.36). A PyDLL keeps the GIL, and a fork needs it. posix_ipc keeps it too.
 _libc_with_gil = ctypes.PyDLL(None, use_errno=True)
 _sem_open, _sem_close = _libc_with_gil.sem_open, _libc_with_gil.sem_close
+_sem_post = _libc_with_gil.sem_post  # it never waits: a thread that posts need not give up the GIL for it
 _sem_open.restype = ctypes.c_void_p
 _sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic: a mode and a value may follow
 _sem_close.argtypes = (ctypes.c_void_p,)
+_sem_post.argtypes = (ctypes.c_void_p,)
 LIBC.sem_unlink.argtypes = (ctypes.c_char_p,)
-for _name in ("sem_post", "sem_trywait"):
-    getattr(LIBC, _name).argtypes = (ctypes.c_void_p,)
+LIBC.sem_trywait.argtypes = (ctypes.c_void_p,)
 if hasattr(LIBC, "sem_clockwait"):
     LIBC.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
 if hasattr(LIBC, "sem_timedwait"):
@@ -96,21 +98,24 @@ class LibcSemaphore:
     def __init__(self, name: str, *, create: bool = False) -> None:
         self.name = name
         self.address: int | None = None
-        flags = os.O_CREAT | os.O_EXCL if create else 0
-        if not create:
+        if create:
+            self._make()
+        else:
             check_owner(f"sem.{name[1:]}")
-        self._open(flags)
+            self._open()
 
-    def _open(self, flags: int) -> None:
-        more = (ctypes.c_uint(OWNER_ONLY), ctypes.c_uint(0)) if flags else ()
+    def _make(self) -> None:
+        self._open(os.O_CREAT | os.O_EXCL, ctypes.c_uint(OWNER_ONLY), ctypes.c_uint(0))
+        self._set_mode()
+
+    def _open(self, flags: int = 0, *more: ctypes.c_uint) -> None:
+        """Open it by libc. ``more`` is the mode and the value of a new one."""
         self.address = _sem_open(self.name.encode(), flags, *more)
         if self.address in _SEM_FAILED:
             self.address = None
             raise _os_error(self.name)
         assert self.address
         self._fixed = ctypes.c_uint32.from_address(self.address + FIXED_WORD * 4)
-        if flags:
-            self._set_mode()
 
     def _set_mode(self) -> None:
         """Set the mode of the new semaphore's file, on Linux. The umask may have changed it."""
@@ -125,16 +130,13 @@ class LibcSemaphore:
     def post(self) -> None:
         """Add one to the count, which wakes a waiter."""
         try:
-            if self._is_whole():  # else this might never return; the sleeper looks again after a slice
-                self._post()
+            # else this might never return; the sleeper looks again after a slice
+            if self._is_whole() and _sem_post(self.address) != 0:
+                raise _os_error()
         except OSError as error:
             # A peer that only posts has filled the counter. Then the sleeper is awake anyway.
             if error.errno != errno.EOVERFLOW:
                 raise
-
-    def _post(self) -> None:
-        if LIBC.sem_post(self.address) != 0:
-            raise _os_error()
 
     def wait(self, timeout: float) -> bool:
         """Take one post, waiting at most ``timeout`` seconds; False if none came, or a signal did.
@@ -154,41 +156,32 @@ class LibcSemaphore:
         fixed = -1 if FIXED is None else FIXED
         return ForC(self.address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0, fixed)
 
-    def __del__(self) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def __del__(self, close: Callable[[int | None], object] = _sem_close) -> None:
         if getattr(self, "address", None):  # a signal handler may have cut off __init__
-            _sem_close(self.address)
+            close(self.address)  # a name of the module is gone at the end of a program
 
 
 class PosixIpcSemaphore(LibcSemaphore):
-    """The same by posix_ipc, except for the wait."""
+    """The same, made by posix_ipc."""
 
-    __slots__ = ("_semaphore",)
+    __slots__ = ()
 
-    def _open(self, flags: int) -> None:
+    def _make(self) -> None:
         name = self.name
         try:
-            self._semaphore = posix_ipc.Semaphore(name, flags, mode=OWNER_ONLY, initial_value=0)
+            made = posix_ipc.Semaphore(name, posix_ipc.O_CREX, mode=OWNER_ONLY, initial_value=0)
         except posix_ipc.ExistentialError as error:
-            raise OSError(errno.EEXIST if flags else errno.ENOENT, str(error), name) from None
+            raise FileExistsError(errno.EEXIST, str(error), name) from None
         except MemoryError as error:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), name) from error
         except (posix_ipc.PermissionsError, OSError) as error:  # without errno if too many files are open
             number = getattr(error, "errno", errno.EACCES) or errno.EMFILE
             raise OSError(number, os.strerror(number), name) from None
-        if flags:
+        try:
             self._set_mode()
-        super()._open(0)  # again, by libc: it counts its opens, and gives the same address for all
-
-    def _post(self) -> None:
-        self._semaphore.release()
-
-    def _close(self) -> None:
-        super()._close()
-        if hasattr(self, "_semaphore"):
-            self._semaphore.close()
+            self._open()  # while posix_ipc has it open: libc counts the opens, and gives both one address
+        finally:
+            made.close()
 
 
 NamedSemaphore: type[LibcSemaphore] = LibcSemaphore if posix_ipc is None else PosixIpcSemaphore

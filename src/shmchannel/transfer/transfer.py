@@ -58,6 +58,17 @@ class _Receiver:
         return buffer
 
 
+_OF_PORT_BUFFERS = Interface(PortBuffer, name=PORT_BUFFER)
+_OF_SHARED_BUFFERS = [
+    # Each port has its own ``attach``.
+    Interface(cls, name=name, detach=lambda buffer: block_of(buffer).name, attach=cls)
+    for name, cls in (
+        ("shmchannel.SharedBuffer", SharedBuffer),
+        ("shmchannel.SharedBuffer, detached", DetachedBuffer),
+    )
+]
+
+
 def buffer_interfaces(arrivals: weakref.ref[Arrivals]) -> list[Interface]:
     """How buffers cross a channel: they move.
 
@@ -65,17 +76,7 @@ def buffer_interfaces(arrivals: weakref.ref[Arrivals]) -> list[Interface]:
     detached does not move; its interface says so.
     """
     attach = _Receiver(arrivals).attach
-    shared = [
-        ("shmchannel.SharedBuffer", SharedBuffer),
-        ("shmchannel.SharedBuffer, detached", DetachedBuffer),
-    ]
-    return [
-        Interface(PortBuffer, name=PORT_BUFFER),
-        *(
-            Interface(cls, name=name, detach=lambda buffer: block_of(buffer).name, attach=attach)
-            for name, cls in shared
-        ),
-    ]
+    return [_OF_PORT_BUFFERS, *(each.of_port(attach=attach) for each in _OF_SHARED_BUFFERS)]
 
 
 Encode = Callable[[object, dict[int, Serialized]], bytes]

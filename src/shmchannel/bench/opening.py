@@ -1,0 +1,79 @@
+"""What it takes to make a channel, open both its ports and close them, beside what the standard library has.
+
+All in one thread: so nothing is waited for, and no second process has to be started in time.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from importlib import import_module
+
+from ..channel import Channel
+from .far_side import interpreters
+from .rivals import INTERPRETER, OURS, PROCESS
+from .workloads import Turn, Workload
+
+WARM_UP = 20  # of each: the first one imports modules, and fills the system's caches
+
+
+def _channel() -> None:
+    channel = Channel()
+    ports = channel.connect(), channel.connect()
+    for port in ports:
+        port.close_sync()
+
+
+def _pipe() -> None:
+    for connection in multiprocessing.Pipe():
+        connection.close()
+
+
+def _queue() -> None:
+    """One direction: a channel has two."""
+    multiprocessing.Queue().close()
+
+
+def _interpreter_queue() -> None:
+    import_module("concurrent.interpreters").create_queue()  # it goes with its last reference
+
+
+_RIVALS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
+    OURS: (_channel, (*PROCESS, *INTERPRETER)),
+    "mp.Queue": (_queue, PROCESS),
+    "mp.Pipe": (_pipe, PROCESS),
+    "interpreters.Queue": (_interpreter_queue, INTERPRETER),
+}
+
+
+def opening(turn: Turn) -> float:
+    """The median seconds to make, open and close one, also in an interpreter of its own."""
+    times = max(1, turn.echoes // 20)
+    if turn.where not in INTERPRETER:
+        return _median(turn.rival, times)
+    interpreter = interpreters.create()
+    try:
+        return float(interpreter.call(_median, turn.rival, times))
+    finally:
+        interpreter.close()
+
+
+def _median(rival: str, times: int) -> float:
+    once, _where = _RIVALS[rival]
+    clock, taken = time.perf_counter, []
+    for _ in range(WARM_UP + times):
+        begin = clock()
+        once()
+        taken.append(clock() - begin)
+    return statistics.median(taken[WARM_UP:])
+
+
+WORKLOAD = Workload(
+    "open",
+    "made, opened on both sides and closed",
+    "seconds",
+    opening,
+    {name: where for name, (_once, where) in _RIVALS.items()},
+)
