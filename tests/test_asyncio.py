@@ -279,6 +279,33 @@ def test_a_task_that_has_given_way_goes_on_for_as_long_as_the_others_did() -> No
     asyncio.run(main())
 
 
+def test_async_for_gives_way_to_others_too() -> None:
+    async def main() -> None:
+        async with pair(1 << 20) as (one, two):
+            others = 0
+
+            async def be_another() -> None:
+                nonlocal others
+                while True:
+                    others += 1
+                    await asyncio.sleep(0)
+
+            other = asyncio.create_task(be_another())
+            one.write_many_sync(range(1000))  # so no read has to wait
+            seen = 0
+            async for _ in two:
+                until = time.monotonic() + loops.CHECKPOINT_INTERVAL / 2
+                while time.monotonic() < until:
+                    pass
+                seen += 1
+                if seen == 100:
+                    break
+            assert others >= 25  # it was let in each second or third time
+            other.cancel()
+
+    asyncio.run(main())
+
+
 def test_several_loops_in_several_threads_each_with_its_own_ports() -> None:
     failed: list[BaseException] = []
 
@@ -602,6 +629,27 @@ def test_a_port_awaited_in_two_loops_at_once_is_refused_and_in_one_after_the_oth
             asyncio.run(main())
         assert len(refused) == 3
         assert "awaited in another event loop" in refused[0]
+
+
+@pytest.mark.parametrize("act", ["read", "write"])
+def test_a_port_awaited_in_one_loop_is_refused_to_another_also_where_that_need_not_wait(act: str) -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            loop = asyncio.get_running_loop()
+            if act == "write":
+                waiting, use = loop.create_task(one.read()), one.write(1)
+                await soon(lambda: loop_side_of(one) and asleep(loop_side_of(one).reading))
+            else:
+                fill(one)
+                two.write_sync("there")
+                waiting, use = loop.create_task(one.write(1)), one.read()
+                await soon(lambda: loop_side_of(one) and asleep(loop_side_of(one).writing))
+            loop_side_of(one).next_checkpoint = time.monotonic() + 1000  # here a task may go on at once
+            with pytest.raises(ChannelError, match="awaited in another event loop"):
+                await asyncio.to_thread(asyncio.run, use)
+            waiting.cancel()
+
+    asyncio.run(main())
 
 
 def test_without_a_running_loop_the_error_says_what_to_use() -> None:

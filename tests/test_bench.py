@@ -21,6 +21,7 @@ import pytest
 from programs import bench_faults
 from shmchannel import __version__, segment
 from shmchannel.bench import catalogue, far_side, isolated, plot, report
+from shmchannel.bench.async_workloads import UVLOOP
 from shmchannel.bench.report import Result, Run
 from shmchannel.bench.rivals import OURS, PROCESS, RIVALS, VALUES, importable
 from shmchannel.bench.workloads import Turn, taking_part
@@ -93,8 +94,9 @@ TURNS = [
     (workload.name, rival, workload.points[0])
     for workload in catalogue.WORKLOADS.values()
     for rival in (workload.rivals if importable(workload.module) else ())
-    # Not the compiled packages: they free their resources only when their process ends.
-    if rival in INSTALLED and (rival not in RIVALS or RIVALS[rival].module == "shmchannel")
+    # Not the compiled packages and uvloop: they free their resources only when their process ends.
+    if workload.module != UVLOOP and rival in INSTALLED
+    if rival not in RIVALS or RIVALS[rival].module == "shmchannel"
 ]
 
 

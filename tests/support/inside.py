@@ -67,7 +67,7 @@ def doorbell_of(port: Port) -> Any:
 
 def loop_side_of(port: Port) -> Any:
     """The port's side in the loop that awaits it, or None."""
-    return connection_of(port)._loop_side
+    return connection_of(port).loop_side
 
 
 def under_way_of(port: Port) -> Any:

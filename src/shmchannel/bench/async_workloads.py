@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Coroutine
+from importlib import import_module
 from typing import Any
 
 from ..bench import VALUE
@@ -15,13 +17,55 @@ from .workloads import Turn, Workload, check, check_ready
 
 IDLE_PORTS = 100
 SETTLE = 0.2  # seconds for the waiting reads to come to rest
+UVLOOP = "uvloop"  # begins the name of a workload in loops of that package
+
+
+def _run(turn: Turn, main: Coroutine[Any, Any, float]) -> float:
+    """Run a side in a new loop."""
+    factory = import_module(UVLOOP).new_event_loop if turn.workload.startswith(UVLOOP) else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+def one_way(turn: Turn) -> float:
+    """Messages/s, one way."""
+    near_state, far_state = ASYNC_RIVALS[turn.rival].make(turn.room(), 0)
+    with beside(turn.where, _drain, turn, far_state):
+        return _run(turn, _pour(turn, near_state))
+
+
+async def _pour(turn: Turn, state: Any) -> float:
+    send, receive, close = await ASYNC_RIVALS[turn.rival].near(state)
+    check_ready(await receive())
+    begin = time.perf_counter()
+    for _ in range(turn.messages - 1):
+        await send(VALUE)
+    await send("done")
+    check(await receive() == [turn.messages, VALUE, "done"], "altered, lost or doubled a message")
+    seconds = time.perf_counter() - begin
+    await close()
+    return turn.messages / seconds
+
+
+def _drain(turn: Turn, state: Any) -> None:
+    async def main() -> float:
+        send, receive, close = await ASYNC_RIVALS[turn.rival].far(state)
+        await send("ready")
+        value = None
+        for _ in range(turn.messages - 1):
+            value = await receive()
+        await send([turn.messages, value, await receive()])
+        await close()
+        return 0
+
+    _run(turn, main())
 
 
 def echo(turn: Turn) -> float:
     """The median round trip in seconds."""
     near_state, far_state = ASYNC_RIVALS[turn.rival].make(turn.room(), 0)
     with beside(turn.where, _answer, turn, far_state):
-        return asyncio.run(_ask(turn, near_state))
+        return _run(turn, _ask(turn, near_state))
 
 
 async def _ask(turn: Turn, state: Any) -> float:
@@ -42,7 +86,7 @@ async def _ask(turn: Turn, state: Any) -> float:
 
 
 def _answer(turn: Turn, state: Any) -> None:
-    async def main() -> None:
+    async def main() -> float:
         send, receive, close = await ASYNC_RIVALS[turn.rival].far(state)
         await send("ready")
         for _ in range(turn.echoes):
@@ -50,8 +94,9 @@ def _answer(turn: Turn, state: Any) -> None:
         check(await receive() == "done", "there is more than was sent")
         await send("done")
         await close()
+        return 0
 
-    asyncio.run(main())
+    _run(turn, main())
 
 
 def idle_loop(turn: Turn) -> float:
@@ -92,6 +137,9 @@ def _watch(turn: Turn, states: list[Any]) -> None:
 EVERYWHERE = dict.fromkeys(ASYNC_RIVALS, tuple(BETWEEN))
 PROCESSES = dict.fromkeys(ASYNC_RIVALS, PROCESS)
 WORKLOADS = [
+    Workload("asyncio-one-way", "one-way, in asyncio", "messages/s", one_way, EVERYWHERE),
+    Workload("uvloop-one-way", "one-way, in uvloop", "messages/s", one_way, PROCESSES, module=UVLOOP),
     Workload("asyncio", "round trip, in asyncio", "seconds", echo, EVERYWHERE),
+    Workload("uvloop", "round trip, in uvloop", "seconds", echo, PROCESSES, module=UVLOOP),
     Workload("idle-loop", f"idle: a loop, {IDLE_PORTS} awaited", "cores", idle_loop, PROCESSES),
 ]

@@ -108,7 +108,7 @@ class Connection:
         self._telling = threading.RLock()  # held by the thread that calls the callbacks
         self._told = False  # all of them have been called
         self._final: Statistics | None = None
-        self._loop_side: LoopSide | None = None  # made by the first await
+        self.loop_side: LoopSide | None = None  # made by the first await
         self.events = Events()
         self._under_way: set[tuple[int, Block]] = set()  # each with the position at which it has been read
         select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.complete)
@@ -447,7 +447,7 @@ class Connection:
 
     def close_in_loop(self) -> None:
         """As ``close``; in the port's own loop, what it has there is gone on return."""
-        side = self._loop_side
+        side = self.loop_side
         self.close()
         if side is not None:
             side.leave()
@@ -458,8 +458,8 @@ class Connection:
         if opened is not None:
             self.outgoing = Ended(ended.WRITING_ENDED, self._codec)
             opened.writer.producer.close()
-            if self._loop_side is not None:
-                self._loop_side.wake_writing()
+            if self.loop_side is not None:
+                self.loop_side.wake_writing()
 
     def end_reading(self) -> None:
         """End the reading: from now on the peer's writes return False."""
@@ -482,7 +482,7 @@ class Connection:
         Each step may be repeated, and the whole too: several threads may end at once, and a signal handler
         may interrupt. With ``abandoned`` nothing is said to the peer.
         """
-        side = self._loop_side  # first, because a thread clears it after it has cleared _open
+        side = self.loop_side  # first, because a thread clears it after it has cleared _open
         opened = self._still_open()
         if opened is None:
             self._tell()  # a signal handler may have cut that off
@@ -491,7 +491,7 @@ class Connection:
         answer = vars(self).setdefault("_answer", Ended(error, self._codec, peer_ended=peer_ended))
         self._final = self._final or self.statistics()
         self.outgoing = self.incoming = answer
-        side = side or self._loop_side  # a thread that makes a loop side from now on sees the answer
+        side = side or self.loop_side  # a thread that makes a loop side from now on sees the answer
         if not abandoned:
             opened.reader.consumer.close()  # first: a peer that sees our writing end then knows if we read
             opened.writer.producer.close()
@@ -537,7 +537,7 @@ class Connection:
                 for event in events:
                     self.events.fire(event, self._loop)
             self._told = True
-            self._loop_side = None
+            self.loop_side = None
             shutdown.unregister(self)
 
         locked(self._telling, tell, timeout=0)
@@ -569,13 +569,13 @@ class Connection:
                 return
         except ChannelError:
             pass  # another loop awaits the port, or a select watches it
-        if self._loop_side is not None:
-            self._loop_side.watch_soon(weakref.WeakMethod(self.notice_end))
+        if self.loop_side is not None:
+            self.loop_side.watch_soon(weakref.WeakMethod(self.notice_end))
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop that last awaited this port, unless it is closed."""
-        return None if self._loop_side is None else self._loop_side.loop
+        return None if self.loop_side is None else self.loop_side.loop
 
     async def drive(self, operation: Operation[T], place: Place) -> T:
         """Run an operation in the running event loop. Once the connection is over, it does not wait."""
@@ -595,7 +595,7 @@ class Connection:
                 raise ChannelError(
                     "a select watches this port: call read_nowait when its fileno() is readable"
                 )
-        side = self._loop_side or locked(self._doorbell.lock, self._make_loop_side)
+        side = self.loop_side or locked(self._doorbell.lock, self._make_loop_side)
         moved = side.join()
         if isinstance(self.incoming, Ended):
             side.stop()  # a thread that has just closed the port may not have seen this side
@@ -607,10 +607,10 @@ class Connection:
         opened = self._open
         if opened is None:
             raise ended.CLOSED()  # another thread has just closed the port
-        if self._loop_side is None:
+        if self.loop_side is None:
             reader, writer = opened.reader.consumer.sleeper, opened.writer.producer.sleeper
-            self._loop_side = LoopSide(self._doorbell, reader, writer)
-        return self._loop_side
+            self.loop_side = LoopSide(self._doorbell, reader, writer)
+        return self.loop_side
 
     def notice_end(self) -> bool:
         """Look for the end, for the loop's pulse: so an idle port ends soon after its peer. False if over."""

@@ -18,7 +18,6 @@ from ..waiting.deadline import check_timeout
 from ..waiting.thread import drive
 from . import shutdown
 from .connection import Accepted, Connection
-from .ended import Ended
 from .events import Callback, Event
 from .peer import PeerInfo
 from .statistics import Statistics
@@ -155,18 +154,14 @@ class Port:
         if transfer is not _NONE:
             with connection.moving(transfer) as moving:
                 return await connection.drive(connection.writing_moved(value, moving), "writing")
-        outgoing = connection.outgoing
-        if isinstance(outgoing, Ended):
-            outgoing.put(value)
-            return outgoing.refuse()
-        side = connection.in_loop()
-        if side.may_go_on(side.writing):
+        side = connection.loop_side
+        if side is not None and side.may_go_on(side.writing):
             payload = connection.outgoing.put(value)
             if payload is None:
                 return True
         else:
             payload = connection.outgoing.encode(value)
-        return await side.drive(connection.writing(payload), "writing")
+        return await connection.drive(connection.writing(payload), "writing")
 
     def write_many_sync(self, values: Iterable[object], *, timeout: float | None = None) -> int:
         """Write values in their order; for many small ones faster than ``write_sync``.
@@ -259,14 +254,12 @@ class Port:
         Raises ``ChannelError`` while another event loop awaits the port or a selector has it.
         """
         connection = self._connection
-        if isinstance(connection.incoming, Ended):
-            return connection.incoming.take()
-        side = connection.in_loop()
-        if side.may_go_on(side.reading):
+        side = connection.loop_side
+        if side is not None and side.may_go_on(side.reading):
             value = connection.incoming.take_soon()
             if value is not NOTHING:
                 return value
-        return connection.value_of(await side.drive(connection.reading(), "reading"))
+        return connection.value_of(await connection.drive(connection.reading(), "reading"))
 
     def read_many_sync(self, max: int = 1000, timeout: float | None = None) -> list[Any]:  # noqa: A002
         """Return the values that can be read now, 1 to ``max``; waits for the first as ``read_sync`` does.
