@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 from array import array
-from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -22,19 +21,10 @@ from shmchannel.codec.interfaces import Serialized
 from shmchannel.codec.limits import MAX_DEPTH
 from shmchannel.codec.types import GRAPH_MESSAGE, TAGGED_MESSAGE
 from support import engines
-from support.engines import Codec, decode
+from support.engines import Codec, by_all, decode
 from support.values import alike, deep, shared_values, values
 
 pytestmark = pytest.mark.varies
-
-
-def by_all(function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """The results of all engines."""
-    results = []
-    for name in engines.HERE:
-        with engines.made_by(name):
-            results.append(function(*arguments))
-    return results
 
 
 def encoded(value: Any) -> bytes | str:

@@ -5,6 +5,7 @@ That its codec is the same is in test_engines_agree.py; that its ring is, in tes
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import inspect
 import os
@@ -24,7 +25,7 @@ import msgpack
 import pytest
 
 import shmchannel
-from shmchannel import Channel, CloneError, EndOfChannel, Port, WouldBlock, engine, layout
+from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, Port, WouldBlock, engine, layout
 from shmchannel.codec.interfaces import Interface
 from shmchannel.ring import end as ring
 from shmchannel.waiting import sleeper as waiting
@@ -634,16 +635,34 @@ def test_instances_leave_no_reference_behind() -> None:
     class Thing:
         pass
 
-    known: Any = Interface(Thing, serialize=lambda _: [1], deserialize=lambda _: Thing())
-    codec = engine.Codec([known])
+    @dataclasses.dataclass
+    class Record:
+        x: Any
+        y: Any = dataclasses.field(init=False)
+
+    def turn() -> None:
+        for value in (things, complete, [complete, complete], lacking, [Record(1), object()]):
+            with suppress(ChannelError):
+                payload = codec.encode(value)
+                codec.decode(payload)
+                codec.decode(payload.replace(b"\xa1y", b"\xa1z"))
+
+    interfaces: Any = [
+        Interface(Thing, serialize=lambda _: [1], deserialize=lambda _: Thing()),
+        Interface(Record, name="record"),
+    ]
+    codec = engine.Codec(interfaces)
     things = [Thing() for _ in range(50)]
-    codec.decode(codec.encode(things))
+    lacking, complete = ([Record([number]) for number in range(50)] for _ in range(2))
+    for record in complete:
+        record.y = (2,)
+    turn()
     gc.collect()
-    blocks, interface = sys.getallocatedblocks(), sys.getrefcount(known)
+    blocks, references = sys.getallocatedblocks(), [sys.getrefcount(one) for one in interfaces]
     for _ in range(50):
-        codec.decode(codec.encode(things))
+        turn()
     gc.collect()
-    assert sys.getrefcount(known) == interface
+    assert [sys.getrefcount(one) for one in interfaces] == references
     assert sys.getallocatedblocks() - blocks < 100
 
 

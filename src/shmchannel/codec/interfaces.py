@@ -10,7 +10,7 @@ import enum
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast, runtime_checkable
 
 from ..errors import ChannelError, InterfaceError
 from .builtin_exceptions import context_of
@@ -156,10 +156,17 @@ class Interface:
     def _call(self, how: str, function: Function, argument: Any) -> Any:
         try:
             return function(argument)
-        except (ChannelError, MemoryError):
-            raise
         except Exception as error:
-            raise InterfaceError(f"{self.name}: {how} raised {type(error).__name__}: {error}") from error
+            self.raised(how, error)
+
+    def raised(self, how: str, error: Exception) -> NoReturn:
+        """Raise an ``InterfaceError`` for what a function of the interface has raised."""
+        if isinstance(error, ChannelError | MemoryError):
+            try:
+                raise error
+            finally:  # its traceback has this frame: a cycle would keep blocks until a collection
+                del error
+        raise InterfaceError(f"{self.name}: {how} raised {type(error).__name__}: {error}") from error
 
     # A dataclass travels as all its fields, and is built without a call of __init__. So does an exception.
 

@@ -25,6 +25,8 @@ static PyObject *codec_prepare(PyObject *object, PyObject *Py_UNUSED(given))
     self->state = PyModule_GetState(module);
     Py_XSETREF(self->module, Py_NewRef(module));
     Py_XSETREF(self->by_class, by_class);
+    if (find_records(self) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -63,6 +65,8 @@ static int codec_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(((Codec *)object)->module);
     Py_VISIT(((Codec *)object)->by_class);
+    Py_VISIT(((Codec *)object)->records_by_class);
+    Py_VISIT(((Codec *)object)->records_by_name);
     return 0;
 }
 
@@ -75,6 +79,8 @@ static void codec_dealloc(PyObject *object)
         Py_CLEAR(self->keys[i].text);
 #endif
     Py_CLEAR(self->by_class);
+    Py_CLEAR(self->records_by_class);
+    Py_CLEAR(self->records_by_name);
     Py_CLEAR(self->module);
     free_object(object);
 }

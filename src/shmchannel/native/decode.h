@@ -10,6 +10,7 @@
 #pragma once
 
 #include "decode_scalars.h"
+#include "records.h"
 
 static PyObject *decode_value(Decoder *decoder);
 
@@ -98,21 +99,130 @@ static PyObject *decode_set(Decoder *decoder, size_t count, bool frozen)
     return set;
 }
 
-static PyObject *build_instance(Decoder *decoder, PyObject *items, bool moved)
+/* Decode `count` keys and values into a new dict. Returns it; or NULL, and it is gone. */
+static PyObject *decode_pairs(Decoder *decoder, PyObject *map, size_t count)
+{
+    for (size_t i = 0; map && i < count; i++) {
+        uint8_t head = bytes_left(decoder) ? *(const volatile uint8_t *)decoder->place : 0;
+        PyObject *key, *value = NULL;
+        if (head >= 0xA0 && head < 0xC0) {
+            decoder->pending--;
+            decoder->place++;
+            key = decode_key(decoder, head & 0x1F);
+        } else {
+            key = decode_item(decoder);
+        }
+        if (key)
+            value = decode_item(decoder);
+        if (!value || PyDict_SetItem(map, key, value) < 0)
+            Py_CLEAR(map);
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+    }
+    return map;
+}
+
+static PyObject *decode_map(Decoder *decoder, size_t count)
+{
+    if (count > SIZE_MAX / 2 || !enter_container(decoder, 2 * count))
+        return NULL;
+    PyObject *map = decode_pairs(decoder, PyDict_New(), count);
+    decoder->depth--;
+    return map;
+}
+
+/* -- instances of interfaces */
+
+/* The length of the map that comes next, after whose head the decoder goes on; -1 if none does. */
+static int64_t decode_map_head(Decoder *decoder)
+{
+    uint64_t count = bytes_left(decoder) ? *decoder->place : 0;
+    size_t width = count == 0xDE ? 2 : count == 0xDF ? 4 : 0;
+    if ((!width && (count & 0xF0) != 0x80) || bytes_left(decoder) < 1 + width)
+        return -1;
+    decoder->place++;
+    decoder->pending--;
+    count &= 0xF;
+    if (width)
+        read_number(decoder, (int)width, &count);
+    return (int64_t)count;
+}
+
+/* Skip a key, if it is the next and short and ASCII, as the names of fields are. */
+static inline bool skip_key(Decoder *decoder, PyObject *key)
+{
+    size_t length = (size_t)PyUnicode_GET_LENGTH(key);
+    const uint8_t *place = decoder->place;
+    if (!PyUnicode_IS_COMPACT_ASCII(key) || length >= 32 || bytes_left(decoder) <= length || *place != (0xA0 | length) ||
+        memcmp(place + 1, PyUnicode_1BYTE_DATA(key), length))
+        return false;
+    decoder->place += 1 + length;
+    decoder->pending--;
+    return true;
+}
+
+/* A dict of the first `done` fields with these values, and of what comes next. */
+static PyObject *decode_other_fields(Decoder *decoder, PyObject *fields, PyObject *const *values, size_t done, size_t count)
+{
+    PyObject *map = PyDict_New();
+    for (size_t i = 0; map && i < done; i++)
+        if (PyDict_SetItem(map, PyTuple_GET_ITEM(fields, (Py_ssize_t)i), values[i]) < 0)
+            Py_CLEAR(map);
+    return decode_pairs(decoder, map, count - done);
+}
+
+/* An instance from the dict of its fields that comes next. Nothing is decoded twice: of instances within each other the innermost
+   would be decoded 2^256 times. So if the fields turn out to be others than here, or in another order, those that are done go into
+   a dict for Interface.build. */
+static PyObject *decode_record(Decoder *decoder, PyObject *record, size_t count)
+{
+    PyObject *fields = PyTuple_GET_ITEM(record, RECORD_FIELDS), *instance = NULL, *map = NULL;
+    PyTypeObject *class = (PyTypeObject *)PyTuple_GET_ITEM(record, RECORD_CLASS);
+    PyObject *values[MOST_FIELDS];
+    size_t done = 0;
+    bool alike = count == (size_t)PyTuple_GET_SIZE(fields) && !PyType_HasFeature(class, Py_TPFLAGS_IS_ABSTRACT);
+    if (count > SIZE_MAX / 2 || !enter_container(decoder, 2 * count))
+        return NULL;
+    while (alike && done < count && (alike = skip_key(decoder, PyTuple_GET_ITEM(fields, (Py_ssize_t)done))) &&
+           (values[done] = decode_item(decoder)))
+        done++;
+    if (alike && done == count)
+        instance = make_instance(decoder->codec->state, record, values);
+    else if (!alike && (map = decode_other_fields(decoder, fields, values, done, count)))
+        instance = PyObject_CallMethodOneArg(PyTuple_GET_ITEM(record, RECORD_INTERFACE), decoder->codec->state->str_build, map);
+    Py_XDECREF(map);
+    while (done)
+        Py_DECREF(values[--done]);
+    decoder->depth--;
+    return instance;
+}
+
+/* The name of an interface, and the value of an instance of it. */
+static PyObject *decode_instance(Decoder *decoder, size_t count, bool moved)
 {
     State *state = decoder->codec->state;
-    if (PyList_GET_SIZE(items) != 2) {
+    if (count != 2) {
         PyErr_SetString(PyExc_ValueError, "an instance is a name and a value");
         return NULL;
     }
-    PyObject *codec = (PyObject *)decoder->codec, *value = NULL;
-    PyObject *interface = PyObject_CallMethodOneArg(codec, state->str_find, PyList_GET_ITEM(items, 0));
-    if (interface)
-        value = PyObject_CallMethodObjArgs(interface, state->str_build, PyList_GET_ITEM(items, 1),
-                                           moved ? Py_True : Py_False, NULL);
+    PyObject *name = decode_item(decoder), *record = NULL, *instance = NULL;
+    if (name && PyUnicode_CheckExact(name) && !moved)
+        record = PyDict_GetItemWithError(decoder->codec->records_by_name, name);
+    int64_t fields = record ? decode_map_head(decoder) : -1;
+    PyObject *value = fields < 0 && name && !PyErr_Occurred() ? decode_item(decoder) : NULL, *interface = NULL;
+    if (value)
+        interface = PyObject_CallMethodOneArg((PyObject *)decoder->codec, state->str_find, name);
+    if (fields >= 0)
+        instance = decode_record(decoder, record, (size_t)fields);
+    else if (interface)
+        instance = PyObject_CallMethodObjArgs(interface, state->str_build, value, moved ? Py_True : Py_False, NULL);
     Py_XDECREF(interface);
-    return value;
+    Py_XDECREF(value);
+    Py_XDECREF(name);
+    return instance;
 }
+
+/* -- arrays */
 
 static PyObject *build_parts(Decoder *decoder, PyObject *items, long code)
 {
@@ -134,10 +244,11 @@ static Py_NO_INLINE PyObject *decode_tagged(Decoder *decoder, size_t count)
         return decode_items(decoder, PyTuple_New((Py_ssize_t)count), count);
     if (code == state->code_of_set || code == state->code_of_frozenset)
         return decode_set(decoder, count, code == state->code_of_frozenset);
-    PyObject *items = may_call(decoder) ? decode_list(decoder, count) : NULL, *value = NULL;
-    if (items)
-        value = is_instance(state, code) ? build_instance(decoder, items, code == state->code_of_moved)
-                                         : build_parts(decoder, items, code);
+    if (!may_call(decoder))
+        return NULL;
+    if (is_instance(state, code))
+        return decode_instance(decoder, count, code == state->code_of_moved);
+    PyObject *items = decode_list(decoder, count), *value = items ? build_parts(decoder, items, code) : NULL;
     Py_XDECREF(items);
     return value;
 }
@@ -149,32 +260,6 @@ static PyObject *decode_array(Decoder *decoder, size_t count)
     PyObject *value = decoder->tagged ? decode_tagged(decoder, count) : decode_list(decoder, count);
     decoder->depth--;
     return value;
-}
-
-static PyObject *decode_map(Decoder *decoder, size_t count)
-{
-    if (count > SIZE_MAX / 2 || !enter_container(decoder, 2 * count))
-        return NULL;
-    PyObject *map = PyDict_New();
-    for (size_t i = 0; map && i < count; i++) {
-        uint8_t head = bytes_left(decoder) ? *(const volatile uint8_t *)decoder->place : 0;
-        PyObject *key, *value = NULL;
-        if (head >= 0xA0 && head < 0xC0) {
-            decoder->pending--;
-            decoder->place++;
-            key = decode_key(decoder, head & 0x1F);
-        } else {
-            key = decode_item(decoder);
-        }
-        if (key)
-            value = decode_item(decoder);
-        if (!value || PyDict_SetItem(map, key, value) < 0)
-            Py_CLEAR(map);
-        Py_XDECREF(key);
-        Py_XDECREF(value);
-    }
-    decoder->depth--;
-    return map;
 }
 
 /* -- any value */

@@ -61,8 +61,7 @@ static int encode_dict(Encoder *encoder, PyObject *dict)
     PyObject *key, *value;
     int status = enter_level(encoder, &level, dict);
     if (!status)
-        status = length < 16 ? add_head(encoder, (uint8_t)(0x80 | length))
-                             : add_length(encoder, (size_t)length, 0, 0xDE, 0xDF);
+        status = add_map_head(encoder, (size_t)length);
     for (; !status && count < length && dict_next(dict, &place, &key, &value); count++) {
         status = PyUnicode_CheckExact(key) ? encode_str(encoder, key) : encode_value(encoder, key);
         if (!status)
@@ -159,20 +158,6 @@ static int encode_parts(Encoder *encoder, PyObject *kind, PyObject *value)
 
 /* -- instances of interfaces */
 
-/* Keep the value of an instance, in case that the message is encoded again, as a graph. */
-static int keep_value(Encoder *encoder, PyObject *instance, PyObject *interface, PyObject *value)
-{
-    PyObject *made = encoder->codec->state->serialized;
-    if (!encoder->serialized && !(encoder->serialized = PyDict_New()))
-        return -1;
-    PyObject *id = PyLong_FromVoidPtr(instance);
-    PyObject *serialized = id ? PyObject_CallFunctionObjArgs(made, instance, interface, value, NULL) : NULL;
-    int status = serialized ? PyDict_SetItem(encoder->serialized, id, serialized) : -1;
-    Py_XDECREF(id);
-    Py_XDECREF(serialized);
-    return status;
-}
-
 /* The value of an instance that is moved, borrowed. NULL if it is not moved, or with an exception. */
 static PyObject *moved_value(Encoder *encoder, PyObject *instance)
 {
@@ -187,37 +172,108 @@ static PyObject *moved_value(Encoder *encoder, PyObject *instance)
     return PyTuple_GET_ITEM(serialized, 2);
 }
 
+/* Keep an instance and the value that it travels as. */
+static int keep_value(Encoder *encoder, PyObject *interface, PyObject *instance, PyObject *value)
+{
+    Kept *kept = &encoder->kept;
+    if (kept_reserve(kept, 3) < 0)
+        return -1;
+    kept->objects[kept->count++] = Py_NewRef(interface);
+    kept->objects[kept->count++] = Py_NewRef(instance);
+    kept->objects[kept->count++] = Py_NewRef(value);
+    return 0;
+}
+
+/* An instance by the value that it travels as. Takes that over; NULL is an exception. */
+static int encode_by_value(Encoder *encoder, PyObject *interface, PyObject *value, long code)
+{
+    PyObject *name = value ? PyObject_GetAttr(interface, encoder->codec->state->str_name) : NULL;
+    PyObject *pair = name ? PyTuple_Pack(2, name, value) : NULL;
+    int status = pair ? descend(encoder) : -1;
+    encoder->inside++;
+    if (!status)
+        status = encode_items(encoder, code, pair);
+    encoder->inside--;
+    encoder->depth--;
+    Py_XDECREF(pair);
+    Py_XDECREF(name);
+    Py_XDECREF(value);
+    return status;
+}
+
+/* Keep a record's instance and the values of its fields. All are read before one is encoded, which may run code that sets
+   others. 0; or -1 with an exception, or without one if a field is not set: then `form` is the value to travel as. */
+static int keep_fields(Encoder *encoder, PyObject *record, PyObject *instance, PyObject **form)
+{
+    Kept *kept = &encoder->kept;
+    PyObject *fields = PyTuple_GET_ITEM(record, RECORD_FIELDS);
+    Py_ssize_t count = PyTuple_GET_SIZE(fields), taken = 0, unset = 0;
+    if (mark_levels(encoder->level) < 0 || kept_reserve(kept, 2 + (size_t)count) < 0)
+        return -1;
+    PyObject **place = &kept->objects[kept->count];
+    while (taken < count && get_field(encoder->codec->state, record, instance, taken, &place[2 + taken]) == 0)
+        unset += !place[2 + taken++];
+    if (taken == count && !unset) {
+        place[0] = Py_NewRef(record);
+        place[1] = Py_NewRef(instance);
+        kept->count += 2 + (size_t)count;
+        return 0;
+    }
+    if (taken == count)
+        *form = kept_fields(fields, place + 2);
+    while (taken)
+        Py_XDECREF(place[1 + taken--]);
+    return -1;
+}
+
+/* An instance of a record: the bytes of its name and of a dict of its fields, without that dict. */
+static int encode_record(Encoder *encoder, PyObject *record, PyObject *instance)
+{
+    PyObject *fields = PyTuple_GET_ITEM(record, RECORD_FIELDS), *form = NULL;
+    PyObject *interface = PyTuple_GET_ITEM(record, RECORD_INTERFACE);
+    long code = encoder->codec->state->code_of_instance;
+    size_t count = (size_t)PyTuple_GET_SIZE(fields), first = encoder->kept.count + 2;
+    if (keep_fields(encoder, record, instance, &form) < 0) {
+        if (form && keep_value(encoder, interface, instance, form) < 0)
+            Py_CLEAR(form);
+        return encode_by_value(encoder, interface, form, code);
+    }
+    int depth = encoder->depth, status = descend(encoder);
+    if (!status && !(status = descend(encoder)))
+        status = add_tag(encoder, 2, code);
+    if (!status && !(status = encode_value(encoder, PyTuple_GET_ITEM(record, RECORD_NAME))))
+        status = add_map_head(encoder, count);
+    encoder->inside++;
+    for (size_t i = 0; !status && i < count; i++)
+        if (!(status = encode_str(encoder, PyTuple_GET_ITEM(fields, (Py_ssize_t)i))))
+            status = encode_value(encoder, encoder->kept.objects[first + i]);
+    encoder->inside--;
+    encoder->depth = depth;
+    return status;
+}
+
 static int encode_instance(Encoder *encoder, PyObject *interface, PyObject *instance)
 {
     State *state = encoder->codec->state;
-    PyObject *flag = PyObject_GetAttr(interface, state->str_is_enum);
+    PyObject *record = PyDict_GetItemWithError(encoder->codec->records_by_class, (PyObject *)Py_TYPE(instance));
+    PyObject *flag = record ? Py_NewRef(Py_False) : PyErr_Occurred() ? NULL : PyObject_GetAttr(interface, state->str_is_enum);
     if (!flag)
         return -1;
     bool is_enum = flag == Py_True;
     Py_DECREF(flag);
     int status = is_enum ? 0 : meet(encoder, instance);
-    if (status)
-        return status;
-    PyObject *value = Py_XNewRef(moved_value(encoder, instance));
-    bool moves = value;
-    if (!value && !PyErr_Occurred() && mark_levels(encoder->level) == 0)
+    PyObject *moved = status ? NULL : moved_value(encoder, instance), *value = NULL;
+    if (status || (!moved && PyErr_Occurred()))
+        return status ? status : -1;
+    if (moved)
+        return encode_by_value(encoder, interface, Py_NewRef(moved), state->code_of_moved);
+    if (record)
+        return encode_record(encoder, record, instance);
+    if (mark_levels(encoder->level) == 0)
         value = PyObject_CallMethodOneArg(interface, state->str_take, instance);
-    if (!value)
-        return -1;
-    if (!is_enum && !moves)
-        status = keep_value(encoder, instance, interface, value);
-    PyObject *name = status ? NULL : PyObject_GetAttr(interface, state->str_name);
-    PyObject *pair = name ? PyTuple_Pack(2, name, value) : NULL;
-    status = pair ? descend(encoder) : -1;
-    encoder->inside++;
-    if (!status)
-        status = encode_items(encoder, moves ? state->code_of_moved : state->code_of_instance, pair);
-    encoder->inside--;
-    encoder->depth--;
-    Py_XDECREF(pair);
-    Py_XDECREF(name);
-    Py_DECREF(value);
-    return status;
+    if (value && !is_enum && keep_value(encoder, interface, instance, value) < 0)
+        Py_CLEAR(value);
+    return encode_by_value(encoder, interface, value, state->code_of_instance);
 }
 
 /* -- any value */
@@ -303,7 +359,7 @@ static void encoder_begin(Encoder *encoder, Codec *codec, PyObject *moves)
     encoder->level = NULL;
     encoder->depth = 0;
     encoder->tagged = false;
-    encoder->serialized = NULL;
+    kept_begin(&encoder->kept);
     encoder->moves = moves;
     encoder->moved = 0;
     encoder->pieces = encoder->lends = NULL;
@@ -314,7 +370,7 @@ static void encoder_end(Encoder *encoder)
 {
     output_end(&encoder->out);
     PyMem_Free((void *)encoder->seen.slots);
-    Py_XDECREF(encoder->serialized);
+    kept_end(&encoder->kept);
     Py_XDECREF(encoder->pieces);
     Py_XDECREF(encoder->lends);
 }
@@ -347,14 +403,15 @@ static int take_payload(Encoder *encoder, PyObject *payload)
 /* Have Codec.encode_graph encode the message; `error`, which it takes over, is what went wrong before, or NULL. */
 static int encode_as_graph(Encoder *encoder, PyObject *value, PyObject *error)
 {
-    if (!encoder->serialized)
-        encoder->serialized = PyDict_New();
+    State *state = encoder->codec->state;
     PyObject *codec = (PyObject *)encoder->codec, *moves = encoder->moves ? encoder->moves : Py_None, *payload = NULL;
+    PyObject *serialized = kept_as_dict(&encoder->kept, state);
     if (!encoder->pieces)
-        encoder->pieces = PyObject_CallMethodNoArgs(codec, encoder->codec->state->str_pieces);
-    if (encoder->serialized && encoder->pieces)
-        payload = PyObject_CallMethodObjArgs(codec, encoder->codec->state->str_encode_graph, value, encoder->serialized,
-                                             error ? error : Py_None, moves, encoder->pieces, NULL);
+        encoder->pieces = PyObject_CallMethodNoArgs(codec, state->str_pieces);
+    if (serialized && encoder->pieces)
+        payload = PyObject_CallMethodObjArgs(codec, state->str_encode_graph, value, serialized, error ? error : Py_None, moves,
+                                             encoder->pieces, NULL);
+    Py_XDECREF(serialized);
     Py_XDECREF(error);
     return take_payload(encoder, payload);
 }

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "kept.h"
 #include "levels.h"
 #include "output.h"
 #include "seen.h"
@@ -13,7 +14,7 @@ typedef struct {
     Level *level; /* the innermost, or NULL */
     int depth;
     bool tagged;
-    PyObject *serialized; /* a dict, by id: the Serialized of instances that were met; or NULL */
+    Kept kept;
     PyObject *moves;      /* a dict, by id: the Serialized of instances that are moved; or NULL */
     Py_ssize_t moved;     /* how many of them were met */
     PyObject *pieces;     /* those that lie beside the message, a Pieces of codec/lent.py; or NULL */
@@ -66,6 +67,13 @@ static inline int add_array_head(Encoder *encoder, size_t length)
     if (length < 16)
         return add_head(encoder, (uint8_t)(0x90 | length));
     return add_length(encoder, length, 0, 0xDC, 0xDD);
+}
+
+static inline int add_map_head(Encoder *encoder, size_t length)
+{
+    if (length < 16)
+        return add_head(encoder, (uint8_t)(0x80 | length));
+    return add_length(encoder, length, 0, 0xDE, 0xDF);
 }
 
 static int encode_str(Encoder *encoder, PyObject *text)

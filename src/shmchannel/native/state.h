@@ -22,6 +22,7 @@ enum { WRAPPER = 6 };     /* bytes: the head of the ext 32 that wraps a message 
     DO("codec.types", "MUTABLE_LEAVES", mutable_leaves)     \
     DO("codec.types", "decode_leaf", decode_leaf)           \
     DO("codec.types", "decode_timestamp", decode_timestamp) \
+    DO("codec.interfaces", "Interface", interface_type)     \
     DO("codec.interfaces", "Serialized", serialized)        \
     DO("codec.codec", "REFUSED_WHILE_ENCODING", refusals)   \
     DO("codec.limits", "changed", changed)                  \
@@ -35,14 +36,14 @@ enum { WRAPPER = 6 };     /* bytes: the head of the ext 32 that wraps a message 
     DO("messages", "NOTHING", nothing)
 
 /* The names of attributes, interned: type caches would keep each str that is made for one call. */
-#define FOR_EACH_NAME(DO)                                                                                        \
-    DO(, "_connection", str_connection) DO(, "accepted", str_accepted) DO(, "beginning", str_beginning)          \
-    DO(, "build", str_build)                                                                                     \
-    DO(, "decode_graph", str_decode_graph) DO(, "decode_lent", str_decode_lent)                                  \
-    DO(, "encode_graph", str_encode_graph) DO(, "find", str_find) DO(, "finish", str_finish)                     \
-    DO(, "incoming", str_incoming) DO(, "is_enum", str_is_enum) DO(, "lend", str_lend) DO(, "let_go", str_let_go)  \
-    DO(, "lending", str_lending) DO(, "lent", str_lent) DO(, "name", str_name) DO(, "note", str_note)            \
-    DO(, "outgoing", str_outgoing) DO(, "pieces", str_pieces) DO(, "refused", str_refused)                       \
+#define FOR_EACH_NAME(DO)                                                                                   \
+    DO(, "_connection", str_connection) DO(, "accepted", str_accepted) DO(, "beginning", str_beginning)     \
+    DO(, "build", str_build) DO(, "decode_graph", str_decode_graph) DO(, "decode_lent", str_decode_lent)    \
+    DO(, "deserialize", str_deserialize) DO(, "encode_graph", str_encode_graph) DO(, "find", str_find)      \
+    DO(, "finish", str_finish) DO(, "incoming", str_incoming) DO(, "is_enum", str_is_enum)                  \
+    DO(, "lend", str_lend) DO(, "lending", str_lending) DO(, "lent", str_lent) DO(, "let_go", str_let_go)   \
+    DO(, "name", str_name) DO(, "note", str_note) DO(, "outgoing", str_outgoing) DO(, "pieces", str_pieces) \
+    DO(, "raised", str_raised) DO(, "refused", str_refused) DO(, "serialize", str_serialize)                \
     DO(, "take", str_take) DO(, "timeout", str_timeout)
 
 #define FOR_EACH_OBJECT(DO)                                                        \
@@ -84,6 +85,7 @@ typedef struct {
     State *state;
     PyObject *module;   /* keeps the state */
     PyObject *by_class; /* the interfaces, by their classes; NULL before _prepare */
+    PyObject *records_by_class, *records_by_name; /* see records.h */
     Py_ssize_t least_lent; /* bytes: a larger piece may lie beside the message */
 #ifndef Py_GIL_DISABLED
     Key keys[KEYS];
