@@ -30,31 +30,38 @@ static PyObject *codec_prepare(PyObject *object, PyObject *Py_UNUSED(given))
     Py_RETURN_NONE;
 }
 
-static PyObject *codec_encode(PyObject *object, PyObject *args)
+static bool takes_one_or_two(Py_ssize_t count)
+{
+    if (count < 1 || count > 2)
+        PyErr_SetString(PyExc_TypeError, "this takes one argument or two");
+    return count == 1 || count == 2;
+}
+
+static PyObject *codec_encode(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     Codec *self = (Codec *)object;
-    PyObject *value, *moves = Py_None; /* or the dict of what is moved */
+    PyObject *moves = count == 2 && args[1] != Py_None ? args[1] : NULL;
     Encoder encoder;
-    if (!PyArg_ParseTuple(args, "O|O", &value, &moves) || !is_prepared(self->by_class))
+    if (!takes_one_or_two(count) || !is_prepared(self->by_class))
         return NULL;
-    if (moves != Py_None && !PyDict_Check(moves)) {
+    if (moves && !PyDict_Check(moves)) {
         PyErr_SetString(PyExc_TypeError, "moves is a dict");
         return NULL;
     }
-    encoder_begin(&encoder, self, moves == Py_None ? NULL : moves);
-    PyObject *payload = encode_message(&encoder, value) < 0 ? NULL : encoded(&encoder);
+    encoder_begin(&encoder, self, moves);
+    PyObject *payload = encode_message(&encoder, args[0]) < 0 ? NULL : encoded(&encoder);
     encoder_end(&encoder);
     return payload;
 }
 
-static PyObject *codec_decode(PyObject *object, PyObject *args)
+static PyObject *codec_decode(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     Codec *self = (Codec *)object;
-    PyObject *payload, *taken = Py_None; /* or the Taken of codec/lent.py */
     Py_buffer view;
-    if (!PyArg_ParseTuple(args, "O|O", &payload, &taken) || !is_prepared(self->by_class) ||
-        PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
+    if (!takes_one_or_two(count) || !is_prepared(self->by_class) ||
+        PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0)
         return NULL;
+    PyObject *taken = count == 2 ? args[1] : Py_None; /* or the Taken of codec/lent.py */
     PyObject *value = decode_message(self, view.buf, (size_t)view.len, taken, NULL);
     PyBuffer_Release(&view);
     return value;
@@ -87,8 +94,8 @@ static void codec_dealloc(PyObject *object)
 
 static PyMethodDef codec_methods[] = {
     {"_prepare", codec_prepare, METH_VARARGS, NULL},
-    {"encode", codec_encode, METH_VARARGS, NULL},
-    {"decode", codec_decode, METH_VARARGS, NULL},
+    {"encode", FASTCALL(codec_encode)},
+    {"decode", FASTCALL(codec_decode)},
     {"bytes_of", codec_bytes_of, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

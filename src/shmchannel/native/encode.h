@@ -7,7 +7,20 @@
 
 #include "encode_scalars.h"
 
-static int encode_value(Encoder *encoder, PyObject *value);
+static int encode_object(Encoder *encoder, PyObject *value);
+
+/* A value. What most messages consist of is dealt with here, in the loops over the parts of containers. */
+static Py_ALWAYS_INLINE inline int encode_value(Encoder *encoder, PyObject *value)
+{
+    PyTypeObject *type = Py_TYPE(value);
+    if (type == &PyUnicode_Type)
+        return encode_str(encoder, value);
+    if (type == &PyLong_Type)
+        return encode_int(encoder, value);
+    if (type == &PyFloat_Type)
+        return encode_float(encoder, value);
+    return encode_object(encoder, value);
+}
 
 /* On meeting an object that keeps its identity. */
 static inline int meet(Encoder *encoder, PyObject *object)
@@ -52,9 +65,21 @@ static inline int leave_level(Encoder *encoder, int status)
     return changed > 0 ? CHANGED : changed;
 }
 
-/* -- containers. A part is held while it is encoded: a function of an interface may take it out of its container. */
+/* -- containers */
 
-static int encode_dict(Encoder *encoder, PyObject *dict)
+/* A part of a container. It is held while Python code may run: a function of an interface may take it out of its container. */
+static Py_ALWAYS_INLINE inline int encode_part(Encoder *encoder, PyObject *part)
+{
+    PyTypeObject *type = Py_TYPE(part);
+    if (type == &PyUnicode_Type || type == &PyLong_Type || type == &PyFloat_Type)
+        return encode_value(encoder, part);
+    Py_INCREF(part);
+    int status = encode_object(encoder, part);
+    Py_DECREF(part);
+    return status;
+}
+
+static Py_NO_INLINE int encode_dict(Encoder *encoder, PyObject *dict)
 {
     Level level;
     Py_ssize_t length = PyDict_GET_SIZE(dict), place = 0, count = 0;
@@ -63,16 +88,16 @@ static int encode_dict(Encoder *encoder, PyObject *dict)
     if (!status)
         status = add_map_head(encoder, (size_t)length);
     for (; !status && count < length && dict_next(dict, &place, &key, &value); count++) {
-        status = PyUnicode_CheckExact(key) ? encode_str(encoder, key) : encode_value(encoder, key);
+        status = PyUnicode_CheckExact(key) ? encode_str(encoder, key) : encode_part(encoder, key);
         if (!status)
-            status = encode_value(encoder, value);
-        Py_DECREF(key);
-        Py_DECREF(value);
+            status = encode_part(encoder, value);
+        done_with(key);
+        done_with(value);
     }
     return leave_level(encoder, status || count == length ? status : CHANGED);
 }
 
-static int encode_list(Encoder *encoder, PyObject *list)
+static Py_NO_INLINE int encode_list(Encoder *encoder, PyObject *list)
 {
     Level level;
     Py_ssize_t length = PyList_GET_SIZE(list);
@@ -81,8 +106,9 @@ static int encode_list(Encoder *encoder, PyObject *list)
         status = add_array_head(encoder, (size_t)length);
     for (Py_ssize_t i = 0; !status && i < length; i++) {
         PyObject *item = PyList_GET_SIZE(list) == length ? list_item(list, i) : NULL;
-        status = item ? encode_value(encoder, item) : CHANGED;
-        Py_XDECREF(item);
+        status = item ? encode_part(encoder, item) : CHANGED;
+        if (item)
+            done_with(item);
     }
     return leave_level(encoder, status);
 }
@@ -105,7 +131,7 @@ static int encode_items(Encoder *encoder, long code, PyObject *tuple)
     return status;
 }
 
-static int encode_tuple(Encoder *encoder, PyObject *tuple)
+static Py_NO_INLINE int encode_tuple(Encoder *encoder, PyObject *tuple)
 {
     int status = enter(encoder, tuple);
     if (!status)
@@ -114,7 +140,7 @@ static int encode_tuple(Encoder *encoder, PyObject *tuple)
     return status;
 }
 
-static int encode_set(Encoder *encoder, PyObject *set, long code)
+static Py_NO_INLINE int encode_set(Encoder *encoder, PyObject *set, long code)
 {
     Level level;
     Py_ssize_t length = PySet_GET_SIZE(set), count = 0;
@@ -293,7 +319,7 @@ static int encode_array(Encoder *encoder, PyObject *leaf, PyObject *value)
 }
 
 /* A value of a type that is looked up: in the tables of types, and among the interfaces. */
-static int encode_other(Encoder *encoder, PyObject *value)
+static Py_NO_INLINE int encode_other(Encoder *encoder, PyObject *value)
 {
     State *state = encoder->codec->state;
     PyObject *type = (PyObject *)Py_TYPE(value), *found;
@@ -317,15 +343,9 @@ static int encode_other(Encoder *encoder, PyObject *value)
     return -1;
 }
 
-static int encode_value(Encoder *encoder, PyObject *value)
+static Py_NO_INLINE int encode_object(Encoder *encoder, PyObject *value)
 {
     PyTypeObject *type = Py_TYPE(value);
-    if (type == &PyUnicode_Type)
-        return encode_str(encoder, value);
-    if (type == &PyLong_Type)
-        return encode_int(encoder, value);
-    if (type == &PyFloat_Type)
-        return encode_float(encoder, value);
     if (value == Py_None)
         return add_head(encoder, 0xC0);
     if (type == &PyBool_Type)

@@ -49,6 +49,23 @@ static inline int add_number(Encoder *encoder, uint8_t head, uint64_t number, in
     return 0;
 }
 
+/* The shortest form of a number. */
+static inline int add_int(Encoder *encoder, long long number)
+{
+    uint64_t bits = (uint64_t)number;
+    if (number >= -32 && number < 128)
+        return add_head(encoder, (uint8_t)bits);
+    if (number >= 0)
+        return bits <= UINT8_MAX    ? add_number(encoder, 0xCC, bits, 1)
+               : bits <= UINT16_MAX ? add_number(encoder, 0xCD, bits, 2)
+               : bits <= UINT32_MAX ? add_number(encoder, 0xCE, bits, 4)
+                                    : add_number(encoder, 0xCF, bits, 8);
+    return number >= INT8_MIN    ? add_number(encoder, 0xD0, bits, 1)
+           : number >= INT16_MIN ? add_number(encoder, 0xD1, bits, 2)
+           : number >= INT32_MIN ? add_number(encoder, 0xD2, bits, 4)
+                                 : add_number(encoder, 0xD3, bits, 8);
+}
+
 /* The shortest head for a length, of those with 1, 2 and 4 bytes of it. (`head_1` is 0 for a type without such a head.) */
 static int add_length(Encoder *encoder, size_t length, uint8_t head_1, uint8_t head_2, uint8_t head_4)
 {
@@ -76,7 +93,7 @@ static inline int add_map_head(Encoder *encoder, size_t length)
     return add_length(encoder, length, 0, 0xDE, 0xDF);
 }
 
-static int encode_str(Encoder *encoder, PyObject *text)
+static Py_NO_INLINE int encode_str(Encoder *encoder, PyObject *text)
 {
     Py_ssize_t length;
     const char *bytes;
@@ -151,31 +168,29 @@ static int encode_leaf(Encoder *encoder, PyObject *leaf, PyObject *value)
     return status;
 }
 
-static int encode_int(Encoder *encoder, PyObject *value)
+/* The number of an int that has at most one digit of CPython's, as most have. False if it has more. */
+static inline bool compact_int(PyObject *value, long long *number)
+{
+    const PyLongObject *integer = (const PyLongObject *)value;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (!PyUnstable_Long_IsCompact(integer))
+        return false;
+    *number = PyUnstable_Long_CompactValue(integer);
+#else
+    Py_ssize_t digits = Py_SIZE(integer); /* it has the sign */
+    if (digits < -1 || digits > 1)
+        return false;
+    *number = digits * (long long)integer->ob_digit[0];
+#endif
+    return true;
+}
+
+static Py_NO_INLINE int encode_large_int(Encoder *encoder, PyObject *value)
 {
     int overflow;
     long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
-    if (!overflow) {
-        if (number >= 0) {
-            uint64_t positive = (uint64_t)number;
-            if (positive < 128)
-                return add_head(encoder, (uint8_t)positive);
-            if (positive <= UINT8_MAX)
-                return add_number(encoder, 0xCC, positive, 1);
-            if (positive <= UINT16_MAX)
-                return add_number(encoder, 0xCD, positive, 2);
-            return positive <= UINT32_MAX ? add_number(encoder, 0xCE, positive, 4)
-                                          : add_number(encoder, 0xCF, positive, 8);
-        }
-        if (number >= -32)
-            return add_head(encoder, (uint8_t)number);
-        if (number >= INT8_MIN)
-            return add_number(encoder, 0xD0, (uint64_t)number, 1);
-        if (number >= INT16_MIN)
-            return add_number(encoder, 0xD1, (uint64_t)number, 2);
-        return number >= INT32_MIN ? add_number(encoder, 0xD2, (uint64_t)number, 4)
-                                   : add_number(encoder, 0xD3, (uint64_t)number, 8);
-    }
+    if (!overflow)
+        return add_int(encoder, number);
     if (overflow > 0) {
         unsigned long long large = PyLong_AsUnsignedLongLong(value);
         if (!PyErr_Occurred())
@@ -187,7 +202,13 @@ static int encode_int(Encoder *encoder, PyObject *value)
     return encode_leaf(encoder, encoder->codec->state->leaf_of_int, value);
 }
 
-static int encode_float(Encoder *encoder, PyObject *value)
+static inline int encode_int(Encoder *encoder, PyObject *value)
+{
+    long long number;
+    return compact_int(value, &number) ? add_int(encoder, number) : encode_large_int(encoder, value);
+}
+
+static inline int encode_float(Encoder *encoder, PyObject *value)
 {
     double number = PyFloat_AS_DOUBLE(value);
     uint64_t bits;

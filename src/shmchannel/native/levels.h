@@ -35,19 +35,28 @@ static inline uint64_t add_to_mark(uint64_t mark, const PyObject *part)
 #define EXCLUSIVELY(CONTAINER, ...) __VA_ARGS__
 #endif
 
-/* The next item of a dict, as PyDict_Next, and held. */
+/* A part of a container, to be let go of by `done_with`. With the GIL the container itself keeps it until Python code runs. */
+#ifdef Py_GIL_DISABLED
+#define PART(OBJECT) Py_NewRef(OBJECT)
+#define done_with(PART) Py_DECREF(PART)
+#else
+#define PART(OBJECT) (OBJECT)
+#define done_with(PART) ((void)(PART))
+#endif
+
+/* The next item of a dict, as PyDict_Next, as parts. */
 static inline bool dict_next(PyObject *dict, Py_ssize_t *place, PyObject **key, PyObject **value)
 {
     bool found;
-    EXCLUSIVELY(dict, if ((found = PyDict_Next(dict, place, key, value))) { Py_INCREF(*key); Py_INCREF(*value); });
+    EXCLUSIVELY(dict, if ((found = PyDict_Next(dict, place, key, value))) { *key = PART(*key); *value = PART(*value); });
     return found;
 }
 
-/* An item of a list, held; NULL if the list has become shorter. */
+/* An item of a list, as a part; NULL if the list has become shorter. */
 static inline PyObject *list_item(PyObject *list, Py_ssize_t place)
 {
     PyObject *item;
-    EXCLUSIVELY(list, item = place < PyList_GET_SIZE(list) ? Py_NewRef(PyList_GET_ITEM(list, place)) : NULL);
+    EXCLUSIVELY(list, item = place < PyList_GET_SIZE(list) ? PART(PyList_GET_ITEM(list, place)) : NULL);
     return item;
 }
 
