@@ -79,19 +79,46 @@ static inline bool read_number(Decoder *decoder, int size, uint64_t *number)
     return true;
 }
 
+static inline uint64_t word_at(const uint8_t *place)
+{
+    uint64_t word;
+    memcpy(&word, place, sizeof word);
+    return word;
+}
+
+/* Whether bytes are ASCII. */
+static inline bool is_ascii(const uint8_t *bytes, size_t size)
+{
+    uint64_t all = 0, others[4] = {0};
+    for (; size >= 64; bytes += 64, size -= 64)
+        for (int i = 0; i < 4; i++)
+            others[i] |= word_at(bytes + 8 * i) | word_at(bytes + 32 + 8 * i);
+    for (; size >= 8; bytes += 8, size -= 8)
+        all |= word_at(bytes);
+    for (; size; size--)
+        all |= *bytes++;
+    return !((all | others[0] | others[1] | others[2] | others[3]) & 0x8080808080808080u);
+}
+
+/* Text is copied as ASCII, and then looked at: a peer may change what lies in the ring meanwhile. If it is not ASCII, it is decoded
+   from that copy. */
 static PyObject *decode_text(Decoder *decoder, size_t length)
 {
-    const char *text = (const char *)advance(decoder, length);
-    if (!text || !decoder->in_ring)
-        return text ? PyUnicode_DecodeUTF8(text, (Py_ssize_t)length, NULL) : NULL;
-    char on_stack[256], *copy = length <= sizeof on_stack ? on_stack : PyMem_Malloc(length);
-    if (!copy)
-        return PyErr_NoMemory();
+    const uint8_t *text = advance(decoder, length);
+    if (!text)
+        return NULL;
+    if (!decoder->in_ring && (length < 2 || text[0] >= 0x80))
+        return PyUnicode_DecodeUTF8((const char *)text, (Py_ssize_t)length, NULL);
+    PyObject *value = PyUnicode_New((Py_ssize_t)length, 0x7F), *other;
+    if (!value)
+        return NULL;
+    uint8_t *copy = PyUnicode_1BYTE_DATA(value);
     memcpy(copy, text, length);
-    PyObject *value = PyUnicode_DecodeUTF8(copy, (Py_ssize_t)length, NULL);
-    if (copy != on_stack)
-        PyMem_Free(copy);
-    return value;
+    if (is_ascii(decoder->in_ring ? copy : text, length) && length > 1)
+        return value;
+    other = PyUnicode_DecodeUTF8((const char *)copy, (Py_ssize_t)length, NULL);
+    Py_DECREF(value);
+    return other;
 }
 
 /* A short str that is a key, and has probably come before. */
