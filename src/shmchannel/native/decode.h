@@ -12,7 +12,30 @@
 #include "decode_scalars.h"
 #include "records.h"
 
-static PyObject *decode_value(Decoder *decoder);
+static PyObject *decode_sized(Decoder *decoder, uint8_t head);
+static PyObject *decode_array(Decoder *decoder, size_t count);
+static PyObject *decode_map(Decoder *decoder, size_t count);
+
+/* A value. What most messages consist of is dealt with here, in the loops over the parts of containers. */
+static Py_ALWAYS_INLINE inline PyObject *decode_value(Decoder *decoder)
+{
+    if (decoder->place == decoder->end)
+        return cut_off();
+    uint8_t head = *(const volatile uint8_t *)decoder->place++;
+    if (head < 0x80 || head >= 0xE0)
+        return PyLong_FromLong((int8_t)head);
+    if (head < 0x90)
+        return decode_map(decoder, head & 0xF);
+    if (head < 0xA0)
+        return decode_array(decoder, head & 0xF);
+    if (head < 0xC0)
+        return decode_text(decoder, head & 0x1F);
+    if (head == 0xCB)
+        return decode_double(decoder);
+    if (head >= 0xCC && head < 0xD4)
+        return decode_int(decoder, head);
+    return decode_sized(decoder, head);
+}
 
 /* -- containers */
 
@@ -64,7 +87,7 @@ static inline bool enter_container(Decoder *decoder, size_t items)
     return true;
 }
 
-static inline PyObject *decode_item(Decoder *decoder)
+static Py_ALWAYS_INLINE inline PyObject *decode_item(Decoder *decoder)
 {
     decoder->pending--;
     return decode_value(decoder);
@@ -122,7 +145,7 @@ static PyObject *decode_pairs(Decoder *decoder, PyObject *map, size_t count)
     return map;
 }
 
-static PyObject *decode_map(Decoder *decoder, size_t count)
+static Py_NO_INLINE PyObject *decode_map(Decoder *decoder, size_t count)
 {
     if (count > SIZE_MAX / 2 || !enter_container(decoder, 2 * count))
         return NULL;
@@ -253,7 +276,7 @@ static Py_NO_INLINE PyObject *decode_tagged(Decoder *decoder, size_t count)
     return value;
 }
 
-static PyObject *decode_array(Decoder *decoder, size_t count)
+static Py_NO_INLINE PyObject *decode_array(Decoder *decoder, size_t count)
 {
     if (!enter_container(decoder, count))
         return NULL;
@@ -262,65 +285,30 @@ static PyObject *decode_array(Decoder *decoder, size_t count)
     return value;
 }
 
-/* -- any value */
+/* -- values that are neither short nor numbers of 8 bytes */
 
-static PyObject *decode_float(uint64_t bits, int size)
+/* A value whose head, from 0xC0 on, may be followed by a number: the value itself, or its length. */
+static Py_NO_INLINE PyObject *decode_sized(Decoder *decoder, uint8_t head)
 {
-    uint32_t low = (uint32_t)bits;
-    float single;
-    double number;
-    memcpy(&single, &low, sizeof single);
-    memcpy(&number, &bits, sizeof number);
-    return PyFloat_FromDouble(size == sizeof single ? single : number);
-}
-
-/* A value whose head, from 0xC4 on, is followed by a number: the value itself, or its length. */
-static PyObject *decode_sized(Decoder *decoder, uint8_t head)
-{
-    static const uint8_t widths[] = {1, 2, 4, 1, 2, 4, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 0,
-                                     0, 0, 0, 0, 1, 2, 4, 2, 4, 2, 4}; /* bytes of the number */
-    int width = widths[head - 0xC4];
+    static const uint8_t widths[32] = { /* bytes of the number */
+        [0xC4 - 0xC0] = 1, 2, 4, 1, 2, 4, 4, [0xD9 - 0xC0] = 1, 2, 4, 2, 4, 2, 4};
+    int width = widths[head - 0xC0];
     uint64_t number = 0;
     if (width && !read_number(decoder, width, &number))
         return NULL;
     switch (head) {
+    case 0xC0: return Py_NewRef(Py_None);
+    case 0xC1: PyErr_SetString(PyExc_ValueError, "no object begins with 0xc1"); return NULL;
+    case 0xC2: return Py_NewRef(Py_False);
+    case 0xC3: return Py_NewRef(Py_True);
     case 0xC4: case 0xC5: case 0xC6: return decode_bytes(decoder, number);
     case 0xC7: case 0xC8: case 0xC9: return decode_ext(decoder, number);
-    case 0xCA: case 0xCB: return decode_float(number, width);
-    case 0xCC: case 0xCD: case 0xCE: case 0xCF: return PyLong_FromUnsignedLongLong(number);
-    case 0xD0: return PyLong_FromLong((int8_t)number);
-    case 0xD1: return PyLong_FromLong((int16_t)number);
-    case 0xD2: return PyLong_FromLong((int32_t)number);
-    case 0xD3: return PyLong_FromLongLong((int64_t)number);
+    case 0xCA: return decode_single((uint32_t)number);
     case 0xD4: case 0xD5: case 0xD6: case 0xD7: case 0xD8: return decode_ext(decoder, (size_t)1 << (head - 0xD4));
     case 0xD9: case 0xDA: case 0xDB: return decode_text(decoder, number);
     case 0xDC: case 0xDD: return decode_array(decoder, number);
     default: return decode_map(decoder, number);
     }
-}
-
-static PyObject *decode_value(Decoder *decoder)
-{
-    if (decoder->place == decoder->end)
-        return cut_off();
-    uint8_t head = *(const volatile uint8_t *)decoder->place++;
-    if (head < 0x80)
-        return PyLong_FromLong(head);
-    if (head >= 0xE0)
-        return PyLong_FromLong((int8_t)head);
-    if (head < 0x90)
-        return decode_map(decoder, head & 0xF);
-    if (head < 0xA0)
-        return decode_array(decoder, head & 0xF);
-    if (head < 0xC0)
-        return decode_text(decoder, head & 0x1F);
-    if (head >= 0xC4)
-        return decode_sized(decoder, head);
-    if (head == 0xC1) {
-        PyErr_SetString(PyExc_ValueError, "no object begins with 0xc1");
-        return NULL;
-    }
-    return Py_NewRef(head == 0xC0 ? Py_None : head == 0xC3 ? Py_True : Py_False);
 }
 
 /* -- a message */

@@ -66,24 +66,69 @@ static inline const uint8_t *advance(Decoder *decoder, size_t size)
     return place;
 }
 
-/* A number of 1, 2, 4 or 8 bytes. `volatile`: each byte is loaded once, whatever the compiler would prefer. */
-static inline bool read_number(Decoder *decoder, int size, uint64_t *number)
-{
-    const volatile uint8_t *place = advance(decoder, (size_t)size);
-    uint64_t value = 0;
-    if (!place)
-        return false;
-    for (int i = 0; i < size; i++)
-        value = value << 8 | place[i];
-    *number = value;
-    return true;
-}
-
+/* The 8 bytes at a place, in the order of this machine. */
 static inline uint64_t word_at(const uint8_t *place)
 {
     uint64_t word;
     memcpy(&word, place, sizeof word);
     return word;
+}
+
+/* Skip a number of 1, 2, 4 or 8 bytes, which becomes the upper bytes of `word`. It is loaded once: all 8 bytes together, where so
+   many are left. (`volatile`, whatever the compiler would prefer.) */
+static inline bool read_word(Decoder *decoder, int size, uint64_t *word)
+{
+    size_t left = bytes_left(decoder);
+    const volatile uint8_t *place = advance(decoder, (size_t)size);
+    if (!place)
+        return false;
+    if (left >= sizeof *word) {
+        *word = big_endian_word(word_at((const uint8_t *)place));
+        atomic_signal_fence(memory_order_acquire);
+        return true;
+    }
+    *word = 0;
+    for (int i = 0; i < size; i++)
+        *word |= (uint64_t)place[i] << (56 - 8 * i);
+    return true;
+}
+
+static inline bool read_number(Decoder *decoder, int size, uint64_t *number)
+{
+    if (!read_word(decoder, size, number))
+        return false;
+    *number >>= 64 - 8 * size;
+    return true;
+}
+
+/* An int whose head says, from 0xCC on: 1, 2, 4 or 8 bytes without a sign, and then with one. */
+static inline PyObject *decode_int(Decoder *decoder, uint8_t head)
+{
+    int size = 1 << (head & 3), rest = 64 - 8 * size;
+    uint64_t word;
+    if (!read_word(decoder, size, &word))
+        return NULL;
+    if (head >= 0xD0)
+        return PyLong_FromLongLong((int64_t)word >> rest);
+    word >>= rest;
+    return word <= INT64_MAX ? PyLong_FromLongLong((int64_t)word) : PyLong_FromUnsignedLongLong(word);
+}
+
+static PyObject *decode_single(uint32_t bits)
+{
+    float number;
+    memcpy(&number, &bits, sizeof number);
+    return PyFloat_FromDouble(number);
+}
+
+static inline PyObject *decode_double(Decoder *decoder)
+{
+    uint64_t bits;
+    double number;
+    if (!read_word(decoder, 8, &bits))
+        return NULL;
+    memcpy(&number, &bits, sizeof number);
+    return PyFloat_FromDouble(number);
 }
 
 /* Whether bytes are ASCII. */

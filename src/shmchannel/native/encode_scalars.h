@@ -26,9 +26,16 @@ typedef struct {
    or CHANGED: a container has changed while it was encoded. */
 enum { SHARED = 1, CHANGED = 2 };
 
-static inline int add_head(Encoder *encoder, uint8_t head)
+static Py_ALWAYS_INLINE inline int add_head(Encoder *encoder, uint8_t head)
 {
     return output_add(&encoder->out, &head, 1);
+}
+
+/* Store 8 bytes, the highest first. */
+static inline void store_big_endian(uint8_t *to, uint64_t word)
+{
+    word = big_endian_word(word);
+    memcpy(to, &word, sizeof word);
 }
 
 static inline void big_endian(uint8_t *to, uint64_t number, int size)
@@ -38,7 +45,7 @@ static inline void big_endian(uint8_t *to, uint64_t number, int size)
 }
 
 /* A head, followed by a number of 1, 2, 4 or 8 bytes. */
-static inline int add_number(Encoder *encoder, uint8_t head, uint64_t number, int size)
+static Py_ALWAYS_INLINE inline int add_number(Encoder *encoder, uint8_t head, uint64_t number, int size)
 {
     uint8_t *place = output_room(&encoder->out, 9);
     if (!place)
@@ -49,21 +56,23 @@ static inline int add_number(Encoder *encoder, uint8_t head, uint64_t number, in
     return 0;
 }
 
-/* The shortest form of a number. */
-static inline int add_int(Encoder *encoder, long long number)
+/* The shortest form of a number. Without branches: which form it is changes from one number to the next. */
+static Py_ALWAYS_INLINE inline int add_int(Encoder *encoder, long long number)
 {
-    uint64_t bits = (uint64_t)number;
-    if (number >= -32 && number < 128)
-        return add_head(encoder, (uint8_t)bits);
-    if (number >= 0)
-        return bits <= UINT8_MAX    ? add_number(encoder, 0xCC, bits, 1)
-               : bits <= UINT16_MAX ? add_number(encoder, 0xCD, bits, 2)
-               : bits <= UINT32_MAX ? add_number(encoder, 0xCE, bits, 4)
-                                    : add_number(encoder, 0xCF, bits, 8);
-    return number >= INT8_MIN    ? add_number(encoder, 0xD0, bits, 1)
-           : number >= INT16_MIN ? add_number(encoder, 0xD1, bits, 2)
-           : number >= INT32_MIN ? add_number(encoder, 0xD2, bits, 4)
-                                 : add_number(encoder, 0xD3, bits, 8);
+    uint8_t *place = output_room(&encoder->out, 9);
+    if (!place)
+        return -1;
+    uint64_t bits = (uint64_t)number, reach = number < 0 ? ~bits << 1 : bits; /* as large as the width has to be */
+    int form = (reach > UINT8_MAX) + (reach > UINT16_MAX) + (reach > UINT32_MAX), size = 1 << form;
+    if (number >= -32 && number < 128) {
+        place[0] = (uint8_t)bits;
+        size = 0;
+    } else {
+        place[0] = (uint8_t)((number < 0 ? 0xD0 : 0xCC) + form);
+        store_big_endian(place + 1, bits << (64 - 8 * size));
+    }
+    encoder->out.used += 1 + (size_t)size;
+    return 0;
 }
 
 /* The shortest head for a length, of those with 1, 2 and 4 bytes of it. (`head_1` is 0 for a type without such a head.) */
@@ -185,13 +194,10 @@ static inline bool compact_int(PyObject *value, long long *number)
     return true;
 }
 
-static Py_NO_INLINE int encode_large_int(Encoder *encoder, PyObject *value)
+/* An int that a long long does not hold. */
+static Py_NO_INLINE int encode_large_int(Encoder *encoder, PyObject *value, int sign)
 {
-    int overflow;
-    long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
-    if (!overflow)
-        return add_int(encoder, number);
-    if (overflow > 0) {
+    if (sign > 0) {
         unsigned long long large = PyLong_AsUnsignedLongLong(value);
         if (!PyErr_Occurred())
             return add_number(encoder, 0xCF, large, 8);
@@ -202,13 +208,16 @@ static Py_NO_INLINE int encode_large_int(Encoder *encoder, PyObject *value)
     return encode_leaf(encoder, encoder->codec->state->leaf_of_int, value);
 }
 
-static inline int encode_int(Encoder *encoder, PyObject *value)
+static Py_ALWAYS_INLINE inline int encode_int(Encoder *encoder, PyObject *value)
 {
+    int overflow = 0;
     long long number;
-    return compact_int(value, &number) ? add_int(encoder, number) : encode_large_int(encoder, value);
+    if (!compact_int(value, &number))
+        number = PyLong_AsLongLongAndOverflow(value, &overflow);
+    return overflow ? encode_large_int(encoder, value, overflow) : add_int(encoder, number);
 }
 
-static inline int encode_float(Encoder *encoder, PyObject *value)
+static Py_ALWAYS_INLINE inline int encode_float(Encoder *encoder, PyObject *value)
 {
     double number = PyFloat_AS_DOUBLE(value);
     uint64_t bits;

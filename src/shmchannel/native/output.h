@@ -60,7 +60,7 @@ static inline size_t output_size(const Output *out)
     return out->used - out->start + out->borrowed_size;
 }
 
-static int output_grow(Output *out, size_t more)
+static Py_NO_INLINE int output_grow(Output *out, size_t more)
 {
     size_t room = out->room * 2 > out->used + more ? out->room * 2 : out->used + more;
     uint8_t *bytes = PyMem_Realloc(out->bytes == out->on_stack ? NULL : out->bytes, room);
@@ -76,7 +76,7 @@ static int output_grow(Output *out, size_t more)
 }
 
 /* Where `more` bytes can be added; NULL with MemoryError. */
-static inline uint8_t *output_room(Output *out, size_t more)
+static Py_ALWAYS_INLINE inline uint8_t *output_room(Output *out, size_t more)
 {
     if (out->room - out->used < more && output_grow(out, more) < 0)
         return NULL;

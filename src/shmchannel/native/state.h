@@ -98,6 +98,16 @@ static void too_deep(Codec *codec)
     raise_error(PyObject_CallNoArgs(codec->state->too_deep));
 }
 
+/* Turn a word of this machine into one whose highest byte comes first, as in MessagePack; or back. */
+static inline uint64_t big_endian_word(uint64_t word)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return __builtin_bswap64(word);
+#else
+    return word;
+#endif
+}
+
 /* -- for the types of the module */
 
 static PyModuleDef native_module;
