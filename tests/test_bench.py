@@ -46,7 +46,10 @@ def small_points(monkeypatch: pytest.MonkeyPatch) -> None:
         "lend": (1 << 16,),
         "channels": (20,),
         "opening": (20,),
+        "memory": (20,),
+        "descriptors": (20,),
         "writers": (2,),
+        "interpreters": (2,),
     }.items():
         monkeypatch.setitem(catalogue.WORKLOADS, name, catalogue.WORKLOADS[name]._replace(points=points))
 

@@ -1,27 +1,30 @@
-"""How cost grows with the size of a message, the number of channels, the number of writers at one end."""
+"""How cost grows: with sizes, and with the number of channels, of writers at one end, of interpreters."""
 
 from __future__ import annotations
 
+import os
 import resource
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ..bench import VALUE
 from .far_side import beside
 from .large import per_message
-from .rivals import RIVALS, Rival
+from .rivals import INTERPRETER, RIVALS, End, Rival
 from .workloads import KIB, MIB, Turn, Workload, check, check_ready, far_end, near_end, taking_part
 
 MANY_ROOM = 16 * KIB  # bytes each way, for each of many channels
 SIZES = (16, 256, 4 * KIB, 64 * KIB, 1 * MIB, 16 * MIB, 64 * MIB)
-CHANNELS = (1, 10, 100, 1000, 2000)
-WRITERS = (1, 2, 4, 8)
+CHANNELS = (1, 10, 100, 1000, 5000)
+WRITERS = (1, 2, 4, 8, 16, 32, 64)
+INTERPRETERS = (1, 2, 4, 8, 16)
 
 
 def _allow_descriptors() -> None:
-    """Raise the limit as far as the system permits: 2,000 channels take 8,000 descriptors."""
+    """Raise the limit as far as the system permits: 5,000 channels take 15,000 descriptors."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -77,6 +80,69 @@ def opening(turn: Turn) -> float:
     return seconds / turn.at
 
 
+def memory(turn: Turn) -> float:
+    """Bytes of memory a channel, of a process that has both ends of ``turn.at`` channels."""
+    return _taken(turn, lambda: int(_proc("statm").split()[1]) * resource.getpagesize())
+
+
+def descriptors(turn: Turn) -> float:
+    """Descriptors a channel, of the same."""
+    return _taken(turn, lambda: len(os.listdir("/proc/self/fd")))
+
+
+def _proc(name: str) -> str:
+    with open(f"/proc/self/{name}") as file:
+        return file.read()
+
+
+def _taken(turn: Turn, count: Callable[[], int]) -> float:
+    _allow_descriptors()
+    rival, room = RIVALS[turn.rival], turn.room(MANY_ROOM)
+
+    def both() -> list[End]:
+        return [rival.open(state) for state in rival.make(room)]
+
+    opened = [both()]  # the first one imports what it needs
+    before = count()
+    opened += [both() for _ in range(turn.at)]
+    taken = count() - before
+    for ends in opened:
+        for end in ends:
+            end.close()
+    return taken / turn.at
+
+
+def interpreters(turn: Turn) -> float:
+    """Seconds a message, from ``turn.at`` interpreters, each with a channel of its own."""
+    rival, room = RIVALS[turn.rival], turn.room()
+    states = [rival.make(room) for _ in range(turn.at)]
+    with ExitStack() as stack:
+        for _near, far in states:
+            stack.enter_context(beside(turn.where, _write, turn, far))
+        ends = [rival.open(near) for near, _far in states]
+        for end in ends:
+            check_ready(end.receive())
+        begin = time.perf_counter()
+        for end in ends:
+            end.send("go")
+        for _ in range(_each(turn)):
+            values = [end.receive() for end in ends]
+        seconds = time.perf_counter() - begin
+        check(values == [VALUE] * len(ends), "altered, lost or doubled a message")
+    for end in ends:
+        end.close()
+    return seconds / (_each(turn) * turn.at)
+
+
+def _write(turn: Turn, state: Any) -> None:
+    end = RIVALS[turn.rival].open(state)
+    end.send("ready")
+    check(end.receive() == "go", "does not begin with the beginning")
+    for _ in range(_each(turn)):
+        end.send(VALUE)
+    end.close()
+
+
 def _each(turn: Turn) -> int:
     """How many messages each writer sends."""
     return max(1, turn.messages // 4 // turn.at)
@@ -127,11 +193,31 @@ def between_processes(suits: Callable[[Rival], bool] = lambda _: True) -> dict[s
 ALL = between_processes()
 MANY = between_processes(lambda rival: rival.many)
 THREADS = between_processes(lambda rival: rival.threads)
+BY_INTERPRETER = {name: INTERPRETER for name, where in taking_part().items() if INTERPRETER[0] in where}
 WORKLOADS = [
     Workload("sizes", "messages of a size, one-way", "seconds", per_message, ALL, SIZES, "bytes"),
     Workload("channels", "a message on one channel of many", "seconds", channels, MANY, CHANNELS, "channels"),
     Workload(
         "opening", "to make and open one channel of many", "seconds", opening, MANY, CHANNELS, "channels"
     ),
+    Workload("memory", "memory of one channel of many", "bytes", memory, MANY, CHANNELS, "channels"),
+    Workload(
+        "descriptors",
+        "descriptors of one channel of many",
+        "descriptors",
+        descriptors,
+        MANY,
+        CHANNELS,
+        "channels",
+    ),
     Workload("writers", "a message from one writer of many", "seconds", writers, THREADS, WRITERS, "writers"),
+    Workload(
+        "interpreters",
+        "a message from one interpreter of many",
+        "seconds",
+        interpreters,
+        BY_INTERPRETER,
+        INTERPRETERS,
+        "interpreters",
+    ),
 ]

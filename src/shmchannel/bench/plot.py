@@ -161,7 +161,7 @@ def _draw_lines(panel: Any, group: list[Result]) -> None:
 def _label_axes(panel: Any, group: list[Result]) -> None:
     workload = WORKLOADS[group[0].workload]
     ticks = sorted({result.at for result in group})
-    panel.set_xscale("log", base=2 if workload.axis in ("bytes", "writers") else 10)
+    panel.set_xscale("log", base=10 if workload.axis == "channels" else 2)
     panel.set_xticks(ticks, [amount(at, "bytes") if workload.axis == "bytes" else f"{at:,}" for at in ticks])
     panel.minorticks_off()
     far_apart = _far_apart([figure for result in group for figure in result.found])
@@ -171,5 +171,6 @@ def _label_axes(panel: Any, group: list[Result]) -> None:
         panel.set_ylim(0)
     panel.grid(alpha=0.25)
     panel.set_xlabel(workload.axis)
-    each = "" if workload.more_is_better else f" a {'channel' if workload.name == 'opening' else 'message'}"
+    per = "message" if workload.unit == "seconds" and workload.name != "opening" else "channel"
+    each = "" if workload.more_is_better else f" a {per}"
     panel.set_ylabel(f"{SCALES[workload.unit].name}{each}{', log scale' if far_apart else ''}")

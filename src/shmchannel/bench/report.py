@@ -42,6 +42,8 @@ SCALES = {
     "bytes/s": Scale(2**30, "GiB/s", 2),
     "seconds": Scale(1e-6, "µs", 1),
     "cores": Scale(1e-2, "% of a core", 2),
+    "bytes": Scale(2**10, "KiB", 1),
+    "descriptors": Scale(1, "descriptors", 1),
 }
 
 
