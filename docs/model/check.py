@@ -31,6 +31,8 @@ RING_RUNS = {
     "either side closes at any time": "PRODUCER_MAY_CLOSE CONSUMER_MAY_CLOSE SLICES=1",
     "another thread closes the writer": "CLOSES=PRODUCER",
     "another thread closes the reader": "CLOSES=CONSUMER",
+    "taken in batches": "BATCHES SLICES=1",
+    "taken in batches; another thread closes the reader": "BATCHES CLOSES=CONSUMER",
     "the writer dies": "DIES=PRODUCER",
     "the reader dies": "DIES=CONSUMER",
     "tasks, woken by doorbells": "BELL IDLE SLICES=2",
@@ -70,6 +72,7 @@ RING_MUTANTS = [
     ("fence_before_consume", "all written, then closed", "weak"),
     ("fence_after_end", "all written, then closed", "weak"),
     ("fence_before_look_if_taken", "either side closes at any time", "weak"),
+    ("fence_before_say_closed", "taken in batches; another thread closes the reader", "weak"),
     ("look_again_reader", "all written, an answer awaited", "x86 weak"),
     ("look_again_writer", "all written, an answer awaited", "x86 weak"),
     ("look_again_reader", "tasks, woken by doorbells", "x86"),
@@ -215,11 +218,15 @@ def search_all(
 def job(model: str, name: str, memory: str, *, messages: int, without: str = "") -> Job:
     """A run, or a mutant in that run.
 
-    In the ring few messages want a smaller ring. Three threads have many more states than two.
+    In the ring few messages want a smaller ring, but not a batch. Three threads have many more states than
+    two, and batches even more.
     """
     switches = RUNS[model][name]
-    smaller = "CAPACITY=1" if model == "ring.pml" and messages < 4 and "MIXED" not in switches else ""
+    takes_room = "MIXED" in switches or "BATCHES" in switches
+    smaller = "CAPACITY=1" if model == "ring.pml" and messages < 4 and not takes_room else ""
     fewer = messages > 2 + ("HOLDS" in switches) and ("CLOSES" in switches or "HOLDS" in switches)
+    if "BATCHES" in switches and "CLOSES" in switches:
+        messages, fewer = 2, False
     taken_out = f"WITHOUT_{without}" if without else ""
     return Job(
         model,

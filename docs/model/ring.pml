@@ -120,6 +120,9 @@ byte published, taken;
 byte refused; /* the message whose write came out False */
 bool finished[2];
 bool unreal;  /* see look_at_head: no machine runs like this */
+#ifdef BATCHES
+byte reached; /* the head of the consumer, in whose memory alone it is while the room is held */
+#endif
 
 inline acquire(side) { atomic { !locked[side] -> locked[side] = true } }
 inline release(side) { d_step { len(buffer[me]) == 0 -> locked[side] = false } }
@@ -172,6 +175,15 @@ shut_consumer:
     release(CONSUMER);
 #else
     skip;
+#endif
+#ifdef BATCHES
+    store(HEAD, reached);
+#ifndef WITHOUT_fence_before_say_closed
+fence_before_say_closed:
+#ifdef WEAK
+    fence();
+#endif
+#endif
 #endif
 say_consumer_closed:
     store(CONSUMER_CLOSED, 1);
@@ -410,6 +422,9 @@ proctype consumer()
     byte me = CONSUMER;
     byte size, head, tail, now, need;
     bool closed, last;
+#ifdef BATCHES
+    bool holds;
+#endif
     {
         last = false;
 Read:
@@ -463,7 +478,15 @@ look_if_shut:
         :: else
         fi;
 consume:
+#ifdef BATCHES /* as take_many: the room of several frames is given back at once */
+        if
+        :: store(HEAD, head + size); holds = false
+        :: holds = true
+        fi;
+        reached = head + size;
+#else
         store(HEAD, head + size);
+#endif
 Consumed:
         taken++;
         assert(taken != refused || unreal);
@@ -494,6 +517,12 @@ post_writer:
         goto Read;
 
 Nothing:
+#ifdef BATCHES
+        if
+        :: holds -> store(HEAD, head); holds = false; fence(); goto look_at_writer
+        :: else
+        fi;
+#endif
         if
         :: last && !over[CONSUMER] -> /* the end, or PeerLost */
             assert(taken == published || unreal);

@@ -22,7 +22,7 @@ from .layout import CONNECTED, CREATOR, DATA, FREE, RINGS, SLOTS, WORD, Place
 from .system import files, locks, processes, semaphores
 from .system.clock import monotonic
 from .system.descriptors import above_streams
-from .system.fences import fence
+from .system.fences import WEAK_MEMORY, fence
 from .system.files import has_name, open_into, open_name, refused
 from .system.locks import NO_LOCK, RETRY_INTERVAL, Hold, LockedByte
 from .system.mapping import map_file
@@ -54,8 +54,14 @@ class Segment:
         return Place(self.memory, self.words, RINGS[index], data, self.capacity, RINGS[1 - index])
 
     def record(self, offset: int) -> list[int]:
-        """The words of a record."""
-        return self.words[offset >> 3 :][: layout.RECORD_WORDS].tolist()
+        """The words of a record, the state first: the rest is at least what was stored before that."""
+        words = self.words[offset >> 3 :][: layout.RECORD_WORDS]
+        state = words[layout.STATE]
+        if WEAK_MEMORY:
+            fence()
+        record = words.tolist()
+        record[layout.STATE] = state
+        return record
 
     def state(self, index: int) -> int:
         """The state of slot ``index``."""
@@ -79,6 +85,8 @@ class Segment:
         record = self.words[offset >> 3 :]
         record[layout.PID], record[layout.STARTED], record[layout.NAMESPACE] = processes.this_process()
         record[layout.INTERPRETER], record[layout.NETWORK] = processes.interpreter(), processes.network()
+        if WEAK_MEMORY:
+            fence()  # who sees the state sees the rest: see ``record``
         record[layout.STATE] = state
 
     def is_wanted(self, fd: int, status: os.stat_result) -> bool:

@@ -213,6 +213,8 @@ class Consumer(End):
         The producer sees that, then how far we have read, and so knows what was never taken.
         """
         self.shut(SLICE)
+        if WEAK_MEMORY:  # step: fence_before_say_closed
+            fence()  # who sees the flag sees the head, which in C that shut has stored
         self._flags[layout.CONSUMER_CLOSED] = 1  # step: say_consumer_closed
         self.wake()  # step: post_refusal
         self.bell()
