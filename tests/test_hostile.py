@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from shmchannel import ChannelError, CloneError, Interface
 from shmchannel.codec.interfaces import listed
-from shmchannel.codec.types import GRAPH_MESSAGE, LEAVES, PARTS, REFERENCE, TAGGED_MESSAGE
+from shmchannel.codec.types import (
+    GRAPH_MESSAGE,
+    LEAVES,
+    LEAVES_BY_CODE,
+    PARTS_BY_CODE,
+    REFERENCE,
+    TAGGED_MESSAGE,
+)
 from support.engines import Codec
 from support.listed import Point, codec, decode
 from support.marks import slow_but
@@ -31,9 +38,7 @@ def wrapped(code: int, inside: bytes) -> bytes:
     return b"\xc9" + len(inside).to_bytes(4, "big") + code.to_bytes(1, "big") + inside
 
 
-codes = st.sampled_from(
-    [*(leaf.code for leaf in LEAVES.values()), *(parts.code for parts in PARTS.values()), 120, 121]
-)
+codes = st.sampled_from([*LEAVES_BY_CODE, *PARTS_BY_CODE, 120, 121])
 tags = codes.map(lambda code: msgpack.ExtType(code, b"\0"))
 leaves = st.builds(msgpack.ExtType, codes, st.binary(max_size=40))
 references = st.integers(0, 8).map(lambda number: msgpack.ExtType(REFERENCE, number.to_bytes(4, "little")))
@@ -97,12 +102,12 @@ TEXT = "x" * 50_000  # which the peer chose
 
 def test_no_error_carries_more_than_a_little_of_the_peers_text() -> None:
     insides = [TEXT.encode(), *map(pack, (TEXT, [TEXT], [TEXT, TEXT], [1, TEXT], [TEXT, 1], {TEXT: TEXT}))]
-    for code in (*(leaf.code for leaf in LEAVES.values()), 120, 121):
+    for code in (*LEAVES_BY_CODE, 120, 121):
         for inside in insides:
             check_short(wrapped(code, inside))
             check_short(wrapped(TAGGED_MESSAGE, pack([msgpack.ExtType(code, inside)])))
     parts = [TEXT], [TEXT, TEXT], [[TEXT]], [TEXT, False, None, None, None], ["ValueError", TEXT], [1, TEXT]
-    for code in (parts.code for parts in PARTS.values()):
+    for code in PARTS_BY_CODE:
         for part in parts:
             check_short(wrapped(GRAPH_MESSAGE, pack([[code, *part]])))
             check_short(wrapped(TAGGED_MESSAGE, pack([msgpack.ExtType(code, b"\0"), *part])))

@@ -10,6 +10,8 @@ import importlib
 import io
 import re
 import struct
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -19,9 +21,9 @@ import msgpack
 import pytest
 
 from shmchannel import CloneError
-from shmchannel.codec.types import INSTANCE, LEAVES, MOVED, PARTS, VIEW_CODE
+from shmchannel.codec.types import INSTANCE, LEAVES, MOVED, PARTS, VIEW_CODE, is_known
 from support.documented import MODULES, ROWS
-from support.engines import decode, encode
+from support.engines import RINGS, decode, encode, in_program
 from support.values import alike
 
 pytestmark = pytest.mark.usefixtures("packer")
@@ -59,6 +61,10 @@ def test_the_documented_codes_are_those_in_use() -> None:
     documented = {
         name: int(re.sub(r"\D.*", "", wire[4:])) for name, _, wire in ROWS if wire.startswith("ext")
     }
+    for name, *_ in ROWS:
+        module, _, kind = name.strip().rpartition(".")
+        if module in sys.modules:
+            assert is_known(getattr(sys.modules[module], kind))
     in_use = {entry.code: kind for kind, entry in [*LEAVES.items(), *PARTS.items()]}
     for name, code in documented.items():
         if code == 29:
@@ -68,6 +74,67 @@ def test_the_documented_codes_are_those_in_use() -> None:
                 in_use.pop(code).__name__ == name.split(".")[-1].replace("EllipsisType", "ellipsis").strip()
             )
     assert in_use == {30: list, 31: dict}
+
+
+# Types whose module shmchannel does not import.
+LATER = {
+    "decimal": "[decimal.Decimal('-1.50')]",
+    "fractions": "[fractions.Fraction(1, 3)]",
+    "uuid": "[uuid.UUID(int=5, is_safe=uuid.SafeUUID.safe), uuid.UUID(int=6)]",
+    "ipaddress": "[ipaddress.ip_address('::1'), ipaddress.ip_network('10.0.0.0/8')]",
+    "pathlib": "[pathlib.Path('a'), pathlib.PureWindowsPath('b')]",
+}
+READS = """
+import sys
+from shmchannel import engine
+module, example, payload = sys.argv[1:]
+assert module not in sys.modules
+value = engine.Codec().decode(bytes.fromhex(payload))
+names = {module: sys.modules[module]}
+assert value == eval(example, names)
+assert [*map(type, value)] == [*map(type, eval(example, names))]
+"""
+WRITES = """
+import sys
+from shmchannel import engine
+module, example, payload = sys.argv[1:]
+codec = engine.Codec()
+codec.encode([1, {2}, ValueError(3)])
+assert module not in sys.modules
+names = {module: __import__(module)}
+assert codec.encode(eval(example, names)).hex() == payload
+assert codec.decode(codec.encode([eval(example, names)[0]] * 2)) == [eval(example, names)[0]] * 2
+"""
+
+
+@pytest.mark.parametrize("engine", RINGS)
+@pytest.mark.parametrize("program", [READS, WRITES])
+@pytest.mark.parametrize("module", LATER)
+def test_a_type_travels_though_its_module_is_imported_only_for_it(
+    module: str, program: str, engine: str
+) -> None:
+    example = LATER[module]
+    payload = encode(eval(example, {module: importlib.import_module(module)})).hex()
+    command = [sys.executable, "-c", program, module, example, payload]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, env=in_program(engine))
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+@pytest.mark.parametrize("module", LATER)
+def test_a_type_whose_module_cannot_be_imported_is_refused(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """As after a chroot."""
+    payload = encode(eval(LATER[module], {module: importlib.import_module(module)}))
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(CloneError, match=f"{module} cannot be imported here"):
+        decode(payload)
+
+
+def test_a_class_with_the_name_of_such_a_type_is_none() -> None:
+    impostor = type("Decimal", (), {"__module__": "decimal"})
+    with pytest.raises(CloneError, match="cannot clone"):
+        encode([impostor()])
 
 
 def refused() -> Iterator[tuple[Any, str]]:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..channel import Channel
-from ..codec.types import LEAVES
+from ..codec.types import LEAVES, is_known
 from ..engine import Codec
 from ..errors import ChannelError
 from ..transfer.buffer import SharedBuffer
@@ -224,7 +224,8 @@ class Jsonlines:
 def _described(value: Any) -> str:
     """A clone in a word, for people. Containers are not described by their items, which may have no end."""
     error = isinstance(value, BaseException) and all(type(part) in (str, int) for part in value.args)
-    if not error and type(value) not in (float, *LEAVES):
+    kind = type(value)
+    if not (error or kind is float or (is_known(kind) and kind in LEAVES)):
         return type(value).__name__
     try:
         text = repr(value)

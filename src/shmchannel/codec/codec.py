@@ -18,7 +18,6 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 from typing import Any, NoReturn
 
 import msgpack
@@ -240,12 +239,12 @@ class _TreeEncoder:
         if kind is bytes or kind is memoryview:
             self._put_bytes(value)
             return
-        if kind in types.PLAIN or kind in types.IMMUTABLE_LEAVES:
+        if kind in types.PLAIN or (types.is_known(kind) and kind in types.IMMUTABLE_LEAVES):
             self._packer.pack(value)
             return
         interface = self._by_class.get(kind)
         # Two references to one object arrive as two references to one object, except for these.
-        if not (kind in (Fraction, range) or (interface and interface.is_enum)):
+        if not (types.PARTS.get(kind) in (types.FRACTION, types.RANGE) or (interface and interface.is_enum)):
             if id(value) in self._seen:
                 raise _NoTreeError
             self._seen.add(id(value))

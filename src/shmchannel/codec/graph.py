@@ -127,7 +127,7 @@ class _Writer:
             _check_str(part, path)
         if kind in types.PLAIN:
             return part
-        if kind in types.IMMUTABLE_LEAVES:
+        if types.is_known(kind) and kind in types.IMMUTABLE_LEAVES:
             return _with_path(types.encode_leaf, part, path, TypeError, ValueError)
         number = self._numbers.get(id(part))
         if number is None:

@@ -12,7 +12,6 @@ that of the shortest ways through it, but these recursions take the longest. So 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 from msgpack import ExtType
@@ -20,7 +19,7 @@ from msgpack import ExtType
 from ..errors import CloneError
 from .interfaces import Interfaces
 from .limits import MAX_DEPTH, too_deep
-from .types import EXCEPTION, INSTANCE, MOVED, PARTS, PARTS_BY_CODE
+from .types import EXCEPTION, FRACTION, INSTANCE, MOVED, PARTS, PARTS_BY_CODE, RANGE
 
 # Parts that may be hashed, whatever the message: some tenths of a second. And for each byte that it has.
 _MANY, _EACH = 1 << 22, 8
@@ -32,7 +31,7 @@ _LEAF_BYTES, _TEXT_BYTES, _CALL = 16, 1024, 16
 _MAX_BETWEEN = 16
 
 _TUPLE, _SLICE, _FROZENSET = PARTS[tuple].code, PARTS[slice].code, PARTS[frozenset].code
-_NUMBERS = PARTS[Fraction].code, PARTS[range].code
+_NUMBERS = FRACTION.code, RANGE.code
 # What is hashed by its parts. An instance may be: a frozen dataclass is.
 _BY_PARTS = frozenset({_TUPLE, _SLICE, _FROZENSET, *_NUMBERS, INSTANCE, MOVED})
 

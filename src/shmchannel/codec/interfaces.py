@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast, runtime_c
 from ..errors import ChannelError, InterfaceError
 from .builtin_exceptions import context_of
 from .known_classes import to_list
-from .types import CROSS_AS_THEY_ARE
+from .types import is_known
 
 T = TypeVar("T")
 Function = Callable[[Any], Any]
@@ -104,7 +104,7 @@ class Interface:
                 f"{cls!r} cannot cross: give it methods serialize and deserialize, or list "
                 "Interface(cls, serialize=..., deserialize=...)"
             )
-        if cls in CROSS_AS_THEY_ARE:
+        if is_known(cls):
             raise TypeError(
                 f"{cls!r} crosses as it is: no interface would be asked. Wrap it in a class of yours"
             )

@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import array
 import datetime
-import decimal
-import fractions
-import ipaddress
+import functools
 import itertools
 import operator
-import pathlib
 import re
 import struct
 import sys
-import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -74,6 +70,14 @@ def _require(condition: bool) -> None:
         raise ValueError("these bytes encode no value of that type")
 
 
+def _imported(module: str, name: str) -> Any:
+    """Return a type of the standard library. A value of it arrives, so it is imported only now."""
+    try:
+        return getattr(__import__(module), name)
+    except ImportError as error:  # after a chroot
+        raise ValueError(f"{module} cannot be imported here: {error}") from None
+
+
 # -- numbers
 
 
@@ -83,13 +87,16 @@ def _numbers(code: int, kind: type[Any], form: str, *names: str) -> Leaf:
     return Leaf(code, lambda value: numbers.pack(*take(value)), lambda data: kind(*numbers.unpack(data)))
 
 
-_decimal_text = decimal.Context(capitals=1).to_sci_string  # str, in any context of the thread
+@functools.cache
+def _decimal_text() -> Callable[[Any], str]:
+    """What ``str`` does, in any context of the thread."""
+    return _imported("decimal", "Context")(capitals=1).to_sci_string  # type: ignore[no-any-return]
 
 
-def _decode_decimal(data: bytes) -> decimal.Decimal:
+def _decode_decimal(data: bytes) -> Any:
     text = data.decode("ascii")
-    value = decimal.Decimal(text)
-    _require(_decimal_text(value) == text)
+    value = _imported("decimal", "Decimal")(text)
+    _require(_decimal_text()(value) == text)
     return value
 
 
@@ -103,10 +110,10 @@ def _few_bits(*parts: Any) -> Any:
     return parts
 
 
-def _build_fraction(parts: list[Any]) -> fractions.Fraction:
+def _build_fraction(parts: list[Any]) -> Any:
     numerator, denominator = _few_bits(*parts)
     _require(type(numerator) is type(denominator) is int)
-    value = fractions.Fraction(numerator, denominator)
+    value = _imported("fractions", "Fraction")(numerator, denominator)
     _require(value.denominator == denominator)
     return value
 
@@ -183,7 +190,12 @@ def _zoned(code: int, kind: type[Any], form: str, *names: str) -> Leaf:
 
 # -- other leaves
 
-_SAFETY = [uuid.SafeUUID.safe, uuid.SafeUUID.unsafe, uuid.SafeUUID.unknown]
+_SAFETY = [0, -1, None]  # safe, unsafe, unknown
+
+
+def _decode_uuid(data: bytes) -> Any:
+    is_safe = _imported("uuid", "SafeUUID")(_SAFETY[data[16]])
+    return _imported("uuid", "UUID")(bytes=data[:16], is_safe=is_safe)
 
 
 def _encode_array(value: array.array[Any]) -> bytes:
@@ -247,7 +259,12 @@ def _decode_pattern(data: bytes) -> re.Pattern[Any]:
     return value
 
 
-def _text(kind: type[Any], code: int) -> Leaf:
+def _texts(module: str, first: int, *names: str) -> dict[tuple[str, str], Leaf]:
+    """Types of a module that travel as their text, with codes from ``first`` on."""
+    return {(module, name): _text(code, module, name) for code, name in enumerate(names, first)}
+
+
+def _text(code: int, module: str, name: str) -> Leaf:
     # A file's name may have bytes that are not UTF-8: Python keeps those as lone surrogates.
     def encode(value: Any) -> bytes:
         data = str(value).encode("utf-8", "surrogateescape")
@@ -255,7 +272,7 @@ def _text(kind: type[Any], code: int) -> Leaf:
             raise ValueError("surrogates that together stand for a character")
         return data
 
-    return Leaf(code, encode, lambda data: kind(data.decode("utf-8", "surrogateescape")))
+    return Leaf(code, encode, lambda data: _imported(module, name)(data.decode("utf-8", "surrogateescape")))
 
 
 def _decode_ellipsis(data: bytes) -> Any:
@@ -282,33 +299,18 @@ LEAVES: dict[type, Leaf] = {
     datetime.date: _numbers(8, datetime.date, "<HBB", *_DAY),
     datetime.time: _zoned(9, datetime.time, "<" + _TIME, *_TIMES),
     datetime.timedelta: _DELTA,
-    decimal.Decimal: Leaf(11, lambda value: _decimal_text(value).encode(), _decode_decimal),
-    uuid.UUID: Leaf(
-        13,
-        lambda value: value.bytes + bytes([_SAFETY.index(value.is_safe)]),
-        lambda data: uuid.UUID(bytes=data[:16], is_safe=_SAFETY[data[16]]),
-    ),
     array.array: Leaf(16, _encode_array, _decode_array),
     re.Pattern: Leaf(17, _encode_pattern, _decode_pattern),
-    pathlib.PurePosixPath: _text(pathlib.PurePosixPath, 18),
-    pathlib.PureWindowsPath: _text(pathlib.PureWindowsPath, 19),
-    pathlib.PosixPath: _text(pathlib.PosixPath, 20),
-    pathlib.WindowsPath: _text(pathlib.WindowsPath, 21),
-    ipaddress.IPv4Address: _text(ipaddress.IPv4Address, 22),
-    ipaddress.IPv6Address: _text(ipaddress.IPv6Address, 23),
-    ipaddress.IPv4Network: _text(ipaddress.IPv4Network, 24),
-    ipaddress.IPv6Network: _text(ipaddress.IPv6Network, 25),
-    ipaddress.IPv4Interface: _text(ipaddress.IPv4Interface, 26),
-    ipaddress.IPv6Interface: _text(ipaddress.IPv6Interface, 27),
     type(...): Leaf(28, lambda _: b"", _decode_ellipsis),
 }
 EXCEPTION = Parts(29, take_exception, build_exception)
+FRACTION = Parts(12, lambda value: _few_bits(*value.as_integer_ratio()), _build_fraction)
+RANGE = Parts(14, lambda value: _few_bits(*_bounds(value)), _build_range)
 PARTS: dict[type, Parts] = {
     tuple: Parts(2, iter, tuple),
     set: Parts(3, list, set, set.update, set, key_stride=1),
     frozenset: Parts(4, iter, frozenset, key_stride=1),
-    fractions.Fraction: Parts(12, lambda value: _few_bits(*value.as_integer_ratio()), _build_fraction),
-    range: Parts(14, lambda value: _few_bits(*_bounds(value)), _build_range),
+    range: RANGE,
     slice: Parts(15, _bounds, _build_slice),
     **dict.fromkeys(EXCEPTIONS.values(), EXCEPTION),
     # Only in a graph: elsewhere these have a form of MessagePack's own.
@@ -322,9 +324,21 @@ PARTS: dict[type, Parts] = {
         key_stride=2,
     ),
 }
+# By module and name: types whose module is not imported here. Whoever has such a value has imported it.
+_LATER: dict[tuple[str, str], Leaf | Parts] = {
+    ("decimal", "Decimal"): Leaf(11, lambda value: _decimal_text()(value).encode(), _decode_decimal),
+    ("fractions", "Fraction"): FRACTION,
+    ("uuid", "UUID"): Leaf(
+        13, lambda value: value.bytes + bytes([_SAFETY.index(value.is_safe.value)]), _decode_uuid
+    ),
+    **_texts("pathlib", 18, "PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath"),
+    **_texts("ipaddress", 22, "IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network"),
+    **_texts("ipaddress", 26, "IPv4Interface", "IPv6Interface"),
+}
+_LINES = [*LEAVES.values(), *PARTS.values(), *_LATER.values()]
 MUTABLE_CONTAINERS = frozenset({list, dict, set})  # not instances and exceptions, whose parts are taken once
-LEAVES_BY_CODE = {leaf.code: leaf for leaf in LEAVES.values()}
-PARTS_BY_CODE = {parts.code: parts for parts in PARTS.values()}
+LEAVES_BY_CODE = {line.code: line for line in _LINES if isinstance(line, Leaf)}
+PARTS_BY_CODE = {line.code: line for line in _LINES if isinstance(line, Parts)}
 TAGS = frozenset({*PARTS_BY_CODE, INSTANCE, MOVED})
 # In an instance's value a memoryview arrives as one that can be written to, and elsewhere as bytes.
 VIEW = Leaf(VIEW_CODE, memoryview.tobytes, lambda data: memoryview(bytearray(data)))
@@ -333,7 +347,22 @@ LEAVES_BY_CODE[VIEW.code] = VIEW
 PLAIN = frozenset({type(None), bool, int, float, str, bytes, memoryview})
 MUTABLE_LEAVES = frozenset({bytearray, array.array})
 IMMUTABLE_LEAVES = LEAVES.keys() - MUTABLE_LEAVES
-CROSS_AS_THEY_ARE = PLAIN | LEAVES.keys() | PARTS.keys()
+
+
+def is_known(kind: type) -> bool:
+    """Whether values of a type cross as they are. A type of ``_LATER`` joins the tables here."""
+    if kind in PLAIN or kind in LEAVES or kind in PARTS:
+        return True
+    module, name = str(kind.__module__).partition(".")[0], kind.__name__
+    line = _LATER.get((module, name))
+    if line is None or getattr(sys.modules.get(module), name, None) is not kind:
+        return False
+    if isinstance(line, Parts):
+        PARTS[kind] = line
+    else:
+        IMMUTABLE_LEAVES.add(kind)  # first: a type that another thread finds in LEAVES is complete
+        LEAVES[kind] = line
+    return True
 
 
 def differs(container: Any, parts: list[Any]) -> bool:

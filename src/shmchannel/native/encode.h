@@ -318,6 +318,18 @@ static int encode_array(Encoder *encoder, PyObject *leaf, PyObject *value)
     return encode_leaf(encoder, leaf, value);
 }
 
+/* 1 if the type joins the tables now, because its module has been imported since they were made; 0 if not, -1 with an
+   exception. */
+static int joins_tables(Encoder *encoder, PyObject *type)
+{
+    if (mark_levels(encoder->level) < 0)
+        return -1;
+    PyObject *is_known = PyObject_CallOneArg(encoder->codec->state->is_known, type);
+    int joins = is_known ? PyObject_IsTrue(is_known) : -1;
+    Py_XDECREF(is_known);
+    return joins;
+}
+
 /* A value of a type that is looked up: in the tables of types, and among the interfaces. */
 static Py_NO_INLINE int encode_other(Encoder *encoder, PyObject *value)
 {
@@ -338,7 +350,10 @@ static Py_NO_INLINE int encode_other(Encoder *encoder, PyObject *value)
         Py_DECREF(found);
         return status;
     }
-    if (!PyErr_Occurred())
+    int joins = PyErr_Occurred() ? -1 : joins_tables(encoder, type);
+    if (joins > 0)
+        return encode_other(encoder, value);
+    if (!joins)
         PyErr_Format(PyExc_TypeError, "cannot clone %R", type);
     return -1;
 }
