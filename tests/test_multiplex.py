@@ -58,6 +58,20 @@ def test_those_that_are_ready_are_returned_in_the_order_given(pair: tuple[Port, 
         assert wait([], timeout=0) == []
 
 
+def test_a_wait_whose_time_is_up_before_it_sleeps_does_not_sleep(pair: tuple[Port, Port]) -> None:
+    near, far = socket.socketpair()
+
+    class Slow:
+        def fileno(self) -> int:
+            until = time.monotonic() + 0.02
+            while time.monotonic() < until:
+                pass
+            return near.fileno()
+
+    with near, far:
+        assert wait([pair[1], Slow()], timeout=0.001) == []
+
+
 @pytest.mark.parametrize("what", ["message", "end", "socket"])
 def test_a_wait_is_woken_at_once(monkeypatch: pytest.MonkeyPatch, pair: tuple[Port, Port], what: str) -> None:
     monkeypatch.setattr(multiplex, "SLICE", 1000)  # with this a missing ring is a hang
@@ -111,6 +125,31 @@ def test_a_port_in_a_selector_of_your_own(kind: type[selectors.BaseSelector]) ->
         selector.unregister(port)
         assert port.fileno() == port.fileno()
     peer.join()
+
+
+def test_a_wait_after_a_wait_finds_what_came_or_stayed_in_between(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[Port, Port]
+) -> None:
+    monkeypatch.setattr(multiplex, "SLICE", 1000)  # with this, what a bell does not say is not found
+    one, two = pair
+    assert wait([two], timeout=0) == []
+    one.write_many_sync([1, 2])
+    assert two.read_sync() == 1
+    assert wait([two], timeout=0) == [two]  # one has stayed
+    assert two.read_sync() == 2
+    assert wait([two], timeout=0) == []
+    one.write_sync(3)
+    assert wait([two], timeout=0) == [two]
+    with pytest.raises(TimeoutError):
+        two.read_sync(timeout=0.01)  # a sleep of its own at the same end
+    one.write_sync(4)
+    assert wait([two], timeout=0) == [two]
+    assert asyncio.run(two.read()) == 4  # the loop has the bell for a time
+    one.write_sync(5)
+    assert wait([two], timeout=0) == [two]
+    one.close_sync()
+    assert two.read_sync() == 5
+    assert wait([two], timeout=0) == [two]
 
 
 def test_the_descriptor_is_silent_once_all_is_read(pair: tuple[Port, Port]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import selectors
+import math
+import select
 from collections.abc import Iterable
 from typing import Any
 
+from .errors import PortClosed
 from .port.connection import Connection
 from .port.port import Port, connection_of
+from .system.clock import monotonic
+from .system.fences import fence
 from .waiting.deadline import Deadline
 from .waiting.select import SelectSide
 from .waiting.sleeper import SLICE
@@ -26,44 +30,106 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
     if isinstance(objects, Port):  # a port is iterable, and would be read
         raise TypeError("wait takes a list: write wait([port])")
     wanted = list(objects)
-    connections = {port: connection_of(port) for port in wanted if isinstance(port, Port)}
     deadline = Deadline(timeout)
-    # Not an epoll, which refuses what is always ready: regular files, and devices such as /dev/null.
-    with selectors.PollSelector() as selector:
-        for file in wanted:
-            if not isinstance(file, Port):
-                if not (isinstance(file, int) or hasattr(file, "fileno")):
-                    raise TypeError(
-                        f"wait takes ports, objects with a fileno(), and descriptors, not {file!r}"
-                    )
-                selector.register(file, selectors.EVENT_READ)
-        watched: dict[Port, SelectSide] = {}
+    # What an object is known by here: a port by its connection, everything else by its descriptor.
+    keys = [connection_of(item) if isinstance(item, Port) else _descriptor(item) for item in wanted]
+    files = {key for key in keys if isinstance(key, int)}
+    bells = _Bells()
+    try:
+        for descriptor in files:
+            bells.poll.register(descriptor, select.POLLIN)
+        for key in keys:
+            if isinstance(key, Connection):
+                bells.add(key)
+        ready: set[object] = {*bells.look()}
+        look_at = monotonic() + SLICE  # in slices, because a death and a ring that failed are not heard
+        while True:
+            left = 0.0 if ready else min(deadline.left(), look_at - monotonic())
+            # A poll of less than 0 ms would last for ever.
+            rung = {descriptor for descriptor, _ in bells.poll.poll(max(0, math.ceil(left * 1000)))}
+            ready.update(rung & files)
+            ready.update(bells.answer(rung))
+            if monotonic() >= look_at:
+                ready.update(bells.look())
+                look_at = monotonic() + SLICE
+            if ready or deadline.left() <= 0:
+                return [item for item, key in zip(wanted, keys, strict=True) if key in ready]
+    finally:
+        bells.unwatch()
+
+
+def _descriptor(item: Any) -> int:
+    if not (isinstance(item, int) or hasattr(item, "fileno")):
+        raise TypeError(f"wait takes ports, objects with a fileno(), and descriptors, not {item!r}")
+    descriptor = item if isinstance(item, int) else item.fileno()
+    if descriptor < 0:
+        raise ValueError(f"{item!r} is closed, and has no descriptor any more")
+    return int(descriptor)
+
+
+class _Bells:
+    """The ports of a wait, with their doorbells in a poll.
+
+    An announcement stays up when the wait ends, until the peer rings. So the next wait need not look at a
+    port whose bell is silent, unless a slice has passed since the last look.
+    """
+
+    def __init__(self) -> None:
+        # Not an epoll, which refuses what is always ready: regular files, and devices such as /dev/null.
+        self.poll = select.poll()
+        self._sides: dict[Connection, SelectSide] = {}
+        self._by_descriptor: dict[int, Connection] = {}
+        self._over: list[Connection] = []
+
+    def add(self, connection: Connection) -> None:
+        """Add a port, once. Raises as ``Connection.to_select``."""
+        if connection in self._sides:
+            return
         try:
-            while True:
-                ready = _ready(connections)
-                for port in connections.keys() - watched.keys() if not ready else ():
-                    try:
-                        side = connections[port].to_select()
-                        descriptor = side.watch()
-                        watched[port] = side
-                        selector.register(descriptor, selectors.EVENT_READ, port)
-                    except (ValueError, OSError):
-                        if not port.closed:  # a port that another thread has just closed is ready
-                            raise
-                left = 0.0 if ready else deadline.left()
-                # In slices, to notice the death of a peer.
-                keys = [key for key, _ in selector.select(min(SLICE, left))]
-                ready += [key.fileobj for key in keys if key.data is None]
-                ready += [port for port in _ready(connections) if port not in ready]
-                if ready or left <= 0:
-                    return [item for item in wanted if item in ready]
-                for key in keys:
-                    watched[key.data].rearm()
-        finally:
-            for side in watched.values():
-                side.unwatch()
+            side = connection.to_select()
+        except PortClosed:  # also by another thread just now
+            self._over.append(connection)
+            return
+        side.watches += 1
+        self._sides[connection] = side
+        if side.look_at:
+            self._register(side.descriptor, connection)
 
+    def _register(self, descriptor: int, connection: Connection) -> None:
+        self._by_descriptor[descriptor] = connection
+        self.poll.register(descriptor, select.POLLIN)
 
-def _ready(connections: dict[Port, Connection]) -> list[Any]:
-    """The ports from which a read would not wait."""
-    return [port for port, connection in connections.items() if connection.is_ready()]
+    def look(self) -> list[Connection]:
+        """Look at the ports that are due, and announce that this side waits if none of them is ready."""
+        now = monotonic()
+        due = [connection for connection, side in self._sides.items() if side.look_at <= now]
+        ready = self._over + [connection for connection in due if connection.is_ready()]
+        if ready or not due:
+            return ready
+        for connection in due:
+            try:
+                self._register(self._sides[connection].announce(), connection)
+            except PortClosed:  # by another thread just now
+                ready.append(connection)
+        fence()  # for all of them. Nothing below is read before the announcements are out
+        for connection in due:
+            if connection.is_ready():
+                ready.append(connection)
+            elif connection.peer.rings_here():
+                self._sides[connection].look_at = now + SLICE
+        return ready
+
+    def answer(self, rung: set[int]) -> list[Connection]:
+        """Return the ports that are ready, of those whose bells are rung. The others announce again."""
+        ready = []
+        for descriptor in rung & self._by_descriptor.keys():
+            connection = self._by_descriptor[descriptor]
+            if connection.is_ready():
+                ready.append(connection)
+            else:
+                self._sides[connection].rearm()
+        return ready
+
+    def unwatch(self) -> None:
+        for side in self._sides.values():
+            side.watches -= 1

@@ -395,7 +395,7 @@ class Connection:
         None if there is no end. Raises the error of the end if there is no message before it.
         """
         opened = self._still_open()
-        if opened is not None and opened.select_side.watched:
+        if opened is not None and opened.select_side.watches:
             opened.select_side.rearm()
         # Then another thread has closed it, or this is a fork.
         if isinstance(incoming, Ended) or incoming is not self.incoming:
@@ -589,14 +589,16 @@ class Connection:
         Raises ``ChannelError`` while another loop awaits the port or a select watches it.
         """
         opened = self._open
-        if opened is not None and opened.select_side.watched:
+        if opened is not None and opened.select_side.watches:
             opened.select_side.end_if_unwatched()
-            if opened.select_side.watched:
+            if opened.select_side.watches:
                 raise ChannelError(
                     "a select watches this port: call read_nowait when its fileno() is readable"
                 )
         side = self.loop_side or locked(self._doorbell.lock, self._make_loop_side)
         moved = side.join()
+        if moved and opened is not None:
+            opened.select_side.rest()
         if isinstance(self.incoming, Ended):
             side.stop()  # a thread that has just closed the port may not have seen this side
         elif moved and self.events:
@@ -643,7 +645,7 @@ class Connection:
             raise ended.FORKED()
         if opened is None or self.closed:
             raise PortClosed("this port is over, and has no descriptor any more")
-        if self._loop is not None:
+        if self.loop_side is not None and self.loop_side.loop is not None:
             raise ChannelError(
                 "this port is awaited in an event loop: a select beside the loop would miss messages"
             )

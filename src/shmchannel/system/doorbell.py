@@ -35,14 +35,21 @@ class Doorbell:
         # For binding and closing, which two threads may do at once, and for the event loop's part in both.
         self.lock = threading.RLock()
 
-    def bind(self) -> None:
-        """Make our bell, unless we have one. Raises ``ChannelError`` when the system refuses."""
+    def bind(self) -> int:
+        """Make our bell, unless we have one, and return its descriptor; -1 once it is closed.
+
+        Raises ``ChannelError`` when the system refuses.
+        """
+        descriptor = self.fileno()
+        if descriptor >= 0:
+            return descriptor
         try:
             locked(self.lock, self._bind)
         except OSError as error:
             raise ChannelError(
                 f"cannot make a doorbell: {error.strerror}; raise the limit that was hit"
             ) from error
+        return self.fileno()
 
     def _bind(self) -> None:
         if self._closed or self.fileno() >= 0:

@@ -23,45 +23,47 @@ class SelectSide:
         self._doorbell = doorbell
         self._reader = reader
         self._ready = ready
-        self._watches = 0
+        self.watches = 0
+        """How many selects watch the port now."""
+        self.descriptor = -1
+        """The doorbell's, as of the last ``announce``."""
+        self.look_at = 0.0
+        """Until then, in monotonic seconds, a port whose bell is silent has nothing to read. 0: look."""
         self._watched_for_good = False
 
-    @property
-    def watched(self) -> bool:
-        """Whether a select watches the port now, as far as this side knows."""
-        return self._watches > 0
-
     def watch_for_good(self) -> int:
-        """As ``watch``, without an end; may be repeated."""
-        self._doorbell.bind()  # again, if other code has closed its number
+        """Have the peer ring for each message, and return the doorbell's descriptor; may be repeated."""
+        descriptor = self.announce()
         if not self._watched_for_good:
-            self.watch()
             self._watched_for_good = True
-        return self._descriptor()
+            self.watches += 1
+        self.rearm()
+        return descriptor
 
     def end_if_unwatched(self) -> None:
         """End ``watch_for_good``, unless a selector still has the descriptor. Only an epoll tells."""
         if self._watched_for_good and not is_in_an_epoll(self._doorbell.fileno()):
             self._watched_for_good = False
-            self.unwatch()
+            self.watches -= 1
 
-    def watch(self) -> int:
-        """Have the peer ring for each message until ``unwatch``; return the doorbell's descriptor.
+    def rest(self) -> None:
+        """Take the announcement down: from now on a loop has the bell."""
+        self.look_at = 0.0
+        self._reader.flags[ON_BELL] = 0
+        self._doorbell.drain()
 
-        Raises ``ChannelError`` when the system refuses a doorbell, ``PortClosed`` once the port is over.
+    def announce(self) -> int:
+        """Have the peer ring for the next message; return the doorbell's descriptor.
+
+        The caller has to fence, and then to look whether the port is ready: that can be done for many ports
+        at once. Raises ``ChannelError`` when the system refuses a doorbell, ``PortClosed`` once the port is
+        over.
         """
-        self._doorbell.bind()
-        descriptor = self._descriptor()
-        self._watches += 1
-        self.rearm()
-        return descriptor
-
-    def unwatch(self) -> None:
-        """End one ``watch``."""
-        self._watches -= 1
-        if not self._watches:
-            self._reader.flags[ON_BELL] = 0
-            self._doorbell.drain()
+        self.descriptor = self._doorbell.bind()  # again, if other code has closed its number
+        if self.descriptor < 0:
+            raise PortClosed("this port is over, and has no descriptor any more")
+        self._reader.flags[ON_BELL] = 1
+        return self.descriptor
 
     def rearm(self) -> None:
         """Have the peer ring for the next message. The doorbell is silent unless a read can go on now."""
@@ -70,9 +72,3 @@ class SelectSide:
         fence()
         if self._ready():  # look again
             self._doorbell.ring_ours()
-
-    def _descriptor(self) -> int:
-        descriptor = self._doorbell.fileno()
-        if descriptor < 0:
-            raise PortClosed("this port is over, and has no descriptor any more")
-        return descriptor
