@@ -57,11 +57,14 @@ static PyObject *codec_encode(PyObject *object, PyObject *const *args, Py_ssize_
 static PyObject *codec_decode(PyObject *object, PyObject *const *args, Py_ssize_t count)
 {
     Codec *self = (Codec *)object;
-    Py_buffer view;
-    if (!takes_one_or_two(count) || !is_prepared(self->by_class) ||
-        PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0)
+    if (!takes_one_or_two(count) || !is_prepared(self->by_class))
         return NULL;
-    PyObject *taken = count == 2 ? args[1] : Py_None; /* or the Taken of codec/lent.py */
+    PyObject *payload = args[0], *taken = count == 2 ? args[1] : Py_None; /* or the Taken of codec/lent.py */
+    Py_buffer view;
+    if (PyBytes_CheckExact(payload))
+        return decode_message(self, (uint8_t *)PyBytes_AS_STRING(payload), (size_t)PyBytes_GET_SIZE(payload), taken, NULL);
+    if (PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
     PyObject *value = decode_message(self, view.buf, (size_t)view.len, taken, NULL);
     PyBuffer_Release(&view);
     return value;
@@ -81,10 +84,8 @@ static void codec_dealloc(PyObject *object)
 {
     Codec *self = (Codec *)object;
     PyObject_GC_UnTrack(object);
-#ifndef Py_GIL_DISABLED
     for (size_t i = 0; i < KEYS; i++)
         Py_CLEAR(self->keys[i].text);
-#endif
     Py_CLEAR(self->by_class);
     Py_CLEAR(self->records_by_class);
     Py_CLEAR(self->records_by_name);

@@ -166,40 +166,42 @@ static PyObject *decode_text(Decoder *decoder, size_t length)
     return other;
 }
 
+/* Load the `length` bytes of a key as the words of a Key, where `left` bytes may be loaded. */
+static inline void load_key(uint64_t words[KEY_WORDS], const uint8_t *place, size_t length, size_t left)
+{
+    size_t last = (length - 1) / 8;
+    memset(words, 0, KEY_WORDS * 8);
+    if (left < 8 * (last + 1)) {
+        memcpy(words, place, length);
+    } else {
+        for (size_t i = 0; i <= last; i++)
+            words[i] = word_at(place + 8 * i);
+        atomic_signal_fence(memory_order_acquire); /* each byte is loaded once, here too */
+        words[last] &= big_endian_word(~(uint64_t)0 << (8 * (8 * (last + 1) - length)));
+    }
+    words[KEY_WORDS - 1] |= big_endian_word(length);
+}
+
 /* A short str that is a key, and has probably come before. */
 static PyObject *decode_key(Decoder *decoder, size_t length)
 {
-#ifdef Py_GIL_DISABLED
-    return decode_text(decoder, length);
-#else
-    static const uint8_t masks[2 * LONGEST_KEY] = {[0 ... LONGEST_KEY - 1] = 0xFF};
-    uint64_t words[KEY_WORDS] = {0}, mask[KEY_WORDS];
+    uint64_t words[KEY_WORDS];
+    size_t left = bytes_left(decoder);
     if (length > LONGEST_KEY || length == 0)
         return decode_text(decoder, length);
     const uint8_t *place = advance(decoder, length);
     if (!place)
         return NULL;
-    if (decoder->end - place >= LONGEST_KEY) { /* else the loads below wait for the stores of a copy of `length` bytes */
-        memcpy(words, place, sizeof words);
-        atomic_signal_fence(memory_order_acquire); /* each byte is loaded once, here too */
-        memcpy(mask, masks + LONGEST_KEY - length, sizeof mask);
-        for (int i = 0; i < KEY_WORDS; i++)
-            words[i] &= mask[i];
-    } else {
-        memcpy(words, place, length);
-    }
-    uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5 ^ words[3] * 7 ^ length) * 0x9E3779B97F4A7C15u;
+    load_key(words, place, length, left);
+    uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5 ^ words[3] * 7) * 0x9E3779B97F4A7C15u;
     Key *key = &decoder->codec->keys[hash >> 55]; /* its top 9 bits: one of KEYS */
-    if (key->text && (size_t)PyUnicode_GET_LENGTH(key->text) == length && key->words[0] == words[0] &&
-        key->words[1] == words[1] && key->words[2] == words[2] && key->words[3] == words[3])
-        return Py_NewRef(key->text);
-    PyObject *text = PyUnicode_DecodeUTF8((const char *)words, (Py_ssize_t)length, NULL);
-    if (text && PyUnicode_IS_COMPACT_ASCII(text)) {
-        memcpy(key->words, words, sizeof words);
-        Py_XSETREF(key->text, Py_NewRef(text));
-    }
+    PyObject *text = known_key(key, words);
+    if (text)
+        return text;
+    text = PyUnicode_DecodeUTF8((const char *)words, (Py_ssize_t)length, NULL);
+    if (text && PyUnicode_IS_COMPACT_ASCII(text))
+        keep_key(key, words, text);
     return text;
-#endif
 }
 
 static PyObject *decode_bytes(Decoder *decoder, size_t length)

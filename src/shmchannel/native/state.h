@@ -72,14 +72,45 @@ static PyObject *get_attribute(PyObject *object, const char *name)
 /* The first fields of a Leaf and of a Parts of codec/types.py. */
 enum { KIND_CODE = 0, KIND_ENCODE = 1, KIND_DECODE = 2 };
 
-/* Keys of dicts come again and again: those decoded lately, by their bytes. (Builds without a GIL have no such cache: it
-   would need a lock there.) */
-enum { KEYS = 512, KEY_WORDS = 4, LONGEST_KEY = 8 * KEY_WORDS }; /* a number; words of 8 bytes; bytes */
+/* Keys of dicts come again and again: those decoded lately, by their bytes. */
+enum { KEYS = 512, KEY_WORDS = 4, LONGEST_KEY = 8 * KEY_WORDS - 1 }; /* a number; words of 8 bytes; bytes */
 
 typedef struct {
-    uint64_t words[KEY_WORDS]; /* its ASCII, padded with zeros */
-    PyObject *text;
+    uint64_t words[KEY_WORDS]; /* its ASCII, padded with zeros, and its length in the last byte */
+    PyObject *text;            /* NULL: there is none */
+#ifdef Py_GIL_DISABLED
+    PyMutex mutex; /* several threads may decode at once */
+#endif
 } Key;
+
+#ifdef Py_GIL_DISABLED
+#define LOCK_KEY(KEY) PyMutex_Lock(&(KEY)->mutex)
+#define UNLOCK_KEY(KEY) PyMutex_Unlock(&(KEY)->mutex)
+#else
+#define LOCK_KEY(KEY)
+#define UNLOCK_KEY(KEY)
+#endif
+
+/* The str of these words; NULL if the place has another one. */
+static inline PyObject *known_key(Key *key, const uint64_t words[KEY_WORDS])
+{
+    PyObject *text = NULL;
+    LOCK_KEY(key);
+    if (key->words[0] == words[0] && key->words[1] == words[1] && key->words[2] == words[2] && key->words[3] == words[3])
+        text = Py_XNewRef(key->text);
+    UNLOCK_KEY(key);
+    return text;
+}
+
+static void keep_key(Key *key, const uint64_t words[KEY_WORDS], PyObject *text)
+{
+    LOCK_KEY(key);
+    PyObject *old = key->text;
+    memcpy(key->words, words, sizeof key->words);
+    key->text = Py_NewRef(text);
+    UNLOCK_KEY(key);
+    Py_XDECREF(old);
+}
 
 typedef struct {
     PyObject_HEAD
@@ -88,9 +119,7 @@ typedef struct {
     PyObject *by_class; /* the interfaces, by their classes; NULL before _prepare */
     PyObject *records_by_class, *records_by_name; /* see records.h */
     Py_ssize_t least_lent; /* bytes: a larger piece may lie beside the message */
-#ifndef Py_GIL_DISABLED
     Key keys[KEYS];
-#endif
 } Codec;
 
 /* Raise the error for a message that is nested too deep. */
