@@ -11,7 +11,7 @@ COMPARISONS = [
     *moves.WORKLOADS,
     *async_workloads.WORKLOADS,
     *workloads.WORKLOADS[2:],
-    opening.WORKLOAD,
+    *opening.WORKLOADS,
 ]
 GROUPED = {
     "all": COMPARISONS,

@@ -1,12 +1,14 @@
-"""What it takes to make a channel, open both its ports and close them, beside what the standard library has.
+"""What it takes to begin: the import, and to make a channel, open both its ports and close them.
 
-All in one thread: so nothing is waited for, and no second process has to be started in time.
+Beside what the standard library has. All in one thread: so nothing is waited for.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -70,10 +72,54 @@ def _median(rival: str, times: int) -> float:
     return statistics.median(taken[WARM_UP:])
 
 
-WORKLOAD = Workload(
-    "open",
-    "made, opened on both sides and closed",
-    "seconds",
-    opening,
-    {name: where for name, (_once, where) in _RIVALS.items()},
-)
+_IMPORTS = {
+    OURS: "import shmchannel",
+    "mp.connection+mp.queues": "import multiprocessing.connection, multiprocessing.queues",
+}
+_IMPORTING = """
+import time
+begin = time.perf_counter()
+{statement}
+taken = time.perf_counter() - begin
+"""
+
+
+def importing(turn: Turn) -> float:
+    """The median seconds of the import, in a process or an interpreter where nothing of it is loaded yet."""
+    code = _IMPORTING.format(statement=_IMPORTS[turn.rival])
+    once = _in_interpreter if turn.where in INTERPRETER else _in_process
+    return statistics.median(once(code) for _ in range(max(1, turn.echoes // 1000)))
+
+
+def _in_process(code: str) -> float:
+    command = [sys.executable, "-c", f"{code}print(taken)"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _in_interpreter(code: str) -> float:
+    interpreter = interpreters.create()
+    queue = interpreters.create_queue()
+    try:
+        interpreter.prepare_main(queue=queue)
+        interpreter.exec(f"{code}queue.put(taken)")
+        return float(queue.get())
+    finally:
+        interpreter.close()
+
+
+WORKLOADS = [
+    Workload(
+        "open",
+        "made, opened on both sides and closed",
+        "seconds",
+        opening,
+        {name: where for name, (_once, where) in _RIVALS.items()},
+    ),
+    Workload(
+        "import",
+        "imported",
+        "seconds",
+        importing,
+        dict.fromkeys(_IMPORTS, (*PROCESS, *INTERPRETER)),
+    ),
+]
