@@ -20,7 +20,7 @@ import pytest
 
 from programs import bench_faults
 from shmchannel import __version__, segment
-from shmchannel.bench import catalogue, far_side, isolated, plot, report
+from shmchannel.bench import catalogue, codecs, far_side, isolated, plot, report
 from shmchannel.bench.async_workloads import UVLOOP
 from shmchannel.bench.report import Result, Run
 from shmchannel.bench.rivals import OURS, PROCESS, RIVALS, VALUES, importable
@@ -71,7 +71,7 @@ def test_every_workload_reports_every_installed_rival(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = measured(
-        tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth,batch,capacity"
+        tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth,batch,capacity,codec"
     )
     workloads = [one for one in catalogue.WORKLOADS.values() if importable(one.module)]
     assert [(one["workload"], one["peer"], one["at"]) for one in results] == [
@@ -89,7 +89,8 @@ def test_every_workload_reports_every_installed_rival(
             assert one["median"] < 4
     text = capsys.readouterr().out
     for workload in workloads:
-        assert (f"{workload.title}, between {far_side.BETWEEN[where]}" in text) == (where in workload.where)
+        place = "in one thread" if workload.alone else f"between {far_side.BETWEEN[where]}"
+        assert (f"{workload.title}, {place}" in text) == (where in workload.where)
     assert ("not installed: " in text) == bool(catalogue.not_installed())
 
 
@@ -131,6 +132,20 @@ def test_what_sends_arrays_alone_takes_no_part_elsewhere() -> None:
     for workload in catalogue.WORKLOADS.values():
         if workload.name != "array":
             assert all(VALUES in RIVALS[name].sends for name in workload.rivals if name in RIVALS)
+
+
+def test_codecs_are_measured_in_one_thread_and_have_to_return_the_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = [*FEW, "--workload", "encode-dataclass,decode-dataclass", "--peers", "shmchannel,pickle 5"]
+    assert len(measured(tmp_path / "it.json", *arguments)) == 4
+    assert "dataclass: from bytes, in one thread" in capsys.readouterr().out
+    monkeypatch.setitem(
+        codecs.CODERS, "pickle 5", lambda _: codecs.Coder(lambda _: b"", lambda _: "another value")
+    )
+    turn = Turn("encode-ascii", "thread", "pickle 5", 10, 10, 0, 0.05, "")
+    with pytest.raises(RuntimeError, match="altered the value"):
+        catalogue.WORKLOADS["encode-ascii"].near(turn)
 
 
 @pytest.mark.skipif(not importable("numpy"), reason="needs numpy")

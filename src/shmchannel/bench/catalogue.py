@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import async_workloads, batches, growth, large, moves, opening, workloads
+from . import async_workloads, batches, codecs, growth, large, moves, opening, workloads
 from .rivals import INTERPRETER, RIVALS
 
 COMPARISONS = [
@@ -18,6 +18,7 @@ GROUPED = {
     "growth": growth.WORKLOADS,
     "batch": batches.WORKLOADS,
     "capacity": workloads.BY_CAPACITY,
+    "codec": codecs.WORKLOADS,
 }
 WORKLOADS = {workload.name: workload for group in GROUPED.values() for workload in group}
 GROUPS = {name: [workload.name for workload in group] for name, group in GROUPED.items()}
@@ -31,4 +32,5 @@ def rival_names() -> list[str]:
 
 def not_installed() -> list[str]:
     """The rivals whose package is missing. A rival that this Python lacks cannot be installed."""
-    return [rival.name for rival in RIVALS.values() if not rival.installed and rival.where != INTERPRETER]
+    transports = [one.name for one in RIVALS.values() if not one.installed and one.where != INTERPRETER]
+    return [*transports, *codecs.not_installed()]

@@ -25,7 +25,8 @@ def add_arguments(command: argparse.ArgumentParser, number: Callable[..., Callab
         default=["all"],
         metavar="NAME,...",
         help=f"of {', '.join(GROUPS['all'])} (all), of growth: {', '.join(GROUPS['growth'])}, "
-        f"of batch: {', '.join(GROUPS['batch'])}, and of capacity: {', '.join(GROUPS['capacity'])}",
+        f"of batch: {', '.join(GROUPS['batch'])}, of capacity: {', '.join(GROUPS['capacity'])}, "
+        f"and of codec: {', '.join(GROUPS['codec'])}",
     )
     command.add_argument(
         "--peers",

@@ -141,7 +141,8 @@ def grouped(results: list[Result]) -> list[list[Result]]:
 
 def title(group: list[Result]) -> str:
     """The title of a group."""
-    return f"{WORKLOADS[group[0].workload].title}, between {BETWEEN[group[0].where]}"
+    workload = WORKLOADS[group[0].workload]
+    return f"{workload.title}, {'in one thread' if workload.alone else f'between {BETWEEN[group[0].where]}'}"
 
 
 def labels(group: list[Result]) -> list[str]:

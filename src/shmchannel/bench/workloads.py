@@ -44,7 +44,7 @@ class Turn(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """A workload. ``near`` runs a turn, starts its far side, and returns a figure in ``unit``."""
+    """A workload. ``near`` runs a turn, with its far side if it has one, and returns a figure in ``unit``."""
 
     name: str
     title: str
@@ -54,6 +54,7 @@ class Workload(NamedTuple):
     points: tuple[int, ...] = (0,)
     axis: str = ""  # the unit of the points
     module: str = "shmchannel"  # must be importable
+    alone: bool = False  # in one thread, without a far side
 
     @property
     def where(self) -> list[str]:
