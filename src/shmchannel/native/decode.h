@@ -344,9 +344,10 @@ static PyObject *decode_all(Decoder *decoder)
     State *state = decoder->codec->state;
     uint8_t head[WRAPPER] = {0};
     size_t size = bytes_left(decoder), inner = size - sizeof head;
-    memcpy(head, decoder->place, size < sizeof head ? size : sizeof head);
+    if (size >= sizeof head)
+        memcpy(head, decoder->place, sizeof head);
     uint64_t claimed = (uint64_t)head[1] << 24 | head[2] << 16 | head[3] << 8 | head[4];
-    if (size >= sizeof head && head[0] == 0xC9 && claimed == (inner < UINT32_MAX ? inner : UINT32_MAX)) {
+    if (head[0] == 0xC9 && claimed == (inner < UINT32_MAX ? inner : UINT32_MAX)) {
         const uint8_t *wrapped = decoder->place + sizeof head;
         if (head[5] == state->code_of_graph_message)
             return may_call(decoder) ? decode_by(state->str_decode_graph, decoder, wrapped, inner) : NULL;
