@@ -166,19 +166,24 @@ static PyObject *decode_text(Decoder *decoder, size_t length)
     return other;
 }
 
+/* Up to 8 bytes of a key, padded with zeros, where `left` bytes may be loaded. */
+static inline uint64_t key_word(const uint8_t *place, size_t length, size_t left)
+{
+    uint64_t word = 0;
+    if (left < 8) {
+        memcpy(&word, place, length);
+        return word;
+    }
+    word = word_at(place);
+    atomic_signal_fence(memory_order_acquire); /* each byte is loaded once, here too */
+    return length < 8 ? word & big_endian_word(~(~(uint64_t)0 >> 8 * length)) : word;
+}
+
 /* Load the `length` bytes of a key as the words of a Key, where `left` bytes may be loaded. */
 static inline void load_key(uint64_t words[KEY_WORDS], const uint8_t *place, size_t length, size_t left)
 {
-    size_t last = (length - 1) / 8;
-    memset(words, 0, KEY_WORDS * 8);
-    if (left < 8 * (last + 1)) {
-        memcpy(words, place, length);
-    } else {
-        for (size_t i = 0; i <= last; i++)
-            words[i] = word_at(place + 8 * i);
-        atomic_signal_fence(memory_order_acquire); /* each byte is loaded once, here too */
-        words[last] &= big_endian_word(~(uint64_t)0 << (8 * (8 * (last + 1) - length)));
-    }
+    for (size_t i = 0; i < KEY_WORDS; i++)
+        words[i] = length > 8 * i ? key_word(place + 8 * i, length - 8 * i, left - 8 * i) : 0;
     words[KEY_WORDS - 1] |= big_endian_word(length);
 }
 

@@ -32,6 +32,6 @@ assert shmchannel.native and shmchannel.__file__.startswith('$folder'), shmchann
 # Not the tests of memory: the sanitizer keeps what is freed.
 "$python" -m pytest -q -o faulthandler_timeout=0 tests/test_ring.py tests/test_codec.py tests/test_graph.py \
   tests/test_types.py tests/test_builtin_exceptions.py tests/test_engines_agree.py \
-  tests/test_interfaces.py tests/test_hostile.py tests/test_corruption.py tests/test_native.py \
+  tests/test_interfaces.py tests/test_dataclasses.py tests/test_hostile.py tests/test_corruption.py tests/test_native.py \
   --deselect tests/test_native.py::test_a_million_messages_leave_no_reference_behind \
   --deselect tests/test_native.py::test_ports_that_come_and_go_leave_nothing
