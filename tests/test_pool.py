@@ -812,7 +812,8 @@ while True:
             pass
         got = [each if type(each) is int else whole(each) for each in got]
         gc.collect()
-        lost = written != got and not (what == "write" and not written)
+        # A write may hide its True, and a read may lose the value that is on its way to the caller.
+        lost = written != got and not (what == "write" and not written) and not (what == "read" and not got)
         deadline = time.monotonic() + 5
         while one.statistics().lent_blocks and not lost and time.monotonic() < deadline:
             with suppress(WouldBlock):
@@ -827,19 +828,13 @@ while True:
 
 
 @pytest.mark.deadline(120)
-@pytest.mark.parametrize(
-    "what",
-    [
-        *("write", "drop"),
-        pytest.param(
-            "read",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the message is lost on its way to the caller, and its blocks stay lent"
-            ),
-        ),
-    ],
-)
-def test_an_exception_at_any_place_leaves_no_block_lent(engine: str, what: str) -> None:
+@pytest.mark.parametrize("what", ["write", "drop", "read"])
+def test_an_exception_at_any_place_leaves_no_block_lent(
+    engine: str, what: str, request: pytest.FixtureRequest
+) -> None:
+    if (engine, what) == ("python", "read"):
+        reason = "between its take and its decoding only a frame in Python has the message"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     done = subprocess.run(
         [sys.executable, "-c", CUTS, str(Path(__file__).parent), what],
         env=in_program(engine),

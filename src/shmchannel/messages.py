@@ -167,11 +167,12 @@ class MessageReader:
     def _decode(self, payload: bytes) -> Any:
         try:
             return self._codec.decode(payload)
-        except Exception as error:
-            if not is_shortage(error):
-                raise
-            self.returned.append(payload)
-            self.consumer.sleeper.semaphore.post()  # a thread that waits for it already may have it
+        except BaseException as error:
+            if is_shortage(error):
+                self.returned.append(payload)
+                self.consumer.sleeper.semaphore.post()  # a thread that waits for it already may have it
+            else:
+                self._codec.let_go(payload)  # if a signal handler has cut that off before it took the blocks
             raise
 
     def take(self) -> Any:

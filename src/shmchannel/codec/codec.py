@@ -157,7 +157,10 @@ class Codec:
                 taken.clear()
 
     def let_go(self, beginning: bytes) -> None:
-        """Give back the blocks of a message that was dropped: they are listed at its beginning."""
+        """Give back the blocks of a message that was lost: they are listed at its beginning.
+
+        A message that was decoded, or has failed to, has given them back already.
+        """
         try:
             head, _, code = types.WRAPPER.unpack_from(beginning)
             if self._borrow and (head, code) == (types.EXT_32, types.LENT_MESSAGE):

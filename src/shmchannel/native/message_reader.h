@@ -106,34 +106,39 @@ static PyObject *prepare_untake(MessageReader *self)
     return spare;
 }
 
+/* Have the blocks given back of a message that was lost. */
+static void let_go(MessageReader *self, PyObject *beginning)
+{
+    PyObject *none = PyObject_CallMethodOneArg((PyObject *)self->codec, self->codec->state->str_let_go, beginning);
+    Py_XDECREF(none);
+}
+
 /* After a failed decoding: if it was a shortage, keep the message for the next take, and wake a thread that waits for it.
    Takes over the spare. */
 static void untake(MessageReader *self, Message *message, PyObject *spare)
 {
     PyObject *error = take_error();
-    if (self->returned && is_shortage(self->codec->state, error)) {
-        if (!message->payload) {
-            memcpy(PyBytes_AS_STRING(spare), message->small, message->size);
-            message->payload = Py_NewRef(shortened(spare, message->size));
-        }
-        if (PyList_Append(self->returned, message->payload) == 0)
-            call(self->consumer->post);
+    if (!message->payload) {
+        memcpy(PyBytes_AS_STRING(spare), message->small, message->size);
+        message->payload = Py_NewRef(shortened(spare, message->size));
     }
+    if (!is_shortage(self->codec->state, error))
+        let_go(self, message->payload); /* if a signal handler has cut that off before it took the blocks */
+    else if (self->returned && PyList_Append(self->returned, message->payload) == 0)
+        call(self->consumer->post);
     Py_DECREF(spare);
-    raise_error(error);
+    raise_error(error); /* in place of any that this has raised */
 }
 
 /* After a take that raised: if that dropped a message, have its blocks given back. */
-static void let_go(MessageReader *self)
+static void after_drop(MessageReader *self)
 {
-    State *state = self->codec->state;
     PyObject *error = take_error();
-    PyObject *beginning = PyObject_GetAttr(error, state->str_beginning), *none = NULL;
+    PyObject *beginning = PyObject_GetAttr(error, self->codec->state->str_beginning);
     if (beginning && beginning != Py_None)
-        none = PyObject_CallMethodOneArg((PyObject *)self->codec, state->str_let_go, beginning);
+        let_go(self, beginning);
     Py_XDECREF(beginning);
-    Py_XDECREF(none);
-    raise_error(error); /* in place of any that this has raised */
+    raise_error(error);
 }
 
 /* Whether this process has connected the port, and is no fork of that one. */
@@ -158,7 +163,7 @@ static PyObject *take_message(MessageReader *self, bool hold)
     message.payload = has_items(self->returned) ? take_first(self->returned) : NULL;
     int status = message.payload ? 1 : read_message(self->consumer, self->codec, &message, hold);
     if (status < 0)
-        let_go(self);
+        after_drop(self);
     if (status <= 0 || message.value) {
         Py_XDECREF(exchange(&self->spare, spare));
         return status <= 0 ? NULL : message.value;
