@@ -70,7 +70,7 @@ MUTANTS = [
         "",
         "test_exit.py test_forks.py test_hygiene.py test_transfer.py",
     ),
-    Mutant("codec/types.py", "    _require(_decimal_text(value) == text)\n", "", "test_types.py"),
+    Mutant("codec/types.py", "    _require(_decimal_text()(value) == text)\n", "", "test_types.py"),
     Mutant("port/peer.py", "if lost and self._slot:", "if lost:", "test_peer.py"),
     Mutant(
         "system/doorbell.py",
