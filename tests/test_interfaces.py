@@ -479,6 +479,7 @@ def replace_member(container: set[Any]) -> None:
         (list, lambda one: one.__setitem__(0, "other")),
         (list, list.reverse),
         (dict.fromkeys, dict.clear),
+        (lambda keys: {key: [1.5] for key in keys}, dict.clear),  # of which nobody else has the values
         (dict.fromkeys, lambda one: one.__setitem__("new", 1)),
         (dict.fromkeys, lambda one: one.__setitem__(0, "other")),
         (dict.fromkeys, swap_ends),

@@ -79,6 +79,19 @@ static Py_ALWAYS_INLINE inline int encode_part(Encoder *encoder, PyObject *part)
     return status;
 }
 
+/* A key and its value. To encode another key than a str may run Python code, which may take the value away. */
+static Py_ALWAYS_INLINE inline int encode_pair(Encoder *encoder, PyObject *key, PyObject *value)
+{
+    int status;
+    if (PyUnicode_CheckExact(key))
+        return (status = encode_str(encoder, key)) ? status : encode_part(encoder, value);
+    Py_INCREF(value);
+    if (!(status = encode_part(encoder, key)))
+        status = encode_part(encoder, value);
+    Py_DECREF(value);
+    return status;
+}
+
 static Py_NO_INLINE int encode_dict(Encoder *encoder, PyObject *dict)
 {
     Level level;
@@ -88,9 +101,7 @@ static Py_NO_INLINE int encode_dict(Encoder *encoder, PyObject *dict)
     if (!status)
         status = add_map_head(encoder, (size_t)length);
     for (; !status && count < length && dict_next(dict, &place, &key, &value); count++) {
-        status = PyUnicode_CheckExact(key) ? encode_str(encoder, key) : encode_part(encoder, key);
-        if (!status)
-            status = encode_part(encoder, value);
+        status = encode_pair(encoder, key, value);
         done_with(key);
         done_with(value);
     }

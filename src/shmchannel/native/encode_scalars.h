@@ -194,7 +194,7 @@ static inline bool compact_int(PyObject *value, long long *number)
     return true;
 }
 
-/* An int that a long long does not hold. */
+/* An int that a long long does not hold. It is held meanwhile: its leaf is encoded in Python. */
 static Py_NO_INLINE int encode_large_int(Encoder *encoder, PyObject *value, int sign)
 {
     if (sign > 0) {
@@ -205,7 +205,10 @@ static Py_NO_INLINE int encode_large_int(Encoder *encoder, PyObject *value, int 
             return -1;
         PyErr_Clear();
     }
-    return encode_leaf(encoder, encoder->codec->state->leaf_of_int, value);
+    Py_INCREF(value);
+    int status = encode_leaf(encoder, encoder->codec->state->leaf_of_int, value);
+    Py_DECREF(value);
+    return status;
 }
 
 static Py_ALWAYS_INLINE inline int encode_int(Encoder *encoder, PyObject *value)
