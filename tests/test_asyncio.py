@@ -503,6 +503,7 @@ def test_timeouts_are_asyncios_own(run: Callable[[Main], None]) -> None:
 
 def test_a_cancellation_leaves_no_callback_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loops, "PULSE", 0.01)
+    monkeypatch.setattr(loops, "RARELY", 1)
 
     async def main() -> None:
         async with pair() as (_, two):

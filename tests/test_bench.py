@@ -48,6 +48,7 @@ def small_points(monkeypatch: pytest.MonkeyPatch) -> None:
         "opening": (20,),
         "memory": (20,),
         "descriptors": (20,),
+        "waits": (20,),
         "writers": (2,),
         "interpreters": (2,),
     }.items():

@@ -140,6 +140,7 @@ def test_a_wait_after_a_wait_finds_what_came_or_stayed_in_between(
     assert wait([two], timeout=0) == []
     one.write_sync(3)
     assert wait([two], timeout=0) == [two]
+    assert two.read_sync() == 3
     with pytest.raises(TimeoutError):
         two.read_sync(timeout=0.01)  # a sleep of its own at the same end
     one.write_sync(4)

@@ -9,12 +9,14 @@ from typing import Any
 
 from .errors import PortClosed
 from .port.connection import Connection
+from .port.peer import Peer
 from .port.port import Port, connection_of
 from .system.clock import monotonic
 from .system.fences import fence
+from .system.lives import Life
 from .waiting.deadline import Deadline
 from .waiting.select import SelectSide
-from .waiting.sleeper import SLICE
+from .waiting.sleeper import RARELY, SLICE
 
 
 def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
@@ -52,8 +54,10 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
             if monotonic() >= look_at:
                 ready.update(bells.look())
                 look_at = monotonic() + SLICE
-            if ready or deadline.left() <= 0:
+            if ready:
                 return [item for item, key in zip(wanted, keys, strict=True) if key in ready]
+            if deadline.left() <= 0:
+                return []
     finally:
         bells.unwatch()
 
@@ -79,6 +83,8 @@ class _Bells:
         self.poll = select.poll()
         self._sides: dict[Connection, SelectSide] = {}
         self._by_descriptor: dict[int, Connection] = {}
+        self._lives: dict[int, Life] = {}  # by their descriptors
+        self._heard: set[Life] = set()
         self._over: list[Connection] = []
 
     def add(self, connection: Connection) -> None:
@@ -93,11 +99,21 @@ class _Bells:
         side.watches += 1
         self._sides[connection] = side
         if side.look_at:
-            self._register(side.descriptor, connection)
+            self._by_descriptor[side.descriptor] = connection
+            self.poll.register(side.descriptor, select.POLLIN)
+            if side.life is not None:
+                self._hear(side.life)
 
-    def _register(self, descriptor: int, connection: Connection) -> None:
-        self._by_descriptor[descriptor] = connection
-        self.poll.register(descriptor, select.POLLIN)
+    def _hear(self, life: Life) -> None:
+        """Have the poll hear of a peer's death: once for all ports whose peers are that process."""
+        if life not in self._heard:
+            self._heard.add(life)
+            descriptor = life.fileno()
+            if life.heard and descriptor >= 0:
+                self._lives[descriptor] = life
+                self.poll.register(descriptor, select.POLLIN)
+            else:
+                life.heard = False
 
     def look(self) -> list[Connection]:
         """Look at the ports that are due, and announce that this side waits if none of them is ready."""
@@ -108,28 +124,51 @@ class _Bells:
             return ready
         for connection in due:
             try:
-                self._register(self._sides[connection].announce(), connection)
+                descriptor = self._sides[connection].announce()
+                self._by_descriptor[descriptor] = connection
+                self.poll.register(descriptor, select.POLLIN)
             except PortClosed:  # by another thread just now
                 ready.append(connection)
         fence()  # for all of them. Nothing below is read before the announcements are out
         for connection in due:
             if connection.is_ready():
                 ready.append(connection)
-            elif connection.peer.rings_here():
-                self._sides[connection].look_at = now + SLICE
+            else:
+                self._settle(self._sides[connection], connection.peer, now)
         return ready
+
+    def _settle(self, side: SelectSide, peer: Peer, now: float) -> None:
+        """Decide when to look at a port again if its bell stays silent. The peer may be new."""
+        heard = peer.heard()
+        side.life = peer.life if heard else None
+        if side.life is not None:
+            self._hear(side.life)
+        if heard or peer.rings_here():
+            side.look_at = now + (RARELY * SLICE if heard else SLICE)
 
     def answer(self, rung: set[int]) -> list[Connection]:
         """Return the ports that are ready, of those whose bells are rung. The others announce again."""
         ready = []
         for descriptor in rung & self._by_descriptor.keys():
             connection = self._by_descriptor[descriptor]
-            if connection.is_ready():
+            if connection.is_ready() or not connection.peer.look():
                 ready.append(connection)
             else:
                 self._sides[connection].rearm()
+        for descriptor in rung & self._lives.keys():
+            self._notice_death(self._lives.pop(descriptor))
+            self.poll.unregister(descriptor)
+            ready += self.look()
         return ready
 
+    def _notice_death(self, life: Life) -> None:
+        life.heard = False
+        for connection, side in self._sides.items():
+            if side.life is life:
+                connection.peer.doubt()
+                side.look_at, side.life = 0.0, None
+
     def unwatch(self) -> None:
+        """End the wait."""
         for side in self._sides.values():
             side.watches -= 1

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing.connection
 import os
 import resource
+import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..bench import VALUE
+from ..channel import Channel
+from ..multiplex import wait
+from ..port.port import Port
 from .far_side import beside
 from .large import per_message
-from .rivals import INTERPRETER, RIVALS, End, Rival
+from .rivals import INTERPRETER, OURS, RIVALS, End, Rival
 from .workloads import KIB, MIB, Turn, Workload, check, check_ready, far_end, near_end, taking_part
 
 MANY_ROOM = 16 * KIB  # bytes each way, for each of many channels
@@ -21,6 +26,7 @@ SIZES = (16, 256, 4 * KIB, 64 * KIB, 1 * MIB, 16 * MIB, 64 * MIB)
 CHANNELS = (1, 10, 100, 1000, 5000)
 WRITERS = (1, 2, 4, 8, 16, 32, 64)
 INTERPRETERS = (1, 2, 4, 8, 16)
+WAITS = 21
 
 
 def _allow_descriptors() -> None:
@@ -143,6 +149,53 @@ def _write(turn: Turn, state: Any) -> None:
     end.close()
 
 
+class Waiting(NamedTuple):
+    """How a rival waits for several ends at once; a ``Rival`` hides what is waited for."""
+
+    open: Callable[[Any], Any]
+    wait: Callable[..., list[Any]]
+    receive: Callable[[Any], Any]
+    send: Callable[[Any, Any], Any]
+    close: Callable[[Any], Any]
+
+
+PIPE: Any = multiprocessing.connection.Connection
+WAITING = {
+    OURS: Waiting(Channel.connect, wait, Port.read_sync, Port.write_sync, Port.close_sync),
+    "mp.Pipe": Waiting(lambda pipe: pipe, multiprocessing.connection.wait, PIPE.recv, PIPE.send, PIPE.close),
+}
+
+
+def waits(turn: Turn) -> float:
+    """The median seconds of a wait on ``turn.at`` ends, none of which has a message."""
+    _allow_descriptors()
+    near, room = WAITING[turn.rival], turn.room(MANY_ROOM)
+    states = [RIVALS[turn.rival].make(room) for _ in range(turn.at)]
+    with beside(turn.where, _stay_idle, turn, [far for _near, far in states]):
+        ends = [near.open(state) for state, _far in states]
+        check(near.wait(ends) == ends[:1], "does not wait for the first message")
+        check_ready(near.receive(ends[0]))
+        times = []
+        for _ in range(WAITS):
+            begin = time.perf_counter()
+            ready = near.wait(ends, timeout=0)
+            times.append(time.perf_counter() - begin)
+            check(not ready, "finds a message where there is none")
+        near.send(ends[0], "done")
+    for end in ends:
+        near.close(end)
+    return statistics.median(times)
+
+
+def _stay_idle(turn: Turn, states: list[Any]) -> None:
+    _allow_descriptors()
+    ends = [RIVALS[turn.rival].open(state) for state in states]
+    ends[0].send("ready")
+    check(ends[0].receive() == "done", "there is more than was sent")
+    for end in ends:
+        end.close()
+
+
 def _each(turn: Turn) -> int:
     """How many messages each writer sends."""
     return max(1, turn.messages // 4 // turn.at)
@@ -199,6 +252,15 @@ WORKLOADS = [
     Workload("channels", "a message on one channel of many", "seconds", channels, MANY, CHANNELS, "channels"),
     Workload(
         "opening", "to make and open one channel of many", "seconds", opening, MANY, CHANNELS, "channels"
+    ),
+    Workload(
+        "waits",
+        "a wait on many, all idle",
+        "seconds",
+        waits,
+        {name: ["process"] for name in WAITING},
+        CHANNELS,
+        "channels",
     ),
     Workload("memory", "memory of one channel of many", "bytes", memory, MANY, CHANNELS, "channels"),
     Workload(

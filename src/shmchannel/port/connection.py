@@ -499,6 +499,7 @@ class Connection:
         self.peer.forget()
         if abandoned:
             opened.slot.abandon()
+            self._doorbell.ring_theirs()  # so that it looks soon: of a process that lives no death is told
         else:
             self.peer.give_back()
             opened.slot.close()
@@ -611,7 +612,8 @@ class Connection:
             raise ended.CLOSED()  # another thread has just closed the port
         if self.loop_side is None:
             reader, writer = opened.reader.consumer.sleeper, opened.writer.producer.sleeper
-            self.loop_side = LoopSide(self._doorbell, reader, writer)
+            peer = self.peer
+            self.loop_side = LoopSide(self._doorbell, reader, writer, peer.heard, lambda: peer.life)
         return self.loop_side
 
     def notice_end(self) -> bool:

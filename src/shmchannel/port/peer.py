@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from ..layout import FREE, INTERPRETER, NAMESPACE, NETWORK, PID, STARTED, STATE
 from ..segment import Slot
 from ..system import forks, processes
 from ..system.clock import monotonic
+from ..system.lives import Life, life_of
+from ..system.processes import Process
 from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE, SPIN_YIELDING
 from . import ended, shutdown
 
@@ -35,6 +38,9 @@ class Peer:
         """What each look does besides."""
         self._spins: int | None = None if spin else NO_SPIN
         self._info: PeerInfo | None = None
+        self._heard: bool | None = None  # None until it has connected
+        self.life: Life | None = None
+        """The life of its process, once ``heard`` has found that the kernel tells of its end."""
         self.lost = False
         self.loss: Callable[[], ChannelError] = ended.LOST
         """The error for a peer that is lost."""
@@ -94,10 +100,34 @@ class Peer:
         """As ``look``, but ask the kernel at most once in a slice."""
         return monotonic() < self.next_look[0] or self.look()
 
+    def doubt(self) -> None:
+        """Have the next ``alive`` ask the kernel."""
+        self.next_look[0] = 0.0
+
     def check(self) -> None:
         """Raise ``PeerLost`` if the peer has died; ask the kernel at most once in a slice."""
         if monotonic() >= self.next_look[0] and not self.look():
             raise self.loss()
+
+    def heard(self) -> bool:
+        """Whether nothing of it can be missed for long: its rings reach us, and its death is told.
+
+        Then a side that waits in a loop or a select need look only rarely: for an ``execv``, for a lock whose
+        descriptor was closed, and for a ring that failed for lack of descriptors. A peer in this process dies
+        with us.
+        """
+        if self._heard is None:
+            record = self._slot.peer() if self._slot else [FREE]
+            if record[STATE] == FREE:
+                return False
+            self._heard = self.rings_here()
+            if self._heard:
+                process = Process(record[PID], record[STARTED], record[NAMESPACE])
+                self.life = life_of(process)
+                ours = process.pid == os.getpid() and process == processes.this_process()
+                self._heard = self.life is not None or ours
+        life = self.life
+        return self._heard and (life is None or life.heard)
 
     def forget(self) -> None:
         """Look no more: this port is over, or another process's, and no longer depends on its peer.
@@ -107,6 +137,7 @@ class Peer:
         """
         self._info = self._info or self._read(lambda _record: "")
         self._slot = None
+        self.life = None
         self.lost = False
         self.next_look[0] = 0.0
 

@@ -21,7 +21,8 @@ from ..system.descriptors import Descriptor
 from ..system.doorbell import Doorbell
 from ..system.fences import fence
 from ..system.interrupts import has_lock, locked
-from .sleeper import ON_BELL, SPIN_IN_LOOP, TURN, Operation, Sleeper, TaskTurn, Wait
+from ..system.lives import Life
+from .sleeper import ON_BELL, RARELY, SPIN_IN_LOOP, TURN, Operation, Sleeper, TaskTurn, Wait
 from .thread import operation_result
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Place = Literal["reading", "writing", "meeting"]
 """Where a task may wait: for a message, for room, for the peer to connect. Each place has a line."""
+
+Notice = weakref.WeakMethod[Callable[[], object]]
 
 PULSE = 0.15  # seconds between looks at everything that waits in a loop
 CHECKPOINT_INTERVAL = 0.0007  # seconds after which a task lets others run; it may make one more try first
@@ -51,14 +54,17 @@ class Lane:
         self.line = asyncio.Lock()  # first come, first served; a task in it may be cancelled
         self.future: asyncio.Future[None] | None = None  # on which the first task sleeps
 
-    async def wait(self, wait: Wait) -> None:
-        """Return when the wait is ready, the port is closed, or the peer is dead, as ``Sleeper.wait``."""
+    async def wait(self, wait: Wait, pulse_of: Callable[[], Pulse]) -> None:
+        """Return when the wait is ready, the port is closed, or the peer is dead, as ``Sleeper.wait``.
+
+        What wakes this task if the other side dies now? The kernel, through the loop's ``Deaths``; otherwise
+        the pulse. If it dies between taking the announcement down and ringing, the same.
+        """
         sleeper, ready = wait.sleeper, wait.ready
         started = monotonic_ns()
         if sleeper.spin(wait):  # step: spin
             return
         loop = _running_loop()
-        pulse = Pulse.of(loop)
 
         def beat() -> None:
             if ready() or sleeper.stopped or not sleeper.alive():
@@ -67,6 +73,7 @@ class Lane:
         try:
             while not (ready() or sleeper.stopped):
                 future = self.future = loop.create_future()
+                pulse = pulse_of()
                 pulse.add(beat)
                 try:
                     sleeper.flags[ON_BELL] = wait.need  # step: announce
@@ -93,22 +100,17 @@ class Lane:
 class Pulse:
     """One timer for everything that waits in a loop. It runs only while something waits."""
 
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> Pulse:
-        if loop not in _pulses:
-            forget_closed_loops()
-        return _pulses.setdefault(loop, cls())
-
-    def __init__(self) -> None:
+    def __init__(self, times: int = 1) -> None:
+        self._times = times
         self._beats: set[Callable[[], object]] = set()
         self._runs = False
 
     def add(self, beat: Callable[[], object]) -> None:
-        """Call ``beat()`` every PULSE seconds, until ``discard``."""
+        """Call ``beat()`` every PULSE seconds, or so many times as long, until ``discard``."""
         self._beats.add(beat)
         if not self._runs:
             self._runs = True
-            _running_loop().call_later(PULSE, self._beat)
+            _running_loop().call_later(PULSE * self._times, self._beat)
 
     def discard(self, beat: Callable[[], object]) -> None:
         self._beats.discard(beat)
@@ -116,20 +118,71 @@ class Pulse:
     def _beat(self) -> None:
         self._runs = bool(self._beats)
         if self._runs:
-            _running_loop().call_later(PULSE, self._beat)
+            _running_loop().call_later(PULSE * self._times, self._beat)
             for beat in list(self._beats):
                 beat()
 
 
-_pulses: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Pulse] = weakref.WeakKeyDictionary()
+class Deaths:
+    """The processes of whose death a loop hears: one reader for each, however many ports depend on it.
+
+    To be used in the loop. A notice is weak, because a loop that is closed where it stands removes none.
+    """
+
+    def __init__(self) -> None:
+        self._notices: dict[Life, set[Notice]] = {}
+
+    def add(self, loop: asyncio.AbstractEventLoop, life: Life, notice: Notice) -> None:
+        """Have the loop call ``notice()()`` when that life ends; it is not heard if the system refuses."""
+        try:
+            if life not in self._notices:
+                loop.add_reader(life.fileno(), self._end, loop, life)
+            self._notices.setdefault(life, set()).add(notice)
+        except (OSError, ValueError):  # ValueError: other code has closed the descriptor
+            life.heard = False
+
+    def discard(self, loop: asyncio.AbstractEventLoop, life: Life, notice: Notice) -> None:
+        notices = self._notices.get(life, set())
+        notices.discard(notice)
+        if not notices:
+            self._remove(loop, life)
+
+    def _remove(self, loop: asyncio.AbstractEventLoop, life: Life) -> set[Notice]:
+        descriptor = life.fileno()
+        if descriptor >= 0 and life in self._notices:
+            loop.remove_reader(descriptor)
+        return self._notices.pop(life, set())
+
+    def _end(self, loop: asyncio.AbstractEventLoop, life: Life) -> None:
+        life.heard = False
+        for notice in self._remove(loop, life):
+            call = notice()
+            if call is not None:
+                call()
+
+
+class Rhythm:
+    """What makes a loop look at the ports that wait in it."""
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> Rhythm:
+        if loop not in _rhythms:
+            forget_closed_loops()
+        return _rhythms.setdefault(loop, cls())
+
+    def __init__(self) -> None:
+        self.pulse, self.rare_pulse, self.deaths = Pulse(), Pulse(RARELY), Deaths()
+
+
+_rhythms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Rhythm] = weakref.WeakKeyDictionary()
 
 
 def forget_closed_loops() -> None:
-    """Drop the pulses of closed loops. The futures of tasks that still waited would keep such a loop."""
-    for reference in _pulses.keyrefs():
+    """Drop the rhythms of closed loops. The futures of tasks that still waited would keep such a loop."""
+    for reference in _rhythms.keyrefs():
         loop = reference()
         if loop is not None and loop.is_closed():
-            _pulses.pop(loop, None)
+            _rhythms.pop(loop, None)
 
 
 class Watch:
@@ -140,10 +193,19 @@ class Watch:
     ) -> None:
         """To be called in the loop, as ``end``. Calls ``rung()`` there."""
         self._loop, self._bell = loop, bell
+        self._heard: tuple[Life, Notice] | None = None
         loop.add_reader(bell.fileno(), rung)
+
+    def hear(self, life: Life, died: Notice) -> None:
+        """Have the loop call ``died()()`` at the end of that life, until this ends."""
+        self._heard = life, died
+        Rhythm.of(self._loop).deaths.add(self._loop, life, died)
 
     def end(self) -> None:
         """Stop watching, and close the bell, whose number may be reused from now on; may be repeated."""
+        heard, self._heard = self._heard, None
+        if heard is not None and not self._loop.is_closed():
+            Rhythm.of(self._loop).deaths.discard(self._loop, *heard)
         bell = self._bell.get()
         if bell is not None and not self._loop.is_closed():
             self._loop.remove_reader(bell.fileno())
@@ -163,11 +225,21 @@ class Watch:
 class LoopSide:
     """A port's side in its event loop: the lanes, and the doorbell that the loop watches."""
 
-    def __init__(self, doorbell: Doorbell, reader: Sleeper, writer: Sleeper) -> None:
+    def __init__(
+        self,
+        doorbell: Doorbell,
+        reader: Sleeper,
+        writer: Sleeper,
+        heard: Callable[[], bool],
+        life: Callable[[], Life | None],
+    ) -> None:
+        """``heard`` says whether looks may be rare, and ``life`` what tells of the peer's death."""
         from asyncio import get_running_loop
 
         self._running_loop = get_running_loop
         self._doorbell = doorbell
+        self._heard, self._life = heard, life
+        self._hears = False  # the loop has been told of that life
         for sleeper in (reader, writer):
             sleeper.limit_spin(SPIN_IN_LOOP)
         self._watch: Watch | None = None  # the loop's, of the doorbell
@@ -227,6 +299,7 @@ class LoopSide:
             self._loop = None
             raise
         self.reading, self.writing, self.meeting = Lane(), Lane(), Lane()
+        self._hears = False
         bell = self._doorbell.lend()
         if bell is not None:  # the port was not closed meanwhile
             self._watch = Watch(loop, bell, functools.partial(self._on_bell, loop))
@@ -235,7 +308,7 @@ class LoopSide:
     def watch(self, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
         """Have the loop's pulse call ``notice()``, until that returns False or its port has gone."""
         assert self._loop
-        pulse = Pulse.of(self._loop)
+        pulse = Rhythm.of(self._loop).pulse
 
         def beat() -> None:
             look = notice()
@@ -273,6 +346,17 @@ class LoopSide:
     def _wake_all(self) -> None:
         for lane in self.lanes.values():
             lane.wake()
+
+    def _pulse(self) -> Pulse:
+        """What looks at this port while a task of its loop waits: rarely, if the loop hears of a death."""
+        assert self._loop
+        rhythm, watch = Rhythm.of(self._loop), self._watch
+        if watch is not None and not self._hears and self._heard():
+            self._hears = True
+            life = self._life()
+            if life is not None:
+                watch.hear(life, weakref.WeakMethod(self._wake_all))
+        return rhythm.rare_pulse if self._hears and self._heard() else rhythm.pulse
 
     def may_go_on(self, lane: Lane) -> bool:
         """Whether a task may try at once: no task is in line, and the next checkpoint is not due.
@@ -312,7 +396,7 @@ class LoopSide:
     async def _go_on(self, operation: Operation[T], lane: Lane, wait: Wait, *, nested: bool = False) -> T:
         """Run an operation from its first wait to its end. At a checkpoint it has taken nothing."""
         while True:
-            await lane.wait(wait)
+            await lane.wait(wait, self._pulse)
             if monotonic() >= self.next_checkpoint:
                 await self.checkpoint()
             try:

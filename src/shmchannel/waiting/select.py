@@ -12,6 +12,7 @@ from ..errors import PortClosed
 from ..system.descriptors import is_in_an_epoll
 from ..system.doorbell import Doorbell
 from ..system.fences import fence
+from ..system.lives import Life
 from .sleeper import ON_BELL, Sleeper
 
 
@@ -29,6 +30,8 @@ class SelectSide:
         """The doorbell's, as of the last ``announce``."""
         self.look_at = 0.0
         """Until then, in monotonic seconds, a port whose bell is silent has nothing to read. 0: look."""
+        self.life: Life | None = None
+        """What tells ``wait`` of the peer's death. Without it ``look_at`` is soon."""
         self._watched_for_good = False
 
     def watch_for_good(self) -> int:
@@ -48,7 +51,7 @@ class SelectSide:
 
     def rest(self) -> None:
         """Take the announcement down: from now on a loop has the bell."""
-        self.look_at = 0.0
+        self.look_at, self.life = 0.0, None
         self._reader.flags[ON_BELL] = 0
         self._doorbell.drain()
 
