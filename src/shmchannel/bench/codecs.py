@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import pickle
 import random
+import statistics
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -20,7 +21,7 @@ from .rivals import OURS, THREAD, importable
 from .workloads import KIB, Turn, Workload, check
 
 MICROSECOND = 1e-6  # seconds; as long a turn takes for each of its messages
-CALLS = 64  # between two looks at the clock
+SPELL = 32  # calls between two looks at the clock
 WARM_UP = 0.2  # of a turn
 
 
@@ -99,14 +100,15 @@ def not_installed() -> list[str]:
 
 
 def _rate(act: Callable[[Any], Any], argument: Any, seconds: float) -> float:
-    """Calls a second, over that time."""
-    clock, calls, spent = time.perf_counter, 0, 0.0
-    begin = clock()
-    while spent < seconds:
-        for _ in range(CALLS):
+    """Calls a second: the median of many short spells, most of which nothing interrupts."""
+    clock, spells = time.perf_counter, list[float]()
+    end = clock() + seconds
+    while not spells or clock() < end:
+        begin = clock()
+        for _ in range(SPELL):
             act(argument)
-        calls, spent = calls + CALLS, clock() - begin
-    return calls / spent
+        spells.append(clock() - begin)
+    return SPELL / statistics.median(spells)
 
 
 def _coded(name: str, decodes: bool, turn: Turn) -> float:
