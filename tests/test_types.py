@@ -21,6 +21,7 @@ import msgpack
 import pytest
 
 from shmchannel import CloneError
+from shmchannel.codec import types
 from shmchannel.codec.types import INSTANCE, LEAVES, MOVED, PARTS, VIEW_CODE, is_known
 from support.documented import MODULES, ROWS
 from support.engines import RINGS, decode, encode, in_program
@@ -127,6 +128,8 @@ def test_a_type_whose_module_cannot_be_imported_is_refused(
     """As after a chroot."""
     payload = encode(eval(LATER[module], {module: importlib.import_module(module)}))
     monkeypatch.setitem(sys.modules, module, None)
+    types._imported.cache_clear()  # this process has imported it before
+    types._safety.cache_clear()
     with pytest.raises(CloneError, match=f"{module} cannot be imported here"):
         decode(payload)
 

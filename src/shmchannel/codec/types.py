@@ -70,6 +70,7 @@ def _require(condition: bool) -> None:
         raise ValueError("these bytes encode no value of that type")
 
 
+@functools.cache  # a failure is not kept
 def _imported(module: str, name: str) -> Any:
     """Return a type of the standard library. A value of it arrives, so it is imported only now."""
     try:
@@ -190,12 +191,19 @@ def _zoned(code: int, kind: type[Any], form: str, *names: str) -> Leaf:
 
 # -- other leaves
 
-_SAFETY = [0, -1, None]  # safe, unsafe, unknown
+
+@functools.cache
+def _safety() -> list[Any]:
+    kinds = _imported("uuid", "SafeUUID")
+    return [kinds.safe, kinds.unsafe, kinds.unknown]
+
+
+def _encode_uuid(value: Any) -> bytes:
+    return value.bytes + bytes([_safety().index(value.is_safe)])  # type: ignore[no-any-return]
 
 
 def _decode_uuid(data: bytes) -> Any:
-    is_safe = _imported("uuid", "SafeUUID")(_SAFETY[data[16]])
-    return _imported("uuid", "UUID")(bytes=data[:16], is_safe=is_safe)
+    return _imported("uuid", "UUID")(bytes=data[:16], is_safe=_safety()[data[16]])
 
 
 def _encode_array(value: array.array[Any]) -> bytes:
@@ -328,9 +336,7 @@ PARTS: dict[type, Parts] = {
 _LATER: dict[tuple[str, str], Leaf | Parts] = {
     ("decimal", "Decimal"): Leaf(11, lambda value: _decimal_text()(value).encode(), _decode_decimal),
     ("fractions", "Fraction"): FRACTION,
-    ("uuid", "UUID"): Leaf(
-        13, lambda value: value.bytes + bytes([_SAFETY.index(value.is_safe.value)]), _decode_uuid
-    ),
+    ("uuid", "UUID"): Leaf(13, _encode_uuid, _decode_uuid),
     **_texts("pathlib", 18, "PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath"),
     **_texts("ipaddress", 22, "IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network"),
     **_texts("ipaddress", 26, "IPv4Interface", "IPv6Interface"),
