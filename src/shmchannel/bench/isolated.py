@@ -25,6 +25,8 @@ from .catalogue import WORKLOADS
 from .far_side import describe, tell
 from .workloads import Turn
 
+# numpy's threads for linear algebra spin for a tenth of a second after its import, which is longer than a turn.
+QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-m", "shmchannel.bench.isolated"]
 MEMORY = "/dev/shm"  # files there are memory, and semaphores have their names there
 GRACE = 5.0  # seconds for a process to end after its figure, or after SIGTERM
@@ -42,7 +44,12 @@ def measure(turn: Turn, deadline: float) -> float:
         tempfile.TemporaryFile() as errors,
     ):
         process = subprocess.Popen(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            env=os.environ | QUIET,
         )
         finished = False
         try:

@@ -59,7 +59,7 @@ _LEFT_FREE = 4  # the part of the machine's memory that all pools together leave
 _ROOMY = 4  # a block may be that many times as large as its piece
 # Where so many blocks are under way, one of them mostly comes back sooner than the system makes another. A
 # writer that is quicker than its reader would fill the memory with blocks.
-_ENOUGH = 2
+_ENOUGH = 3
 _MAKING, _MAKING_A_BYTE = 3e-4, 1 / (1 << 32)  # seconds that it takes to make a block
 
 
