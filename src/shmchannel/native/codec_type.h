@@ -84,8 +84,6 @@ static void codec_dealloc(PyObject *object)
 {
     Codec *self = (Codec *)object;
     PyObject_GC_UnTrack(object);
-    for (size_t i = 0; i < KEYS; i++)
-        Py_CLEAR(self->keys[i].text);
     Py_CLEAR(self->by_class);
     Py_CLEAR(self->records_by_class);
     Py_CLEAR(self->records_by_name);

@@ -52,27 +52,8 @@ enum { WRAPPER = 6 };     /* bytes: the head of the ext 32 that wraps a message 
     DO(, , codec_type) DO(, , producer_type) DO(, , consumer_type)                 \
     DO(, , writer_type) DO(, , reader_type) DO(, , leaf_of_int)
 
-typedef struct {
-#define DECLARE(MODULE, NAME, FIELD) PyObject *FIELD;
-    FOR_EACH_OBJECT(DECLARE)
-#undef DECLARE
-    long code_of_tuple, code_of_set, code_of_frozenset, code_of_exception, code_of_instance, code_of_moved;
-    long code_of_tagged_message, code_of_graph_message, code_of_lent_message, code_of_piece, code_of_view;
-} State;
-
-/* An attribute of a Python object. Its name is interned: type caches would keep a str made for this call alone. */
-static PyObject *get_attribute(PyObject *object, const char *name)
-{
-    PyObject *interned = PyUnicode_InternFromString(name);
-    PyObject *value = interned ? PyObject_GetAttr(object, interned) : NULL;
-    Py_XDECREF(interned);
-    return value;
-}
-
-/* The first fields of a Leaf and of a Parts of codec/types.py. */
-enum { KIND_CODE = 0, KIND_ENCODE = 1, KIND_DECODE = 2 };
-
-/* Keys of dicts come again and again: those decoded lately, by their bytes. */
+/* Keys of dicts come again and again: those decoded lately, by their bytes. All ports of an interpreter share them, because a
+   table takes 20 KiB, and ports to like peers read like messages. */
 enum { KEYS = 512, KEY_WORDS = 4, LONGEST_KEY = 8 * KEY_WORDS - 1 }; /* a number; words of 8 bytes; bytes */
 
 typedef struct {
@@ -113,13 +94,33 @@ static void keep_key(Key *key, const uint64_t words[KEY_WORDS], PyObject *text)
 }
 
 typedef struct {
+#define DECLARE(MODULE, NAME, FIELD) PyObject *FIELD;
+    FOR_EACH_OBJECT(DECLARE)
+#undef DECLARE
+    long code_of_tuple, code_of_set, code_of_frozenset, code_of_exception, code_of_instance, code_of_moved;
+    long code_of_tagged_message, code_of_graph_message, code_of_lent_message, code_of_piece, code_of_view;
+    Key keys[KEYS];
+} State;
+
+/* An attribute of a Python object. Its name is interned: type caches would keep a str made for this call alone. */
+static PyObject *get_attribute(PyObject *object, const char *name)
+{
+    PyObject *interned = PyUnicode_InternFromString(name);
+    PyObject *value = interned ? PyObject_GetAttr(object, interned) : NULL;
+    Py_XDECREF(interned);
+    return value;
+}
+
+/* The first fields of a Leaf and of a Parts of codec/types.py. */
+enum { KIND_CODE = 0, KIND_ENCODE = 1, KIND_DECODE = 2 };
+
+typedef struct {
     PyObject_HEAD
     State *state;
     PyObject *module;   /* keeps the state */
     PyObject *by_class; /* the interfaces, by their classes; NULL before _prepare */
     PyObject *records_by_class, *records_by_name; /* see records.h */
     Py_ssize_t least_lent; /* bytes: a larger piece may lie beside the message */
-    Key keys[KEYS];
 } Codec;
 
 /* Raise the error for a message that is nested too deep. */
