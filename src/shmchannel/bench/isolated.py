@@ -25,7 +25,7 @@ from .catalogue import WORKLOADS
 from .far_side import describe, tell
 from .workloads import Turn
 
-# numpy's threads for linear algebra spin for a tenth of a second after its import, which is longer than a turn.
+# numpy's threads for linear algebra spin for a tenth of a second after its import: longer than a turn.
 QUIET = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-m", "shmchannel.bench.isolated"]
 MEMORY = "/dev/shm"  # files there are memory, and semaphores have their names there
