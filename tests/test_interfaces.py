@@ -21,16 +21,21 @@ from hypothesis import given
 
 from shmchannel import (
     Channel,
+    ChannelError,
     ChannelNotFound,
     CloneError,
+    EndOfChannel,
     Interface,
     InterfaceError,
+    PeerLost,
     Port,
+    PortClosed,
     Serializable,
     Transferable,
+    WouldBlock,
 )
 from shmchannel.codec.interfaces import listed
-from support.engines import Codec
+from support.engines import RINGS, Codec, connected
 from support.flavours import PROCESSES, Peer
 from support.peers import echo
 from support.values import Pair, alike, shared_values
@@ -797,3 +802,28 @@ def test_an_instance_that_only_its_class_can_make_gets_what_is_there_or_is_refus
     pair[1].links.append(pair)
     with pytest.raises(InterfaceError, match="part of its own value"):
         codec.decode(codec.encode(pair))
+
+
+class Forwarded:
+    """Reads from another port as it arrives."""
+
+
+@pytest.mark.parametrize("error", [EndOfChannel, PeerLost, PortClosed, WouldBlock])
+@pytest.mark.parametrize("engine", RINGS)
+def test_what_another_port_says_to_an_interface_is_not_taken_for_this_ones_answer(
+    engine: str, error: type[ChannelError]
+) -> None:
+    def deserialize(_value: None) -> None:
+        raise error("of another port")
+
+    known = [Interface(Forwarded, serialize=lambda _: None, deserialize=deserialize)]
+    channel = Channel(interfaces=known)
+    with connected(channel, engine) as one, connected(channel, engine) as two:
+        one.write_many_sync([1, Forwarded(), Forwarded(), 2])
+        got = []
+        with pytest.raises(InterfaceError, match=f"raised {error.__name__}"):
+            for value in two:
+                got.append(value)
+        with pytest.raises(InterfaceError):
+            two.read_nowait()
+        assert [*got, two.read_sync()] == [1, 2]

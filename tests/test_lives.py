@@ -108,6 +108,33 @@ def test_a_wait_hears_of_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pidfds() == []
 
 
+@pytest.mark.parametrize("first", ["wait", "loop"])
+def test_a_death_that_one_port_has_heard_of_is_no_news_to_the_next(
+    monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    monkeypatch.setattr(multiplex, "SLICE", 1000)
+    channels = [Channel(), Channel()]
+    peer = Peer("spawn", idle_on_both, *[channel.handle for channel in channels])
+    with channels[0].connect() as one, channels[1].connect() as two:
+        assert [one.read_sync(), two.read_sync()] == ["here", "here"]
+        assert wait([two], timeout=0) == []
+        if first == "wait":
+            assert wait([one], timeout=0) == []
+            os.kill(peer.pid, signal.SIGKILL)
+            assert wait([one], timeout=10) == [one]
+        else:
+
+            async def main() -> None:
+                reading = await sleeps_in_read(one)
+                os.kill(peer.pid, signal.SIGKILL)
+                with pytest.raises(PeerLost):
+                    await asyncio.wait_for(reading, 10)
+
+            asyncio.run(main())
+        assert wait([two], timeout=10) == [two]
+    peer.join(-signal.SIGKILL)
+
+
 @LOOPS
 def test_two_ports_to_one_process_have_one_pidfd_which_goes_with_them(
     loop: Callable[[], asyncio.AbstractEventLoop],

@@ -11,6 +11,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,8 @@ from shmchannel import (
     Channel,
     ChannelError,
     EndOfChannel,
+    Interface,
+    InterfaceError,
     PeerLost,
     Port,
     PortClosed,
@@ -30,7 +34,7 @@ from shmchannel.system import doorbell
 from support import engines
 from support.engines import encode
 from support.flavours import Peer
-from support.inside import doorbell_of, producer_of, slot_of
+from support.inside import doorbell_of, producer_of, select_side_of, slot_of
 from support.peers import connect_and_idle, echo
 
 
@@ -151,6 +155,82 @@ def test_a_wait_after_a_wait_finds_what_came_or_stayed_in_between(
     one.close_sync()
     assert two.read_sync() == 5
     assert wait([two], timeout=0) == [two]
+
+
+class Slow:
+    """Is decoded in two steps, of which the second fails."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+
+@pytest.mark.parametrize("how", ["returned", "deferred"])
+@pytest.mark.parametrize("engine", engines.HERE)
+def test_a_wait_is_woken_by_what_another_thread_gives_back(
+    monkeypatch: pytest.MonkeyPatch, engine: str, how: str
+) -> None:
+    monkeypatch.setattr(multiplex, "SLICE", 1000)  # with this a missing ring is a hang
+    decoding, go_on = threading.Event(), threading.Event()
+
+    def deserialize(_value: None) -> None:
+        decoding.set()
+        assert go_on.wait(30)
+        raise {"returned": MemoryError, "deferred": ValueError}[how]
+
+    channel = Channel(interfaces=[Interface(Slow, serialize=lambda _: None, deserialize=deserialize)])
+    with engines.connected(channel, engine) as one, engines.connected(channel, engine) as two:
+        one.write_many_sync([1, Slow(ValueError)])
+        got: list[Any] = []
+
+        def read() -> None:
+            try:
+                got.extend(two.read_many_sync() if how == "deferred" else [two.read_sync(), two.read_sync()])
+            except MemoryError:
+                got.append("no memory")
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        assert decoding.wait(30)
+        waiting = threading.Thread(target=lambda: got.append(wait([two], timeout=20)))
+        waiting.start()
+        while not select_side_of(two).look_at:
+            time.sleep(0.001)
+        go_on.set()
+        waiting.join()
+        reading.join()
+        assert [two] in got
+        with pytest.raises((MemoryError, InterfaceError)):
+            two.read_nowait()
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_a_wait_whose_bell_was_closed_by_other_code_makes_another(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[Port, Port], tmp_path: Path, reused: bool
+) -> None:
+    monkeypatch.setattr(multiplex, "SLICE", 1000)
+    one, two = pair
+    assert wait([two], timeout=0) == []
+    number = doorbell_of(two).fileno()
+    os.close(number)
+    if reused:  # by a file that is always ready
+        with (tmp_path / "file").open("w") as file:
+            os.dup2(file.fileno(), number)
+    answers: list[set[int]] = []
+    answer = multiplex._Bells.answer
+
+    def count(bells: Any, rung: set[int]) -> Any:
+        answers.append(rung)
+        return answer(bells, rung)
+
+    monkeypatch.setattr(multiplex._Bells, "answer", count)
+    assert wait([two], timeout=0.2) == []
+    assert len(answers) <= 3
+    timer = threading.Timer(0.05, one.write_sync, [1])
+    timer.start()
+    assert wait([two], timeout=20) == [two]
+    timer.join()
+    if reused:
+        os.close(number)
 
 
 def test_the_descriptor_is_silent_once_all_is_read(pair: tuple[Port, Port]) -> None:

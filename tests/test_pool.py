@@ -36,11 +36,11 @@ from shmchannel.codec import lent as wire
 from shmchannel.codec import types
 from shmchannel.port.port import connection_of
 from shmchannel.system import files
-from shmchannel.transfer import pool
+from shmchannel.transfer import borrow, pool
 from support import peers
 from support.engines import RINGS, connected, in_program
 from support.flavours import FLAVOURS, Peer
-from support.inside import blocks_of, producer_of, slot_of
+from support.inside import blocks_of, codec_of, producer_of, slot_of
 from support.leftovers import descriptors, names
 from support.peers import drain, fill
 from support.shortages import no_descriptors
@@ -251,6 +251,40 @@ def test_a_message_that_cannot_be_decoded_gives_its_blocks_back(engine: str, val
             assert lent(one) == (0, 0), value
         assert one.write_sync("next")
         assert two.read_sync(timeout=30) == "next"
+
+
+def test_a_message_that_is_dropped_has_its_blocks_given_back_without_a_descriptor(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = Channel(capacity=8192)
+    theirs = Channel.from_handle(channel.handle, max_message_size=2000)
+    with connected(channel, engine) as one, connected(theirs, engine) as two:
+        monkeypatch.setattr(borrow, "receiving", None)
+        assert one.write_sync(["x" * 3000, bytes(SIZE)])
+        assert lent(one)[0] == 1
+        with pytest.raises(CloneError, match="dropped"):
+            two.read_sync(timeout=30)
+        assert lent(one) == (0, 0)
+
+
+def test_an_exception_of_a_handler_is_not_lost_while_blocks_are_given_back(engine: str) -> None:
+    channel = Channel(capacity=8192)
+    theirs = Channel.from_handle(channel.handle, max_message_size=2000)
+    with connected(channel, engine) as one, connected(theirs, engine) as two:
+        codec_of(two).let_go = interrupt
+        for broken in (["x" * 3000, bytes(SIZE)], b"\xc1"):
+            if isinstance(broken, bytes):
+                assert producer_of(one).try_write(broken)
+            else:
+                assert one.write_sync(broken)
+            with pytest.raises(KeyboardInterrupt) as caught:
+                two.read_sync(timeout=30)
+            assert isinstance(caught.value.__context__, CloneError)
+        del codec_of(two).let_go
+
+
+def interrupt(_beginning: bytes) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("keeps_the_exception", [False, True])

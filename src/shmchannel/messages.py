@@ -133,6 +133,8 @@ class MessageReader:
         self.returned: list[bytes] = []
         self.arrivals: object = None
         """What a read keeps from before its take until the message is decoded: see transfer/sweep.py."""
+        self.wake_others: Callable[[], object] = bool
+        """Wakes a thread and a task that wait for a message: what is kept here they may have."""
 
     def take_payload(self) -> Taken | None:
         """Take the next message out, undecoded; None when none is complete.
@@ -170,7 +172,7 @@ class MessageReader:
         except BaseException as error:
             if is_shortage(error):
                 self.returned.append(payload)
-                self.consumer.sleeper.semaphore.post()  # a thread that waits for it already may have it
+                self.wake_others()
             else:
                 self._codec.let_go(payload)  # if a signal handler has cut that off before it took the blocks
             raise
@@ -199,6 +201,7 @@ class MessageReader:
                 if not values:
                     raise
                 self.deferred.append(error)  # two threads may each have one
+                self.wake_others()
                 return
             if value is NOTHING:
                 return

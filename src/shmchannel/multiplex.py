@@ -98,11 +98,13 @@ class _Bells:
             return
         side.watches += 1
         self._sides[connection] = side
+        if side.life is not None:
+            self._hear(side.life)
+            if not side.life.heard:  # another wait, or a loop, may have heard of the end
+                self._doubt(connection)
         if side.look_at:
             self._by_descriptor[side.descriptor] = connection
             self.poll.register(side.descriptor, select.POLLIN)
-            if side.life is not None:
-                self._hear(side.life)
 
     def _hear(self, life: Life) -> None:
         """Have the poll hear of a peer's death: once for all ports whose peers are that process."""
@@ -139,34 +141,40 @@ class _Bells:
 
     def _settle(self, side: SelectSide, peer: Peer, now: float) -> None:
         """Decide when to look at a port again if its bell stays silent. The peer may be new."""
-        heard = peer.heard()
-        side.life = peer.life if heard else None
+        side.life = peer.life if peer.heard() else None
         if side.life is not None:
             self._hear(side.life)
+        heard = peer.heard()  # as far as this wait's poll does
         if heard or peer.rings_here():
             side.look_at = now + (RARELY * SLICE if heard else SLICE)
 
     def answer(self, rung: set[int]) -> list[Connection]:
         """Return the ports that are ready, of those whose bells are rung. The others announce again."""
-        ready = []
+        ready, gone = [], []
         for descriptor in rung & self._by_descriptor.keys():
             connection = self._by_descriptor[descriptor]
             if connection.is_ready() or not connection.peer.look():
                 ready.append(connection)
-            else:
-                self._sides[connection].rearm()
+            elif not self._sides[connection].rearm():  # other code has closed the number
+                self._doubt(self._by_descriptor.pop(descriptor))
+                gone.append(descriptor)
         for descriptor in rung & self._lives.keys():
             self._notice_death(self._lives.pop(descriptor))
+            gone.append(descriptor)
+        for descriptor in gone:
             self.poll.unregister(descriptor)
-            ready += self.look()
-        return ready
+        return ready + (self.look() if gone else [])
 
     def _notice_death(self, life: Life) -> None:
         life.heard = False
         for connection, side in self._sides.items():
             if side.life is life:
-                connection.peer.doubt()
-                side.look_at, side.life = 0.0, None
+                self._doubt(connection)
+
+    def _doubt(self, connection: Connection) -> None:
+        """Have the next ``look`` look at a port."""
+        connection.peer.doubt()
+        self._sides[connection].look_at, self._sides[connection].life = 0.0, None
 
     def unwatch(self) -> None:
         """End the wait."""

@@ -60,6 +60,12 @@ def meeting_of(port: Port) -> Any:
     return opened.meeting
 
 
+def select_side_of(port: Port) -> Any:
+    """What an open port has in selects and waits."""
+    opened: Any = connection_of(port)._open
+    return opened.select_side
+
+
 def doorbell_of(port: Port) -> Any:
     """The doorbell that wakes the port's event loop or select."""
     return connection_of(port)._doorbell

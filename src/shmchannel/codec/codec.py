@@ -47,17 +47,17 @@ class Codec:
         self,
         interfaces: Iterable[Interface] = (),
         lend: Callable[[], lent.Lending] | None = None,
-        borrow: Callable[[list[Any], int], lent.Borrowing] | None = None,
+        borrower: lent.Borrower | None = None,
         least_lent: int = sys.maxsize,
     ) -> None:
-        """``lend`` begins a message that may lend blocks; ``borrow`` takes those that a message lists.
+        """``lend`` begins a message that may lend blocks; ``borrower`` takes those that a message lists.
 
         Pieces of ``least_lent`` bytes and more may lie beside the message. Without these arguments every
         message has all its bytes in it.
         """
         self.interfaces = Interfaces(interfaces)
         self.find = self.interfaces.find  # the C core asks the codec
-        self._lend, self._borrow = lend, borrow
+        self._lend, self._borrower = lend, borrower
         self.least_lent = least_lent
 
     def pieces(self) -> lent.Pieces | None:
@@ -139,10 +139,10 @@ class Codec:
 
     def decode_lent(self, inside: bytes, taken: lent.Taken | None) -> Any:
         """Return the value of a message with pieces beside it."""
-        if self._borrow is None or taken is not None:
+        if self._borrower is None or taken is not None:
             raise ValueError("it has pieces in blocks, which only the port's reader can take")
         entries, message = lent.split(inside)
-        borrowed: lent.Borrowing | None = self._borrow(entries, types.WRAPPER.size + len(inside))
+        borrowed: lent.Borrowing | None = self._borrower.borrow(entries, types.WRAPPER.size + len(inside))
         try:
             assert borrowed
             taken = lent.Taken(borrowed.views(), self.bytes_of)
@@ -163,19 +163,19 @@ class Codec:
         """
         try:
             head, _, code = types.WRAPPER.unpack_from(beginning)
-            if self._borrow and (head, code) == (types.EXT_32, types.LENT_MESSAGE):
-                self._borrow(lent.split(beginning[types.WRAPPER.size :])[0], 0)
+            if self._borrower and (head, code) == (types.EXT_32, types.LENT_MESSAGE):
+                self._borrower.refuse(lent.split(beginning[types.WRAPPER.size :])[0])
         except (ChannelError, MemoryError, *_REFUSED_WHILE_DECODING):
-            pass  # what was there is given back; and what no writer writes has no blocks
+            pass  # what no writer writes has no blocks
 
     def inline(self, payload: bytes) -> bytes:
         """Return a payload with all its pieces in it, for another machine. Raises as ``decode``."""
         try:
             inside = payload[types.WRAPPER.size :]
-            if self._borrow is None or payload[: types.WRAPPER.size] != lent.wrapper(inside):
+            if self._borrower is None or payload[: types.WRAPPER.size] != lent.wrapper(inside):
                 return payload
             entries, message = lent.split(inside)
-            views = self._borrow(entries, len(payload)).views()
+            views = self._borrower.borrow(entries, len(payload)).views()
             try:
                 return lent.joined([self.bytes_of(view) for view in views], message)
             finally:

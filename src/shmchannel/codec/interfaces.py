@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast, runtime_checkable
 
-from ..errors import ChannelError, InterfaceError
+from ..errors import ChannelError, EndOfChannel, InterfaceError, PeerLost, PortClosed, WouldBlock
 from .builtin_exceptions import context_of
 from .known_classes import to_list
 from .types import is_known
 
 T = TypeVar("T")
 Function = Callable[[Any], Any]
+# What a port says that such a function uses. A caller would take it for the answer of its own port.
+_OF_A_PORT = (EndOfChannel, PeerLost, PortClosed, WouldBlock)
 
 _FUNCTIONS = ("serialize", "deserialize", "detach", "attach", "detached")
 
@@ -161,7 +163,7 @@ class Interface:
 
     def raised(self, how: str, error: Exception) -> NoReturn:
         """Raise an ``InterfaceError`` for what a function of the interface has raised."""
-        if isinstance(error, ChannelError | MemoryError):
+        if isinstance(error, ChannelError | MemoryError) and not isinstance(error, _OF_A_PORT):
             try:
                 raise error
             finally:  # its traceback has this frame: a cycle would keep blocks until a collection

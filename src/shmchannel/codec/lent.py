@@ -52,6 +52,16 @@ class Borrowing(Protocol):
         """Keep the blocks for the next try to decode the message."""
 
 
+class Borrower(Protocol):
+    """The blocks of a port's messages; the reader's side of a pool."""
+
+    def borrow(self, entries: list[Any], size: int) -> Borrowing:
+        """Take all blocks that a message of ``size`` bytes lists."""
+
+    def refuse(self, entries: list[Any]) -> None:
+        """Give back the blocks of a message that is lost, as far as they have not been taken."""
+
+
 class LentPayload(bytes):
     """The payload of a message that lends blocks. Once it is gone unpublished, its blocks are free again."""
 

@@ -7,14 +7,12 @@
 static int consumer_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Py_VISIT(((Consumer *)object)->spin.spins);
-    Py_VISIT(((Consumer *)object)->post);
     return end_traverse(object, visit, arg);
 }
 
 static int consumer_clear(PyObject *object)
 {
     Py_CLEAR(((Consumer *)object)->spin.spins);
-    Py_CLEAR(((Consumer *)object)->post);
     return end_clear(object);
 }
 
@@ -27,7 +25,7 @@ static PyObject *consumer_prepare(PyObject *object, PyObject *args)
         end_prepare(&self->end, place, &beside) < 0)
         return NULL;
     Ring other = {.control = (Word *)((char *)self->end.memory.buf + beside)};
-    if (spin_prepare(&self->spin, sleeper, &other) < 0 || sleep_prepare(&self->sleep, sleeper, &self->post) < 0 ||
+    if (spin_prepare(&self->spin, sleeper, &other) < 0 || sleep_prepare(&self->sleep, sleeper) < 0 ||
         (!self->sleep.timed_wait && PyObject_SetAttrString(object, "sleep", Py_None) < 0)) {
         consumer_clear(object); /* it is not prepared */
         return NULL;

@@ -15,6 +15,18 @@ static PyObject *raise_error(PyObject *error)
     return NULL;
 }
 
+static PyObject *take_error(void);
+
+/* Raise an exception again that was set aside. If what ran meanwhile has raised one, as a signal handler may, that stays, with the
+   other one as its context. */
+static PyObject *raise_again(PyObject *error)
+{
+    PyObject *newer = take_error();
+    if (newer)
+        PyException_SetContext(newer, error);
+    return raise_error(newer ? newer : error);
+}
+
 /* Set the current exception aside, for raise_error to raise it again. NULL if there is none. */
 static PyObject *take_error(void)
 {

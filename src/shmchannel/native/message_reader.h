@@ -12,6 +12,7 @@ typedef struct {
     PyObject *deferred; /* a list of exceptions, of which each take raises one; or NULL */
     PyObject *returned; /* a list of payloads for whose values there was no memory; or NULL */
     PyObject *arrivals; /* kept by each read until its message is decoded; or NULL */
+    PyObject *wake_others; /* wakes those that wait for what is kept here; or NULL */
     Py_buffer ours;     /* a double: 0 in a fork, which takes nothing */
     PyObject *spare;    /* a bytes object with room for a small message, see untake; or NULL */
 } MessageReader;
@@ -125,9 +126,9 @@ static void untake(MessageReader *self, Message *message, PyObject *spare)
     if (!is_shortage(self->codec->state, error))
         let_go(self, message->payload); /* if a signal handler has cut that off before it took the blocks */
     else if (self->returned && PyList_Append(self->returned, message->payload) == 0)
-        call(self->consumer->post);
+        call(self->wake_others);
     Py_DECREF(spare);
-    raise_error(error); /* in place of any that this has raised */
+    raise_again(error);
 }
 
 /* After a take that raised: if that dropped a message, have its blocks given back. */
@@ -137,8 +138,10 @@ static void after_drop(MessageReader *self)
     PyObject *beginning = PyObject_GetAttr(error, self->codec->state->str_beginning);
     if (beginning && beginning != Py_None)
         let_go(self, beginning);
+    else
+        PyErr_Clear(); /* it has none */
     Py_XDECREF(beginning);
-    raise_error(error);
+    raise_again(error);
 }
 
 /* Whether this process has connected the port, and is no fork of that one. */
@@ -251,7 +254,7 @@ static PyObject *message_reader_take_many(PyObject *object, PyObject *const *arg
     if (!defers || PyList_Append(self->deferred, error) < 0)
         return raise_error(error);
     Py_DECREF(error);
-    Py_RETURN_NONE;
+    return call(self->wake_others) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *message_reader_ready(PyObject *object, PyObject *Py_UNUSED(unused))
@@ -271,6 +274,7 @@ static int message_reader_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->deferred);
     Py_VISIT(self->returned);
     Py_VISIT(self->arrivals);
+    Py_VISIT(self->wake_others);
     return 0;
 }
 
@@ -283,6 +287,7 @@ static void message_reader_dealloc(PyObject *object)
     Py_CLEAR(self->deferred);
     Py_CLEAR(self->returned);
     Py_CLEAR(self->arrivals);
+    Py_CLEAR(self->wake_others);
     if (self->ours.obj)
         PyBuffer_Release(&self->ours);
     Py_CLEAR(self->spare);
@@ -302,6 +307,7 @@ static PyMemberDef message_reader_members[] = {
     {"deferred", T_OBJECT, offsetof(MessageReader, deferred), 0, NULL},
     {"returned", T_OBJECT, offsetof(MessageReader, returned), 0, NULL},
     {"arrivals", T_OBJECT, offsetof(MessageReader, arrivals), 0, NULL},
+    {"wake_others", T_OBJECT, offsetof(MessageReader, wake_others), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -18,7 +18,6 @@ typedef struct {
     Spin spin;
     bool spun; /* in take_soon, and found nothing */
     Sleep sleep;
-    PyObject *post; /* posts the semaphore that this end sleeps on */
 } Consumer;
 
 /* A message that was taken: its value, or else its bytes. */
@@ -268,7 +267,8 @@ static int read_message(Consumer *self, Codec *codec, Message *message, bool hol
         if (status >= 0 && !hold && consumer_attend(self) < 0)
             status = -1;
         if (status > 0 && message->size > self->max_message_size) {
-            consumer_dropped(self, message);
+            if (!hold || consumer_give_back(self) == 0)
+                consumer_dropped(self, message);
             status = -1;
         }
         if (status > 0)

@@ -137,15 +137,14 @@ typedef struct {
     off_t peers_byte;      /* the byte of that file that the peer holds locked while it lives */
 } Sleep;
 
-/* Take over what a Sleeper sleeps on, and what posts it. */
-static int sleep_prepare(Sleep *sleep, PyObject *sleeper, PyObject **post)
+/* Take over what a Sleeper sleeps on. */
+static int sleep_prepare(Sleep *sleep, PyObject *sleeper)
 {
     Py_ssize_t address = 0, timed_wait = 0, fixed = -1, peers_byte = 0;
     PyObject *semaphore = get_attribute(sleeper, "semaphore");
     PyObject *for_c = semaphore ? get_attribute(semaphore, "for_c") : NULL;
     PyObject *lock = for_c ? get_attribute(sleeper, "peers_lock") : NULL;
-    *post = lock ? get_attribute(semaphore, "post") : NULL;
-    bool read = *post && PyArg_Parse(for_c, "(nnn)", &address, &timed_wait, &fixed) &&
+    bool read = lock && PyArg_Parse(for_c, "(nnn)", &address, &timed_wait, &fixed) &&
                 PyArg_Parse(lock, "(in)", &sleep->peers_file, &peers_byte);
     Py_XDECREF(semaphore);
     Py_XDECREF(for_c);

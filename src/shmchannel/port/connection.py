@@ -27,6 +27,7 @@ from ..segment import Slot
 from ..system import forks
 from ..system.doorbell import Doorbell
 from ..system.interrupts import has_lock, locked
+from ..system.semaphores import LibcSemaphore
 from ..transfer.block import Block
 from ..transfer.borrow import Borrower
 from ..transfer.pool import Pool
@@ -99,10 +100,11 @@ class Connection:
         self.peer.chores += [self._pool.look, self._borrower.look]
         self._doorbell = Doorbell(*slot.bells())
         known = [*interfaces, *buffer_interfaces(self._arrivals)]
-        self._codec = engine.Codec(known, self._pool.lending, self._borrower.borrow, self._pool.least)
+        self._codec = engine.Codec(known, self._pool.lending, self._borrower, self._pool.least)
         writer = self._make_writer(slot, max_message_size)
         reader = self._make_reader(slot, max_message_size)
         reader.arrivals = arrivals
+        reader.wake_others = partial(_wake_readers, reader.consumer.sleeper.semaphore, self._doorbell)
         self.outgoing: MessageWriter | Ended = writer
         self.incoming: MessageReader | Ended = reader
         self._telling = threading.RLock()  # held by the thread that calls the callbacks
@@ -652,6 +654,11 @@ class Connection:
                 "this port is awaited in an event loop: a select beside the loop would miss messages"
             )
         return opened.select_side
+
+
+def _wake_readers(semaphore: LibcSemaphore, doorbell: Doorbell) -> None:
+    semaphore.post()
+    doorbell.ring_ours()
 
 
 def _loop_runs() -> bool:

@@ -105,6 +105,19 @@ class Borrower:
             raise refusal
         return borrowed
 
+    def refuse(self, entries: list[Any]) -> None:
+        """Give back the blocks of a message that is lost, as far as they have not been taken. Maps none.
+
+        Raises ``ValueError`` for entries that no writer writes.
+        """
+        for entry in entries:
+            if type(entry) is not bytes:
+                number, trip, _size, name = _checked(entry)
+                if trip > self._trips[number]:
+                    self._trips[number] = trip
+                    # One that is new here goes: its writer gives it up.
+                    self._given_back[number] = trip | NOT_MAPPED if name else trip
+
     def _take(self, entry: Any, borrowed: Borrowed) -> None:
         """Add what an entry stands for."""
         if type(entry) is bytes:

@@ -309,7 +309,7 @@ class Pool:
         return sum(out), len(out)
 
     def _is_free(self, number: int, lent: _Lent) -> bool:
-        return lent.trip.is_over(self._given_back[number])
+        return lent.trip.is_over(self._given_back[number] & ~NOT_MAPPED)
 
     def _count(self) -> None:
         """Say to those that look from outside what is lent."""

@@ -68,10 +68,16 @@ class SelectSide:
         self._reader.flags[ON_BELL] = 1
         return self.descriptor
 
-    def rearm(self) -> None:
-        """Have the peer ring for the next message. The doorbell is silent unless a read can go on now."""
+    def rearm(self) -> bool:
+        """Have the peer ring for the next message. The doorbell is silent unless a read can go on now.
+
+        False if other code has closed the descriptor: then it has to ``announce`` again.
+        """
+        if self._doorbell.fileno() != self.descriptor:
+            return False
         self._doorbell.drain()
         self._reader.flags[ON_BELL] = 1  # announce
         fence()
         if self._ready():  # look again
             self._doorbell.ring_ours()
+        return True
