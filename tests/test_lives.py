@@ -154,7 +154,7 @@ def test_two_ports_to_one_process_have_one_pidfd_which_goes_with_them(
             for reading in readings:
                 with pytest.raises(Exception, match=r"closed here|died"):
                     await asyncio.wait_for(reading, 10)
-        assert pidfds() == []
+        await soon(lambda: not pidfds())  # uvloop lets go of a reader in its next turn
 
     run(loop, main())
     peer.join(-signal.SIGKILL)
