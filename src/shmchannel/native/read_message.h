@@ -5,10 +5,10 @@
 #include "decode.h"
 #include "wait.h"
 
-enum { SMALL = 4096 };    /* bytes: a message of up to this size is copied to the stack before it is decoded */
-enum { BATCH = 1 << 18 }; /* bytes of parts after which a try ends, as in ring/end.py; */
+enum { SMALL = 4096 };     /* bytes: a message of up to this size is copied to the stack before it is decoded */
+enum { BATCH = 1 << 18 };  /* bytes of parts after which a try ends, as in ring/end.py; */
 enum { BEGINNING = 4096 }; /* bytes that are kept of a message that is too large, as in ring/consumer.py */
-enum { FRAMES = 8 };      /* a try also ends after so many frames, as in ring/consumer.py */
+enum { FRAMES = 8 };       /* a try also ends after so many frames, as in ring/consumer.py */
 
 typedef struct {
     End end;
@@ -125,6 +125,8 @@ static size_t least_of(size_t one, size_t other)
 static PyObject *keep_beginning(Consumer *self, size_t length)
 {
     PyObject *parts = self->parts;
+    if (!parts && self->parts_size)
+        return NULL; /* there was no memory for the beginning, and this is not it */
     size_t had = parts ? least_of(least_of(self->parts_size, BEGINNING), (size_t)PyBytes_GET_SIZE(parts)) : 0;
     size_t more = least_of(length, BEGINNING - had);
     PyObject *beginning = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(had + more));
