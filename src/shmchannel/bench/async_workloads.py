@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import Any
 
@@ -27,11 +27,16 @@ def _run(turn: Turn, main: Coroutine[Any, Any, float]) -> float:
         return runner.run(main)
 
 
+def _between(turn: Turn, near: Callable[..., Coroutine[Any, Any, float]], far: Callable[..., None]) -> float:
+    """Run both sides, and return the figure of the near one."""
+    near_state, far_state = ASYNC_RIVALS[turn.rival].make(turn.room(), 0)
+    with beside(turn.where, far, turn, far_state):
+        return _run(turn, near(turn, near_state))
+
+
 def one_way(turn: Turn) -> float:
     """Messages/s, one way."""
-    near_state, far_state = ASYNC_RIVALS[turn.rival].make(turn.room(), 0)
-    with beside(turn.where, _drain, turn, far_state):
-        return _run(turn, _pour(turn, near_state))
+    return _between(turn, _pour, _drain)
 
 
 async def _pour(turn: Turn, state: Any) -> float:
@@ -63,9 +68,7 @@ def _drain(turn: Turn, state: Any) -> None:
 
 def echo(turn: Turn) -> float:
     """The median round trip in seconds."""
-    near_state, far_state = ASYNC_RIVALS[turn.rival].make(turn.room(), 0)
-    with beside(turn.where, _answer, turn, far_state):
-        return _run(turn, _ask(turn, near_state))
+    return _between(turn, _ask, _answer)
 
 
 async def _ask(turn: Turn, state: Any) -> float:

@@ -171,6 +171,7 @@ def _label_axes(panel: Any, group: list[Result]) -> None:
         panel.set_ylim(0)
     panel.grid(alpha=0.25)
     panel.set_xlabel(workload.axis)
-    per = "message" if workload.unit == "seconds" and workload.name != "opening" else "channel"
+    per = {"opening": "channel", "waits": "wait"}.get(workload.name)
+    per = per or ("message" if workload.unit == "seconds" else "channel")
     each = "" if workload.more_is_better else f" a {per}"
     panel.set_ylabel(f"{SCALES[workload.unit].name}{each}{', log scale' if far_apart else ''}")
