@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import functools
 import gc
 import os
 import pickle
@@ -741,6 +742,27 @@ def test_a_sweep_that_finds_a_channel_half_made_does_not_fail_it(
         one.write_sync(1)
         assert two.read_sync(timeout=10) == 1
     assert len(swept) == 1
+
+
+def test_on_weak_memory_the_state_of_a_side_is_stored_last_and_looked_at_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    channel = Channel()
+    view = segment.Segment.attach(channel.handle)
+    record = view.words[layout.SLOTS[0] >> 3 :]
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(segment, "WEAK_MEMORY", True)
+    with monkeypatch.context() as patch:
+        patch.setattr(segment, "fence", lambda: seen.append((record[layout.STATE], record[layout.PID])))
+        port = channel.connect()
+    assert (layout.FREE, os.getpid()) in seen
+    for word, late, expected in ((layout.PID, 1, 1), (layout.STATE, layout.CLOSED, layout.CONNECTED)):
+        before = record[word]
+        with monkeypatch.context() as patch:
+            patch.setattr(segment, "fence", functools.partial(record.__setitem__, word, late))
+            assert view.record(layout.SLOTS[0])[word] == expected  # the state is not read again after it
+        record[word] = before
+    port.close_sync()
 
 
 def test_a_side_that_connects_fences_before_it_looks_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
