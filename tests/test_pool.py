@@ -854,6 +854,7 @@ while True:
                 two.read_nowait()  # looks now and then
         if lost or one.statistics().lent_blocks:
             print("lost" if lost else "", one.statistics().lent_blocks, "lent", cutter.where)
+            break
         for again in range(3):
             one.write_sync(value(again)); whole(two.read_sync(timeout=5))
     if not cutter.where:
