@@ -24,6 +24,7 @@ from shmchannel import Channel, Port, engine
 from shmchannel.layout import READER_SLEEPS
 from shmchannel.system import semaphores
 from shmchannel.system.fences import fence
+from shmchannel.system.processes import has_gil
 from shmchannel.system.semaphores import LibcSemaphore
 from shmchannel.waiting import sleeper as waiting
 from shmchannel.waiting import thread
@@ -106,7 +107,7 @@ def test_a_fence_keeps_a_store_before_a_later_load() -> None:
 
 
 WAITS = ["wait_monotonic", "wait_wall_clock", "poll"]  # as glibc, other libcs, macOS
-MAKERS = [semaphores.LibcSemaphore, semaphores.PosixIpcSemaphore]
+MAKERS = [semaphores.LibcSemaphore, *([semaphores.PosixIpcSemaphore] if semaphores.posix_ipc else [])]
 
 
 @pytest.fixture(params=WAITS)
@@ -116,7 +117,7 @@ def any_wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(params=MAKERS)
 def maker(request: pytest.FixtureRequest) -> type[LibcSemaphore]:
-    """Makes semaphores by either means, in the main interpreter, where both load."""
+    """Makes semaphores by either means, in the main interpreter, where both load if there is a GIL."""
     return request.param
 
 
@@ -216,7 +217,9 @@ def test_a_semaphore_that_is_full_takes_posts_without_a_word(maker: type[LibcSem
 
 
 def test_the_main_interpreter_takes_posix_ipc_and_the_monotonic_clock() -> None:
-    assert semaphores.NamedSemaphore is semaphores.PosixIpcSemaphore
+    """Without a GIL libc makes the semaphores: see test_free_threaded.py."""
+    expected = semaphores.PosixIpcSemaphore if has_gil() else semaphores.LibcSemaphore
+    assert semaphores.NamedSemaphore is expected
     monotonic = hasattr(ctypes.CDLL(None), "sem_clockwait")
     assert (semaphores.timed_wait is semaphores.wait_monotonic) is monotonic
 

@@ -31,6 +31,7 @@ if os.environ.get("LIBC"):
 
 from shmchannel import Channel, ChannelError, CloneError, Port, SharedBuffer
 from shmchannel.system import semaphores
+from shmchannel.system.processes import has_gil
 from shmchannel.transfer.block import NAME
 from support import apart, leftovers
 from support.inside import loop_side_of
@@ -428,6 +429,6 @@ if __name__ == "__main__":
     threading.stack_size(MIB)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     started = time.monotonic()
-    assert bool(semaphores.posix_ipc) != bool(os.environ.get("LIBC"))
+    assert bool(semaphores.posix_ipc) == (has_gil() and not os.environ.get("LIBC"))
     globals()[what]()
     assert time.monotonic() - started < 50

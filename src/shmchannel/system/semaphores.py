@@ -1,7 +1,7 @@
 """A named semaphore: post, wait with a timeout, unlink.
 
-posix_ipc makes it, and libc does the rest, through ctypes. posix_ipc does not load in an isolated
-subinterpreter; there libc makes it too.
+posix_ipc makes it, and libc does the rest, through ctypes. Libc makes it too in an isolated subinterpreter,
+where posix_ipc does not load, and without a GIL, which an import of posix_ipc would turn on.
 
 The wait is libc's because ``posix_ipc.Semaphore.acquire`` clears every exception of a signal handler
 but KeyboardInterrupt, and its timeout follows the wall clock (posix_ipc 1.3.2, ``Semaphore_acquire`` and
@@ -20,10 +20,13 @@ from typing import NamedTuple
 
 from .clock import monotonic, monotonic_ns
 from .files import OWNER_ONLY, check_owner
+from .processes import has_gil
 
 try:
+    if not has_gil():
+        raise ImportError("Python would turn the GIL on: posix_ipc does not say that it needs none")
     import posix_ipc
-except ImportError:  # "does not support loading in subinterpreters"
+except ImportError:  # also: "does not support loading in subinterpreters"
     posix_ipc = None
 
 
@@ -38,7 +41,8 @@ def _os_error(name: str | None = None) -> OSError:
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 # These two hold a lock of glibc's, which a fork in the midst of them would leave locked in the child for ever
-# (glibc 2.36). A PyDLL keeps the GIL, and a fork needs it. posix_ipc keeps it too.
+# (glibc 2.36). A PyDLL keeps the GIL, and a fork needs it. posix_ipc keeps it too. Without a GIL the thread
+# stays attached to the interpreter, and a fork stops an attached thread only between two calls.
 _libc_with_gil = ctypes.PyDLL(None, use_errno=True)
 _sem_open, _sem_close = _libc_with_gil.sem_open, _libc_with_gil.sem_close
 _sem_post = _libc_with_gil.sem_post  # it never waits: a thread that posts need not give up the GIL for it
