@@ -103,7 +103,6 @@ Point = collections.namedtuple("Point", "x y")
         datetime.datetime(2026, 1, 1, tzinfo=Somewhere()),
         zoneinfo.ZoneInfo("UTC"),
         Mistake("mine"),
-        "\ud800",
     ],
 )
 def test_what_would_not_come_back_alike_is_refused_with_its_path(value: Any) -> None:
@@ -115,6 +114,12 @@ def test_what_would_not_come_back_alike_is_refused_with_its_path(value: Any) -> 
     ]:
         with pytest.raises(CloneError, match="^" + re.escape(path) + ": cannot clone"):
             encode(whole)
+
+
+def test_a_str_with_lone_surrogates_travels_wherever_a_str_does() -> None:
+    for text in ("\ud800", "a\udcffb", "\ud83d\ude00"):  # the last two together stand for a character
+        for value in (text, [text], {text: text}, (text, {text}), [bytearray(b"x"), text, KeyError(text)]):
+            assert alike(decode(encode(value)), value)
 
 
 def test_a_memoryview_arrives_as_bytes() -> None:

@@ -17,6 +17,7 @@ MODULES = [
     "decimal",
     "fractions",
     "ipaddress",
+    "os",
     "pathlib",
     "re",
     "types",

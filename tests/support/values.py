@@ -33,10 +33,15 @@ ZONES = [
     datetime.UTC,
     datetime.timezone(datetime.timedelta(hours=5, minutes=45)),
     datetime.timezone(-datetime.timedelta(seconds=1, microseconds=7), "a name"),
+    datetime.timezone(datetime.timedelta(hours=1), "\udcff"),
     zoneinfo.ZoneInfo("Europe/Zurich"),
     zoneinfo.ZoneInfo("UTC"),
 ]
-PATTERNS = [re.compile("a+(b)?", re.IGNORECASE | re.MULTILINE), re.compile(b"\xff+"), re.compile("(?i)ä")]
+PATTERNS = [
+    re.compile("a+(b)?", re.IGNORECASE | re.MULTILINE),
+    re.compile(b"\xff+"),
+    re.compile("(?i)ä\udcff"),
+]
 
 
 def made_exception(kind: type[BaseException], arguments: tuple[Any, ...], notes: list[str]) -> BaseException:
@@ -77,6 +82,7 @@ hashable = (
     | st.integers(-(2**3000), 2**3000)
     | st.floats()
     | st.text()
+    | st.text(st.sampled_from("a\ud800\udcff\udfff"))
     | st.binary()
     | st.complex_numbers(allow_nan=True)
     | st.builds(
@@ -99,7 +105,7 @@ hashable = (
     | st.builds(range, st.integers(), st.integers(), st.integers(1) | st.integers(max_value=-1))
     | st.sampled_from(PATTERNS)
     | st.builds(pathlib.PurePosixPath, st.text().filter(lambda text: "\0" not in text))
-    | st.sampled_from([pathlib.Path("/tmp/x"), pathlib.PureWindowsPath("C:/a"), pathlib.Path("\udcff")])
+    | st.sampled_from([pathlib.Path("/tmp/x"), pathlib.PureWindowsPath("C:/a"), pathlib.Path("\udcc3\udca4")])
     | st.ip_addresses()
     | st.sampled_from([ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_interface("fe80::1%eth0/64")])
     | st.just(...)

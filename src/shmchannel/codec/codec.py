@@ -106,6 +106,8 @@ class Codec:
         try:
             if type(value) is memoryview:  # that is not contiguous: msgpack takes no other
                 return self.encode(bytes(value))
+            if type(value) is str:  # with lone surrogates
+                return msgpack.packb(types.encode_leaf(value))  # type: ignore[no-any-return]
             with lent.ended_by_errors(pieces):
                 table = graph.encode(value, self.interfaces, moves or {}, serialized, pieces)
         except (ChannelError, MemoryError):

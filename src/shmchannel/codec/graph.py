@@ -123,8 +123,8 @@ class _Writer:
             return part  # its only part, encoded already
         if kind is bytes or kind is memoryview:
             return lent.stand_in(part, _is_inside(parent), self._pieces)
-        if kind is str:
-            _check_str(part, path)
+        if kind is str and not _is_utf8(part):
+            return types.encode_leaf(part)
         if kind in types.PLAIN:
             return part
         if types.is_known(kind) and kind in types.IMMUTABLE_LEAVES:
@@ -192,12 +192,12 @@ def _step(value: Any, parts: list[Any], place: int) -> str:
 _shown = reprlib.Repr().repr  # also where a repr of the user's raises
 
 
-def _check_str(text: str, path: Path) -> None:
+def _is_utf8(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        found = ascii(text[error.start])
-        raise CloneError(f"{path()}: cannot clone a str with the lone surrogate {found}") from None
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
 
 
 def _with_path(take: Callable[[Any], Any], value: Any, path: Path, *errors: type[Exception]) -> Any:

@@ -81,7 +81,7 @@ class Interface:
     ) -> None:
         if not isinstance(cls, type):
             raise TypeError(f"an interface is a class, not {cls!r}")
-        if not (name is None or (isinstance(name, str) and name)):
+        if not (name is None or (isinstance(name, str) and name and name.isprintable())):
             raise TypeError(f"an interface's name is a str that both sides list it under, not {name!r}")
         functions = (serialize, deserialize, detach, attach, detached)
         self._given: dict[str, Any] = dict(zip(_FUNCTIONS, functions, strict=True))

@@ -79,6 +79,17 @@ def _imported(module: str, name: str) -> Any:
         raise ValueError(f"{module} cannot be imported here: {error}") from None
 
 
+# A str may have lone surrogates: Python keeps them, for one, in a file's name that is not UTF-8.
+
+
+def _encode_text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decode_text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
+
+
 # -- numbers
 
 
@@ -149,7 +160,7 @@ def _encode_zone(zone: datetime.tzinfo | None) -> bytes:
     if type(zone) is datetime.timezone:
         offset, *name = zone.__getinitargs__()  # type: ignore[attr-defined]  # pickle asks it too
         head = bytes([_NAMED_OFFSET if name else _OFFSET])
-        return head + _DELTA.encode(offset) + "".join(name).encode()
+        return head + _DELTA.encode(offset) + _encode_text("".join(name))
     zoneinfo: Any = sys.modules.get("zoneinfo")  # its import reads the system's configuration
     named: Any = zone
     if zoneinfo and type(zone) is zoneinfo.ZoneInfo and named.key is not None:
@@ -164,7 +175,7 @@ def _decode_zone(data: bytes) -> datetime.tzinfo | None:
     if kind == _OFFSET:
         return datetime.timezone(_DELTA.decode(data))
     if kind == _NAMED_OFFSET:
-        return datetime.timezone(_DELTA.decode(data[:_DELTA_SIZE]), data[_DELTA_SIZE:].decode())
+        return datetime.timezone(_DELTA.decode(data[:_DELTA_SIZE]), _decode_text(data[_DELTA_SIZE:]))
     _require(kind == _ZONE)
     key = data.decode()
     try:
@@ -231,7 +242,7 @@ def _encode_pattern(value: re.Pattern[Any]) -> bytes:
     if value.flags & re.DEBUG:
         raise ValueError("a pattern with re.DEBUG prints where it is compiled")
     in_bytes = isinstance(value.pattern, bytes)
-    body: bytes = value.pattern if in_bytes else value.pattern.encode()
+    body: bytes = value.pattern if in_bytes else _encode_text(value.pattern)
     return _FLAGS.pack(value.flags, in_bytes) + body
 
 
@@ -262,7 +273,7 @@ def _decode_pattern(data: bytes) -> re.Pattern[Any]:
     flags, in_bytes = _FLAGS.unpack_from(data)
     _require(not flags & re.DEBUG)
     pattern = data[_FLAGS.size :]
-    value = re.compile(pattern if in_bytes else pattern.decode(), flags)
+    value = re.compile(pattern if in_bytes else _decode_text(pattern), flags)
     _large_patterns.add(len(pattern))
     return value
 
@@ -273,14 +284,9 @@ def _texts(module: str, first: int, *names: str) -> dict[tuple[str, str], Leaf]:
 
 
 def _text(code: int, module: str, name: str) -> Leaf:
-    # A file's name may have bytes that are not UTF-8: Python keeps those as lone surrogates.
-    def encode(value: Any) -> bytes:
-        data = str(value).encode("utf-8", "surrogateescape")
-        if data.decode("utf-8", "surrogateescape") != str(value):
-            raise ValueError("surrogates that together stand for a character")
-        return data
-
-    return Leaf(code, encode, lambda data: _imported(module, name)(data.decode("utf-8", "surrogateescape")))
+    return Leaf(
+        code, lambda value: _encode_text(str(value)), lambda data: _imported(module, name)(_decode_text(data))
+    )
 
 
 def _decode_ellipsis(data: bytes) -> Any:
@@ -301,6 +307,7 @@ LEAVES: dict[type, Leaf] = {
         lambda value: value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True),
         lambda data: int.from_bytes(data, "little", signed=True),
     ),
+    str: Leaf(32, _encode_text, _decode_text),  # with lone surrogates; others are plain
     bytearray: Leaf(5, bytes, bytearray),
     complex: _numbers(6, complex, "<dd", "real", "imag"),
     datetime.datetime: _zoned(7, datetime.datetime, "<HBB" + _TIME, *_DAY, *_TIMES),
