@@ -28,6 +28,7 @@ format: $(VENV)/.check
 
 types: $(VENV)/.check
 	$(RUN) -m mypy
+	$(RUN) -m pyright
 
 check: style types
 

@@ -51,6 +51,15 @@ def run(code: str, *args: str, **options: Any) -> subprocess.CompletedProcess[st
 # -- handles
 
 
+def test_a_channel_that_says_what_travels_is_the_same_channel() -> None:
+    channel = Channel[int, str](capacity=4096)
+    with channel.connect() as one, Channel[str, int].from_handle(channel.handle).connect() as two:
+        assert type(one) is type(two)
+        one.write_sync(1)
+        two.write_sync("said only, and not checked" + str(two.read_sync()))
+        assert one.read_sync() == "said only, and not checked1"
+
+
 def test_the_handle_is_the_name_of_a_shared_memory_segment() -> None:
     channel = Channel()
     assert files.HANDLE.fullmatch(channel.handle)

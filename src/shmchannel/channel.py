@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterable
 from functools import partial
 from multiprocessing.util import Finalize
-from typing import Any
+from typing import Any, Generic, Self
 
 from .codec.interfaces import Interface, listed, several
 from .codec.limits import MOST_OPENED, too_many
@@ -16,6 +16,7 @@ from .layout import MAXIMUM_CAPACITY, RINGS, TAIL
 from .port.connection import Connection
 from .port.port import Port
 from .segment import Segment, Slot, sweep_segments, unlink
+from .streams import Received, Sent
 from .system.clock import monotonic, thread_time
 from .system.ending import later
 from .system.files import checked_size, disown, has_name, memory
@@ -75,7 +76,7 @@ class _Attacher:
         return channel
 
 
-class Channel:
+class Channel(Generic[Sent, Received]):
     """A point-to-point channel over shared memory; ``channel.handle`` is its name.
 
     Any thread or process of the same user that has the handle attaches with ``Channel.from_handle(handle)``.
@@ -144,7 +145,7 @@ class Channel:
         *,
         interfaces: Iterable[type | Interface] = (),
         max_message_size: int = MAX_MESSAGE_SIZE,
-    ) -> Channel:
+    ) -> Self:
         """Attach to a channel by its handle.
 
         Raises ``ChannelNotFound`` if this user has no channel with this handle, ``ChannelCorrupted`` if its
@@ -177,7 +178,7 @@ class Channel:
         """Bytes per direction; a power of two."""
         return self._segment.capacity
 
-    def connect(self, *, spin: bool = True) -> Port:
+    def connect(self, *, spin: bool = True) -> Port[Sent, Received]:
         """Take one of the channel's two ports. Messages written before the peer connects wait for it.
 
         A wait first spins for a quick peer, for at most 150 µs (50 µs in an event loop), if spinning has paid

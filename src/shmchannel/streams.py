@@ -11,24 +11,36 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self
 
 from .errors import ChannelError, EndOfChannel, PeerLost, PortClosed
 
+# What a side sends and what it receives: Any where a program does not say it. Python's own TypeVar has
+# defaults from 3.13 on. Type checkers know typing_extensions even if it is not installed.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
 
-class ObjectPort(Protocol):
+    Sent = TypeVar("Sent", contravariant=True, default=Any)
+    Received = TypeVar("Received", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    Sent, Received = TypeVar("Sent"), TypeVar("Received")
+
+
+class ObjectPort(Protocol[Sent, Received]):
     """The methods of a port that a stream uses."""
 
-    async def read(self) -> Any: ...
-    async def write(self, value: object) -> bool: ...
+    async def read(self) -> Received: ...
+    async def write(self, value: Sent) -> bool: ...
     async def close(self) -> None: ...
     def end_writing(self) -> None: ...
 
 
-class _Stream:
+class _Stream(Generic[Sent, Received]):
     _anyio_name: str  # the class of ``anyio.abc`` that this stands for
 
-    def __init__(self, port: ObjectPort) -> None:
+    def __init__(self, port: ObjectPort[Sent, Received]) -> None:
         """Raises ``ChannelError`` in the task of a library other than asyncio."""
         _check_library()
         anyio_abc = sys.modules.get("anyio.abc")
@@ -90,8 +102,8 @@ class _NoAttribute(ChannelError, LookupError):
     """Raised by ``extra`` without a default."""
 
 
-class _Receiving(_Stream):
-    async def receive(self) -> Any:
+class _Receiving(_Stream[Any, Received]):
+    async def receive(self) -> Received:
         """Return the next value, waiting for it.
 
         Raises ``EndOfChannel`` (anyio's ``EndOfStream``) after the last value, ``PeerLost``
@@ -103,15 +115,15 @@ class _Receiving(_Stream):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> Received:
         try:
             return await self.receive()
         except EndOfChannel:
             raise StopAsyncIteration from None
 
 
-class _Sending(_Stream):
-    async def send(self, item: Any) -> None:
+class _Sending(_Stream[Sent, Any]):
+    async def send(self, item: Sent) -> None:
         """Send a value, waiting while there is no room for it.
 
         Raises ``EndOfChannel`` or ``PeerLost`` (anyio's ``BrokenResourceError``) if the other side has ended
@@ -123,7 +135,7 @@ class _Sending(_Stream):
             raise _as_anyio(ended, "BrokenResourceError")
 
 
-class ReadStream(_Receiving):
+class ReadStream(_Receiving[Received]):
     """A stream that receives; made by ``Port.create_read_stream``."""
 
     _anyio_name = "ObjectReceiveStream"
@@ -133,13 +145,13 @@ class ReadStream(_Receiving):
         self._closed = True
 
 
-class WriteStream(_Sending):
+class WriteStream(_Sending[Sent]):
     """A stream that sends; made by ``Port.create_write_stream``."""
 
     _anyio_name = "ObjectSendStream"
 
 
-class DuplexStream(_Receiving, _Sending):
+class DuplexStream(_Receiving[Received], _Sending[Sent], Generic[Sent, Received]):
     """A stream that receives and sends; made by ``Port.create_stream``."""
 
     _anyio_name = "ObjectStream"

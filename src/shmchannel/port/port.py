@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, Self
+from typing import Any, Generic, NoReturn, Self
 
 from ..engine import quick
 from ..errors import ChannelError, EndOfChannel, WouldBlock
 from ..messages import NOTHING
-from ..streams import DuplexStream, ReadStream, WriteStream
+from ..streams import DuplexStream, ReadStream, Received, Sent, WriteStream
 from ..system.files import checked_size
 from ..transfer.block import LARGEST
 from ..transfer.port_buffer import PortBuffer
@@ -27,7 +27,7 @@ _NONE: tuple[Any, ...] = ()  # of an interpreter there is one empty tuple
 _PARTLY_WRITTEN = (TimeoutError, ChannelError, MemoryError)
 
 
-class Port:
+class Port(Generic[Sent, Received]):
     """One of a channel's two ends; made by ``Channel.connect``. The peer reads the values written here.
 
     ``for value in port`` and ``async for`` read until the end; ``with`` and ``async with`` close the port.
@@ -94,7 +94,7 @@ class Port:
         return accepted
 
     @quick(_go_on_now)
-    def write_nowait(self, value: object, *, transfer: Iterable[Any] = _NONE) -> bool:
+    def write_nowait(self, value: Sent, *, transfer: Iterable[Any] = _NONE) -> bool:
         """Write a value if there is room for it now.
 
         Returns True if the message is accepted, False if the other side has ended. Raises ``WouldBlock`` if
@@ -119,7 +119,7 @@ class Port:
 
     @quick(_go_on)
     def write_sync(
-        self, value: object, *, transfer: Iterable[Any] = _NONE, timeout: float | None = None
+        self, value: Sent, *, transfer: Iterable[Any] = _NONE, timeout: float | None = None
     ) -> bool:
         """Write a value, waiting for room at most ``timeout`` seconds (None: without a limit).
 
@@ -144,7 +144,7 @@ class Port:
         payload = connection.outgoing.put(value)
         return True if payload is None else self._go_on(payload, timeout)
 
-    async def write(self, value: object, *, transfer: Iterable[Any] = _NONE) -> bool:
+    async def write(self, value: Sent, *, transfer: Iterable[Any] = _NONE) -> bool:
         """As ``write_sync``, suspending this task while there is no room.
 
         A cancelled write has written the whole value or nothing. Raises ``ChannelError`` while another event
@@ -163,7 +163,7 @@ class Port:
             payload = connection.outgoing.encode(value)
         return await connection.drive(connection.writing(payload), "writing")
 
-    def write_many_sync(self, values: Iterable[object], *, timeout: float | None = None) -> int:
+    def write_many_sync(self, values: Iterable[Sent], *, timeout: float | None = None) -> int:
         """Write values in their order; for many small ones faster than ``write_sync``.
 
         Returns the number of accepted messages: fewer than all if the time is up, or the other side ends or
@@ -189,7 +189,7 @@ class Port:
                 raise
         return accepted.messages
 
-    async def write_many(self, values: Iterable[object]) -> int:
+    async def write_many(self, values: Iterable[Sent]) -> int:
         """As ``write_many_sync``, suspending this task while there is no room.
 
         A cancelled call may have written some of the values: the first ones, each of them whole.
@@ -215,7 +215,7 @@ class Port:
     # -- read
 
     @quick()
-    def read_nowait(self) -> Any:
+    def read_nowait(self) -> Received:
         """Return the next value if there is one now.
 
         Raises ``WouldBlock`` if there is none, and otherwise as ``read_sync``: ``PeerLost`` within 100 ms.
@@ -231,7 +231,7 @@ class Port:
         return connection.value_of(taken)
 
     @quick()
-    def read_sync(self, timeout: float | None = None) -> Any:
+    def read_sync(self, timeout: float | None = None) -> Received:
         """Return the next value, waiting for it at most ``timeout`` seconds (None: without a limit).
 
         Raises ``TimeoutError`` when the time is up, ``EndOfChannel`` once the other side has ended and all
@@ -247,7 +247,7 @@ class Port:
         value = connection.incoming.take_soon()
         return value if value is not NOTHING else connection.value_of(drive(connection.reading(), timeout))
 
-    async def read(self) -> Any:
+    async def read(self) -> Received:
         """As ``read_sync``, suspending this task while there is nothing to read.
 
         A cancelled read has taken nothing. Tasks get messages in the order in which they began to wait.
@@ -261,7 +261,7 @@ class Port:
                 return value
         return connection.value_of(await connection.drive(connection.reading(), "reading"))
 
-    def read_many_sync(self, max: int = 1000, timeout: float | None = None) -> list[Any]:  # noqa: A002
+    def read_many_sync(self, max: int = 1000, timeout: float | None = None) -> list[Received]:  # noqa: A002
         """Return the values that can be read now, 1 to ``max``; waits for the first as ``read_sync`` does.
 
         Raises what ``read_sync`` raises for the first value, and ``TypeError`` or ``ValueError`` for a wrong
@@ -276,27 +276,27 @@ class Port:
             self._connection.incoming.take_many(values, max)
         return values
 
-    async def read_many(self, max: int = 1000) -> list[Any]:  # noqa: A002
+    async def read_many(self, max: int = 1000) -> list[Received]:  # noqa: A002
         """As ``read_many_sync``, suspending this task while there is nothing to read."""
         _checked_max(max)
         values = [await self.read()]
         self._connection.incoming.take_many(values, max)
         return values
 
-    def __iter__(self) -> Port:
+    def __iter__(self) -> Self:
         return self
 
     @quick()
-    def __next__(self) -> Any:
+    def __next__(self) -> Received:
         try:
             return self.read_sync()
         except EndOfChannel:
             raise StopIteration from None
 
-    def __aiter__(self) -> Port:
+    def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> Received:
         try:
             return await self.read()
         except EndOfChannel:
@@ -413,18 +413,18 @@ class Port:
 
     # -- streams
 
-    def create_read_stream(self) -> ReadStream:
+    def create_read_stream(self) -> ReadStream[Received]:
         """A stream that receives (anyio's ``ObjectReceiveStream``). Closing it leaves the port open.
 
         Like the other two, raises ``ChannelError`` in a task of trio or of another library than asyncio.
         """
         return ReadStream(self)
 
-    def create_write_stream(self) -> WriteStream:
+    def create_write_stream(self) -> WriteStream[Sent]:
         """A stream that sends (anyio's ``ObjectSendStream``). Closing it closes the port."""
         return WriteStream(self)
 
-    def create_stream(self) -> DuplexStream:
+    def create_stream(self) -> DuplexStream[Sent, Received]:
         """A stream that receives and sends (anyio's ``ObjectStream``). Closing it closes the port."""
         return DuplexStream(self)
 
