@@ -49,6 +49,7 @@ if ctypes.PyDLL(None).fork() == 0:
         USE
     except (ChannelError, ValueError) as error:  # a buffer raises ValueError, as in any fork
         assert "a fork of" in str(error), error
+        assert repr(port).startswith("<forked port "), port
         END
     os._exit(1)
 assert os.waitstatus_to_exitcode(os.wait()[1]) == 0

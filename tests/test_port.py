@@ -680,11 +680,69 @@ def test_statistics_are_frozen_and_outlive_the_port(pair: tuple[Port, Port]) -> 
     assert one.statistics() == before
 
 
-def test_repr_names_the_port_and_its_state(pair: tuple[Port, Port]) -> None:
-    one, _ = pair
-    assert repr(one).startswith("<open port 0 of shmch-")
+def test_repr_names_the_port_its_state_its_peer_and_what_is_unread() -> None:
+    channel = Channel()
+    one, name = channel.connect(), f"port 0 of {channel.handle}"
+    assert repr(one) == f"<open {name}, no peer yet, 0 unread>"
+    with channel.connect() as two:
+        two.write_many_sync([1, 2, 3])
+        two.write_sync(b"lies beside the ring" * 10_000)
+    assert repr(one) == f"<open {name}, peer {os.getpid()}, 4 unread>"
+    assert one.read_many_sync(3) == [1, 2, 3]
+    assert repr(one) == f"<open {name}, peer {os.getpid()}, 1 unread>"
+    assert len(list(one)) == 1
+    assert repr(one) == f"<ended {name}, peer {os.getpid()}>"
     one.close_sync()
-    assert repr(one).startswith("<closed port 0 of shmch-")
+    assert repr(one) == f"<closed {name}, peer {os.getpid()}>"
+    alone = Channel().connect()
+    alone.close_sync()
+    assert repr(alone).endswith(", no peer>")
+
+
+def test_repr_tells_a_lost_peer() -> None:
+    channel = Channel()
+    peer = Peer("program", write_and_end, channel.handle, True)
+    with channel.connect() as port:
+        assert port.read_sync(timeout=30) == "last words"
+        peer.join(-signal.SIGKILL)
+        with pytest.raises(PeerLost):
+            port.read_sync(timeout=30)
+        assert port.peer
+        assert repr(port) == f"<lost port 0 of {channel.handle}, peer {port.peer.pid}>"
+
+
+@pytest.mark.parametrize("pair", BOTH_WAYS, indirect=True)
+def test_end_writing_ends_one_direction_and_leaves_the_other(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    written = fill(one)
+    refused: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            one.write_sync(b"x" * 1000)
+        except PortClosed as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    until_asleep(one, "write_sleeps")
+    one.end_writing()
+    one.end_writing()
+    thread.join(10)
+    assert [str(error) for error in refused] == [
+        "this side has said that it writes no more (end_writing, send_eof)"
+    ]
+    assert len(list(two)) == written
+    with pytest.raises(EndOfChannel):
+        two.read_nowait()
+    assert two.write_sync("answer")
+    assert one.read_sync(timeout=10) == "answer"
+    for write_one in (one.write_sync, one.write_nowait, lambda value: one.write_many_sync([value])):
+        with pytest.raises(PortClosed, match="writes no more"):
+            write_one(1)
+    two.close_sync()
+    assert list(one) == []
+    assert one.write_sync("nobody reads") is False
 
 
 IN_LITTLE_STACK = """

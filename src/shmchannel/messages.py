@@ -212,6 +212,11 @@ class MessageReader:
         """Bytes that have not been taken yet, or were given back."""
         return self.consumer.fill + sum(map(len, self.returned))
 
+    @property
+    def unread(self) -> int:
+        """Messages that have not been taken yet, or were given back."""
+        return self.consumer.unread + len(self.returned)
+
     def ready(self) -> bool:
         """Whether a take can go on: something is there, or the producer has closed."""
         return bool(self.deferred or self.returned) or self.consumer.ready()

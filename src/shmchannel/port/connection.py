@@ -189,6 +189,14 @@ class Connection:
         """Whether the connection has let go of all that it had, or is another process's."""
         return self._open is None
 
+    def __repr__(self) -> str:
+        """What is known without a look at the peer; reads nothing and waits for nothing."""
+        incoming, pid = self.incoming, self.peer.pid
+        peer = "no peer yet" if pid is None else f"peer {pid}"
+        if isinstance(incoming, Ended):
+            return f"<{incoming.state} {self.name}, {'no peer' if pid is None else peer}>"
+        return f"<open {self.name}, {peer}, {incoming.unread} unread>"
+
     def statistics(self) -> Statistics:
         """A snapshot of the counts; once the connection is over, the last one."""
         opened = self._open

@@ -24,6 +24,11 @@ class Ended:
         self.peer_ended = peer_ended
         self._codec = codec
 
+    @property
+    def state(self) -> str:
+        """A word for the repr of the port."""
+        return STATES.get(self.error, "closed")
+
     def close(self) -> None:
         """Answer from now on that the port is closed here, whatever ended it; but not in a fork."""
         if self.error is not FORKED:
@@ -80,3 +85,4 @@ FORKED = partial(
     "this port belongs to the process that connected it, and this process is a fork of that: "
     "pass channel.handle to the child, and connect there",
 )
+STATES = {ENDED: "ended", LOST: "lost", TAKEN: "lost", FORKED: "forked"}

@@ -62,8 +62,15 @@ class Peer:
             self._info = self._read(_program)
         return self._info
 
+    @property
+    def pid(self) -> int | None:
+        """The pid of that process, without a look at its program."""
+        info = self._info or self._read(lambda _record: "")
+        return None if info is None else info.pid
+
     def _read(self, program: Callable[[list[int]], str]) -> PeerInfo | None:
-        record = self._slot.peer() if self._slot else [FREE]
+        slot = self._slot  # once: another thread may close the port
+        record = slot.peer() if slot else [FREE]
         if record[STATE] == FREE:  # read first, and stored last
             return None
         return PeerInfo(record[PID], record[INTERPRETER], program(record))

@@ -328,7 +328,7 @@ class Port(Generic[Sent, Received]):
         return self._connection.fileno()
 
     def __repr__(self) -> str:
-        return f"<{'closed' if self.closed else 'open'} {self._connection.name}>"
+        return repr(self._connection)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

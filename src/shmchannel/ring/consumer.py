@@ -66,6 +66,11 @@ class Consumer(End):
         return self._control[layout.TAIL] - self._head
 
     @property
+    def unread(self) -> int:
+        """Complete messages that have not been taken yet; none where the segment is damaged."""
+        return max(0, self._control[layout.MESSAGES] - self.messages)
+
+    @property
     def closed(self) -> bool:
         """Whether the producer has closed. Its last frame is out by then: try to read *after* asking."""
         closed = bool(self._control[layout.PRODUCER_CLOSED])  # step: look_for_end
