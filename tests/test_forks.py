@@ -151,24 +151,24 @@ def test_ports_share_the_memory_that_a_fork_finds_empty() -> None:
 
 
 def test_no_two_ports_have_the_same_memory_though_threads_make_them_at_once() -> None:
-    begin, places = threading.Barrier(8), list[memoryview]()
+    begin, places = threading.Barrier(8), list[tuple[memoryview, int]]()
 
     def take() -> None:
         begin.wait(30)
         for _ in range(300):
             places.append(forks.doubles_of_this_process())
             if len(places) % 3 == 0:
-                forks.give_back(places.pop())
+                forks.give_back(places.pop()[1])
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    addresses = {ctypes.addressof(ctypes.c_char.from_buffer(place)) for place in places}
+    addresses = {ctypes.addressof(ctypes.c_char.from_buffer(place)) for place, _ in places}
     assert len(addresses) == len(places)
-    for place in places:
-        forks.give_back(place)
+    for _, number in places:
+        forks.give_back(number)
 
 
 STAYS = """

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from shmchannel import Channel
+import pytest
+
+from shmchannel import Channel, SharedBuffer
 from shmchannel.port.peer import Peer
-from support.inside import slot_of
+from support.engines import RINGS, connected
+from support.inside import peer_of, slot_of
 
 
 def test_a_peer_that_is_forgotten_during_a_look_is_not_lost() -> None:
@@ -43,3 +46,51 @@ def test_a_peer_that_has_died_is_lost() -> None:
         peer = Peer(Slot(), spin=False)  # type: ignore[arg-type]
         assert not peer.look()
         assert peer.lost
+
+
+class Indexed:
+    """The words of a segment, for users that slice none of them."""
+
+    def __init__(self, words: memoryview) -> None:
+        self.words = words
+
+    def __getitem__(self, index: int) -> int:
+        assert type(index) is int
+        return self.words[index]
+
+    def __setitem__(self, index: int, word: int) -> None:
+        assert type(index) is int
+        self.words[index] = word
+
+
+@pytest.mark.parametrize("engine", RINGS)
+def test_what_all_threads_look_at_is_never_sliced(engine: str) -> None:
+    """Without a GIL, two slices at once may release the words for good: see ``part`` in mapping.py."""
+    channel = Channel()
+    segment = channel._segment
+    segment.words = Indexed(segment.words)  # type: ignore[assignment]
+    with connected(channel, engine) as one, connected(channel, engine) as two:
+        buffer, large = SharedBuffer(5000), bytes(1 << 18)
+        assert one.write_sync([buffer, large], transfer=[buffer])
+        assert two.read_sync()[1] == large
+        assert peer_of(one).look()
+        assert two.peer is not None
+    segment.words = segment.words.words  # type: ignore[attr-defined]
+
+
+def test_an_error_of_a_look_is_not_taken_for_a_peer_that_lives() -> None:
+    with Channel().connect() as port:
+        slot = slot_of(port)
+
+        class Slot:
+            def peer_is_lost(self) -> bool:
+                raise ValueError("operation forbidden on released memoryview object")
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(slot, name)
+
+        peer = Peer(Slot(), spin=False)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="released"):
+            peer.look()
+        slot.hold.close()  # by another thread, which closes the port
+        assert peer.look()

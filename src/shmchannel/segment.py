@@ -18,14 +18,14 @@ from functools import partial
 
 from . import layout
 from .errors import ChannelCorrupted, ChannelError, ChannelFull, ChannelNotFound
-from .layout import CONNECTED, CREATOR, DATA, FREE, RINGS, SLOTS, WORD, Place
+from .layout import BLOCKS, CONNECTED, CREATOR, DATA, FREE, GIVEN_BACK, RINGS, SLOTS, WORD, Place
 from .system import files, locks, processes, semaphores
 from .system.clock import monotonic
 from .system.descriptors import above_streams
 from .system.fences import WEAK_MEMORY, fence
 from .system.files import has_name, open_into, open_name, refused
 from .system.locks import NO_LOCK, RETRY_INTERVAL, Hold, LockedByte
-from .system.mapping import map_file
+from .system.mapping import map_file, part
 from .system.semaphores import LibcSemaphore, NamedSemaphore
 
 PATIENCE = 1.0  # seconds that a side waits for a creator, or another attacher, to finish what it has begun
@@ -40,7 +40,7 @@ class Segment:
         self.name = name
         self.semaphores: list[LibcSemaphore] = []  # of the process that has made them, which has them open
         self.memory = map_file(mmap.mmap, file.fileno(), os.fstat(file.fileno()).st_size)
-        self.words = memoryview(self.memory).cast("Q")
+        self.words = memoryview(self.memory).cast("Q")  # not to be sliced: see ``part``
         self.capacity = 0  # bytes per direction; read once, because a peer may change it after the check
 
     @property
@@ -55,11 +55,11 @@ class Segment:
 
     def record(self, offset: int) -> list[int]:
         """The words of a record, the state first: the rest is at least what was stored before that."""
-        words = self.words[offset >> 3 :][: layout.RECORD_WORDS]
-        state = words[layout.STATE]
+        first = offset >> 3
+        state = self.words[first + layout.STATE]
         if WEAK_MEMORY:
             fence()
-        record = words.tolist()
+        record = [self.words[index] for index in range(first, first + layout.RECORD_WORDS)]
         record[layout.STATE] = state
         return record
 
@@ -82,7 +82,7 @@ class Segment:
 
     def sign(self, offset: int, state: int) -> None:
         """Write this process into a record; the state last."""
-        record = self.words[offset >> 3 :]
+        record = part(self.memory, offset, layout.RECORD_WORDS * WORD)
         record[layout.PID], record[layout.STARTED], record[layout.NAMESPACE] = processes.this_process()
         record[layout.INTERPRETER], record[layout.NETWORK] = processes.interpreter(), processes.network()
         if WEAK_MEMORY:
@@ -112,7 +112,7 @@ class Segment:
                 words[layout.CAPACITY_WORD], words[layout.FLAGS_WORD] = capacity, layout.LINGER * linger
                 words[layout.CREATED_WORD] = time.time_ns()
                 words[layout.LEND_LIMIT_WORD] = lend_limit
-                words[layout.ID_WORD :][:2] = _id_words(name)
+                words[layout.ID_WORD], words[layout.ID_WORD + 1] = _id_words(name)
                 segment.sign(CREATOR, CONNECTED)
                 fence()
                 words[layout.MAGIC_WORD] = layout.MAGIC  # last: an attacher waits for it
@@ -224,8 +224,13 @@ class Slot:
 
     def bells(self) -> tuple[memoryview, memoryview]:
         """The keys of our doorbell and of the peer's, as bytes."""
-        words = [self.segment.words[slot >> 3 :][layout.BELL : layout.NAMESPACE] for slot in SLOTS]
-        return words[self.index].cast("B"), words[1 - self.index].cast("B")
+        place, size = layout.BELL * WORD, (layout.NAMESPACE - layout.BELL) * WORD
+        first, second = (part(self.segment.memory, slot + place, size, "B") for slot in SLOTS)
+        return (second, first) if self.index else (first, second)
+
+    def given_back(self, index: int) -> memoryview:
+        """The words of the blocks that slot ``index`` lends."""
+        return part(self.segment.memory, GIVEN_BACK[index], BLOCKS * WORD)
 
     @property
     def peers_lock(self) -> LockedByte:
@@ -334,7 +339,7 @@ def check_header(name: str, words: memoryview, size: int) -> int:
         fault = f"claims a capacity of {capacity} bytes: make a new channel"
     elif size != DATA + 2 * capacity:
         fault = f"is {size} bytes, its header says {DATA + 2 * capacity}: make a new channel"
-    elif words[layout.ID_WORD :][:2] != _id_words(name):
+    elif (words[layout.ID_WORD], words[layout.ID_WORD + 1]) != _id_words(name):
         fault = "carries another channel's id: make a new channel"
     else:
         return int(capacity)
@@ -367,5 +372,6 @@ def _map_finished(name: str, file: io.FileIO, until: float) -> Segment:
         time.sleep(0 if last else RETRY_INTERVAL)
 
 
-def _id_words(name: str) -> memoryview:
-    return memoryview(name.encode()[-ID_SIZE:]).cast("Q")
+def _id_words(name: str) -> tuple[int, int]:
+    first, second = memoryview(name.encode()[-ID_SIZE:]).cast("Q")
+    return first, second

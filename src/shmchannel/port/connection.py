@@ -20,8 +20,9 @@ from .. import engine
 from ..codec.interfaces import Interface
 from ..codec.lent import end
 from ..errors import ChannelError, PortClosed, WouldBlock
-from ..layout import HEADER, LAST, PART, READER, WHOLE, WRITER
+from ..layout import HEADER, LAST, PART, WHOLE
 from ..messages import Batch, MessageReader, MessageWriter, Taken, end_all, note_of
+from ..ring.end import reader_flags, writer_needs
 from ..ring.producer import Note, Producer
 from ..segment import Slot
 from ..system import forks
@@ -127,19 +128,17 @@ class Connection:
 
     def _make_writer(self, slot: Slot, max_message_size: int) -> MessageWriter:
         place, peer = slot.segment.ring(slot.index), self.peer
-        needs = place.words[(place.control >> 3) + WRITER :][:1].cast("B").cast("I")
+        needs, space = writer_needs(place), slot.space[slot.index]
         # No spin for room: the reader has a full ring to read, and polling would take its cache line away.
-        sleeper = Sleeper(needs, slot.space[slot.index], alive=peer.look, spins=lambda: NO_SPIN)
+        sleeper = Sleeper(needs, space, alive=peer.look, spins=lambda: NO_SPIN)
         producer = engine.Producer(place, sleeper, slot.items[slot.index], self._doorbell.ring_theirs)
         return engine.MessageWriter(producer, self._codec, max_message_size, peer.next_look)
 
     def _make_reader(self, slot: Slot, max_message_size: int) -> MessageReader:
         theirs = 1 - slot.index
         place, peer = slot.segment.ring(theirs), self.peer
-        flags = place.words[(place.control >> 3) + READER :][:1].cast("B")
-        sleeper = Sleeper(
-            flags, slot.items[theirs], alive=peer.look, spins=peer.spins, peers_lock=slot.peers_lock
-        )
+        flags, items = reader_flags(place), slot.items[theirs]
+        sleeper = Sleeper(flags, items, alive=peer.look, spins=peer.spins, peers_lock=slot.peers_lock)
         bell = self._doorbell.ring_theirs
         consumer = engine.Consumer(place, sleeper, slot.space[theirs], bell, max_message_size)
         return engine.MessageReader(consumer, self._codec, peer.ours)

@@ -47,8 +47,8 @@ class Peer:
         self.waits_end_with_the_loop = False  # after ``unref``
         # In memory that C can read: monotonic seconds, and 1 in the process of this port. In a fork both are
         # 0: so a put looks, and a take finds nothing and looks too.
-        place = forks.doubles_of_this_process()
-        self._places = [place]
+        place, number = forks.doubles_of_this_process()
+        self._places = [number]
         self.next_look, self.ours = place[:1], place[1:]
         self.ours[0] = 1.0
 
@@ -95,8 +95,12 @@ class Peer:
             self.next_look[0] = monotonic() + SLICE
             try:
                 lost = slot.peer_is_lost()
-            except (OSError, ValueError):  # our lock's descriptor is closed: by another thread of ours, or
-                lost = slot.hold.taken  # by other code. Then the lock is gone, so the peer finds us dead
+            except (OSError, ValueError) as error:
+                # Our lock's descriptor is closed: by another thread of ours, or by other code. Then the lock
+                # is gone, so the peer finds us dead.
+                lost = slot.hold.taken
+                if isinstance(error, ValueError) and not (lost or slot.hold.closed):
+                    raise
                 self.loss = ended.TAKEN if lost else self.loss
             if lost and self._slot:  # else the descriptor's number may have been another file's by then
                 self.lost = True

@@ -27,8 +27,9 @@ import threading
 from collections.abc import Callable
 
 from ..errors import ChannelCorrupted
-from ..layout import CONTROL_SIZE, READER, WRITER, Place
+from ..layout import CONTROL_SIZE, READER, WORD, WRITER, Place
 from ..system.interrupts import locked
+from ..system.mapping import part
 from ..system.semaphores import LibcSemaphore
 from ..waiting.sleeper import Sleeper
 
@@ -52,9 +53,9 @@ class End:
         self._closed = False
         self._memory = place.memory
         self._words = place.words
-        self._control = place.words[place.control >> 3 : place.control + CONTROL_SIZE >> 3]
-        self._flags = self._control.cast("B")[READER * 8 : READER * 8 + 8]
-        self._needs = self._control.cast("B")[WRITER * 8 : WRITER * 8 + 8].cast("I")
+        self._control = part(place.memory, place.control, CONTROL_SIZE)
+        self._flags = reader_flags(place)
+        self._needs = writer_needs(place)
         self._data = place.data
 
     def _slices(self, counter: int, size: int) -> tuple[slice, slice]:
@@ -77,6 +78,14 @@ class End:
 
     def _shut(self) -> None:
         self._closed = True  # step: shut_producer, step: shut_consumer
+
+
+def reader_flags(place: Place) -> memoryview:
+    return part(place.memory, place.control + READER * WORD, WORD, "B")
+
+
+def writer_needs(place: Place) -> memoryview:
+    return part(place.memory, place.control + WRITER * WORD, WORD, "I")
 
 
 def corrupted(what: str) -> ChannelCorrupted:

@@ -43,42 +43,44 @@ os.register_at_fork(after_in_child=_begin)
 
 # -- memory that is 0 in every fork
 
-_PLACES = mmap.PAGESIZE // 16  # in a page: each has two doubles
+_SIZE = 16  # bytes of a place: two doubles
+_PLACES = mmap.PAGESIZE // _SIZE  # in a page
 _numbers = itertools.count()  # of the places that are new; ``next`` is one step, also for threads
-_pages: dict[int, memoryview[float]] = {}
-_free: list[memoryview[float]] = []  # places that were given back
+_pages: dict[int, mmap.mmap] = {}
+_free: list[int] = []  # the numbers of places that were given back
 
 
-def doubles_of_this_process() -> memoryview[float]:
-    """Memory for two doubles, which are 0 at first, and in every fork. ``give_back`` takes it again.
+def doubles_of_this_process() -> tuple[memoryview[float], int]:
+    """Memory for two doubles, which are 0 at first, and in every fork; and its number, for ``give_back``.
 
     Where the system cannot do this, a fork finds them as they were.
     """
     try:
-        place = _free.pop()
+        number = _free.pop()
     except IndexError:
-        page, number = divmod(next(_numbers), _PLACES)
-        # Two threads may both make the page: then both use the one that comes first.
-        doubles = _pages.get(page) or _pages.setdefault(page, _new_page())
-        return doubles[2 * number : 2 * number + 2]
-    place[0] = place[1] = 0.0
-    return place
+        number = next(_numbers)
+    page, place = divmod(number, _PLACES)
+    # Two threads may both make the page: then both use the one that comes first.
+    memory = _pages.get(page) or _pages.setdefault(page, _new_page())
+    doubles = memoryview(memory)[place * _SIZE : (place + 1) * _SIZE].cast("d")
+    doubles[0] = doubles[1] = 0.0
+    return doubles, number
 
 
-def give_back(place: memoryview[float]) -> None:
-    """Let another port have this memory.
+def give_back(number: int) -> None:
+    """Let another port have the memory of this number.
 
     What still uses it then may find the other port's numbers there, and may store 0 or a time at which to
     look next: a look too many, or one that comes a slice later.
     """
-    _free.append(place)
+    _free.append(number)
 
 
-def _new_page() -> memoryview[float]:
+def _new_page() -> mmap.mmap:
     memory = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if sys.platform == "linux":
         try:
             memory.madvise(_WIPE_ON_FORK)
         except OSError:
             pass
-    return memoryview(memory).cast("d")
+    return memory

@@ -72,6 +72,11 @@ class Hold:
         """Whether other code has closed the descriptor. Then the locks are gone too."""
         return self._descriptor is not None and self._descriptor.taken
 
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` has been called here."""
+        return not self._to_close
+
     def try_lock(self, offset: int, length: int = 1) -> bool:
         """Lock bytes; False if another hold, in this process or another, has locked one of them."""
         try:

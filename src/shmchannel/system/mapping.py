@@ -11,7 +11,7 @@ import mmap
 import os
 import sys
 import weakref
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 M = TypeVar("M", bound=mmap.mmap)
 
@@ -39,6 +39,16 @@ def map_file(kind: type[M], fd: int, size: int, offset: int = 0) -> M:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return made
+
+
+def part(memory: mmap.mmap, begin: int, size: int, form: Literal["Q", "I", "B"] = "Q") -> memoryview:
+    """A view of ``size`` bytes from ``begin`` on, as items of a format, apart from every other view.
+
+    All slices of one memoryview share a count. Without a GIL, threads that make and drop slices at once may
+    bring it to 0 too early, which releases them all (CPython gh-155606). So a view that several threads can
+    reach is indexed, and never sliced.
+    """
+    return memoryview(memory)[begin : begin + size].cast(form)
 
 
 def close_map(made: mmap.mmap) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import is_shortage
-from ..layout import BLOCKS, GIVEN_BACK, NOT_MAPPED
+from ..layout import BLOCKS, NOT_MAPPED
 from ..ring.consumer import dropped
 from ..system.clock import monotonic
 from ..system.fences import WEAK_MEMORY, fence
@@ -71,8 +71,7 @@ class Borrower:
         """A message that brings more than ``max_message_size`` bytes is dropped."""
         self._arrivals = weakref.ref(arrivals)
         slot = arrivals.slot
-        begin = GIVEN_BACK[1 - slot.index] >> 3
-        self._given_back = slot.segment.words[begin : begin + BLOCKS]
+        self._given_back = slot.given_back(1 - slot.index)
         self._max_message_size = max_message_size
         self._mapped: dict[int, mmap.mmap] = {}  # by the block's number
         self._trips = [0] * BLOCKS  # the last one of each number

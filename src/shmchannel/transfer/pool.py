@@ -29,8 +29,8 @@ from typing import Any
 from ..errors import ChannelError
 from ..layout import (
     BLOCKS,
+    CONTROL_SIZE,
     FREE,
-    GIVEN_BACK,
     LENT_BLOCKS,
     LENT_BYTES,
     NAMESPACE,
@@ -47,6 +47,7 @@ from ..system.clock import monotonic
 from ..system.fences import WEAK_MEMORY, fence
 from ..system.files import NAMES_FOLDER, disown, remove_file
 from ..system.interrupts import locked
+from ..system.mapping import part
 from .block import Block, map_block, new_block
 from .port_buffer import PortBuffer
 
@@ -145,14 +146,12 @@ class Pool:
         """``copy`` copies a piece into a block."""
         self.copy = copy
         self._slot = weakref.ref(slot)  # none once the port is over
-        words = slot.segment.words
         self.limit = slot.segment.lend_limit
         """Bytes of all blocks together."""
         self.least = min(max(_LEAST, slot.segment.capacity // 2), _MOST) if self.limit else sys.maxsize
         """Bytes of a piece from which on it is lent."""
-        begin = GIVEN_BACK[slot.index] >> 3
-        self._given_back = words[begin : begin + BLOCKS]
-        self._control = words[RINGS[slot.index] >> 3 :]
+        self._given_back = slot.given_back(slot.index)
+        self._control = part(slot.segment.memory, RINGS[slot.index], CONTROL_SIZE)
         self._lent: dict[int, _Lent] = {}  # by number
         self._trips = [0] * BLOCKS  # the last one of each number, whatever block had it
         self._place = files.place()
@@ -258,7 +257,7 @@ class Pool:
         Free blocks, the longest unused first, give way.
         """
         for lent in (*sorted(self._free(), key=lambda lent: lent.used), None):
-            held = sum(each.size for each in self._lent.values())
+            held = sum(each.size for each in list(self._lent.values()))
             numbers = set(range(BLOCKS)).difference(self._lent)
             if numbers and (held + size <= self.limit or not self._lent) and _leaves_room(size):
                 return min(numbers)

@@ -98,7 +98,7 @@ class PortBuffer:
         """Return a buffer with the memory that came in a message. Raises ``TypeError`` for anything else."""
         if type(memory) is not memoryview:
             raise TypeError("the message has no memory for this buffer")
-        return cls(memory, len(memory))
+        return cls(memory.obj, len(memory))  # what it is a view of: several threads may make views of that
 
     def close(self) -> None:
         """Give the memory up; may be repeated. Views of it keep it as long as they live.
