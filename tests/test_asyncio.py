@@ -8,7 +8,6 @@ import gc
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -717,23 +716,6 @@ def test_a_message_that_is_too_large_is_refused() -> None:
         async with channel.connect() as port:
             with pytest.raises(CloneError, match="max_message_size is 10"):
                 await port.write("x" * 100)
-
-    asyncio.run(main())
-
-
-def test_a_bell_under_a_path_is_unlinked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "darwin")  # where there are no abstract names
-
-    async def main() -> None:
-        async with pair(spin=False) as (one, two):
-            reading = asyncio.create_task(two.read())
-            await soon(lambda: loop_side_of(two) and asleep(loop_side_of(two).reading))
-            path = doorbell_of(two).address
-            assert isinstance(path, str)
-            assert os.path.exists(path)
-            await one.write("rung")
-            assert await reading == "rung"
-        assert not os.path.exists(path)
 
     asyncio.run(main())
 

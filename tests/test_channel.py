@@ -712,12 +712,13 @@ with SharedBuffer(1 << 28) as buffer:
     assert run(code).stdout == f"{1 << 28} {1 << 26}\n"
 
 
-def test_windows_is_told_what_is_missing() -> None:
+@pytest.mark.parametrize("other", ["platform = 'darwin'", "platform = 'win32'", "maxsize = 2**31 - 1"])
+def test_a_system_that_it_cannot_run_on_is_told_so_at_the_import(other: str) -> None:
     code = (
-        "import sys\nsys.platform = 'win32'\ntry:\n    import shmchannel\n"
+        f"import sys\nsys.{other}\ntry:\n    import shmchannel\n"
         "except ImportError as error:\n    print(error)"
     )
-    assert "needs POSIX shared memory and named semaphores" in run(code).stdout
+    assert "runs on Linux, with a Python of 64 bits, and nowhere else" in run(code).stdout
 
 
 def test_errors_can_be_caught_as_what_they_are() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from shmchannel import Channel, ChannelError, PeerLost, segment
-from shmchannel.system import locks as alive
 from shmchannel.system import processes
 from support.flavours import PROCESSES, Peer
 from support.inside import peer_of
@@ -261,13 +260,9 @@ except TimeoutError:
             port.read_sync(timeout=30)
 
 
-@pytest.mark.parametrize("locks", [True, False])
-def test_life_is_told_by_locks_or_by_pid_and_start_time(monkeypatch: pytest.MonkeyPatch, locks: bool) -> None:
-    monkeypatch.setattr(alive, "HAVE_LOCKS", locks)
-    if not alive.HAVE_LOCKS:
-        assert segment.sweep_segments() == []
+def test_life_is_told_by_a_lock() -> None:
     channel = Channel()
-    peer = Peer("fork", write_for_ever, channel.handle)  # inherits the setting
+    peer = Peer("fork", write_for_ever, channel.handle)
     with channel.connect() as port:
         for number in range(100):
             assert port.read_sync(timeout=30) == expected(number)

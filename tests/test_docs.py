@@ -319,3 +319,14 @@ def test_each_fault_that_was_mended_has_the_test_that_is_named() -> None:
         for name, ending in named:
             found = f"{name}.py" in sources if ending else any(f"def {name}(" in s for s in sources.values())
             assert found, f"there is no {name}{ending}"
+
+
+def test_the_versions_on_the_page_of_platforms_are_those_that_are_claimed_tested_and_built() -> None:
+    page, project, workflow = (
+        (ROOT / name).read_text()
+        for name in ("docs/platforms.md", "pyproject.toml", ".github/workflows/tests.yml")
+    )
+    listed = re.findall(r"^\| (3\.\d+) \|", page, re.MULTILINE)
+    assert listed == re.findall(r"Programming Language :: Python :: ([\d.]+)", project)
+    assert listed == re.findall(r"3\.\d+", re.search(r"python: \[(.*)\]", workflow)[1])  # type: ignore[index]
+    assert listed == [f"3.{minor}" for minor in re.findall(r"\bcp3(\d+)-\*", project)]

@@ -2,9 +2,9 @@
 
 import sys
 
-if sys.platform == "win32":
+if sys.platform != "linux" or sys.maxsize < 1 << 32:
     raise ImportError(
-        "shmchannel needs POSIX shared memory and named semaphores, which Windows does not have"
+        "shmchannel runs on Linux, with a Python of 64 bits, and nowhere else; docs/platforms.md says why"
     )
 
 from .channel import Channel

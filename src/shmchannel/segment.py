@@ -24,7 +24,7 @@ from .system.clock import monotonic
 from .system.descriptors import above_streams
 from .system.fences import WEAK_MEMORY, fence
 from .system.files import has_name, open_into, open_name, refused
-from .system.locks import NO_LOCK, RETRY_INTERVAL, Hold, LockedByte
+from .system.locks import RETRY_INTERVAL, Hold, LockedByte
 from .system.mapping import map_file, part
 from .system.semaphores import LibcSemaphore, NamedSemaphore
 
@@ -91,8 +91,7 @@ class Segment:
 
     def is_wanted(self, fd: int, status: os.stat_result) -> bool:
         """Whether a side may still connect: the names exist, and the creator lives or lets them linger."""
-        _, pid, started, *_ = self.record(CREATOR)
-        return has_name(status) and (self.lingers or locks.is_held(fd, CREATOR, pid, started))
+        return has_name(status) and (self.lingers or locks.is_held(fd, CREATOR))
 
     # -- creating and attaching
 
@@ -180,14 +179,9 @@ class Segment:
         raise self._gone()
 
     def _try_take(self, hold: Hold, index: int) -> bool:
-        if not locks.HAVE_LOCKS:
-            try:  # if two sides make the same name, only one succeeds
-                NamedSemaphore(_claim_name(self.name, index), create=True)
-            except FileExistsError:
-                return False
-        elif not hold.try_lock(SLOTS[index]):
+        if not hold.try_lock(SLOTS[index]):
             return False
-        elif self.state(index) != FREE or not has_name(hold.look()[1]):
+        if self.state(index) != FREE or not has_name(hold.look()[1]):
             hold.unlock(SLOTS[index])
             return False
         self.sign(SLOTS[index], CONNECTED)
@@ -235,7 +229,7 @@ class Slot:
     @property
     def peers_lock(self) -> LockedByte:
         """The byte of the segment's file that the peer keeps locked while it lives."""
-        return LockedByte(self.hold.fileno(), SLOTS[1 - self.index]) if locks.HAVE_LOCKS else NO_LOCK
+        return LockedByte(self.hold.fileno(), SLOTS[1 - self.index])
 
     def peer_is_lost(self) -> bool:
         """Whether nothing can come from the other slot any more. Makes one to three system calls.
@@ -243,11 +237,11 @@ class Slot:
         Either its holder died without closing, or the slot is free and no side can connect.
         """
         fd, status = self.hold.look()
-        state, pid, started, *_ = self.peer()
+        state = self.peer()[layout.STATE]
         if state == FREE:
             over = not self.segment.is_wanted(fd, status)
         else:
-            over = state == CONNECTED and not locks.is_held(fd, SLOTS[1 - self.index], pid, started)
+            over = state == CONNECTED and not locks.is_held(fd, SLOTS[1 - self.index])
         return over and self.peer()[layout.STATE] == state  # the peer may have connected or closed meanwhile
 
     def close(self) -> None:
@@ -257,7 +251,6 @@ class Slot:
 
     def abandon(self) -> None:
         """Give the slot up as a killed process does: the peer finds this side lost."""
-        self.segment.words[(SLOTS[self.index] >> 3) + layout.STARTED] = 0  # for a peer that has no locks
         self.hold.close()
 
 
@@ -271,12 +264,8 @@ _NOT_YOURS = "{} belongs to another user, or is no channel: a channel is for pro
 
 
 def semaphore_names(name: str) -> tuple[str, str, str, str]:
-    """The semaphores items and space of ring 0, then of ring 1. 25 characters each; macOS allows 31."""
+    """The semaphores items and space of ring 0, then of ring 1."""
     return f"/{name}0i", f"/{name}0s", f"/{name}1i", f"/{name}1s"
-
-
-def _claim_name(name: str, index: int) -> str:
-    return f"/{name}{index}c"  # the semaphore that stands for the lock of a slot, where there are no locks
 
 
 def _make_semaphores(made: list[LibcSemaphore], name: str) -> None:
@@ -285,8 +274,7 @@ def _make_semaphores(made: list[LibcSemaphore], name: str) -> None:
 
 def unlink(name: str) -> None:
     """Remove a channel's names. That of the segment goes last, so that after a death a sweep finds it."""
-    claims = () if locks.HAVE_LOCKS else (_claim_name(name, 0), _claim_name(name, 1))
-    for other in (*semaphore_names(name), *claims):
+    for other in semaphore_names(name):
         try:
             semaphores.unlink(other)
         except PermissionError:
@@ -300,7 +288,7 @@ def sweep_segments(*, lingering: bool = False, remove: Callable[[str], object] =
     A channel made with ``linger=True`` keeps its names, unless ``lingering``.
     """
     swept = []
-    for name, hold in files.open_each(handles() if locks.HAVE_LOCKS else []):
+    for name, hold in files.open_each(handles()):
         # Check before locking: locking a channel that stays would block a side that connects.
         if (_lingers(hold) and not lingering) or not hold.try_lock(0, layout.RECORDS_END):
             continue
@@ -312,7 +300,7 @@ def sweep_segments(*, lingering: bool = False, remove: Callable[[str], object] =
 
 
 def handles() -> list[str]:
-    """The handles of all names, of every user; none if the system does not list them."""
+    """The handles of all names, of every user."""
     return files.names(files.HANDLE)
 
 
@@ -367,8 +355,8 @@ def _map_finished(name: str, file: io.FileIO, until: float) -> Segment:
             raise ChannelCorrupted(
                 f"{name} ({size} bytes) was never finished, or was cut off: make a new channel"
             )
-        making = not locks.HAVE_LOCKS or locks.is_held(fd, CREATOR, 0, 0)
-        last = not making or monotonic() >= until  # then look once more: it may be finished by now
+        # Then look once more: it may be finished by now.
+        last = not locks.is_held(fd, CREATOR) or monotonic() >= until
         time.sleep(0 if last else RETRY_INTERVAL)
 
 

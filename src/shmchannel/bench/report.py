@@ -92,7 +92,7 @@ class Run:
             "python": f"{platform.python_implementation()} {platform.python_version()}",
             "system": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": len(os.sched_getaffinity(0)),
             "command": ["shmchannel", *sys.argv[1:]],
             "message_bytes": len(msgpack.packb(VALUE)),
             "rounds": self.rounds,

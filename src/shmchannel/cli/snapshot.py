@@ -214,7 +214,7 @@ def _read(fd: int, location: Location) -> Snapshot | None:
         holders=sorted(location.holders),
         size=status.st_size,
         named=status.st_nlink > 0,
-        wanted=locks.is_held(fd, layout.CREATOR, 0, 0),
+        wanted=locks.is_held(fd, layout.CREATOR),
     )
     data = os.pread(fd, layout.DATA, 0)
     words = memoryview(data).cast("Q") if len(data) == layout.DATA else None
@@ -263,7 +263,7 @@ def _port(fd: int, index: int, holders: set[int]) -> PortSnapshot:
             return PortSnapshot("?")
         if state == layout.FREE:
             return PortSnapshot("free")
-        held = locks.is_held(fd, offset, pid, started)
+        held = locks.is_held(fd, offset)
         # A port that closes stores the state, then unlocks. It may have done both since the read above.
         if _word(fd, offset + 8 * layout.STATE) == state:
             break

@@ -14,16 +14,11 @@ enum { LARGE = 1 << 22 }; /* bytes, as in numpy: at least one huge page of 2 MiB
    Where the system refuses, nothing is different. */
 static inline void advise_huge_pages(const void *memory, size_t size)
 {
-#ifdef MADV_HUGEPAGE
     if (size >= LARGE) {
         uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
         uintptr_t from = ((uintptr_t)memory + page - 1) & ~(page - 1);
         madvise((void *)from, size - (from - (uintptr_t)memory), MADV_HUGEPAGE);
     }
-#else
-    (void)memory;
-    (void)size;
-#endif
 }
 
 /* A bytes object for the caller to fill; NULL with an exception. */

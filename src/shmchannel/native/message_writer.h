@@ -54,17 +54,11 @@ static int encode_checked(MessageWriter *self, Encoder *encoder, PyObject *value
     return -1;
 }
 
-/* The monotonic clock in seconds, as time.monotonic; a few milliseconds late where such a clock is quicker to read. */
+/* The monotonic clock in seconds, as time.monotonic; a few milliseconds late. */
 static double roughly_now(void)
 {
     struct timespec now;
-#if defined(CLOCK_UPTIME_RAW)
-    clock_gettime(CLOCK_UPTIME_RAW, &now); /* macOS, where time.monotonic does not count sleep either */
-#elif defined(CLOCK_MONOTONIC_COARSE)
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now); /* takes 8 ns; CLOCK_MONOTONIC 32 */
-#else
-    clock_gettime(CLOCK_MONOTONIC, &now);
-#endif
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 

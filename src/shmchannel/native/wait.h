@@ -159,24 +159,17 @@ static int sleep_prepare(Sleep *sleep, PyObject *sleeper)
 /* Whether the peer certainly lives. If not, Python looks closer: another thread may just have closed the file. */
 static bool peer_lives(const Sleep *sleep)
 {
-#ifdef F_OFD_GETLK
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = sleep->peers_byte, .l_len = 1};
     return sleep->peers_file >= 0 && fcntl(sleep->peers_file, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
-#else
-    (void)sleep;
-    return false;
-#endif
 }
 
 /* 0 after a post; else an error number: ETIMEDOUT, EINTR. On a semaphore that was overwritten it only sleeps, as
    LibcSemaphore.wait does. */
 static int sleep_until(const Sleep *sleep, const struct timespec *at)
 {
-#ifdef TIMER_ABSTIME /* not on macOS, which has no timed wait either */
     const _Atomic uint32_t *place = (const _Atomic uint32_t *)sleep->semaphore + FIXED_WORD;
     if (sleep->fixed >= 0 && atomic_load_explicit(place, memory_order_relaxed) != (uint32_t)sleep->fixed)
         return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, at, NULL) ? EINTR : ETIMEDOUT;
-#endif
     return sleep->timed_wait(sleep->semaphore, CLOCK_MONOTONIC, at) < 0 ? errno : 0;
 }
 

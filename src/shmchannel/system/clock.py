@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from functools import partial
 
-# The clock of ``time.monotonic``, which the C core reads too. On macOS CLOCK_MONOTONIC also counts sleep.
-_CLOCK = getattr(time, "CLOCK_UPTIME_RAW", time.CLOCK_MONOTONIC)
-monotonic = partial(time.clock_gettime, _CLOCK)
-monotonic_ns = partial(time.clock_gettime_ns, _CLOCK)
+monotonic = partial(time.clock_gettime, time.CLOCK_MONOTONIC)  # which the C core reads too
+monotonic_ns = partial(time.clock_gettime_ns, time.CLOCK_MONOTONIC)
 thread_time = partial(time.clock_gettime, time.CLOCK_THREAD_CPUTIME_ID)

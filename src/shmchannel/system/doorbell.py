@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 
 from ..errors import ChannelError
@@ -30,7 +29,7 @@ class Doorbell:
         self._ours, self._theirs = ours, theirs
         self._bell: Descriptor[socket.socket] | None = None
         self._lent = False  # to a loop, which alone may close it
-        self.address: str | bytes = b""
+        self.address = b""
         self._closed = False
         # For binding and closing, which two threads may do at once, and for the event loop's part in both.
         self.lock = threading.RLock()
@@ -81,8 +80,6 @@ class Doorbell:
     def _take_down(self) -> None:
         if self._bell is not None and self._ours:
             self._ours[:] = bytes(KEY_SIZE)
-            if isinstance(self.address, str) and os.path.exists(self.address):
-                os.unlink(self.address)
         if self._bell is not None and not self._lent:
             self._bell.close()
         self._bell, self._lent = None, False
@@ -117,7 +114,7 @@ class Doorbell:
         if any(key):
             self._send(_address(key))
 
-    def _send(self, address: str | bytes) -> None:
+    def _send(self, address: bytes) -> None:
         try:
             sender = self._sender
             if sender is not None and sender.taken:
@@ -170,7 +167,5 @@ def make_socket() -> socket.socket:
     return made
 
 
-def _address(key: bytes) -> str | bytes:
-    if sys.platform == "linux":
-        return b"\0shmch-" + key.hex().encode()  # an abstract name, which goes with its socket
-    return f"/tmp/shmch-{key.hex()}"
+def _address(key: bytes) -> bytes:
+    return b"\0shmch-" + key.hex().encode()  # an abstract name, which goes with its socket

@@ -14,19 +14,18 @@ import io
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..errors import ChannelError
-from . import ending, locks
+from . import ending
 from .descriptors import above_streams
 from .interrupts import is_from_handler
 from .locks import Hold
 
 HANDLE = re.compile(r"shmch-[A-Za-z0-9_-]{16}")
-NAMES_FOLDER = "/dev/shm"  # only Linux lists the names, here; so only Linux can sweep
+NAMES_FOLDER = "/dev/shm"  # where Linux lists the names
 RANDOM_BYTES = 12  # of a name: 96 bits, in 16 characters
 TRIES = 2000  # names, where another user makes each of them first; takes a second
 OWNER_ONLY = 0o600  # the mode of files and semaphores: only this user may open them
@@ -142,8 +141,8 @@ def _hold(file: io.FileIO, name: str, lock: int) -> Hold | None:
 
 
 def has_name(status: os.stat_result) -> bool:
-    """Whether a file still has its name; where there are no locks, the system may not tell."""
-    return status.st_nlink > 0 or not locks.HAVE_LOCKS
+    """Whether a file still has its name."""
+    return status.st_nlink > 0
 
 
 def _with_gil(name: str) -> Any:
@@ -155,9 +154,9 @@ def _with_gil(name: str) -> Any:
 
 
 _shm_open = _with_gil("shm_open")
-_shm_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic on macOS: a mode follows
-# Nothing here waits for a lease that another process holds, as the GIL is held. macOS has no such flag.
-_AT_ONCE = os.O_NONBLOCK if sys.platform == "linux" else 0
+_shm_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # a mode follows
+# Nothing here waits for a lease that another process holds, as the GIL is held.
+_AT_ONCE = os.O_NONBLOCK
 
 
 def open_name(name: str, flags: int = os.O_RDWR) -> io.FileIO:
@@ -193,11 +192,11 @@ def _open_into(file: io.FileIO, name: str, flags: int) -> None:
 
 
 def check_owner(name: str) -> None:
-    """Raise ``PermissionError`` if the name is another user's, as far as the system lists the names."""
+    """Raise ``PermissionError`` if the name is another user's."""
     try:
         status = os.lstat(f"{NAMES_FOLDER}/{name}")
     except OSError:
-        return  # there is none, or the names are elsewhere
+        return  # there is none
     if not (is_ours(status) or stat.S_ISLNK(status.st_mode)):  # no open follows a symbolic link
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
 
@@ -215,8 +214,7 @@ def allocate(file: io.FileIO, size: int) -> None:
     """Give a file its size in bytes, and the memory for it. Raises ``OSError``."""
     fd = file.fileno()
     os.ftruncate(fd, size)
-    if hasattr(os, "posix_fallocate"):  # without it a full /dev/shm is a SIGBUS later on
-        os.posix_fallocate(fd, 0, size)
+    os.posix_fallocate(fd, 0, size)  # without it a full /dev/shm is a SIGBUS later on
 
 
 class Memory(NamedTuple):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-import sys
 from collections.abc import Callable
 
 _WIPE_ON_FORK = 18  # MADV_WIPEONFORK of Linux 4.14, which Python does not name
@@ -78,9 +77,8 @@ def give_back(number: int) -> None:
 
 def _new_page() -> mmap.mmap:
     memory = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if sys.platform == "linux":
-        try:
-            memory.madvise(_WIPE_ON_FORK)
-        except OSError:
-            pass
+    try:
+        memory.madvise(_WIPE_ON_FORK)
+    except OSError:
+        pass
     return memory

@@ -1,6 +1,6 @@
 """The life of a process, of whose end the kernel tells: a pidfd is readable from then on.
 
-Where there is no pidfd (Linux before 5.3, macOS, a seccomp filter, no descriptor left), or where the pid says
+Where there is no pidfd (Linux before 5.3, a seccomp filter, no descriptor left), or where the pid says
 nothing, a process cannot be heard. Then the side that depends on it has to look at intervals.
 """
 

@@ -2,7 +2,7 @@
 
 The kernel drops an open-file-description lock with the last descriptor of that ``open``, however the process
 ends, and other pid namespaces see it too. A mapping keeps the file open as well, so a lock has an ``open`` of
-its own. Where there are no such locks (macOS), the holder's pid and start time take their place.
+its own.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from typing import NamedTuple
 
 from . import forks
 from .descriptors import Descriptor
-from .processes import process_started
-
-HAVE_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
 
 
 class LockedByte(NamedTuple):
@@ -90,8 +87,7 @@ class Hold:
         self._set_lock(fcntl.F_UNLCK, offset, length)
 
     def _set_lock(self, kind: int, offset: int, length: int) -> None:
-        if HAVE_LOCKS:
-            fcntl.fcntl(self.fileno(), fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
+        fcntl.fcntl(self.fileno(), fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
 
     def close(self) -> None:
         """Drop the locks, and close the descriptor; may be repeated."""
@@ -118,10 +114,8 @@ class Hold:
             self.close()
 
 
-def is_held(fd: int, offset: int, pid: int, started: int) -> bool:
+def is_held(fd: int, offset: int) -> bool:
     """Whether a byte is locked through another ``open`` than that of ``fd``."""
-    if not HAVE_LOCKS:  # then: whether process ``pid`` lives, and started at ``started``
-        return started == process_started(pid) != 0
     query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, query)
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

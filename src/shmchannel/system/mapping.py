@@ -19,8 +19,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mmap.restype = ctypes.c_void_p
 _LIBC.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
 _LIBC.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_MAP_FIXED = 0x10  # on Linux and macOS
-_MAP_NORESERVE = 0x4000  # on Linux
+_MAP_FIXED = 0x10
+_MAP_NORESERVE = 0x4000
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _READ_AND_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -60,7 +60,7 @@ def close_map(made: mmap.mmap) -> None:
     """
     address, size = ctypes.addressof(ctypes.c_char.from_buffer(made)), len(made)
     word = ctypes.c_void_p.from_address(id(made) + _ADDRESS)
-    is_known = sys.platform == "linux" and word.value == address
+    is_known = word.value == address
     if is_known:
         word.value = None  # so that the close unmaps nothing
     try:

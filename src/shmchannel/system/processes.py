@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import zlib
 from typing import NamedTuple
 
 from . import forks
@@ -39,7 +38,7 @@ def this_process() -> Process:
     global _this_process
     known = _this_process
     if known is None:
-        started = _stat_of("self")[1] if _ON_LINUX else process_started(os.getpid())
+        started = _stat_of("self")[1]
         known = Process(os.getpid(), started or _UNKNOWN_START, namespace())
         if started and known.namespace:  # else /proc may be mounted later
             _this_process = known
@@ -53,7 +52,6 @@ def _forget_parent() -> None:
 
 forks.in_child(_forget_parent)
 
-_ON_LINUX = sys.platform == "linux"
 _UNKNOWN_START = int.from_bytes(os.urandom(8), "little") >> 1 | 1  # of this process, without /proc
 
 
@@ -101,11 +99,6 @@ def process_started(pid: int) -> int | None:
 
     None if one has, and the system hides when it started.
     """
-    if not _ON_LINUX:
-        import subprocess
-
-        ps = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, check=False)
-        return zlib.crc32(ps.stdout.strip())  # crc32(b"") is 0
     try:
         alive, started = _stat_of(str(pid)) if _proc_has_our_pids() else (True, 0)
         if started:
@@ -176,7 +169,7 @@ def _namespace(kind: str) -> int:
 
 
 def cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def has_gil() -> bool:

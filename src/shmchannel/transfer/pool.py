@@ -135,8 +135,7 @@ class _Lent:
     def retire(self) -> None:
         """Free the memory. The reader may still have it mapped, and does not use it."""
         self.block.release()  # its name, if it still has one
-        if hasattr(mmap, "MADV_REMOVE"):
-            self.memory.madvise(mmap.MADV_REMOVE)
+        self.memory.madvise(mmap.MADV_REMOVE)
 
 
 class Pool:

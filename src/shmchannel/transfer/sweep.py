@@ -105,7 +105,7 @@ def sweep_blocks(
     The channels ``without`` count as if they had no names any more.
     """
     swept = []
-    for name, hold in open_each(names(NAME) if locks.HAVE_LOCKS else []):
+    for name, hold in open_each(names(NAME)):
         record = read_record(hold)
         # Check before locking: a locked block that stays would block its receiver.
         stays = record and record.handle and (_is_sent(hold, record) or _may_be_received(record, without))
@@ -134,7 +134,7 @@ def lock_if_abandoned(hold: Hold, record: Record | None, until: float = 0.0) -> 
 
 def _is_sent(hold: Hold, record: Record) -> bool:
     """Whether the sender of a block that is under way still has it locked."""
-    return locks.is_held(hold.fileno(), OWNER + record.moves, 0, 0)
+    return locks.is_held(hold.fileno(), OWNER + record.moves)
 
 
 def _may_be_received(record: Record, without: Collection[str]) -> bool:
