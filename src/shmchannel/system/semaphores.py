@@ -13,12 +13,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .clock import monotonic, monotonic_ns
+from .clock import monotonic_ns
 from .files import OWNER_ONLY, check_owner
 from .processes import has_gil
 
@@ -51,13 +50,11 @@ _sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic: a mode and a v
 _sem_close.argtypes = (ctypes.c_void_p,)
 _sem_post.argtypes = (ctypes.c_void_p,)
 LIBC.sem_unlink.argtypes = (ctypes.c_char_p,)
-LIBC.sem_trywait.argtypes = (ctypes.c_void_p,)
 if hasattr(LIBC, "sem_clockwait"):
     LIBC.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
-if hasattr(LIBC, "sem_timedwait"):
-    LIBC.sem_timedwait.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Timespec))
+LIBC.sem_timedwait.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Timespec))
 
-# In a sem_t of 64-bit glibc (from 2.21) or musl, the two counts are followed by a word that never changes.
+# In a sem_t of glibc (from 2.21) or musl, the two counts are followed by a word that never changes.
 SEM_WORDS = 8  # of 4 bytes, in a sem_t
 FIXED_WORD = 2
 UNTOUCHED = 0xAAAAAAAA  # stands in every word that sem_init has not written
@@ -69,8 +66,6 @@ def fixed_word() -> int | None:
     libc takes from it which futex calls to make. A stray store there would turn the next call into another
     one, which may never return.
     """
-    if not (sys.platform == "linux" and ctypes.sizeof(ctypes.c_void_p) == 8):
-        return None
     words = (ctypes.c_uint32 * SEM_WORDS)(*[UNTOUCHED] * SEM_WORDS)
     made = LIBC.sem_init(words, 1, 0) == 0  # shared by processes, without a post
     # An older glibc has its counts elsewhere.
@@ -78,7 +73,6 @@ def fixed_word() -> int | None:
 
 
 FIXED = fixed_word()
-_SEM_FAILED = (None, ctypes.c_void_p(-1).value)  # a null pointer (glibc, musl), or -1 (macOS)
 
 
 class ForC(NamedTuple):
@@ -115,18 +109,16 @@ class LibcSemaphore:
     def _open(self, flags: int = 0, *more: ctypes.c_uint) -> None:
         """Open it by libc. ``more`` is the mode and the value of a new one."""
         self.address = _sem_open(self.name.encode(), flags, *more)
-        if self.address in _SEM_FAILED:
-            self.address = None
+        if not self.address:
             raise _os_error(self.name)
-        assert self.address
         self._fixed = ctypes.c_uint32.from_address(self.address + FIXED_WORD * 4)
 
     def _set_mode(self) -> None:
-        """Set the mode of the new semaphore's file, on Linux. The umask may have changed it."""
+        """Set the mode of the file of the new semaphore. The umask may have changed it."""
         try:
             os.chmod(f"/dev/shm/sem.{self.name[1:]}", OWNER_ONLY)
         except FileNotFoundError:
-            pass
+            pass  # in musl the file has another name
 
     def _is_whole(self) -> bool:
         return FIXED is None or self._fixed.value == FIXED
@@ -155,7 +147,7 @@ class LibcSemaphore:
     @property
     def for_c(self) -> ForC:
         wait = getattr(LIBC, "sem_clockwait", None)
-        if wait is None or ctypes.sizeof(ctypes.c_long) < 8:  # on 32 bits C may have another timespec
+        if wait is None:
             return ForC()
         fixed = -1 if FIXED is None else FIXED
         return ForC(self.address or 0, ctypes.cast(wait, ctypes.c_void_p).value or 0, fixed)
@@ -197,7 +189,7 @@ def unlink(name: str) -> None:
         raise _os_error(name)
 
 
-# -- the timed wait: by the monotonic clock (glibc 2.30), by the wall clock, or by polling (macOS)
+# -- the timed wait
 
 
 def wait_monotonic(address: int | None, timeout: float) -> bool:
@@ -206,20 +198,13 @@ def wait_monotonic(address: int | None, timeout: float) -> bool:
 
 
 def wait_wall_clock(address: int | None, timeout: float) -> bool:
+    """Where there is no sem_clockwait, in musl and in glibc before 2.30.
+
+    musl makes a span of the time when it begins to wait, and the kernel measures that by the monotonic clock.
+    In glibc a wall clock that is set back meanwhile makes the wait longer by as much. A post ends either.
+    """
     until = _timespec(time.time_ns(), timeout)
     return _taken(LIBC.sem_timedwait(address, ctypes.byref(until)))
-
-
-POLL_INTERVAL = 0.001  # seconds
-
-
-def poll(address: int | None, timeout: float) -> bool:
-    until = monotonic() + timeout
-    while not _taken(LIBC.sem_trywait(address)):
-        if monotonic() >= until:
-            return False
-        time.sleep(POLL_INTERVAL)
-    return True
 
 
 def _timespec(now: int, timeout: float) -> _Timespec:
@@ -229,10 +214,9 @@ def _timespec(now: int, timeout: float) -> _Timespec:
 def _taken(result: int) -> bool:
     if result == 0:
         return True
-    if ctypes.get_errno() in (errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR):
+    if ctypes.get_errno() in (errno.ETIMEDOUT, errno.EINTR):
         return False
     raise _os_error()
 
 
-_WAITS = {"sem_clockwait": wait_monotonic, "sem_timedwait": wait_wall_clock, "sem_trywait": poll}
-timed_wait = next(wait for function, wait in _WAITS.items() if hasattr(LIBC, function))
+timed_wait = wait_monotonic if hasattr(LIBC, "sem_clockwait") else wait_wall_clock
