@@ -135,10 +135,13 @@ def test_the_names_go_with_the_creators_channel() -> None:
 
 
 def test_an_open_port_keeps_the_names_too() -> None:
-    with Channel().connect() as port:
+    channel = Channel()
+    handle = channel.handle
+    with channel.connect() as port:
+        del channel
         gc.collect()
         assert len(names()) == 5
-        peer = Peer("thread", echo, repr(port).split()[-1].rstrip(">"))
+        peer = Peer("thread", echo, handle)
         port.write_sync(1)
         assert port.read_sync(timeout=10) == 1
     peer.join()
