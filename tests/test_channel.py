@@ -617,6 +617,27 @@ def test_whatever_the_system_refuses_nothing_is_left(monkeypatch: pytest.MonkeyP
     channel.connect().close_sync()
 
 
+def test_a_port_too_many_is_told_how_many_semaphores_a_process_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With musl. glibc has no such limit."""
+
+    def no_more(*_arguments: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    attached = Channel.from_handle((channel := Channel()).handle)
+    limits = {"SC_SEM_NSEMS_MAX": 256}
+    with monkeypatch.context() as patch:
+        patch.setattr(segment.NamedSemaphore, "_open", no_more)
+        patch.setattr(os, "sysconf", lambda name: limits[name])
+        with pytest.raises(ChannelError, match="close some ports, since a process may have 256 semaphores"):
+            attached.connect()
+        limits["SC_SEM_NSEMS_MAX"] = -1
+        with pytest.raises(ChannelError, match="Too many open files; free or enlarge"):
+            attached.connect()
+    channel.connect().close_sync()
+
+
 @pytest.mark.parametrize("when", ["before the creator opens it", "before the creator locks it"])
 def test_a_sweep_that_takes_a_segment_in_the_making_makes_the_creator_take_another(
     monkeypatch: pytest.MonkeyPatch, when: str

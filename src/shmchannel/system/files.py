@@ -287,4 +287,10 @@ def refused(action: str, error: OSError) -> ChannelError:
     advice = "free or enlarge /dev/shm, raise the limit that was hit, or ask for less"
     if error.errno in (errno.EACCES, errno.EPERM):
         advice = "it is another user's; if this process has changed its user, do this before that"
+    most = os.sysconf("SC_SEM_NSEMS_MAX")  # -1: glibc has no such limit, musl 256
+    if error.errno == errno.EMFILE and most > 0:
+        advice = (
+            f"close some ports, since a process may have {most} semaphores here and each channel has four; "
+            "or raise the limit of open files"
+        )
     return ChannelError(f"cannot {action}: {reason}; {advice}")
