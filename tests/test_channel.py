@@ -736,13 +736,16 @@ with SharedBuffer(1 << 28) as buffer:
     assert run(code).stdout == f"{1 << 28} {1 << 26}\n"
 
 
-@pytest.mark.parametrize("other", ["platform = 'darwin'", "platform = 'win32'", "maxsize = 2**31 - 1"])
+@pytest.mark.parametrize(
+    "other",
+    ["platform = 'darwin'", "platform = 'win32'", "implementation.name = 'pypy'", "maxsize = 2**31 - 1"],
+)
 def test_a_system_that_it_cannot_run_on_is_told_so_at_the_import(other: str) -> None:
     code = (
         f"import sys\nsys.{other}\ntry:\n    import shmchannel\n"
         "except ImportError as error:\n    print(error)"
     )
-    assert "runs on Linux, with a Python of 64 bits, and nowhere else" in run(code).stdout
+    assert "runs on Linux, with a CPython of 64 bits, and nowhere else" in run(code).stdout
 
 
 def test_errors_can_be_caught_as_what_they_are() -> None:

@@ -2,9 +2,9 @@
 
 import sys
 
-if sys.platform != "linux" or sys.maxsize < 1 << 32:
+if sys.platform != "linux" or sys.implementation.name != "cpython" or sys.maxsize < 1 << 32:
     raise ImportError(
-        "shmchannel runs on Linux, with a Python of 64 bits, and nowhere else; docs/platforms.md says why"
+        "shmchannel runs on Linux, with a CPython of 64 bits, and nowhere else; docs/platforms.md says why"
     )
 
 from .channel import Channel
