@@ -19,7 +19,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from shmchannel import CloneError
+from shmchannel import CloneError, RemoteError
 from shmchannel.codec import types
 from shmchannel.codec.types import INSTANCE, LEAVES, MOVED, PARTS, VIEW_CODE, is_known
 from support.documented import MODULES, ROWS
@@ -141,16 +141,6 @@ def test_a_class_with_the_name_of_such_a_type_is_none() -> None:
 
 def refused() -> Iterator[tuple[Any, str]]:
     """Values of the types that travel, which would not come back alike."""
-    error: BaseException = OSError("x")
-    error.args = (2, "x")
-    yield error, "it would be a FileNotFoundError"
-    error = ValueError()
-    error.args = (((error,),),)
-    yield error, "it is an argument of itself"
-    yield UnicodeDecodeError("utf-8", b"abc", -1, 0, "why"), "it starts before"
-    error = UnicodeEncodeError("utf-8", "abc", 0, 1, "why")
-    error.start = -5
-    yield error, "it starts before"
     yield fractions.Fraction(3**50_000, 2), "more than 65536 bits"
     yield range(0, 2**70_000, 2), "more than 65536 bits"
     with contextlib.redirect_stdout(io.StringIO()):
@@ -162,6 +152,31 @@ def test_a_value_that_would_not_come_back_alike_is_refused_with_its_path(value: 
     for whole, path in [(value, "$"), ([1, {"a": (value,)}], "$[1]['a'][0]"), ([value, [value]], "$[0]")]:
         with pytest.raises(CloneError, match=f"^{re.escape(path)}: cannot clone {type(value)}: .*{why}"):
             encode(whole)
+
+
+def refused_exceptions() -> Iterator[tuple[BaseException, str]]:
+    """Exceptions that would not come back alike."""
+    error: BaseException = OSError("x")
+    error.args = (2, "x")
+    yield error, "it would be a FileNotFoundError"
+    error = ValueError()
+    error.args = (((error,),),)
+    yield error, "it is an argument of itself"
+    yield UnicodeDecodeError("utf-8", b"abc", -1, 0, "why"), "it starts before"
+    error = UnicodeEncodeError("utf-8", "abc", 0, 1, "why")
+    error.start = -5
+    yield error, "it starts before"
+
+
+@pytest.mark.parametrize(
+    ("error", "why"), [*refused_exceptions()], ids=lambda part: part if type(part) is str else ""
+)
+def test_an_exception_that_would_not_come_back_alike_arrives_as_its_text(
+    error: BaseException, why: str
+) -> None:
+    copy = decode(encode([error]))[0]
+    assert (type(copy), copy.class_name) == (RemoteError, type(error).__name__)
+    assert why in copy.reason
 
 
 @pytest.mark.parametrize("capitals", [0, 1])

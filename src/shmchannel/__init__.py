@@ -20,6 +20,7 @@ from .errors import (
     InterfaceError,
     PeerLost,
     PortClosed,
+    RemoteError,
     WouldBlock,
 )
 from .multiplex import wait
@@ -50,6 +51,7 @@ __all__ = [
     "PortBuffer",
     "PortClosed",
     "ReadStream",
+    "RemoteError",
     "Serializable",
     "SharedBuffer",
     "Statistics",

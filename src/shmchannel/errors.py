@@ -11,11 +11,15 @@ class ChannelError(Exception):
     """Base class of the others; raised itself when the system refuses something, or a use is not allowed."""
 
     def __str__(self) -> str:
-        text = super().__str__()
-        if len(text) <= _LONGEST:
-            return text
-        half = _LONGEST // 2  # the beginning says where it is, the end what to do
-        return f"{text[:half]} ... ({len(text):,} characters) ... {text[-half:]}"
+        return shortened(super().__str__(), _LONGEST)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text without its middle, if it has more than ``most`` characters."""
+    if len(text) <= most:
+        return text
+    half = most // 2  # the beginning says where it is, the end what to do
+    return f"{text[:half]} ... ({len(text):,} characters) ... {text[-half:]}"
 
 
 class ChannelNotFound(ChannelError, FileNotFoundError):
@@ -58,6 +62,25 @@ class CloneError(ChannelError, TypeError):
 
 class InterfaceError(ChannelError):
     """Raised when an interface is missing or fails; names the interface. A message with it is consumed."""
+
+
+class RemoteError(Exception):
+    """Arrives in place of an exception that cannot be cloned: what is known of it, as text.
+
+    ``class_name`` is the name of its class, with the module unless that is built in; ``message`` is its
+    ``str``, and ``traceback`` what Python would have printed for it on the other side. The traceback is a
+    note too, so that it is printed where this exception is not caught. ``reason`` says why the exception
+    itself was not cloned.
+    """
+
+    def __init__(self, class_name: str, message: str, traceback: str, reason: str) -> None:
+        super().__init__(class_name, message, traceback, reason)
+        self.class_name, self.message = class_name, message
+        self.traceback, self.reason = traceback, reason
+        self.add_note(f"On the other side:\n\n{traceback}")
+
+    def __str__(self) -> str:
+        return f"{self.class_name}: {self.message}" if self.message else f"{self.class_name}"
 
 
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOLCK}

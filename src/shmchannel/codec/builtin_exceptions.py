@@ -1,8 +1,12 @@
-"""Built-in exceptions, and this package's, as parts: those of ``FIRST_PARTS``, then the arguments."""
+"""Built-in exceptions, and this package's, as parts: those of ``FIRST_PARTS``, then the arguments.
+
+An exception that cannot be cloned has the parts of a ``RemoteError``.
+"""
 
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from typing import Any
 
 from .. import errors
@@ -37,6 +41,33 @@ def take_exception(value: BaseException) -> list[Any]:
                 attributes[name] = own
     first = (kind.__name__, value.__suppress_context__, value.__cause__, context_of(value))
     return [*first, attributes or None, *arguments]
+
+
+_LONGEST = 1 << 16  # characters of each text of a RemoteError: an exception's may have any length
+
+
+def take_text(value: BaseException, reason: Exception) -> list[Any]:
+    """Return the parts of a ``RemoteError`` for any exception; ``reason`` says why that is not cloned."""
+    kind = type(value)
+    module = _text(lambda: kind.__module__, "?")
+    name = kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+    message = _text(lambda: str(value), "<its str() failed>")
+    printed = _text(lambda: _printed(value), f"{name}: {message}\n")
+    return [errors.RemoteError.__name__, False, None, None, None, name, message, printed, str(reason)]
+
+
+def _text(make: Callable[[], str], otherwise: str) -> str:
+    """Return what a function of the user's makes, as a str of no subclass; ``otherwise`` where it fails."""
+    try:
+        return errors.shortened(str.__str__(make()), _LONGEST)
+    except Exception:
+        return otherwise
+
+
+def _printed(value: BaseException) -> str:
+    import traceback  # only now: most programs never need it
+
+    return "".join(traceback.format_exception(value))
 
 
 def context_of(value: BaseException) -> BaseException | None:

@@ -106,7 +106,7 @@ class Codec:
         try:
             if type(value) is memoryview:  # that is not contiguous: msgpack takes no other
                 return self.encode(bytes(value))
-            if type(value) is str:  # with lone surrogates
+            if type(value) is str and not moves:  # it has lone surrogates
                 return msgpack.packb(types.encode_leaf(value))  # type: ignore[no-any-return]
             with lent.ended_by_errors(pieces):
                 table = graph.encode(value, self.interfaces, moves or {}, serialized, pieces)
@@ -284,7 +284,7 @@ class _TreeEncoder:
             else:
                 self._pack_tag(form.code, len(parts))
             return parts
-        if form or interface is None or kind is bytearray:
+        if form or interface is None or kind is bytearray or isinstance(container, BaseException):
             raise _NoTreeError
         moved = self._moves.get(id(container))
         serialized = moved or Serialized(container, interface, interface.take(container))

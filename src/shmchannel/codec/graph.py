@@ -17,9 +17,9 @@ import msgpack
 
 from ..errors import ChannelError, CloneError, InterfaceError
 from . import lent, types
-from .builtin_exceptions import FIRST_PARTS, fill_exception, new_exception
+from .builtin_exceptions import FIRST_PARTS, fill_exception, new_exception, take_text
 from .graph_limits import Reference, check_cost, check_order, cycles, hashed, references, too_long
-from .interfaces import Instances, Interfaces
+from .interfaces import Instances, Interfaces, Serialized
 from .known_classes import advice
 from .limits import MAX_DEPTH, changed, too_deep, unpack
 
@@ -39,10 +39,14 @@ def encode(
     what lies beside the message. Raises ``CloneError`` for the first value, level by level, that cannot be
     cloned.
     """
-    entries = _Writer(interfaces, moves, serialized, pieces).entries(value)
-    packed: bytes = msgpack.Packer(default=_pack_other, strict_types=True).pack(entries)
-    check_cost(entries, interfaces, len(packed))
-    return packed
+    writer = _Writer(interfaces, moves, {**serialized, **moves}, pieces)
+    try:
+        return writer.table(value)
+    except CloneError:
+        if not writer.exceptions:
+            raise
+    # They may be too many in each other: such as the contexts of a function that calls itself in an except.
+    return _Writer(interfaces, moves, writer.serialized, pieces, chains=False).table(value)
 
 
 def decode(payload: bytes | memoryview, interfaces: Interfaces, decode_leaf: DecodeLeaf) -> object:
@@ -68,6 +72,7 @@ def _unpack_ext(code: int, data: bytes) -> Reference | msgpack.ExtType:
 # -- writing
 
 Path = Callable[[], str]  # where a value is in the whole, for errors
+_Entry = tuple[int, list[Any], Callable[[int], str]]  # a container's code, its parts, and how each is reached
 
 
 class _Node(NamedTuple):
@@ -92,31 +97,54 @@ def _path(node: _Node | None, place: int) -> str:
 
 class _Writer:
     def __init__(
-        self, interfaces: Interfaces, moves: Instances, serialized: Instances, pieces: lent.Pieces | None
+        self,
+        interfaces: Interfaces,
+        moves: Instances,
+        serialized: dict[int, Serialized],
+        pieces: lent.Pieces | None,
+        *,
+        chains: bool = True,
+        tried: BaseException | None = None,
     ) -> None:
-        self._by_class, self._pieces = interfaces.by_class, pieces
-        self._moves, self._serialized = moves, {**serialized, **moves}
+        """Without ``chains``, an exception that holds another one travels as its text.
+
+        With ``tried`` this writer finds out whether that exception can be cloned. Those in it are tried by
+        themselves.
+        """
+        self._interfaces, self._pieces = interfaces, pieces
+        self._moves, self.serialized = moves, serialized
+        self._chains, self._tried = chains, tried
+        self.exceptions = 0
         self._numbers: dict[int, Reference] = {}  # by id
         self._nodes: list[_Node] = []
 
-    def entries(self, value: object) -> list[list[Any]]:
-        self._part(value, None, 0)
-        entries = []
-        for node in self._nodes:  # the list grows meanwhile
-            if node.depth > MAX_DEPTH:
-                raise too_deep()
-            entries.append([node.code, *(self._part(part, node, at) for at, part in enumerate(node.parts))])
-        for node in self._nodes:
-            if type(node.value) in types.MUTABLE_CONTAINERS and types.differs(node.value, node.parts):
-                raise changed()
+    def table(self, value: object) -> bytes:
+        entries = self._entries(value)
         for one, move in self._moves.items():
             if one not in self._numbers:
                 raise CloneError(f"$: transfer lists {move.instance!r}, which is not in this value")
         if not entries:
             raise ValueError("it has no form")  # a scalar that msgpack could not pack either
+        packed: bytes = msgpack.Packer(default=_pack_other, strict_types=True).pack(entries)
+        check_cost(entries, self._interfaces, len(packed))
+        return packed
+
+    def _entries(self, value: object, depth: int = 1) -> list[list[Any]]:
+        """Return the entries of a value that is at this depth in the whole."""
+        self._part(value, None, 0, depth)
+        entries = []
+        for node in self._nodes:  # the list grows meanwhile
+            if node.depth > MAX_DEPTH:
+                raise too_deep()
+            below = node.depth + 1
+            parts = [self._part(part, node, at, below) for at, part in enumerate(node.parts)]
+            entries.append([node.code, *parts])
+        for node in self._nodes:
+            if type(node.value) in types.MUTABLE_CONTAINERS and types.differs(node.value, node.parts):
+                raise changed()
         return entries
 
-    def _part(self, part: Any, parent: _Node | None, place: int) -> Any:
+    def _part(self, part: Any, parent: _Node | None, place: int, depth: int) -> Any:
         """Return what stands for a value in an entry: a scalar, or a reference."""
         kind, path = type(part), partial(_path, parent, place)
         if parent and type(parent.value) in types.MUTABLE_LEAVES:
@@ -132,11 +160,36 @@ class _Writer:
         number = self._numbers.get(id(part))
         if number is None:
             number = self._numbers[id(part)] = Reference(len(self._nodes))
-            depth = parent.depth + 1 if parent else 1
-            self._nodes.append(_Node(part, *self._entry(part, path), parent, place, depth))
+            if isinstance(part, BaseException) and part is not self._tried:
+                entry = self._entry_of_exception(part, depth)
+            else:
+                entry = self._entry(part, path)
+            self._nodes.append(_Node(part, *entry, parent, place, depth))
         return number
 
-    def _entry(self, value: Any, path: Path) -> tuple[int, list[Any], Callable[[int], str]]:
+    def _entry_of_exception(self, error: BaseException, depth: int) -> _Entry:
+        """Return the entry of an exception, or of its text if it cannot be cloned.
+
+        A program has no other way to tell its peer of an error, so nothing in one makes the write fail.
+        """
+        self.exceptions += 1
+        if self._tried:
+            if not self._chains:
+                raise CloneError("$: too many exceptions hold each other")
+            return types.EXCEPTION.code, [], str
+        trial = _Writer(
+            self._interfaces, self._moves, self.serialized, None, chains=self._chains, tried=error
+        )
+        try:
+            trial._entries(error, depth)
+        except ChannelError as reason:
+            if id(error) in self._moves:
+                raise
+            return types.EXCEPTION.code, take_text(error, reason), str
+        _, code, parts, step, *_ = trial._nodes[0]
+        return code, parts, step
+
+    def _entry(self, value: Any, path: Path) -> _Entry:
         """Return a container's code, its parts, and how each part is reached."""
         kind = type(value)
         if kind in types.MUTABLE_LEAVES:
@@ -149,14 +202,15 @@ class _Writer:
             # An exception is made anew, with arguments that may be anything: so may be what that raises.
             parts = _with_path(lambda value: [*types.PARTS[kind].take(value)], value, path, Exception)
             return types.PARTS[kind].code, parts, partial(_step, value, parts)
-        interface = self._by_class.get(kind)
+        interface = self._interfaces.by_class.get(kind)
         if interface is None:
             raise CloneError(f"{path()}: cannot clone {kind}; {advice(kind)}")
-        serialized = self._serialized.get(id(value))
-        try:
-            form = serialized.value if serialized else interface.take(value)
-        except TypeError as error:
-            raise CloneError(f"{path()}: {error}") from None
+        if id(value) not in self.serialized:
+            try:
+                self.serialized[id(value)] = Serialized(value, interface, interface.take(value))
+            except TypeError as error:
+                raise CloneError(f"{path()}: {error}") from None
+        form = self.serialized[id(value)].value
         if id(value) in self._moves:
             return types.MOVED, [interface.name, form], lambda _: ".detach()"
         if interface.fields is None:

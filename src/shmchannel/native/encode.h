@@ -173,10 +173,7 @@ static Py_NO_INLINE int encode_set(Encoder *encoder, PyObject *set, long code)
 /* A value of a type that travels as an array of parts; `kind` is a Parts of codec/types.py. */
 static int encode_parts(Encoder *encoder, PyObject *kind, PyObject *value)
 {
-    State *state = encoder->codec->state;
     long code = PyLong_AsLong(PyTuple_GET_ITEM(kind, KIND_CODE));
-    if (code == state->code_of_exception)
-        return SHARED; /* anything in an exception may come twice */
     int status = Py_IS_TYPE(value, &PySlice_Type) ? meet(encoder, value) : 0;
     if (status)
         return status;
@@ -346,6 +343,8 @@ static Py_NO_INLINE int encode_other(Encoder *encoder, PyObject *value)
 {
     State *state = encoder->codec->state;
     PyObject *type = (PyObject *)Py_TYPE(value), *found;
+    if (PyExceptionInstance_Check(value))
+        return SHARED; /* only graphs have a form for exceptions */
     if ((found = PyDict_GetItemWithError(state->parts, type)))
         return encode_parts(encoder, found, value);
     if (!PyErr_Occurred() && (found = PyDict_GetItemWithError(state->leaves, type))) {

@@ -48,7 +48,6 @@ static int fill_state(State *state)
     state->code_of_tuple = code_of(state, &PyTuple_Type);
     state->code_of_set = code_of(state, &PySet_Type);
     state->code_of_frozenset = code_of(state, &PyFrozenSet_Type);
-    state->code_of_exception = code_of(state, PyExc_Exception);
     state->code_of_instance = import_code("INSTANCE");
     state->code_of_moved = import_code("MOVED");
     state->code_of_tagged_message = import_code("TAGGED_MESSAGE");

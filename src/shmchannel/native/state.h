@@ -97,7 +97,7 @@ typedef struct {
 #define DECLARE(MODULE, NAME, FIELD) PyObject *FIELD;
     FOR_EACH_OBJECT(DECLARE)
 #undef DECLARE
-    long code_of_tuple, code_of_set, code_of_frozenset, code_of_exception, code_of_instance, code_of_moved;
+    long code_of_tuple, code_of_set, code_of_frozenset, code_of_instance, code_of_moved;
     long code_of_tagged_message, code_of_graph_message, code_of_lent_message, code_of_piece, code_of_view;
     Key keys[KEYS];
 } State;
