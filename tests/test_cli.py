@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from shmchannel import Channel, SharedBuffer
 from shmchannel.cli import completion, main
 from shmchannel.cli.parser import make_parser
 from support.commands import run, shell
+from support.leftovers import names
 
 # -- reap
 
@@ -54,6 +56,29 @@ def test_a_block_that_waits_for_a_reaped_channels_reader_goes_with_it(
     assert len(told) == 2
     assert main(["reap"]) == 0
     assert re.findall(r"^removed (shmch-[\w-]{16,17})", capsys.readouterr().out, re.MULTILINE) == told
+
+
+def test_reap_leaves_what_is_younger(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = run("create").stdout.strip()
+    with Channel.from_handle(handle).connect() as port:
+        buffer = SharedBuffer(100)
+        port.write_sync(buffer, transfer=[buffer])
+    made = time.time()
+    for age in ("7200s", "120min", "2h", "1d"):
+        assert main(["reap", "--older-than", age]) == 0
+        assert capsys.readouterr().out == "nothing to remove\n"
+    monkeypatch.setattr(time, "time", lambda: made + 7201)
+    assert main(["reap", "--older-than", "1d"]) == 0
+    assert capsys.readouterr().out == "nothing to remove\n"
+    assert main(["reap", "--older-than", "2h"]) == 0
+    assert f"removed {handle}" in capsys.readouterr().out
+    assert len(names()) == 0
+    for wrong in ("2", "1.5h", "-1h", "1w", ""):
+        with pytest.raises(SystemExit):
+            main(["reap", f"--older-than={wrong}"])
+        assert f"{wrong!r} is no age like 90s, 15min, 2h or 1d" in capsys.readouterr().err
 
 
 # -- endings

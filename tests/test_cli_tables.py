@@ -53,6 +53,29 @@ def test_plain_and_rich_show_the_same_in_80_columns(
     assert re.search(r"has written +[\d,]+ messages, 131,0[56]\d bytes", shown)
 
 
+def test_on_a_narrow_terminal_columns_are_cut_in_their_order() -> None:
+    pytest.importorskip("rich")
+    row = [
+        tables.Cell(text)
+        for text in ("shmch-" + "h" * 16, "1234567", "p" * 20, "███      50 %", "9", "8 KiB")
+    ]
+    shown = {}
+    for width in (100, 80, 70, 62, 10):
+        console = tables.console()
+        console.width = width
+        with console.capture() as captured:
+            console.print(tables.rich_table(tables.TOP, [row], width))
+        shown[width] = captured.get().splitlines()[1]
+    assert shown[100].split() == [cell for text in row for cell in text.text.split()]
+    assert "p" * 12 + "…" in shown[80]
+    assert "███      50 %" in shown[80]
+    assert "p" * 7 + "…" in shown[70]
+    assert "█" not in shown[70]
+    assert "h" * 16 in shown[70]
+    assert re.fullmatch(r"shmch-h+… +1234567  ppppppp…    50 % +9 +8 KiB", shown[62])
+    assert max(len(shown[width]) - width for width in (100, 80, 70, 62)) <= 0
+
+
 def test_without_rich_it_is_plain_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -196,6 +196,7 @@ def test_no_wait_looks_at_the_wall_clock() -> None:
         if wall.search(line)
     }
     assert found == {
+        "inspect.py: return time.time() - changed >= seconds",  # of files, whose times are the wall clock's
         "segment.py: words[layout.CREATED_WORD] = time.time_ns()",  # for people
         "snapshot.py: age = time.time() - self.created / 1e9",  # the same
         "semaphores.py: until = _timespec(time.time_ns(), timeout)",  # where there is no sem_clockwait

@@ -282,13 +282,19 @@ def unlink(name: str) -> None:
     files.remove_file(name)
 
 
-def sweep_segments(*, lingering: bool = False, remove: Callable[[str], object] = unlink) -> list[str]:
+def sweep_segments(
+    *,
+    lingering: bool = False,
+    remove: Callable[[str], object] = unlink,
+    chosen: Callable[[str], bool] | None = None,
+) -> list[str]:
     """Remove the names of this user's channels that no process holds; return their handles.
 
-    A channel made with ``linger=True`` keeps its names, unless ``lingering``.
+    A channel made with ``linger=True`` keeps its names, unless ``lingering``. With ``chosen`` only the names
+    for which it is true are looked at.
     """
     swept = []
-    for name, hold in files.open_each(handles()):
+    for name, hold in files.open_each(filter(chosen, handles())):
         # Check before locking: locking a channel that stays would block a side that connects.
         if (_lingers(hold) and not lingering) or not hold.try_lock(0, layout.RECORDS_END):
             continue

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import time
+from functools import partial
 from typing import Any
 
 from .. import segment
@@ -12,6 +15,7 @@ from ..engine import Codec
 from ..errors import ChannelError
 from ..messages import NOTHING
 from ..system import processes
+from ..system.files import NAMES_FOLDER
 from ..transfer.sweep import sweep_blocks
 from . import snapshot, tables, wording
 from .jsonlines import Jsonlines, dumps
@@ -136,6 +140,7 @@ def reap(options: argparse.Namespace) -> int:
     if options.dry_run or segment.handles():
         known = {channel.handle: channel for channel in snapshot.channels()}
     keep: dict[str, Any] = {"remove": lambda _name: None} if options.dry_run else {}
+    keep["chosen"] = partial(_is_older, options.older_than) if options.older_than else None
     removed = segment.sweep_segments(lingering=True, **keep)
     removed += sweep_blocks(without=removed, **keep)
     verb = "would remove" if options.dry_run else "removed"
@@ -143,6 +148,15 @@ def reap(options: argparse.Namespace) -> int:
         print(f"{verb} {name}{_description(known[name]) if name in known else ''}")
     print(f"{len(removed)} {'to be ' if options.dry_run else ''}removed" if removed else "nothing to remove")
     return 0
+
+
+def _is_older(seconds: float, name: str) -> bool:
+    """Whether a name is of a file that nobody has made, resized or renamed for so long."""
+    try:
+        changed = os.stat(os.path.join(NAMES_FOLDER, name), follow_symlinks=False).st_ctime
+    except OSError:
+        return False  # gone meanwhile
+    return time.time() - changed >= seconds
 
 
 def _description(channel: Snapshot) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -97,9 +98,16 @@ def _add_inspect_and_reap(commands: Commands) -> None:
         "remove channels that nobody holds",
         "Remove the names of this user's channels and blocks that nobody holds, also of those that linger, "
         "and describe each.",
-        "shmchannel reap --dry-run",
+        "shmchannel reap --dry-run\nshmchannel reap --older-than 1h",
     )
     command.add_argument("--dry-run", action="store_true", help="remove nothing, only show the names")
+    command.add_argument(
+        "--older-than",
+        type=_age,
+        default=0.0,
+        metavar="AGE",
+        help="leave what is younger: 90s, 15min, 2h or 1d",
+    )
 
 
 def _add_pipes(commands: Commands) -> None:
@@ -123,7 +131,8 @@ def _add_pipes(commands: Commands) -> None:
         pipe.cat,
         "connect, and print the messages as JSON lines",
         "Connect to a channel and print each message as a line of JSON, until the other side ends. A value "
-        "that JSON does not have becomes an object with a key like $bytes: docs/cli.md lists them.",
+        "that JSON does not have becomes an object whose one key begins with $ and says its type, as in "
+        '{"$bytes": "aGk="} or {"$tuple": [1, 2]}; shmchannel tee turns it back into that value.',
         "shmchannel cat shmch-Jv2qXh9d0LkT7aZe | jq .id",
     )
     command.add_argument("handle", metavar="HANDLE")
@@ -190,6 +199,16 @@ def number(kind: type, suits: Callable[[Any], bool], complaint: str) -> Callable
 
 
 _seconds = number(float, lambda value: 0.05 <= value <= 86400, "is not a time from 0.05 to 86400 seconds")
+_AGES = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+
+
+def _age(text: str) -> float:
+    found = re.fullmatch(rf"(\d{{1,9}})({'|'.join(_AGES)})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age like 90s, 15min, 2h or 1d")
+    return float(found[1]) * _AGES[found[2]]
+
+
 _positive = number(int, lambda value: value >= 1, "is not a positive whole number")
 
 

@@ -44,6 +44,7 @@ class Column(NamedTuple):
     heading: str
     right: bool = False  # numbers stand to the right
     width: int = 0  # at least; in top a column must not move when a number changes
+    least: int = 0  # on a terminal that is too narrow; 0: as wide as it has to be
 
 
 class Rates(NamedTuple):
@@ -56,11 +57,14 @@ class Rates(NamedTuple):
 Row = list[Cell]
 _UNKNOWN = Cell("-", "quiet")
 
-_PORT = [Column("channel"), Column("pid", right=True), Column("program")]
-LIST = [*_PORT, Column("state"), Column("unread"), Column("messages", right=True)]
-TOP = [*_PORT, Column("unread"), Column("msg/s", right=True, width=6), Column("per s", right=True, width=8)]
+_CUT_FIRST = ("program", "unread", "channel")  # on a narrow terminal, in this order
+_PORT = [Column("pid", right=True), Column("program", least=8)]
+_UNREAD = Column("unread", least=6)  # then without the bar
+# The list shows the whole handle, to be copied, and wraps its lines on a terminal that is narrower still.
+LIST = [Column("channel", least=22), *_PORT, Column("state"), _UNREAD, Column("messages", right=True)]
+TOP = [Column("channel", least=10), *_PORT, _UNREAD, Column("msg/s", right=True, width=6)]
+TOP += [Column("per s", right=True, width=8)]
 _GAP = 2  # spaces between columns
-_LEAST = 8  # characters of a program's name that even a narrow terminal shows
 
 
 def uses_rich(*, plain: bool) -> bool:
@@ -209,22 +213,34 @@ def console(least: int = 0) -> Any:
 
 
 def least_width(columns: list[Column], rows: list[Row]) -> int:
-    """The width of a line in which only the programs' names are cut."""
+    """The width of a line in which every column is cut that may be."""
+    return _total(_cut_widths(columns, rows, 0))
+
+
+def _total(widths: list[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _cut_widths(columns: list[Column], rows: list[Row], width: int) -> list[int]:
+    """How wide each column is on a terminal of that width."""
     widths = _widths(columns, rows)
-    names = [column.heading for column in columns].index("program")
-    return sum(widths) - widths[names] + _LEAST + _GAP * (len(widths) - 1)
+    headings = [column.heading for column in columns]
+    for index in map(headings.index, _CUT_FIRST):
+        too_much = max(0, _total(widths) - width)
+        widths[index] = max(min(columns[index].least, widths[index]), widths[index] - too_much)
+        if too_much and columns[index] is _UNREAD:
+            widths[index] = _UNREAD.least  # a piece of the bar says nothing
+    return widths
 
 
 def rich_table(columns: list[Column], rows: list[Row], width: int) -> Any:
-    """The rows as a rich renderable. If they are too wide, the programs' names are cut."""
+    """The rows as a rich renderable. If they are too wide, columns are cut: first the programs' names."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    widths = _widths(columns, rows)
-    names = [column.heading for column in columns].index("program")
-    too_much = sum(widths) + _GAP * (len(widths) - 1) - width
-    widths[names] = max(_LEAST, widths[names] - max(0, too_much))
+    widths = _cut_widths(columns, rows, width)
+    unread = columns.index(_UNREAD)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold cyan")
     for column, wide in zip(columns, widths, strict=True):
         side: Any = "right" if column.right else "left"
@@ -233,6 +249,7 @@ def rich_table(columns: list[Column], rows: list[Row], width: int) -> Any:
     for row in rows:
         cells = [Text(cell.text, _STYLES.get(cell.style, "")) for cell in row]
         if len(row) == len(columns):
+            cells[unread].plain = cells[unread].plain[-widths[unread] :]  # the bar is on the left
             table.add_row(*cells)
         else:
             beneath.append(Text(" " * _GAP).join(cells))

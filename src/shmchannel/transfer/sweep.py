@@ -98,14 +98,18 @@ def _received(ring: int) -> int:
 
 
 def sweep_blocks(
-    *, remove: Callable[[str], object] = remove_file, without: Collection[str] = ()
+    *,
+    remove: Callable[[str], object] = remove_file,
+    without: Collection[str] = (),
+    chosen: Callable[[str], bool] | None = None,
 ) -> list[str]:
     """Remove this user's blocks that no process owns or sends and no port can receive. Return their names.
 
-    The channels ``without`` count as if they had no names any more.
+    The channels ``without`` count as if they had no names any more. With ``chosen``
+    only the names for which it is true are looked at.
     """
     swept = []
-    for name, hold in open_each(names(NAME)):
+    for name, hold in open_each(filter(chosen, names(NAME))):
         record = read_record(hold)
         # Check before locking: a locked block that stays would block its receiver.
         stays = record and record.handle and (_is_sent(hold, record) or _may_be_received(record, without))
