@@ -122,8 +122,11 @@ class Connection:
         self._greet(slot)
 
     def __del__(self) -> None:
-        """Finish what a signal handler cut off: a connect, a destructor or an end."""
-        if hasattr(self, "_open"):
+        """Finish what a signal handler cut off: a connect, a destructor or an end.
+
+        Nothing else: at the end of a program this may come last, when the names of this module are gone.
+        """
+        if hasattr(self, "_open") and not self._told:
             self.close()
 
     def _make_writer(self, slot: Slot, max_message_size: int) -> MessageWriter:

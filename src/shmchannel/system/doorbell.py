@@ -156,7 +156,8 @@ class Doorbell:
                 end.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "lock"):  # a signal handler may have cut off __init__
+        # A signal handler may have cut off __init__. At the end of a program only ``close`` has its names.
+        if hasattr(self, "lock") and not self._closed:
             self.close()
 
 

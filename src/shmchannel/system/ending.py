@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from multiprocessing.util import Finalize
-from types import ModuleType
 
 from . import processes
 
@@ -68,8 +67,8 @@ def _begin() -> None:
         _defers = True
         # Only now: until here, a program may put sys.modules back as it was, as test runners do. Then it may
         # have several copies of this module, and each has its entry.
-        last = _LastModule("shmchannel: the last to go")
-        sys.modules[f"{last.__name__} {id(last)}"] = last
+        last = _LastToGo()
+        sys.modules[f"{last.__name__} {id(last)}"] = last  # type: ignore[assignment]
 
 
 def _finish() -> None:
@@ -89,8 +88,13 @@ def call_each(actions: Sequence[Callable[[], object]]) -> None:
             stack.callback(action)
 
 
-class _LastModule(ModuleType):
-    """An entry of ``sys.modules``, which the interpreter drops at its end."""
+class _LastToGo:
+    """An entry of ``sys.modules``, which the interpreter drops at its end.
+
+    No module: without a GIL, those only go in a later collection, when what is used here has gone.
+    """
+
+    __name__ = "shmchannel: the last to go"
 
     def __del__(self) -> None:
         if sys.is_finalizing() and _at_exit_of == os.getpid():
