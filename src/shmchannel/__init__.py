@@ -9,6 +9,7 @@ if sys.platform != "linux" or sys.implementation.name != "cpython" or sys.maxsiz
 
 from .channel import Channel
 from .codec.interfaces import Interface, Serializable, Transferable
+from .encoding import decode, encode
 from .engine import native
 from .errors import (
     ChannelCorrupted,
@@ -58,6 +59,8 @@ __all__ = [
     "Transferable",
     "WouldBlock",
     "WriteStream",
+    "decode",
+    "encode",
     "native",
     "pump",
     "wait",

@@ -14,6 +14,8 @@ from shmchannel import (
     ReadStream,
     Statistics,
     WriteStream,
+    decode,
+    encode,
     pump,
     wait,
 )
@@ -35,6 +37,11 @@ def use(handle: str) -> int:
         print(peer and (peer.pid + peer.interpreter, peer.program + "."))
     closed: bool = port.closed
     return size + record.messages_read + closed
+
+
+def keep(value: object) -> Any:
+    data: bytes = encode(value, interfaces=[int])
+    return decode(memoryview(data), interfaces=(int,))
 
 
 async def use_in_a_loop(channel: Channel, reader: asyncio.StreamReader) -> int:

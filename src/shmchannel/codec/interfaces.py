@@ -240,7 +240,7 @@ class Interfaces:
         if name not in self.by_name:
             raise InterfaceError(
                 f"an instance of {name!r} came, which is not listed here: list {to_list(name)} in "
-                "Channel.from_handle(handle, interfaces=[...])"
+                "interfaces=[...] on both sides"
             )
         return self.by_name[name]
 

@@ -15,13 +15,19 @@ class _Known(NamedTuple):
 
     listing: str = ""  # how the class's interface is listed; empty if there is none
     instead: str = ""  # what to write for an instance of a subclass, or of a class without an interface
+    reason: str = ""  # why there is nothing to list
 
 
 _ARROW = _Known("*shmchannel.arrow.arrow_interfaces")
 _PANDAS = "*shmchannel.pandas.pandas_interfaces"
 _MASKED = _Known(instead="its data and its mask, which are two arrays")
 
+_MOVES = _Known(reason="a buffer moves, which takes a port: port.write_sync(value, transfer=[buffer])")
+
 _KNOWN = {
+    "shmchannel.transfer.buffer.SharedBuffer": _MOVES,
+    "shmchannel.transfer.port_buffer.PortBuffer": _MOVES,
+    "shmchannel.channel.Channel": _Known(reason="a Channel travels through a port: port.write_sync(channel)"),
     "numpy.ndarray": _Known("shmchannel.numpy.ndarray_interface", "numpy.asarray(...) of it"),
     "numpy.ma.MaskedArray": _MASKED,
     "numpy.ma.core.MaskedArray": _MASKED,  # its name before NumPy 2
@@ -47,6 +53,8 @@ def advice(kind: type) -> str:
     """Return what to do about an instance of a class that is not listed."""
     for base in kind.__mro__:
         known = _KNOWN.get(f"{getattr(base, '__module__', '')}.{base.__qualname__}")
+        if known and known.reason:
+            return known.reason
         if known and known.listing and (base is kind or not known.instead):
             return f"list {known.listing} in interfaces=[...]"
         if known:
