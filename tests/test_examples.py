@@ -48,15 +48,28 @@ def test_the_page_of_examples_has_each_with_its_first_line() -> None:
         assert summary == docstring.splitlines()[0]
 
 
-def test_count_tokens_counts_the_same_in_a_process_and_in_a_thread() -> None:
+def test_the_demo_counts_the_same_in_each_worker_and_compares_them(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rich")
-    text = run("examples/count_tokens.py", "--limit", "60")
-    by_process, by_thread = text.split("counted by a thread")
-    assert re.findall(r"'.+' +│ +[\d,]+", by_process) == re.findall(r"'.+' +│ +[\d,]+", by_thread)
-    for part in (by_process, by_thread):
-        assert re.search(r"60 files, [\d,]+ bytes, [\d,]+ tokens in [\d.]+ s: [\d,]+ messages/s", part)
-        assert "0 did not tokenize" in part
-        assert len(re.findall(r"│ '", part)) == 10
+    text = run("examples/count_tokens.py", "--limit", "30")
+    assert re.search(r"The same [\d,]+ tokens, counted by each", text)
+    assert len(re.findall(r"^  '.+' +[\d,]+  █+", text, re.MULTILINE)) == 10
+    kinds = ["channel, process", "channel, thread", "multiprocessing.Pipe"]
+    kinds[2:2] = ["channel, interpreter"] * (sys.version_info >= (3, 14))
+    rows = re.findall(r"^(\w[\w., ]+?) +[\d.]+ s +[\d,]+ █+ +[\d,]+ █+ *$", text, re.MULTILINE)
+    assert rows == kinds
+    assert all(re.search(rf"{re.escape(kind)} +━+ 100%", text) for kind in kinds)
+    assert re.search(r"^30 files, [\d,]+ bytes, 0 did not tokenize$", text, re.MULTILINE)
+
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import count_tokens
+
+    library, files = count_tokens.find_files(10)
+    nowhere = count_tokens.Progress(disable=True)
+    by_thread, by_pipe = (count_tokens.run(kind, library, files, nowhere) for kind in ("thread", "pipe"))
+    assert by_thread.tokens == by_pipe.tokens
+    assert len(count_tokens.part_of(files)) == 10
+    everything = count_tokens.find_files(None)[1]
+    assert 20 < len(count_tokens.part_of(everything)) < len(everything) / 2
 
 
 def test_a_source_that_does_not_tokenize_is_named_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +91,7 @@ def test_ctrl_c_in_the_middle_ends_the_demo_quietly(later: float) -> None:
     # Where the tests run in a shell's background SIGINT is ignored, and the demo would inherit that.
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     leader, follower = pty.openpty()
-    command = [sys.executable, "examples/count_tokens.py", "--worker", "process"]
+    command = [sys.executable, "examples/count_tokens.py", "--all", "--worker", "process"]
     with (
         open(leader, "rb", buffering=0) as screen,
         subprocess.Popen(

@@ -149,14 +149,15 @@ def test_a_filter_in_a_shell_stands_between_two_programs(monkeypatch: pytest.Mon
 LONG = [
     ("async_pipeline.py", "--texts", "1000000"),
     ("async_rpc.py", "--requests", "100000"),
-    ("count_tokens.py", "--worker", "process"),
+    ("count_tokens.py", "--all", "--worker", "process"),
+    ("count_tokens.py", "--all", "--worker", "pipe"),
     ("frames.py", "--frames", "10000000"),
     ("image_pipeline.py", "--images", "1000000"),
     ("log_fan_in.py", "--records", "1000000"),
     ("supervisor.py", "--jobs", "1000000"),
     ("web_server.py", "--port", "0"),
 ]
-each_long_example = pytest.mark.parametrize("example", LONG, ids=[name for name, *_ in LONG])
+each_long_example = pytest.mark.parametrize("example", LONG, ids=" ".join)
 
 
 @contextmanager
