@@ -65,7 +65,8 @@ MINUTES ?= 10
 soak: $(VENV)/.test
 	PYTHONPATH=tests $(RUN) -m programs.soak --minutes $(MINUTES) $(SOAK)
 
-# The ring's protocol in every interleaving; needs spin and gcc. SHORT=1: smaller rings, about a minute.
+# The protocol in every interleaving, and on arm64; needs spin and gcc, and herd7 (docs/model/install-herd7).
+# SHORT=1: smaller rings, about a minute.
 model:
 	$(PYTHON) docs/model/check.py $(if $(SHORT),--short)
 

@@ -131,9 +131,10 @@ class _Bells:
                 self.poll.register(descriptor, select.POLLIN)
             except PortClosed:  # by another thread just now
                 ready.append(connection)
-        fence()  # for all of them. Nothing below is read before the announcements are out
+        # Once for all of them: nothing below is read before the announcements are out.
+        fence()  # step: fence_after_announce
         for connection in due:
-            if connection.is_ready():
+            if connection.is_ready():  # step: look_again
                 ready.append(connection)
             else:
                 self._settle(self._sides[connection], connection.peer, now)

@@ -56,9 +56,10 @@ class Segment:
     def record(self, offset: int) -> list[int]:
         """The words of a record, the state first: the rest is at least what was stored before that."""
         first = offset >> 3
-        state = self.words[first + layout.STATE]
+        state = self.words[first + layout.STATE]  # step: look_at_state
         if WEAK_MEMORY:
-            fence()
+            fence()  # step: fence_after_state
+        # step: read_process
         record = [self.words[index] for index in range(first, first + layout.RECORD_WORDS)]
         record[layout.STATE] = state
         return record
@@ -83,11 +84,12 @@ class Segment:
     def sign(self, offset: int, state: int) -> None:
         """Write this process into a record; the state last."""
         record = part(self.memory, offset, layout.RECORD_WORDS * WORD)
+        # step: write_process
         record[layout.PID], record[layout.STARTED], record[layout.NAMESPACE] = processes.this_process()
         record[layout.INTERPRETER], record[layout.NETWORK] = processes.interpreter(), processes.network()
-        if WEAK_MEMORY:
+        if WEAK_MEMORY:  # step: fence_before_state
             fence()  # who sees the state sees the rest: see ``record``
-        record[layout.STATE] = state
+        record[layout.STATE] = state  # step: say_state
 
     def is_wanted(self, fd: int, status: os.stat_result) -> bool:
         """Whether a side may still connect: the names exist, and the creator lives or lets them linger."""
@@ -112,9 +114,9 @@ class Segment:
                 words[layout.CREATED_WORD] = time.time_ns()
                 words[layout.LEND_LIMIT_WORD] = lend_limit
                 words[layout.ID_WORD], words[layout.ID_WORD + 1] = _id_words(name)
-                segment.sign(CREATOR, CONNECTED)
-                fence()
-                words[layout.MAGIC_WORD] = layout.MAGIC  # last: an attacher waits for it
+                segment.sign(CREATOR, CONNECTED)  # step: write_header
+                fence()  # step: fence_before_magic
+                words[layout.MAGIC_WORD] = layout.MAGIC  # step: say_magic. Last: an attacher waits for it
                 yield segment, hold
         except OSError as error:
             raise refused(f"make a channel of 2 x {capacity} bytes", error) from error
@@ -141,7 +143,7 @@ class Segment:
             if not files.is_ours(os.fstat(file.fileno())):
                 raise ChannelNotFound(_NOT_YOURS.format(name))
             segment = _map_finished(name, file, monotonic() + PATIENCE * wait)
-        segment.capacity = check_header(name, segment.words, len(segment.memory))
+        segment.capacity = check_header(name, segment.words, len(segment.memory))  # step: read_header
         return segment
 
     # -- slots
@@ -163,8 +165,9 @@ class Segment:
 
     def close_names(self) -> None:
         """Remove the names if both slots are taken."""
-        fence()  # if two sides connect at once, at least one sees the other's state
-        if not self.has_free_slot():
+        # If two sides connect at once, at least one sees the other's state.
+        fence()  # step: fence_after_connect
+        if not self.has_free_slot():  # step: look_at_slots
             unlink(self.name)
 
     def _take(self, hold: Hold) -> int:
@@ -351,9 +354,9 @@ def _map_finished(name: str, file: io.FileIO, until: float) -> Segment:
                 segment = Segment(name, file)
             except OSError as error:
                 raise refused(f"map {name}", error) from error
-            magic = segment.words[layout.MAGIC_WORD]
+            magic = segment.words[layout.MAGIC_WORD]  # step: look_at_magic
             if magic == layout.MAGIC:
-                fence()
+                fence()  # step: fence_after_magic
                 return segment
             if magic:
                 raise ChannelCorrupted(f"{name} is no channel: its magic is {magic:#018x}")

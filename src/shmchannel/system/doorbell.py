@@ -13,6 +13,7 @@ import threading
 
 from ..errors import ChannelError
 from .descriptors import Descriptor, above_streams
+from .fences import WEAK_MEMORY, fence
 from .interrupts import locked
 
 KEY_SIZE = 16  # bytes: two words of a slot's record
@@ -66,7 +67,9 @@ class Doorbell:
             bell.close()
             raise
         self._bell = bell
-        self._ours[:] = key
+        self._ours[:] = key  # step: make_key
+        if WEAK_MEMORY:  # step: fence_after_key
+            fence()  # a peer that sees that we wait at the bell sees the key
 
     def lend(self) -> Descriptor[socket.socket] | None:
         """Give our bell to a loop, which closes it from now on; None if there is none any more."""
@@ -110,7 +113,9 @@ class Doorbell:
 
     def ring_theirs(self) -> None:
         """Ring the peer's bell, if it has one."""
-        key = self._theirs.tobytes()
+        if WEAK_MEMORY:  # step: fence_before_key
+            fence()  # the key is no older than the flag that has us ring
+        key = self._theirs.tobytes()  # step: look_at_key
         if any(key):
             self._send(_address(key))
 

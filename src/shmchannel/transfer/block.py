@@ -99,7 +99,7 @@ class Block:
         self.claim.message = message
         self.moves += 1
         lock_byte(self.hold, OWNER + self.moves, until=0.0)  # only a peer that lies has it locked
-        slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1
+        slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1  # step: say_moved
         for _ in range(2):  # again, because a peer that connects meanwhile may have looked too early
             peer = slot.peer()
             process = (peer[PID], peer[STARTED], peer[NAMESPACE]) if peer[STATE] != FREE else (0, 0, 0)
@@ -121,7 +121,7 @@ class Block:
 
     def let_go(self) -> None:
         """Unlock the sender's byte: the receiver or a sweep removes the block."""
-        self.hold.close()
+        self.hold.close()  # step: let_go
 
     def release(self) -> None:
         """Give the block up for good; may be repeated. One that is under way stays for its receiver."""

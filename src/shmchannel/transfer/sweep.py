@@ -11,7 +11,7 @@ from ..layout import BLOCKS_RECEIVED, READER, RINGS, WORD
 from ..segment import Slot
 from ..system import locks, processes
 from ..system.clock import monotonic
-from ..system.fences import WEAK_MEMORY, fence
+from ..system.fences import fence
 from ..system.files import HANDLE, NAMES_FOLDER, names, open_each, remove_file
 from ..system.locks import RETRY_INTERVAL, Hold
 from ..waiting.sleeper import SLICE
@@ -72,22 +72,22 @@ def when_received(arrivals: weakref.ref[Arrivals], action: Callable[[], None]) -
 def settle(slot: Slot, *, lost: bool) -> None:
     """Remove the blocks that no port can receive any more: no read of ours does. ``lost``: the peer died."""
     slot.segment.memory[_received(1 - slot.index)] = 1  # step: say_received
-    if slot.segment.has_moved():
+    # Each side unlocks its blocks and says that it has received all, then looks at what the other did. So of
+    # two ports that end at once, one removes all.
+    fence()  # step: fence_after_let_go, step: fence_after_received
+    if slot.segment.has_moved():  # step: look_if_moved
         _remove_unreceived(slot, lost=lost)
     if lost:
         sweep_blocks()
 
 
 def _remove_unreceived(slot: Slot, *, lost: bool) -> None:
-    if WEAK_MEMORY:
-        # Each side unlocks its blocks and says that it has received all, then looks at what the other did. So
-        # of two ports that end at once, one removes all. On x86 the system calls are fences enough.
-        fence()  # step: fence_after_let_go, step: fence_after_received
-    peer_ended = lost or slot.segment.memory[_received(slot.index)]
+    peer_ended = lost or slot.segment.memory[_received(slot.index)]  # step: look_if_received
     ended = (0, 1) if peer_ended else (slot.index,)
     until = monotonic() + SLICE  # for all blocks together, because a close does not wait for others
     for name, hold in open_each(names(NAME)):
         record = read_record(hold)
+        # step: look_at_locks
         if record and record.is_for(slot, *ended) and lock_if_abandoned(hold, record, until):
             remove_file(name)
 

@@ -65,7 +65,7 @@ class SelectSide:
         self.descriptor = self._doorbell.bind()  # again, if other code has closed its number
         if self.descriptor < 0:
             raise PortClosed("this port is over, and has no descriptor any more")
-        self._reader.flags[ON_BELL] = 1
+        self._reader.flags[ON_BELL] = 1  # step: announce
         return self.descriptor
 
     def rearm(self) -> bool:
@@ -76,8 +76,8 @@ class SelectSide:
         if self._doorbell.fileno() != self.descriptor:
             return False
         self._doorbell.drain()
-        self._reader.flags[ON_BELL] = 1  # announce
-        fence()
-        if self._ready():  # look again
+        self._reader.flags[ON_BELL] = 1  # step: announce
+        fence()  # step: fence_after_announce
+        if self._ready():  # step: look_again
             self._doorbell.ring_ours()
         return True
