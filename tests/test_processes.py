@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,22 +14,8 @@ from shmchannel.layout import NAMESPACE, SLOTS, STARTED
 from shmchannel.system import processes
 from shmchannel.waiting.sleeper import NO_SPIN, SPIN_APART, SPIN_BESIDE, SPIN_YIELDING
 from support import engines
+from support.containers import environment, run_apart
 from support.inside import peer_of, slot_of
-
-HERE = str(Path(__file__).parent)
-
-
-def run_apart(program: str, *, unshare: str, first: str = "true", engine: str = "c") -> None:
-    """Run a program in namespaces of its own, after a shell's command there."""
-    prefix = ["unshare", *unshare.split(), "sh", "-c", f'{first} && exec "$@"', "sh"]
-    if (
-        not shutil.which("unshare")
-        or subprocess.run([*prefix, "true"], check=False, capture_output=True, timeout=30).returncode
-    ):
-        pytest.skip("such namespaces are not permitted here")
-    environment = {**engines.in_program(engine), "PYTHONPATH": HERE}
-    subprocess.run([*prefix, sys.executable, "-c", program], check=True, timeout=50, env=environment)
-
 
 MESSAGE_WITHOUT_PROC = """
 import os
@@ -248,8 +233,7 @@ with Channel().connect() as port:
 @pytest.mark.parametrize("fork", ["os", "c"])
 def test_a_fork_signs_as_itself(fork: str) -> None:
     command = [sys.executable, "-c", FORKED, fork]
-    environment = {**engines.in_program(engines.HERE[0]), "PYTHONPATH": HERE}
-    subprocess.run(command, check=True, timeout=50, env=environment)
+    subprocess.run(command, check=True, timeout=50, env=environment(engines.HERE[0]))
 
 
 def test_proc_is_read_once_for_all_that_a_process_signs(monkeypatch: pytest.MonkeyPatch) -> None:
