@@ -88,6 +88,9 @@ static void codec_dealloc(PyObject *object)
     Py_CLEAR(self->records_by_class);
     Py_CLEAR(self->records_by_name);
     Py_CLEAR(self->module);
+#ifdef Py_GIL_DISABLED
+    forget_keys(self->keys);
+#endif
     free_object(object);
 }
 

@@ -199,7 +199,7 @@ static PyObject *decode_key(Decoder *decoder, size_t length)
         return NULL;
     load_key(words, place, length, left);
     uint64_t hash = (words[0] ^ words[1] * 3 ^ words[2] * 5 ^ words[3] * 7) * 0x9E3779B97F4A7C15u;
-    Key *key = &decoder->codec->state->keys[hash >> 55]; /* its top 9 bits: one of KEYS */
+    Key *key = &keys_of(decoder->codec)[hash >> 32 & (KEYS - 1)];
     PyObject *text = known_key(key, words);
     if (text)
         return text;

@@ -94,8 +94,9 @@ static int native_clear(PyObject *module)
     State *state = PyModule_GetState(module);
 #define CLEAR(MODULE, NAME, FIELD) Py_CLEAR(state->FIELD);
     FOR_EACH_OBJECT(CLEAR)
-    for (size_t i = 0; i < KEYS; i++)
-        Py_CLEAR(state->keys[i].text);
+#ifndef Py_GIL_DISABLED
+    forget_keys(state->keys);
+#endif
     return 0;
 }
 

@@ -2,14 +2,13 @@
 
 #pragma once
 
+#include <stdatomic.h>
+
 #include "message_reader.h"
 #include "message_writer.h"
 
-/* An attribute in __slots__, and where the objects of one type have it. */
-typedef struct {
-    PyTypeObject *type; /* NULL before the first look */
-    Py_ssize_t offset;
-} Slot;
+/* The descriptor of an attribute in __slots__; NULL before the first look. */
+typedef _Atomic(PyMemberDescrObject *) Slot;
 
 typedef struct {
     PyObject_HEAD
@@ -59,21 +58,23 @@ static bool sort_arguments(const QuickMethod *self, PyObject *const *args, Py_ss
 /* The value of a slot, or NULL with an exception: as PyObject_GetAttr, in a tenth of the time. */
 static PyObject *slot_value(Slot *slot, PyObject *object, PyObject *name)
 {
-#ifndef Py_GIL_DISABLED /* there another thread may free the value meanwhile */
-    if (!slot->type) {
-        PyObject *member = PyObject_GetAttr((PyObject *)Py_TYPE(object), name);
-        if (member && Py_IS_TYPE(member, &PyMemberDescr_Type)) {
-            slot->type = (PyTypeObject *)Py_NewRef(Py_TYPE(object));
-            slot->offset = ((PyMemberDescrObject *)member)->d_member->offset;
-        }
-        Py_XDECREF(member);
+    PyMemberDescrObject *member = atomic_load_explicit(slot, memory_order_acquire), *none = NULL;
+    if (!member) {
+        PyObject *found = PyObject_GetAttr((PyObject *)Py_TYPE(object), name);
+        if (found && Py_IS_TYPE(found, &PyMemberDescr_Type) &&
+            atomic_compare_exchange_strong(slot, &none, (PyMemberDescrObject *)found))
+            member = (PyMemberDescrObject *)Py_NewRef(found);
+        Py_XDECREF(found);
         PyErr_Clear();
     }
-    PyObject *value = Py_IS_TYPE(object, slot->type) ? *(PyObject **)((char *)object + slot->offset) : NULL;
-    if (value)
-        return Py_NewRef(value);
+    if (!member || !Py_IS_TYPE(object, PyDescr_TYPE(member)))
+        return PyObject_GetAttr(object, name);
+#ifdef Py_GIL_DISABLED
+    return PyMember_GetOne((char *)object, member->d_member); /* another thread may free the value meanwhile */
+#else
+    PyObject *value = *(PyObject **)((char *)object + member->d_member->offset);
+    return value ? Py_NewRef(value) : PyObject_GetAttr(object, name);
 #endif
-    return PyObject_GetAttr(object, name);
 }
 
 /* The MessageWriter or MessageReader of an open port; NULL if it is over. */
@@ -118,6 +119,18 @@ static PyObject *quick_call(PyObject *object, PyObject *const *args, size_t flag
     return is_done ? result : PyObject_Vectorcall(self->function, args, flags, names);
 }
 
+/* Without a GIL: have calls of all threads count no references to this object, as they count none to a function in Python. */
+static void quick_share(PyObject *self)
+{
+#if defined(Py_GIL_DISABLED) && PY_VERSION_HEX >= 0x030E0000
+    PyUnstable_Object_EnableDeferredRefcount(self);
+#elif defined(Py_GIL_DISABLED)
+    Py_SET_REFCNT(self, PY_SSIZE_T_MAX); /* 3.13 has nothing but immortality, which it gives to functions and classes too */
+#else
+    (void)self;
+#endif
+}
+
 static PyObject *quick_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(names))
 {
     PyObject *function, *go_on;
@@ -133,6 +146,8 @@ static PyObject *quick_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
     self->call = quick_call;
     if (!(self->state = state_of((PyObject *)self)))
         Py_CLEAR(self);
+    else
+        quick_share((PyObject *)self);
     return (PyObject *)self;
 }
 
@@ -148,8 +163,8 @@ static int quick_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->function);
     Py_VISIT(self->go_on);
     Py_VISIT(self->attributes);
-    Py_VISIT(self->connection.type);
-    Py_VISIT(self->end.type);
+    Py_VISIT(self->connection);
+    Py_VISIT(self->end);
     return 0;
 }
 
@@ -166,8 +181,8 @@ static void quick_dealloc(PyObject *object)
     Py_CLEAR(self->function);
     Py_CLEAR(self->go_on);
     Py_CLEAR(self->attributes);
-    Py_CLEAR(self->connection.type);
-    Py_CLEAR(self->end.type);
+    Py_XDECREF((PyObject *)self->connection);
+    Py_XDECREF((PyObject *)self->end);
     free_object(object);
 }
 

@@ -53,8 +53,14 @@ enum { WRAPPER = 6 };     /* bytes: the head of the ext 32 that wraps a message 
     DO(, , writer_type) DO(, , reader_type) DO(, , leaf_of_int)
 
 /* Keys of dicts come again and again: those decoded lately, by their bytes. All ports of an interpreter share them, because a
-   table takes 20 KiB, and ports to like peers read like messages. */
-enum { KEYS = 512, KEY_WORDS = 4, LONGEST_KEY = 8 * KEY_WORDS - 1 }; /* a number; words of 8 bytes; bytes */
+   table takes 20 KiB, and ports to like peers read like messages. Without a GIL each codec has a smaller table of its own: threads
+   that decode at once would all wait for the same keys, to lock them and to count their references. */
+#ifdef Py_GIL_DISABLED
+enum { KEYS = 128 };
+#else
+enum { KEYS = 512 };
+#endif
+enum { KEY_WORDS = 4, LONGEST_KEY = 8 * KEY_WORDS - 1 }; /* words of 8 bytes; bytes */
 
 typedef struct {
     uint64_t words[KEY_WORDS]; /* its ASCII, padded with zeros, and its length in the last byte */
@@ -93,13 +99,21 @@ static void keep_key(Key *key, const uint64_t words[KEY_WORDS], PyObject *text)
     Py_XDECREF(old);
 }
 
+static void forget_keys(Key keys[KEYS])
+{
+    for (int i = 0; i < KEYS; i++)
+        Py_CLEAR(keys[i].text);
+}
+
 typedef struct {
 #define DECLARE(MODULE, NAME, FIELD) PyObject *FIELD;
     FOR_EACH_OBJECT(DECLARE)
 #undef DECLARE
     long code_of_tuple, code_of_set, code_of_frozenset, code_of_instance, code_of_moved;
     long code_of_tagged_message, code_of_graph_message, code_of_lent_message, code_of_piece, code_of_view;
+#ifndef Py_GIL_DISABLED
     Key keys[KEYS];
+#endif
 } State;
 
 /* An attribute of a Python object. Its name is interned: type caches would keep a str made for this call alone. */
@@ -121,7 +135,19 @@ typedef struct {
     PyObject *by_class; /* the interfaces, by their classes; NULL before _prepare */
     PyObject *records_by_class, *records_by_name; /* see records.h */
     Py_ssize_t least_lent; /* bytes: a larger piece may lie beside the message */
+#ifdef Py_GIL_DISABLED
+    Key keys[KEYS];
+#endif
 } Codec;
+
+static inline Key *keys_of(Codec *codec)
+{
+#ifdef Py_GIL_DISABLED
+    return codec->keys;
+#else
+    return codec->state->keys;
+#endif
+}
 
 /* Raise the error for a message that is nested too deep. */
 static void too_deep(Codec *codec)
