@@ -34,7 +34,7 @@ from shmchannel import (
 )
 from shmchannel.layout import HEAD, PART, READER, TAIL, WHOLE, WRITER
 from shmchannel.ring.consumer import FRAMES
-from shmchannel.system.semaphores import LibcSemaphore, NamedSemaphore
+from shmchannel.system.semaphores import PREFIX, LibcSemaphore, NamedSemaphore
 from support import engines
 from support.engines import LONG_RINGS
 from support.inside import codec_of, consumer_of, producer_of
@@ -394,7 +394,7 @@ def test_semaphores_that_can_count_no_further_change_nothing() -> None:
     # Each wake-up raised OSError from then on: close_sync too, every time, so that the port stayed open.
     channel = Channel(capacity=4096)
     for name in segment.semaphore_names(channel.handle):
-        with open(f"/dev/shm/sem.{name[1:]}", "r+b") as file:
+        with open(f"/dev/shm/{PREFIX}{name[1:]}", "r+b") as file:
             file.write((2**31 - 1).to_bytes(4, "little"))
     with channel.connect() as one, channel.connect() as two:
         for number in range(100):

@@ -73,12 +73,12 @@ def test_another_user_who_makes_each_semaphore_first_is_named(monkeypatch: pytes
     def open_and_be_seen(name: str, flags: int = os.O_RDWR) -> Any:
         opened = real(name, flags)
         if flags & os.O_CREAT:
-            theirs.append(SHM / f"sem.{name}1s")
+            theirs.append(SHM / f"{semaphores.PREFIX}{name}1s")
             theirs[-1].touch()
         return opened
 
     def refuse_theirs(name: str) -> None:
-        if SHM / f"sem.{name[1:]}" in theirs:
+        if SHM / f"{semaphores.PREFIX}{name[1:]}" in theirs:
             raise PermissionError  # as it is for every user but root
         unlink(name)
 

@@ -15,10 +15,11 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from .clock import monotonic_ns
-from .files import OWNER_ONLY, check_owner
+from .files import NAMES_FOLDER, OWNER_ONLY, check_owner
 from .processes import has_gil
 
 try:
@@ -50,6 +51,8 @@ _sem_open.argtypes = (ctypes.c_char_p, ctypes.c_int)  # variadic: a mode and a v
 _sem_close.argtypes = (ctypes.c_void_p,)
 _sem_post.argtypes = (ctypes.c_void_p,)
 LIBC.sem_unlink.argtypes = (ctypes.c_char_p,)
+# What the name of a semaphore's file begins with: nothing in musl.
+PREFIX = "sem." if hasattr(LIBC, "gnu_get_libc_version") else ""
 if hasattr(LIBC, "sem_clockwait"):
     LIBC.sem_clockwait.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Timespec))
 LIBC.sem_timedwait.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Timespec))
@@ -99,7 +102,7 @@ class LibcSemaphore:
         if create:
             self._make()
         else:
-            check_owner(f"sem.{name[1:]}")
+            check_owner(PREFIX + name[1:])
             self._open()
 
     def _make(self) -> None:
@@ -115,10 +118,8 @@ class LibcSemaphore:
 
     def _set_mode(self) -> None:
         """Set the mode of the file of the new semaphore. The umask may have changed it."""
-        try:
-            os.chmod(f"/dev/shm/sem.{self.name[1:]}", OWNER_ONLY)
-        except FileNotFoundError:
-            pass  # in musl the file has another name
+        with suppress(FileNotFoundError):  # a sweep was quicker
+            os.chmod(f"{NAMES_FOLDER}/{PREFIX}{self.name[1:]}", OWNER_ONLY)
 
     def _is_whole(self) -> bool:
         return FIXED is None or self._fixed.value == FIXED
