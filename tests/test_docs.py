@@ -54,12 +54,14 @@ SHELL_EXAMPLES = [
 @pytest.mark.parametrize(("code", "output"), EXAMPLES)
 def test_an_example_runs_as_printed(tmp_path: Path, code: str, output: str | None) -> None:
     """If the library that it shows is installed."""
-    for library in re.findall(r"^import (pandas|polars|pyarrow|torch)$", code, re.MULTILINE):
+    for library in re.findall(r"^import (gevent|pandas|polars|pyarrow|torch)$", code, re.MULTILINE):
         if not importlib.util.find_spec(library):
             pytest.skip(f"needs {library}")
     program = tmp_path / "example.py"
     program.write_text(code)
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.stderr == ""
     assert done.returncode == 0
     assert output is None or done.stdout == output
