@@ -171,6 +171,47 @@ def test_a_picture_follows_the_switch(site: str, browser: Any) -> None:
     until(browser, lambda b: brightness(b, picture.screenshot_as_base64) < 80)
 
 
+def test_a_plot_is_as_dark_as_its_page(site: str, browser: Any) -> None:
+    for scheme, suits in (("light", lambda mean: mean > 200), ("dark", lambda mean: mean < 80)):
+        look(browser, scheme, WIDE)
+        browser.get(site + "performance.html")
+        plots = browser.find_elements("css selector", "img[src*='plots/']")
+        assert len(plots) >= 4
+        for plot in plots:
+            until(browser, lambda b, plot=plot: b.execute_script("return arguments[0].complete", plot))
+            assert suits(brightness(browser, plot.screenshot_as_base64)), plot.get_attribute("src")
+
+
+def test_a_signature_wraps_on_a_phone(site: str, browser: Any) -> None:
+    look(browser, "light", NARROW)
+    browser.get(site + "reference.html")
+    wider = """return [...document.querySelectorAll(".doc-signature pre > code")].map(
+        code => code.scrollWidth - code.clientWidth)"""
+    widths = browser.execute_script(wider)
+    assert len(widths) > 30
+    assert max(widths) <= 0
+
+
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("numpy", "howto/arrays"),
+        ("docker", "howto/containers"),
+        ("request reply", "howto/requests"),
+        ("camera", "howto/frames"),
+        ("systemd", "howto/daemons"),
+        ("jupyter", "howto/notebooks"),
+        ("gevent", "howto/gevent"),
+    ],
+)
+def test_a_search_for_a_task_finds_its_page_first(site: str, browser: Any, words: str, page: str) -> None:
+    look(browser, "light", WIDE)
+    browser.get(site)
+    browser.find_element("css selector", ".md-search__input").send_keys(words)
+    first = until(browser, lambda b: b.find_elements("css selector", ".md-search-result__link"))[0]
+    until(browser, lambda _: f"/{page}.html" in first.get_attribute("href"))
+
+
 def test_every_page_links_to_the_repository(pages: Path) -> None:
     for path in pages.rglob("*.html"):
         assert f'href="{REPOSITORY}"' in path.read_text(), path.name

@@ -85,6 +85,8 @@ class Channel(Generic[Sent, Received]):
     or its port, at most until the creator's process ends. With ``linger=True`` they stay for a side that
     attaches later.
 
+    ``Channel[Sent, Received]`` tells a type checker what this side writes and reads.
+
     A Channel pickles as its handle and interfaces, so it can be an argument of a ``Process``. It can also be
     written to another channel, whose reader then connects.
     """
