@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import select
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, overload
 
 from .errors import PortClosed
 from .port.connection import Connection
 from .port.peer import Peer
 from .port.port import Port, connection_of
+from .streams import Received, Sent
 from .system.clock import monotonic
 from .system.fences import fence
 from .system.lives import Life
@@ -19,6 +20,12 @@ from .waiting.select import SelectSide
 from .waiting.sleeper import RARELY, SLICE
 
 
+@overload
+def wait(
+    objects: Iterable[Port[Sent, Received]], timeout: float | None = None
+) -> list[Port[Sent, Received]]: ...
+@overload
+def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]: ...
 def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
     """Return the ``objects`` that are ready, waiting at most ``timeout`` seconds for the first of them.
 

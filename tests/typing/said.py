@@ -18,7 +18,8 @@ def boss() -> None:
         assert_type(port.read_many_sync(), list[str])
         for answer in port:
             assert_type(answer, str)
-    assert_type(wait([port]), list[Any])
+    assert_type(wait([port]), list[Port[Job, str]])
+    assert_type(wait([port, 0]), list[Any])
 
 
 def worker(handle: str) -> None:
