@@ -93,7 +93,6 @@ Point = collections.namedtuple("Point", "x y")
         Number(1),
         Colour.RED,
         Point(1, 2),
-        collections.OrderedDict(a=1),
         msgpack.ExtType(1, b"x"),
         msgpack.Timestamp(1),
         datetime.datetime(2026, 1, 1, tzinfo=Somewhere()),

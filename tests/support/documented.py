@@ -13,6 +13,7 @@ ROWS = re.findall(
 
 MODULES = [
     "array",
+    "collections",
     "datetime",
     "decimal",
     "fractions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import collections
 import dataclasses
 import datetime
 import decimal
@@ -118,12 +119,22 @@ scalars = (
     | exceptions
 )
 keys = hashable | st.tuples(hashable, hashable) | st.frozensets(hashable, max_size=3)
+kinds = st.sampled_from(
+    [
+        collections.Counter,
+        collections.OrderedDict,
+        lambda items: collections.defaultdict(None, items),
+        lambda items: collections.defaultdict(list, items),
+    ]
+)
 values = st.recursive(
     scalars,
     lambda inner: (
         st.lists(inner)
         | st.dictionaries(keys, inner)
         | st.lists(inner).map(tuple)
+        | st.builds(collections.deque, st.lists(inner), st.none() | st.integers(0, 9))
+        | st.builds(lambda kind, items: kind(items), kinds, st.dictionaries(keys, inner))
         | st.sets(keys, max_size=4)
         | st.frozensets(keys, max_size=4)
     ),
@@ -165,6 +176,10 @@ def shared_values(draw: st.DrawFn, *, instances: bool = False) -> Any:
     return [*containers, *parts]
 
 
+COLLECTIONS = collections.deque, collections.OrderedDict, collections.Counter, collections.defaultdict
+MUTABLE = list, dict, set, bytearray, array.array, *COLLECTIONS
+
+
 def alike(one: Any, two: Any) -> bool:
     """Equal, of the same types, bit for bit, with the same things shared, all the way down."""
     there: dict[int, int] = {}
@@ -177,7 +192,7 @@ def alike(one: Any, two: Any) -> bool:
         if kind is not type(second):
             return False
         identified = isinstance(first, BaseException) or dataclasses.is_dataclass(first)
-        if identified or kind in (list, dict, set, bytearray, array.array):
+        if identified or kind in MUTABLE:
             if there.setdefault(id(first), id(second)) != id(second):
                 return False
             if back.setdefault(id(second), id(first)) != id(first):
@@ -199,8 +214,11 @@ def alike(one: Any, two: Any) -> bool:
 def parts(value: Any) -> list[Any] | None:
     if isinstance(value, list | tuple):
         return [*value]
+    if isinstance(value, collections.deque):
+        return [value.maxlen, *value]
     if isinstance(value, dict):
-        return [part for pair in value.items() for part in pair]
+        factory = value.default_factory if isinstance(value, collections.defaultdict) else None
+        return [factory, *(part for pair in value.items() for part in pair)]
     if isinstance(value, set | frozenset):
         return sorted(value, key=lambda member: repr(bits(member)))
     if isinstance(value, BaseException):

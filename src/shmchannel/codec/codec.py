@@ -249,7 +249,8 @@ class _TreeEncoder:
             return
         interface = self._by_class.get(kind)
         # Two references to one object arrive as two references to one object, except for these.
-        if not (types.PARTS.get(kind) in (types.FRACTION, types.RANGE) or (interface and interface.is_enum)):
+        form = types.PARTS.get(kind)
+        if not ((form and form.code in types.BY_VALUE) or (interface and interface.is_enum)):
             if id(value) in self._seen:
                 raise _NoTreeError
             self._seen.add(id(value))

@@ -9,6 +9,7 @@ reader builds each object after its parts, unless the object is part of itself.
 from __future__ import annotations
 
 import reprlib
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple
@@ -189,6 +190,12 @@ class _Writer:
         _, code, parts, step, *_ = trial._nodes[0]
         return code, parts, step
 
+    def _take(self, value: Any) -> list[Any]:
+        """Return the parts of a container of the table."""
+        if type(value) is defaultdict:
+            return types.take_defaultdict(value, self._interfaces.name_of)
+        return [*types.PARTS[type(value)].take(value)]
+
     def _entry(self, value: Any, path: Path) -> _Entry:
         """Return a container's code, its parts, and how each part is reached."""
         kind = type(value)
@@ -200,7 +207,7 @@ class _Writer:
             return code, [data], str
         if kind in types.PARTS:
             # An exception is made anew, with arguments that may be anything: so may be what that raises.
-            parts = _with_path(lambda value: [*types.PARTS[kind].take(value)], value, path, Exception)
+            parts = _with_path(self._take, value, path, Exception)
             return types.PARTS[kind].code, parts, partial(_step, value, parts)
         interface = self._interfaces.by_class.get(kind)
         if interface is None:
@@ -230,7 +237,7 @@ def _is_inside(node: _Node | None) -> bool:
 
 def _step(value: Any, parts: list[Any], place: int) -> str:
     """How an expression in Python reaches a value's part of that place."""
-    if isinstance(value, dict):
+    if types.PARTS[type(value)].key_stride == 2:
         key = _shown(parts[place - place % 2])
         return f"[{key}]" if place % 2 else f".key({key})"
     if isinstance(value, set | frozenset):
@@ -238,6 +245,8 @@ def _step(value: Any, parts: list[Any], place: int) -> str:
     if isinstance(value, BaseException):
         count = len(FIRST_PARTS)
         return f".{FIRST_PARTS[place]}" if place < count else f".args[{place - count}]"
+    if isinstance(value, deque):
+        return f"[{place - 1}]"
     if isinstance(value, slice):
         return (".start", ".stop", ".step")[place]
     return f"[{place}]"
@@ -273,6 +282,8 @@ class _Waits(Exception):
     def __init__(self, number: int | None = None) -> None:
         self.number = number  # of the other one
 
+
+_HASHED_BY_PARTS = {types.PARTS[tuple].code, types.PARTS[frozenset].code, types.FROZENDICT.code}
 
 # Steps of building an object: they yield the numbers of other objects, and are sent those.
 _Steps = Generator[int, Any, Any]
@@ -343,7 +354,7 @@ class _Reader:
             yield from self._build(number)
             self._unfinished.discard(number)
         except _Waits as waits:
-            if number not in self._objects and not self._is_instance(number):
+            if number not in self._objects and self._comes_late(number):
                 self._stuck[number] = waits.number
                 raise
             if number in self._have_waited or cycle is None:
@@ -389,6 +400,13 @@ class _Reader:
     def _is_instance(self, number: int) -> bool:
         return self._entries[number][0] in (types.INSTANCE, types.MOVED)
 
+    def _is_named_tuple(self, number: int) -> bool:
+        return self._is_instance(number) and self._find(self._entries[number][1]).is_tuple
+
+    def _comes_late(self, number: int) -> bool:
+        """Whether an object cannot be handed out before its parts are there, not even empty."""
+        return not self._is_instance(number) or self._is_named_tuple(number)
+
     def _has_identity(self, number: int) -> bool:
         """Whether an object is hashed without its attributes."""
         return self._is_instance(number) and self._interfaces.have_identity(self._entries[number][1])
@@ -396,7 +414,7 @@ class _Reader:
     def _hand_out(self, number: int) -> Any:
         """Return an object that is needed before it is finished."""
         if number not in self._objects:
-            if not self._is_instance(number):
+            if self._comes_late(number):
                 raise _Waits(number)
             self._objects[number] = self._find(self._entries[number][1]).new()
         return self._objects[number]
@@ -430,6 +448,8 @@ class _Reader:
         parts = yield from self._parts(entry)
         if number not in self._have_waited and any(map(self._is_unfinished, hashed(self._entries[number]))):
             raise _Waits
+        if kind is types.DEFAULTDICT:
+            parts[-1] = self._interfaces.named(parts[-1])
         kind.fill(self._objects[number], parts)
 
     def _build_instance(self, number: int, code: int, entry: list[Any]) -> _Steps:
@@ -440,7 +460,7 @@ class _Reader:
             interface.fill_fields(instance, types.PARTS[dict].build((yield from self._parts(entry))))
             return
         (value,) = yield from self._parts(entry)
-        if number in self._cycles and number not in self._have_waited:
+        if number in self._cycles and number not in self._have_waited and not interface.is_tuple:
             try:
                 self._hand_out(number)
             except (
@@ -491,7 +511,7 @@ class _Reader:
                 return True
             if one not in seen and one not in self._finished:
                 seen.add(one)
-                if self._entries[one][0] in (types.PARTS[tuple].code, types.PARTS[frozenset].code):
+                if self._entries[one][0] in _HASHED_BY_PARTS or self._is_named_tuple(one):
                     self._visit(len(self._entries[one]))
                     todo += references(self._entries[one])
         self._finished |= seen  # and stays finished

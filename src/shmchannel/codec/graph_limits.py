@@ -19,7 +19,7 @@ from msgpack import ExtType
 from ..errors import CloneError
 from .interfaces import Interfaces
 from .limits import MAX_DEPTH, too_deep
-from .types import EXCEPTION, FRACTION, INSTANCE, MOVED, PARTS, PARTS_BY_CODE, RANGE
+from .types import EXCEPTION, FRACTION, FROZENDICT, INSTANCE, MOVED, PARTS, PARTS_BY_CODE, RANGE
 
 # Parts that may be hashed, whatever the message: some tenths of a second. And for each byte that it has.
 _MANY, _EACH = 1 << 22, 8
@@ -33,7 +33,7 @@ _MAX_BETWEEN = 16
 _TUPLE, _SLICE, _FROZENSET = PARTS[tuple].code, PARTS[slice].code, PARTS[frozenset].code
 _NUMBERS = FRACTION.code, RANGE.code
 # What is hashed by its parts. An instance may be: a frozen dataclass is.
-_BY_PARTS = frozenset({_TUPLE, _SLICE, _FROZENSET, *_NUMBERS, INSTANCE, MOVED})
+_BY_PARTS = frozenset({_TUPLE, _SLICE, _FROZENSET, FROZENDICT.code, *_NUMBERS, INSTANCE, MOVED})
 
 Entry = Sequence[Any]
 
@@ -225,7 +225,7 @@ def _whole(entry: Entry, parts: Sequence[_Weight], most: int) -> _Weight:
     between = 1 + max((weight.between for weight in parts), default=0)
     if code == _FROZENSET:
         hashing, depth = 1, 0
-    if code not in (_TUPLE, _SLICE):
+    if code not in (_TUPLE, _SLICE, FROZENDICT.code):
         between = 0
     return _Weight(min(most + 1, hashing), min(most + 1, comparing), depth, between)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast, runtime_c
 from ..errors import ChannelError, EndOfChannel, InterfaceError, PeerLost, PortClosed, WouldBlock
 from .builtin_exceptions import context_of
 from .known_classes import to_list
-from .types import is_known
+from .types import is_known, name_of_type, type_named
 
 T = TypeVar("T")
 Function = Callable[[Any], Any]
@@ -60,10 +60,11 @@ class Transferable(Protocol):
 class Interface:
     """How instances of exactly one class cross a channel; for ``Channel(interfaces=[...])``.
 
-    List a class that is ``Serializable`` or ``Transferable``, a dataclass, an ``Enum`` or an exception as it
-    is; for a class that you don't own give the functions. ``serialize(instance)`` returns a value,
-    ``deserialize(value)`` an instance; likewise ``detach`` and ``attach``, with ``detached(instance)``
-    to ask. Both sides must list it under one ``name``, by default the class's module and qualified name.
+    List a class that is ``Serializable`` or ``Transferable``, a dataclass,
+    a named tuple, an ``Enum`` or an exception as it is; for a class that you don't own give the functions.
+    ``serialize(instance)`` returns a value, ``deserialize(value)`` an instance; likewise ``detach`` and
+    ``attach``, with ``detached(instance)`` to ask. Both sides must list it under one ``name``, by default
+    the class's module and qualified name.
 
     Raises ``TypeError`` for what cannot cross.
     """
@@ -95,9 +96,12 @@ class Interface:
         self.detach, self.attach = self._pair("detach", "attach", needs_both=bool(detach or attach))
         self._detached = detached or (lambda one: getattr(one, "detached", False))
         self.is_enum = self.serialize is None and issubclass(cls, enum.Enum)
-        self.fields: list[str] | None = None  # of a dataclass or exception that has no methods of its own
+        self.is_tuple = self.serialize is None and issubclass(cls, tuple) and hasattr(cls, "_make")
+        self.fields: list[str] | None = None  # of a class that has them, and no methods of its own
         if self.is_enum:
             self.serialize, self.deserialize = _enum_functions(cls)
+        elif self.is_tuple:
+            self.serialize, self.deserialize = _take_items, _builds_items(cls)
         elif self.serialize is None and (names := _field_names(cls)) is not None:
             self.fields = names
             self.serialize, self.deserialize = self._take_fields, self._build_fields
@@ -244,6 +248,25 @@ class Interfaces:
             )
         return self.by_name[name]
 
+    def name_of(self, factory: Any) -> str | None:
+        """Return the name of a type that is known or listed; of None that is None."""
+        if factory is None:
+            return None
+        if isinstance(factory, type):
+            if is_known(factory):
+                return name_of_type(factory)
+            if factory in self.by_class:
+                return self.by_class[factory].name
+        raise ValueError(
+            f"its default_factory is {factory!r}: make it None, a built-in type, or a class that is listed"
+        )
+
+    def named(self, name: Any) -> Any:
+        """Return the type of that name."""
+        if name is None:
+            return None
+        return self.by_name[name].cls if name in self.by_name else type_named(name)
+
     def have_identity(self, name: Any) -> bool:
         """Whether the class of that name has its hash from ``object``, and so without any attribute."""
         found = self.by_name.get(name)
@@ -259,8 +282,12 @@ def several(interfaces: Iterable[type | Interface]) -> tuple[type | Interface, .
 
 
 def listed(interfaces: Iterable[type | Interface]) -> tuple[Interface, ...]:
-    """Return the interfaces of what is listed. Raises ``TypeError``, or ``ValueError`` for doubles."""
-    result = tuple(one if isinstance(one, Interface) else Interface(one) for one in interfaces)
+    """Return the interfaces of what is listed. Raises ``TypeError``, or ``ValueError`` for doubles.
+
+    A type that crosses as it is may be listed too, and changes nothing.
+    """
+    asked = [one for one in interfaces if not (isinstance(one, type) and is_known(one))]
+    result = tuple(one if isinstance(one, Interface) else Interface(one) for one in asked)
     for what in ("name", "cls"):
         for key, count in Counter(getattr(one, what) for one in result).items():
             if count > 1:
@@ -283,24 +310,49 @@ _READ: dict[str, Function] = {
 _HEAP_TYPE = 1 << 9  # a flag of each class that Python code has made
 
 
-def _field_names(cls: type) -> list[str] | None:
-    """The fields of a dataclass or an exception that has no other state than those, else None."""
+def _field_names(cls: type[Any]) -> list[str] | None:
+    """The attributes of which an instance consists, if its class is one of those that say so; else None."""
     base = next(one for one in cls.__mro__ if not one.__flags__ & _HEAP_TYPE)
     if issubclass(base, BaseException) and base.__basicsize__ == BaseException.__basicsize__:
         return _EXCEPTION_FIELDS
-    if base is not object or not hasattr(cls, "__dataclass_fields__"):
-        return None
-    import dataclasses  # which has made the class
-
-    names = [field.name for field in dataclasses.fields(cls)]
+    names = _declared_names(cls) if base is object else None
     # A property without a setter may stand in the place of a field: that is no state.
-    return [name for name in names if getattr(getattr(cls, name, None), "fset", name)]
+    return names and [name for name in names if getattr(getattr(cls, name, None), "fset", name)]
+
+
+def _declared_names(cls: type[Any]) -> list[str] | None:
+    """The fields of a dataclass."""
+    if hasattr(cls, "__dataclass_fields__"):
+        import dataclasses  # which has made the class
+
+        return [field.name for field in dataclasses.fields(cls)]
+    return None
+
+
+def _take_items(instance: Any) -> tuple[Any, ...]:
+    if getattr(instance, "__dict__", None):  # of a subclass, which may have more than the fields
+        raise TypeError(f"it has attributes of its own, {[*vars(instance)]}, and only its fields travel")
+    return tuple(instance)
+
+
+def _builds_items(cls: type[Any]) -> Function:
+    return cls._make  # type: ignore[no-any-return]  # it calls no __new__ of the class
 
 
 def _enum_functions(cls: type[Any]) -> tuple[Function, Function]:
-    if issubclass(cls, enum.Flag):  # a combination has no name
-        return (lambda member: member._value_), cls
-    return (lambda member: member._name_), (lambda name: cls.__members__[name])
+    """A member travels as its name. One without a name there, such as a combination of flags, as (value,)."""
+
+    def take(member: Any) -> Any:
+        name = member._name_
+        return name if cls.__members__.get(name) is member else (member._value_,)
+
+    def build(form: Any) -> Any:
+        if type(form) is not tuple:
+            return cls.__members__[form]
+        (value,) = form
+        return cls(value)
+
+    return take, build
 
 
 def state_of(instance: Any) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ never change their meaning.
 from __future__ import annotations
 
 import array
+import builtins
 import datetime
 import functools
 import itertools
@@ -16,6 +17,7 @@ import operator
 import re
 import struct
 import sys
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -294,11 +296,87 @@ def _decode_ellipsis(data: bytes) -> Any:
     return ...
 
 
-# -- the tables
+# -- containers
 
 
 def _pairs(parts: list[Any]) -> Iterable[tuple[Any, Any]]:
     return zip(parts[::2], parts[1::2], strict=True)
+
+
+def _take_items(value: Any) -> Iterable[Any]:
+    return itertools.chain.from_iterable([*value.items()])
+
+
+_Fill = Callable[[Any, list[Any]], object]
+
+
+def _filled(new: Callable[[], Any], fill: _Fill) -> Callable[[list[Any]], Any]:
+    """What builds an object at once."""
+
+    def build(parts: list[Any]) -> Any:
+        value = new()
+        fill(value, parts)
+        return value
+
+    return build
+
+
+def _mapping(
+    code: int, kind: type[Any], take: Callable[[Any], Iterable[Any]], fill: Callable[[Any, list[Any]], object]
+) -> Parts:
+    return Parts(code, take, _filled(kind, fill), fill, kind, key_stride=2)
+
+
+def _fill_mapping(value: Any, parts: list[Any]) -> None:
+    value.update(_pairs(parts))
+
+
+def _fill_counter(value: Any, parts: list[Any]) -> None:
+    dict.update(value, _pairs(parts))  # a Counter's own would add
+
+
+def _take_items_only(value: Any) -> Iterable[Any]:
+    if vars(value):
+        raise ValueError(f"it has attributes of its own, {[*vars(value)]}, and only its items travel")
+    return _take_items(value)
+
+
+def _fill_deque(value: Any, parts: list[Any]) -> None:
+    limit, *items = parts
+    deque.__init__(value, items, limit)
+
+
+def take_defaultdict(value: Any, name_of: Callable[[Any], str | None]) -> list[Any]:
+    """Return the parts of a defaultdict; ``name_of`` gives the name of its factory."""
+    return [*_take_items(value), name_of(value.default_factory)]
+
+
+def _no_factory(factory: Any) -> None:
+    """The name in a tree, and the factory of a name there: only a graph knows the interfaces."""
+    if factory is not None:
+        raise ValueError("a default_factory in a message that is no graph")
+
+
+def _fill_defaultdict(value: Any, parts: list[Any]) -> None:
+    """The factory stands at the end, where there are no keys."""
+    *parts, value.default_factory = parts
+    value.update(_pairs(parts))
+
+
+def _build_defaultdict(parts: list[Any]) -> Any:
+    _no_factory(parts[-1])
+    return _filled(defaultdict, _fill_defaultdict)(parts)
+
+
+def _build_frozendict(parts: list[Any]) -> Any:
+    if _frozendict is None:
+        raise ValueError("this Python has no frozendict, which comes with 3.15")
+    return _frozendict(_pairs(parts))
+
+
+_frozendict: Any = getattr(builtins, "frozendict", None)
+
+# -- the tables
 
 
 LEAVES: dict[type, Leaf] = {
@@ -320,6 +398,12 @@ LEAVES: dict[type, Leaf] = {
 }
 EXCEPTION = Parts(29, take_exception, build_exception)
 FRACTION = Parts(12, lambda value: _few_bits(*value.as_integer_ratio()), _build_fraction)
+DEFAULTDICT = Parts(
+    *(36, lambda value: take_defaultdict(value, _no_factory), _build_defaultdict),
+    *(_fill_defaultdict, defaultdict),
+    key_stride=2,
+)
+FROZENDICT = Parts(37, _take_items, _build_frozendict, key_stride=2)
 RANGE = Parts(14, lambda value: _few_bits(*_bounds(value)), _build_range)
 PARTS: dict[type, Parts] = {
     tuple: Parts(2, iter, tuple),
@@ -330,14 +414,12 @@ PARTS: dict[type, Parts] = {
     **dict.fromkeys(EXCEPTIONS.values(), EXCEPTION),
     # Only in a graph: elsewhere these have a form of MessagePack's own.
     list: Parts(30, iter, list, list.extend, list),
-    dict: Parts(
-        31,
-        take=lambda value: itertools.chain.from_iterable([*value.items()]),
-        build=lambda parts: dict(_pairs(parts)),
-        fill=lambda value, parts: value.update(_pairs(parts)),
-        new=dict,
-        key_stride=2,
-    ),
+    dict: _mapping(31, dict, _take_items, _fill_mapping),
+    deque: Parts(33, lambda value: [value.maxlen, *value], _filled(deque, _fill_deque), _fill_deque, deque),
+    OrderedDict: _mapping(34, OrderedDict, _take_items_only, _fill_mapping),
+    Counter: _mapping(35, Counter, _take_items_only, _fill_counter),
+    defaultdict: DEFAULTDICT,
+    **({_frozendict: FROZENDICT} if _frozendict else {}),
 }
 # By module and name: types whose module is not imported here. Whoever has such a value has imported it.
 _LATER: dict[tuple[str, str], Leaf | Parts] = {
@@ -348,7 +430,8 @@ _LATER: dict[tuple[str, str], Leaf | Parts] = {
     **_texts("ipaddress", 22, "IPv4Address", "IPv6Address", "IPv4Network", "IPv6Network"),
     **_texts("ipaddress", 26, "IPv4Interface", "IPv6Interface"),
 }
-_LINES = [*LEAVES.values(), *PARTS.values(), *_LATER.values()]
+_LINES = [*LEAVES.values(), *PARTS.values(), FROZENDICT, *_LATER.values()]
+BY_VALUE = frozenset({FRACTION.code, RANGE.code})  # two references to one may arrive as two objects
 MUTABLE_CONTAINERS = frozenset({list, dict, set})  # not instances and exceptions, whose parts are taken once
 LEAVES_BY_CODE = {line.code: line for line in _LINES if isinstance(line, Leaf)}
 PARTS_BY_CODE = {line.code: line for line in _LINES if isinstance(line, Parts)}
@@ -362,11 +445,30 @@ MUTABLE_LEAVES = frozenset({bytearray, array.array})
 IMMUTABLE_LEAVES = LEAVES.keys() - MUTABLE_LEAVES
 
 
+def _name(kind: type) -> tuple[str, str]:
+    return str(kind.__module__).partition(".")[0], kind.__name__
+
+
+def name_of_type(kind: type) -> str:
+    """Return the name of a type that is known."""
+    return ".".join(_name(kind))
+
+
+def type_named(name: str) -> Any:
+    """Return the type of that name in the tables. Raises ``ValueError`` if there is none."""
+    for kind in {*PLAIN, *LEAVES, *PARTS}:
+        if name_of_type(kind) == name:
+            return kind
+    module, _, rest = name.partition(".")
+    _require((module, rest) in _LATER)
+    return _imported(module, rest)
+
+
 def is_known(kind: type) -> bool:
     """Whether values of a type cross as they are. A type of ``_LATER`` joins the tables here."""
     if kind in PLAIN or kind in LEAVES or kind in PARTS:
         return True
-    module, name = str(kind.__module__).partition(".")[0], kind.__name__
+    module, name = _name(kind)
     line = _LATER.get((module, name))
     if line is None or getattr(sys.modules.get(module), name, None) is not kind:
         return False

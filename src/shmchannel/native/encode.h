@@ -173,8 +173,10 @@ static Py_NO_INLINE int encode_set(Encoder *encoder, PyObject *set, long code)
 /* A value of a type that travels as an array of parts; `kind` is a Parts of codec/types.py. */
 static int encode_parts(Encoder *encoder, PyObject *kind, PyObject *value)
 {
-    long code = PyLong_AsLong(PyTuple_GET_ITEM(kind, KIND_CODE));
-    int status = Py_IS_TYPE(value, &PySlice_Type) ? meet(encoder, value) : 0;
+    PyObject *number = PyTuple_GET_ITEM(kind, KIND_CODE);
+    long code = PyLong_AsLong(number);
+    int by_value = PySet_Contains(encoder->codec->state->by_value, number);
+    int status = by_value ? (by_value < 0 ? -1 : 0) : meet(encoder, value);
     if (status)
         return status;
     if (mark_levels(encoder->level) < 0)

@@ -20,6 +20,7 @@ enum { WRAPPER = 6 };     /* bytes: the head of the ext 32 that wraps a message 
     DO("codec.types", "LEAVES_BY_CODE", leaves_by_code)     \
     DO("codec.types", "PARTS_BY_CODE", parts_by_code)       \
     DO("codec.types", "MUTABLE_LEAVES", mutable_leaves)     \
+    DO("codec.types", "BY_VALUE", by_value)                 \
     DO("codec.types", "is_known", is_known)                 \
     DO("codec.types", "decode_leaf", decode_leaf)           \
     DO("codec.types", "decode_timestamp", decode_timestamp) \
