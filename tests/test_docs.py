@@ -54,7 +54,9 @@ SHELL_EXAMPLES = [
 @pytest.mark.parametrize(("code", "output"), EXAMPLES)
 def test_an_example_runs_as_printed(tmp_path: Path, code: str, output: str | None) -> None:
     """If the library that it shows is installed."""
-    for library in re.findall(r"^import (gevent|pandas|polars|pyarrow|torch)$", code, re.MULTILINE):
+    for library in re.findall(
+        r"^import (attrs|gevent|pandas|polars|pyarrow|pydantic|torch)$", code, re.MULTILINE
+    ):
         if not importlib.util.find_spec(library):
             pytest.skip(f"needs {library}")
     program = tmp_path / "example.py"

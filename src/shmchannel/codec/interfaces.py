@@ -60,7 +60,7 @@ class Transferable(Protocol):
 class Interface:
     """How instances of exactly one class cross a channel; for ``Channel(interfaces=[...])``.
 
-    List a class that is ``Serializable`` or ``Transferable``, a dataclass,
+    List a class that is ``Serializable`` or ``Transferable``, a dataclass, an attrs class, a pydantic model,
     a named tuple, an ``Enum`` or an exception as it is; for a class that you don't own give the functions.
     ``serialize(instance)`` returns a value, ``deserialize(value)`` an instance; likewise ``detach`` and
     ``attach``, with ``detached(instance)`` to ask. Both sides must list it under one ``name``, by default
@@ -174,7 +174,8 @@ class Interface:
                 del error
         raise InterfaceError(f"{self.name}: {how} raised {type(error).__name__}: {error}") from error
 
-    # A dataclass travels as all its fields, and is built without a call of __init__. So does an exception.
+    # A dataclass travels as all its fields, and is built without a call of __init__. So do a class of attrs,
+    # a model of pydantic and an exception.
 
     def _take_fields(self, instance: Any) -> dict[str | None, Any]:
         fields: dict[str | None, Any] = {}
@@ -321,12 +322,26 @@ def _field_names(cls: type[Any]) -> list[str] | None:
 
 
 def _declared_names(cls: type[Any]) -> list[str] | None:
-    """The fields of a dataclass."""
+    """The fields of a dataclass, of a class of attrs, or of a model of pydantic, with a model's state."""
     if hasattr(cls, "__dataclass_fields__"):
         import dataclasses  # which has made the class
 
         return [field.name for field in dataclasses.fields(cls)]
+    if hasattr(cls, "__attrs_attrs__"):
+        hashing = getattr(cls.__hash__, "__code__", None)
+        if hashing and _CACHED_HASH in hashing.co_names:  # it would be that of another process
+            raise TypeError(f"{cls!r} keeps its hash: make it without cache_hash=True")
+        return [field.name for field in cls.__attrs_attrs__]
+    if hasattr(cls, "__pydantic_fields_set__"):
+        slots = [
+            name for name in _MODEL_STATE if hasattr(getattr(cls, name), "__set__")
+        ]  # a RootModel has one
+        return [*cls.model_fields, *slots]
     return None
+
+
+_CACHED_HASH = "_attrs_cached_hash"
+_MODEL_STATE = ["__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__"]
 
 
 def _take_items(instance: Any) -> tuple[Any, ...]:
