@@ -30,7 +30,7 @@ from shmchannel import (
     segment,
 )
 from shmchannel import channel as channel_module
-from shmchannel.system import files
+from shmchannel.system import files, semaphores
 from support.apart import free_handle
 from support.flavours import FLAVOURS, WITH_TESTS, Peer
 from support.leftovers import names
@@ -746,6 +746,16 @@ def test_a_system_that_it_cannot_run_on_is_told_so_at_the_import(other: str) -> 
         "except ImportError as error:\n    print(error)"
     )
     assert "runs on Linux, with a CPython of 64 bits, and nowhere else" in run(code).stdout
+
+
+def test_a_channel_whose_semaphores_are_elsewhere_may_be_of_another_libc() -> None:
+    channel = Channel()
+    attached = Channel.from_handle(channel.handle)
+    for name in segment.semaphore_names(channel.handle):
+        semaphores.unlink(name)
+    with pytest.raises(ChannelNotFound, match="runs with musl and the other with glibc"):
+        attached.connect()
+    channel.connect().close_sync()
 
 
 def test_errors_can_be_caught_as_what_they_are() -> None:

@@ -192,7 +192,7 @@ class Segment:
 
     def _gone(self) -> ChannelError:
         if self.has_free_slot():
-            return ChannelNotFound(_NOT_THERE.format(self.name))
+            return ChannelNotFound(_NOT_THERE.format(self.name) + _OR_ANOTHER_LIBC)
         return ChannelFull(f"{self.name} has its two ports already: make another channel")
 
 
@@ -263,6 +263,8 @@ _NOT_THERE = (
     "there is no channel {}: its creator has ended or dropped it (keep the Channel, or make it with "
     "linger=True), or both its ports were connected already"
 )
+# Only once the segment was there: musl and glibc give the files of semaphores other names.
+_OR_ANOTHER_LIBC = ", or one of the programs runs with musl and the other with glibc"
 _NOT_YOURS = "{} belongs to another user, or is no channel: a channel is for processes of one user"
 
 
