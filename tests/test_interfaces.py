@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
@@ -603,6 +604,66 @@ def test_exceptions_are_listed_bare(error: Any) -> None:
         assert copy.__dict__.keys() == error.__dict__.keys()
 
 
+class NoDisk(OSError):
+    def __init__(self, disk: str, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.disk = disk
+
+
+class Stopped(StopIteration):
+    pass
+
+
+class NoModule(ImportError):
+    pass
+
+
+class NoSyntax(SyntaxError):
+    pass
+
+
+class Ended(SystemExit):
+    pass
+
+
+class NoName(NameError):
+    pass
+
+
+class NoAttribute(AttributeError):
+    pass
+
+
+def renamed(error: OSError) -> OSError:
+    error.filename = "later"
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(
+            NoDisk("sda"),
+            NoDisk("sda", "full"),
+            NoDisk("sda", 28, "full"),
+            NoDisk("sda", 28, "full", "f.txt"),
+        ),
+        *(NoDisk("sda", 28, "full", "f", None, "g"), renamed(NoDisk("sda", 28, "full", "f"))),
+        *(Stopped(), Stopped([1]), Ended(3), NoName("m", name="n"), NoAttribute("m", name="n")),
+        *(NoModule("m", name="n", path="p"), NoModule(), NoSyntax("m", ("f.py", 1, 2, "text", 3, 4))),
+        *(NoSyntax("m"), NoSyntax()),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_exception_that_inherits_from_any_built_in_one_keeps_what_that_has(error: Any) -> None:
+    codec = Codec(listed([type(error)]))
+    copy = codec.decode(codec.encode([error]))[0]
+    assert alike(copy, error)
+    assert (str(copy), repr(copy)) == (str(error), repr(error))
+    assert traceback.format_exception(copy) == traceback.format_exception(error)
+    assert vars(copy) == vars(error)
+
+
 @dataclasses.dataclass
 class Lazy:
     path: str
@@ -659,10 +720,13 @@ def test_what_would_lose_its_state_or_never_be_asked_is_refused_when_it_is_liste
     class Tagged(dict[str, int]):
         tag: str = ""
 
-    class NoDisk(OSError):
+    class Several(ExceptionGroup[Exception]):
         pass
 
-    for cls in (Tagged, NoDisk):
+    class NotText(UnicodeDecodeError):
+        pass
+
+    for cls in (Tagged, Several, NotText):
         with pytest.raises(TypeError, match="cannot cross: give it methods"):
             listed([cls])
     for cls in (int, tuple, datetime.datetime, bytearray, ValueError, type(None)):

@@ -185,6 +185,10 @@ class Interface:
                 fields[name] = _READ[name](instance) if name in _READ else getattr(instance, name)
             except AttributeError:
                 unset.append(name)
+        for name in _members(self.cls):  # one that is not set reads as None; set to None, it is printed
+            if fields.get(name, 0) is None:
+                unset.append(name)
+                del fields[name]
         return {**fields, None: unset} if unset else fields
 
     def _build_fields(self, value: Any) -> Any:
@@ -207,7 +211,8 @@ class Interface:
     def new(self) -> Any:
         """Return an instance without attributes."""
         try:
-            return (BaseException if issubclass(self.cls, BaseException) else object).__new__(self.cls)
+            is_exception = issubclass(self.cls, BaseException)
+            return (_built_in_base(self.cls) if is_exception else object).__new__(self.cls)
         except TypeError as error:
             raise InterfaceError(f"{self.name}: an instance is part of its own value: {error}") from error
 
@@ -308,14 +313,35 @@ _READ: dict[str, Function] = {
     "__context__": context_of,
     "__dict__": lambda error: {name: value for part in state_of(error) for name, value in part.items()},
 }
+# What some built-in exceptions have besides, and can be set. (The others need their arguments to be made.)
+_MEMBERS: dict[type[BaseException], list[str]] = {
+    OSError: ["errno", "strerror", "filename", "filename2"],
+    StopIteration: ["value"],
+    SystemExit: ["code"],
+    ImportError: ["msg", "name", "path"],
+    NameError: ["name"],
+    AttributeError: ["name"],
+    SyntaxError: ["msg", "filename", "lineno", "offset", "text", "end_lineno", "end_offset"],
+}
 _HEAP_TYPE = 1 << 9  # a flag of each class that Python code has made
+
+
+def _built_in_base(cls: type[Any]) -> Any:
+    return next(one for one in cls.__mro__ if not one.__flags__ & _HEAP_TYPE)
+
+
+def _members(cls: type[Any]) -> list[str]:
+    """What an exception has besides the parts of all, as one that inherits from another built-in one."""
+    return next((names for kind, names in _MEMBERS.items() if issubclass(cls, kind)), [])
 
 
 def _field_names(cls: type[Any]) -> list[str] | None:
     """The attributes of which an instance consists, if its class is one of those that say so; else None."""
-    base = next(one for one in cls.__mro__ if not one.__flags__ & _HEAP_TYPE)
-    if issubclass(base, BaseException) and base.__basicsize__ == BaseException.__basicsize__:
-        return _EXCEPTION_FIELDS
+    base = _built_in_base(cls)
+    if issubclass(base, BaseException):
+        members = _members(cls)
+        has_all = members or base.__basicsize__ == BaseException.__basicsize__
+        return [*_EXCEPTION_FIELDS, *members] if has_all else None
     names = _declared_names(cls) if base is object else None
     # A property without a setter may stand in the place of a field: that is no state.
     return names and [name for name in names if getattr(getattr(cls, name, None), "fset", name)]
