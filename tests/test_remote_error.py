@@ -45,6 +45,10 @@ class Odd(Exception):
         return Text("odd")
 
 
+class Spawned(Exception):
+    __module__ = "__mp_main__"
+
+
 class Picky(ValueError):
     def __init__(self, *, why: str) -> None:
         super().__init__(why)
@@ -81,7 +85,8 @@ FOREIGN: list[tuple[BaseException, str]] = [
     (JobFailed("caf\udce9"), f"{__name__}.JobFailed"),
     (Silent(1), f"{__name__}.Silent"),
     (Locked(1), f"{__name__}.Locked"),
-    (Odd(1), "?.Odd"),
+    (Odd(1), "7.Odd"),
+    (Spawned("m"), "__main__.Spawned"),
     (Picky(why="no"), f"{__name__}.Picky"),
     (KeyError(len), "KeyError"),
     (with_attribute(ValueError("m")), "ValueError"),

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast, runtime_checkable
 
 from ..errors import ChannelError, EndOfChannel, InterfaceError, PeerLost, PortClosed, WouldBlock
-from .builtin_exceptions import context_of
+from .builtin_exceptions import context_of, name_of_class
 from .known_classes import to_list
 from .types import is_known, name_of_type, type_named
 
@@ -90,7 +90,7 @@ class Interface:
             if not (function is None or callable(function)):
                 raise TypeError(f"{what} is a function, not {function!r}")
         self.cls: type[Any] = cls
-        self.name = _default_name(cls) if name is None else name
+        self.name = name_of_class(cls) if name is None else name
         self.serialize, self.deserialize = self._pair("serialize", "deserialize")
         # A class may have a detach or an attach for something else: then it may lack the other.
         self.detach, self.attach = self._pair("detach", "attach", needs_both=bool(detach or attach))
@@ -299,12 +299,6 @@ def listed(interfaces: Iterable[type | Interface]) -> tuple[Interface, ...]:
             if count > 1:
                 raise ValueError(f"two interfaces with the {what} {key!r}: names and classes are unique")
     return result
-
-
-def _default_name(cls: type) -> str:
-    # The main module of a process that multiprocessing has spawned is the parent's main module.
-    module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
-    return f"{module}.{cls.__qualname__}"
 
 
 # The parts of an exception. Setting the cause sets also whether the context is hidden, so that comes later.
