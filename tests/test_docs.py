@@ -236,9 +236,9 @@ def test_every_import_points_down_the_map() -> None:
         assert below <= set(files[number + 1 :]), f"{file} imports {sorted(below - set(files[number:]))}"
 
 
-def test_the_library_imports_neither_command_line_nor_benchmarks_nor_bridge() -> None:
+def test_the_library_imports_neither_command_line_nor_benchmarks_nor_bridge_nor_pools() -> None:
     library = mapped()[mapped().index("__init__.py") :]
-    assert not [file for file in library if file.startswith(("cli/", "bench/", "bridge/"))]
+    assert not [file for file in library if file.startswith(("cli/", "bench/", "bridge/", "futures/"))]
 
 
 def test_the_way_of_a_message_leads_by_names_that_are_there() -> None:

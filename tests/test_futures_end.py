@@ -1,0 +1,160 @@
+"""However a program with a pool ends, it is quiet, and leaves no name in /dev/shm and no worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.flavours import WITH_TESTS
+
+BEGIN = """
+import multiprocessing, os, signal, sys, threading, time
+from shmchannel.futures import ProcessPoolExecutor
+from support.tasks import double, note_and_wait_for, same, wait_for
+if __name__ == "__main__":
+    start, folder = sys.argv[1:]
+    executor = ProcessPoolExecutor(2, multiprocessing.get_context(start))
+"""
+STARTS = ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)]
+
+
+@contextmanager
+def program(code: str, start: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    body = "".join(f"    {line}\n" for line in code.strip().splitlines())
+    path = folder / "program.py"
+    path.write_text(BEGIN + body)
+    command = [sys.executable, str(path), start, str(folder)]
+    with subprocess.Popen(
+        command,
+        env=WITH_TESTS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def outcome(running: subprocess.Popen[str]) -> tuple[str, str, int]:
+    output, errors = running.communicate(timeout=50)  # also of the workers, which have the same pipes
+    return output, errors, running.returncode
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_program_that_ends_without_shutdown_finishes_its_tasks(start: str, tmp_path: Path) -> None:
+    code = """
+executor.submit(same, 1).add_done_callback(lambda future: print(future.result()))
+for n in range(100):
+    future = executor.submit(double, n)
+future.add_done_callback(lambda future: print(future.result()))
+"""
+    with program(code, start, tmp_path) as running:
+        assert outcome(running) == ("1\n198\n", "", 0)
+
+
+IN_TASKS = """
+some = [executor.submit(note_and_wait_for, f"{folder}/{n}", f"{folder}/never") for n in range(2)]
+while not all(os.path.exists(f"{folder}/{n}") for n in range(2)):
+    time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_ctrl_c_ends_the_tasks_that_run_and_nothing_is_printed(start: str, tmp_path: Path) -> None:
+    code = f"""{IN_TASKS}
+print("now", flush=True)
+try:
+    with executor:
+        time.sleep(50)
+except KeyboardInterrupt:
+    print([type(future.exception()).__name__ for future in some])
+"""
+    with program(code, start, tmp_path) as running:
+        assert running.stdout
+        assert running.stdout.readline() == "now\n"
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        assert outcome(running) == ("['KeyboardInterrupt', 'KeyboardInterrupt']\n", "", 0)
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_ctrl_c_leaves_idle_workers_alone(start: str, tmp_path: Path) -> None:
+    code = """
+print(executor.submit(double, 1).result(), flush=True)
+try:
+    time.sleep(50)
+except KeyboardInterrupt:
+    print(executor.submit(double, 2).result())
+executor.shutdown()
+"""
+    with program(code, start, tmp_path) as running:
+        assert running.stdout
+        assert running.stdout.readline() == "2\n"
+        os.killpg(running.pid, signal.SIGINT)
+        assert outcome(running) == ("4\n", "", 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker ends once its task has")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("start", STARTS)
+def test_no_worker_outlives_a_program_that_is_killed(
+    start: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    code = f"""{IN_TASKS}
+print("now", flush=True)
+time.sleep(50)
+"""
+    with program(code, start, tmp_path) as running:
+        assert running.stdout
+        assert running.stdout.readline() == "now\n"
+        running.send_signal(number)
+        output, _, code_of_end = outcome(running)  # it returns once the workers have closed their pipes
+    assert (output, code_of_end) == ("", -number)
+
+
+def test_a_fork_has_no_pool(tmp_path: Path) -> None:
+    code = """
+executor.submit(double, 1).result()
+pid = os.fork()
+if pid == 0:
+    try:
+        with executor:
+            executor.submit(double, 1)
+    except RuntimeError as error:
+        print(error, flush=True)
+    del executor
+    os._exit(0)
+os.waitpid(pid, 0)
+print(executor.submit(double, 2).result())
+"""
+    with program(code, "spawn", tmp_path) as running:
+        output, errors, ended = outcome(running)
+    first = "cannot schedule new futures after a fork: a pool belongs to the process that made it"
+    assert output == f"{first}\n4\n"
+    assert ended == 0
+    assert errors == "" or "multi-threaded" in errors  # Python's warning about such forks
+
+
+def test_a_daemon_thread_may_submit_until_the_end(tmp_path: Path) -> None:
+    code = """
+def submit_for_ever():
+    try:
+        while True:
+            executor.submit(double, 1)
+            time.sleep(0.0001)
+    except RuntimeError:
+        pass
+threading.Thread(target=submit_for_ever, daemon=True).start()
+print(executor.submit(double, 2).result())
+"""
+    with program(code, "spawn", tmp_path) as running:
+        assert outcome(running) == ("4\n", "", 0)
