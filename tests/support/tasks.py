@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import os
 import signal
 import threading
@@ -86,7 +85,9 @@ def die(how: str) -> None:
     if how == "exit":
         os._exit(7)
     if how == "crash":
-        faulthandler.disable()  # as pytest enables it
+        import faulthandler  # which does not load in an interpreter
+
+        faulthandler.disable()  # pytest enables it
         ctypes.string_at(0)
     if how == "close":
         os.closerange(3, 1000)

@@ -1,6 +1,13 @@
 """Pools of workers behind the standard's interface, ``concurrent.futures``, over channels."""
 
+import sys
+
 from .errors import RemoteError, WorkerLost
 from .process import ProcessPoolExecutor
 
 __all__ = ["ProcessPoolExecutor", "RemoteError", "WorkerLost"]
+
+if sys.version_info >= (3, 14):
+    from .interpreter import InterpreterPoolExecutor
+
+    __all__ += ["InterpreterPoolExecutor"]

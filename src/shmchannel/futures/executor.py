@@ -95,6 +95,14 @@ class PoolExecutor(Executor):
         self._pool.shutdown(wait=wait, cancel=cancel_futures)
 
 
+def checked_size(max_workers: int | None, default: int) -> int:
+    if max_workers is None:
+        return default
+    if max_workers <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    return max_workers
+
+
 def _results(
     executor: weakref.ref[PoolExecutor],
     fn: Callable[..., Any],

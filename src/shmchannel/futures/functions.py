@@ -20,6 +20,7 @@ def name_of(function: Any) -> str:
     """Return ``module:qualified name``. Raises ``CloneError`` if the function is not found there."""
     owner = getattr(function, "__objclass__", function)  # the class of a method such as str.upper
     module = getattr(owner, "__module__", None) or "builtins"
+    module = "__main__" if module == "__mp_main__" else module  # as a worker calls the program's main module
     name = f"{module}:{getattr(function, '__qualname__', '')}"
     try:
         found = find(name)

@@ -22,7 +22,7 @@ from ..errors import ChannelError, WouldBlock
 from ..multiplex import wait
 from .crew import Life, Task, Worker
 from .errors import WorkerLost
-from .messages import BROKEN, CANNOT_CROSS, ERROR, LEFT_OUT, OVER, READY, RESULT, outcome
+from .messages import CANNOT_CROSS, ERROR, LEFT_OUT, OVER, READY, RESULT, outcome
 
 AHEAD = 0.005  # seconds of work that a worker has at hand: as long as another thread may have the GIL
 MOST_AHEAD = 1000  # tasks
@@ -352,19 +352,20 @@ class Pool:
         settled: Settled = []
         seconds = 0.0
         for kind, lasted, payload in answers:
-            if kind == READY:
+            if kind >= RESULT:
+                task = worker.answer()
+                if task is not None:
+                    seconds += lasted if lasted < 2 * AHEAD else 2 * AHEAD
+                    settled.append((task.future, kind, payload))
+            elif kind == LEFT_OUT:
+                task = worker.answer()
+                self._backlog.extendleft([task] if task else [])
+            elif kind == READY:
                 worker.ready = True
-                continue
-            if kind == BROKEN:
-                self._workers.remove(worker)  # it ends by itself, and may have an error to log
+            else:  # its initializer has failed. It ends by itself, and may have an error to log
+                self._workers.remove(worker)
                 self._ended.append(worker)
                 return settled + self._give_up(f"the initializer of a worker failed:\n{payload}", of=worker)
-            task = worker.answer()
-            if kind == LEFT_OUT:
-                self._backlog.extendleft([task] if task else [])
-            elif task is not None:
-                seconds += min(lasted, 2 * AHEAD)
-                settled.append((task.future, kind, payload))
         if settled:
             self._died_in_vain = 0
             self._mean += min(WEIGHT * len(settled), 1) * (seconds / len(settled) - self._mean)

@@ -20,7 +20,7 @@ from ..codec.interfaces import Interface, several
 from ..system.processes import cpus
 from .begun import WORDS, Begun
 from .crew import Worker
-from .executor import PoolExecutor
+from .executor import PoolExecutor, checked_size
 from .messages import interfaces_with
 from .worker import Interrupts, work
 
@@ -93,14 +93,6 @@ class ProcessPoolExecutor(PoolExecutor):
     def kill_workers(self) -> None:
         """End the workers with SIGKILL, now. The tasks that are not done fail; there can be no more."""
         self._pool.end_workers("kill")
-
-
-def checked_size(max_workers: int | None, default: int) -> int:
-    if max_workers is None:
-        return default
-    if max_workers <= 0:
-        raise ValueError("max_workers must be greater than 0")
-    return max_workers
 
 
 def _check_tasks(max_tasks_per_child: object, *, forks: bool) -> None:
