@@ -76,6 +76,23 @@ def test_on_a_narrow_terminal_columns_are_cut_in_their_order() -> None:
     assert max(len(shown[width]) - width for width in (100, 80, 70, 62)) <= 0
 
 
+def test_a_port_that_writes_no_more_is_half_closed(capsys: pytest.CaptureFixture[str]) -> None:
+    channel = Channel()
+    with channel.connect() as port, channel.connect():
+        port.end_writing()
+        assert main(["ls", "--plain"]) == 0
+        shown = capsys.readouterr().out
+        rows = shown[shown.index(channel.handle) :].splitlines()
+        assert [re.search(r" (\S*(?:closed|connected)) ", row)[1] for row in rows[:2]] == [  # type: ignore[index]
+            "half-closed",
+            "connected",
+        ]
+        assert main(["inspect", "--plain", channel.handle]) == 0
+        shown = capsys.readouterr().out
+        assert re.findall(r"state +(\S+)", shown) == ["half-closed", "connected"]
+        assert "nothing more will be written" in shown
+
+
 def test_without_rich_it_is_plain_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

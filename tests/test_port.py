@@ -729,6 +729,8 @@ def test_end_writing_ends_one_direction_and_leaves_the_other(pair: tuple[Port, P
     one.end_writing()
     one.end_writing()
     thread.join(10)
+    assert repr(one).endswith(f"peer {os.getpid()}, 0 unread, writes no more>")
+    assert repr(two).endswith(f"peer {os.getpid()}, {written} unread>")
     assert [str(error) for error in refused] == [
         "this side has said that it writes no more (end_writing, send_eof)"
     ]

@@ -136,7 +136,7 @@ class Channel(Generic[Sent, Received]):
                 disown(self.handle)
 
     def _set_up(self, interfaces: Iterable[type | Interface], max_message_size: object) -> None:
-        self.max_message_size = checked_size("max_message_size", max_message_size, 1, LARGEST_MESSAGE)
+        self.max_message_size: int = checked_size("max_message_size", max_message_size, 1, LARGEST_MESSAGE)
         self.interfaces: tuple[type | Interface, ...] = several(interfaces)
         self._known = listed(self.interfaces)
 

@@ -18,7 +18,7 @@ from .ring import consumer, producer
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-native = not os.environ.get("SHMCHANNEL_PUREPYTHON")
+native: bool = not os.environ.get("SHMCHANNEL_PUREPYTHON")
 """Whether the core in C is in use."""
 if native:
     try:

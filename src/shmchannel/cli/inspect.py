@@ -91,7 +91,7 @@ def _facts(channel: Snapshot, values: list[Any]) -> Facts:
     for index, (port, ring) in enumerate(zip(channel.ports, channel.rings, strict=True)):
         facts += [
             (f"port {index}", ""),
-            ("state", port.state),
+            ("state", wording.state(channel, index)),
             ("process", wording.process(port)),
             *_ring_facts(ring, channel.capacity, values[index]),
         ]

@@ -87,11 +87,13 @@ def list_rows(channel: Snapshot) -> list[Row]:
         [
             heading,
             *_port_cells(port),
-            Cell(port.state, port.state),
+            Cell(wording.state(channel, index), port.state),
             _fill(ring, channel.capacity),
             Cell(wording.number(ring.messages), "" if ring.messages else "quiet"),
         ]
-        for heading, port, ring in zip(_headings(channel), channel.ports, channel.rings, strict=True)
+        for index, (heading, port, ring) in enumerate(
+            zip(_headings(channel), channel.ports, channel.rings, strict=True)
+        )
     ]
 
 

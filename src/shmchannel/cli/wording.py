@@ -53,6 +53,14 @@ def pid(port: PortSnapshot) -> str:
     return f"{text}/{port.interpreter}" if port.interpreter else text
 
 
+def state(channel: Snapshot, index: int) -> str:
+    """The state of a port; of one that reads on after ``end_writing``: half-closed."""
+    port = channel.ports[index]
+    # A close ends the reading first.
+    half = channel.rings[index].producer_closed and not channel.rings[1 - index].consumer_closed
+    return "half-closed" if half and port.state == "connected" else port.state
+
+
 def share(ring: RingSnapshot, capacity: int) -> float:
     """How full a ring is, from 0 to 1."""
     return min(1.0, ring.fill / (capacity - HEADER))  # a header's room is kept free for an ABORT

@@ -197,7 +197,8 @@ class Connection:
         peer = "no peer yet" if pid is None else f"peer {pid}"
         if isinstance(incoming, Ended):
             return f"<{incoming.state} {self.name}, {'no peer' if pid is None else peer}>"
-        return f"<open {self.name}, {peer}, {incoming.unread} unread>"
+        half = ", writes no more" * isinstance(self.outgoing, Ended)
+        return f"<open {self.name}, {peer}, {incoming.unread} unread{half}>"
 
     def statistics(self) -> Statistics:
         """A snapshot of the counts; once the connection is over, the last one."""
