@@ -30,6 +30,8 @@ from shmchannel import (
     InterfaceError,
     PeerLost,
     Port,
+    PortBuffer,
+    WouldBlock,
     layout,
 )
 from shmchannel.codec import lent as wire
@@ -355,6 +357,30 @@ def test_a_write_to_a_reader_that_has_closed_leaves_nothing_lent(pair: tuple[Por
     assert lent(one)[0] <= 1  # that which was never read
     one.close_sync()
     assert not names()
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["bytes", "buffers"])
+def test_a_write_that_finds_no_block_now_would_block(moved: bool) -> None:
+    """It is larger than the ring, but only until the peer gives a block back."""
+    channel = Channel(lend_limit=1 << 20)
+    with channel.connect() as one, channel.connect() as two:
+        piece: Any = bytes(300_000)
+        moves: list[PortBuffer] = []
+        count = 0
+        with pytest.raises(WouldBlock, match="no room"):
+            while True:
+                if moved:
+                    moves = [piece := one.buffer(300_000)]
+                one.write_nowait([piece], transfer=moves)
+                count += 1
+        assert 1 < count < 10
+        with pytest.raises(ChannelError, match="never written at once") as error:
+            one.write_nowait([0] * 300_000)  # of which nothing is lent
+        assert type(error.value) is ChannelError
+        received = [two.read_nowait() for _ in range(count)]
+        del received
+        assert one.write_nowait([piece], transfer=moves)
+        assert len(two.read_nowait()[0]) == 300_000
 
 
 def test_a_half_closed_direction_goes_on_lending_the_other_way(pair: tuple[Port, Port]) -> None:

@@ -237,7 +237,11 @@ class Connection:
     def no_room(self, payload: bytes) -> ChannelError:
         """The error for a message that found no room: ``WouldBlock`` only if it may ever find some."""
         outgoing = self.outgoing
-        if isinstance(outgoing, MessageWriter) and len(payload) > outgoing.producer.largest_possible:
+        if (
+            isinstance(outgoing, MessageWriter)
+            and len(payload) > outgoing.producer.largest_possible
+            and not self._pool.may_find_room(payload)
+        ):
             return ChannelError(
                 f"a message of {len(payload)} bytes is never written at once, since the ring has room for "
                 f"{outgoing.producer.largest_possible}: write_sync sends it in parts, or make the Channel "
