@@ -23,9 +23,10 @@ from shmchannel import __version__, segment
 from shmchannel.bench import catalogue, codecs, far_side, isolated, plot, report
 from shmchannel.bench.async_workloads import UVLOOP
 from shmchannel.bench.report import Result, Run
-from shmchannel.bench.rivals import OURS, PROCESS, RIVALS, VALUES, importable
+from shmchannel.bench.rivals import OBJECTS, OURS, PROCESS, RIVALS, VALUES, importable
 from shmchannel.bench.workloads import Turn, taking_part
 from shmchannel.cli import main
+from shmchannel.system.processes import has_gil
 from support.commands import ESCAPE
 from support.marks import slow_but
 
@@ -72,7 +73,7 @@ def test_every_workload_reports_every_installed_rival(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = measured(
-        tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth,batch,capacity,codec"
+        tmp_path / "it.json", *FEW, "--where", where, "--workload", "all,growth,batch,capacity,codec,parallel"
     )
     workloads = [one for one in catalogue.WORKLOADS.values() if importable(one.module)]
     assert [(one["workload"], one["peer"], one["at"]) for one in results] == [
@@ -129,10 +130,22 @@ def test_large_values_are_measured_beside_one_copy(workload: str, copy: str, riv
     assert catalogue.WORKLOADS[workload].rivals_in("process") == [OURS, copy, *rivals]
 
 
-def test_what_sends_arrays_alone_takes_no_part_elsewhere() -> None:
+def test_what_sends_arrays_or_references_alone_takes_no_part_elsewhere() -> None:
+    references = catalogue.GROUPS["parallel"]
     for workload in catalogue.WORKLOADS.values():
         if workload.name != "array":
-            assert all(VALUES in RIVALS[name].sends for name in workload.rivals if name in RIVALS)
+            sent = {VALUES, OBJECTS} if workload.name in references else {VALUES}
+            assert all(sent.intersection(RIVALS[name].sends) for name in workload.rivals if name in RIVALS)
+
+
+@pytest.mark.parametrize("workload", catalogue.GROUPS["parallel"])
+def test_threads_at_once_are_measured_with_a_gil_too_and_it_is_said(
+    workload: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = measured(tmp_path / "it.json", *FEW, "--workload", workload)
+    assert [one["at"] for one in results if one["peer"] == OURS] == [1, 2, 4]
+    assert all(one["median"] > 0 for one in results)
+    assert f"{'with' if has_gil() else 'without'} a GIL" in capsys.readouterr().out
 
 
 def test_codecs_are_measured_in_one_thread_and_have_to_return_the_value(

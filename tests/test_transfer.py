@@ -866,11 +866,10 @@ def test_a_port_that_ends_while_a_sweep_looks_at_its_block_removes_it(
     sweeping = files.Hold(files.open_into, block_of(buffer).name)
     assert sweeping.try_lock(blocks.OWNER)
     one.close_sync()
-    closing = threading.Thread(target=two.close_sync)
-    closing.start()
-    closing.join(0.05)  # seconds: it waits, however long that was
-    sweeping.close()
-    closing.join()
+    swept = threading.Timer(0.05, sweeping.close)  # seconds: the close waits, however long that is
+    swept.start()
+    two.close_sync()
+    swept.join()
     assert not names()
 
 

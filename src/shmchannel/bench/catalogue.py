@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import async_workloads, batches, codecs, growth, large, moves, opening, workloads
+from . import async_workloads, batches, codecs, growth, large, moves, opening, parallel, workloads
 from .rivals import INTERPRETER, RIVALS
 
 COMPARISONS = [
@@ -19,6 +19,7 @@ GROUPED = {
     "batch": batches.WORKLOADS,
     "capacity": workloads.BY_CAPACITY,
     "codec": codecs.WORKLOADS,
+    "parallel": parallel.WORKLOADS,
 }
 WORKLOADS = {workload.name: workload for group in GROUPED.values() for workload in group}
 GROUPS = {name: [workload.name for workload in group] for name, group in GROUPED.items()}

@@ -26,7 +26,7 @@ def add_arguments(command: argparse.ArgumentParser, number: Callable[..., Callab
         metavar="NAME,...",
         help=f"of {', '.join(GROUPS['all'])} (all), of growth: {', '.join(GROUPS['growth'])}, "
         f"of batch: {', '.join(GROUPS['batch'])}, of capacity: {', '.join(GROUPS['capacity'])}, "
-        f"and of codec: {', '.join(GROUPS['codec'])}",
+        f"of codec: {', '.join(GROUPS['codec'])}, and of parallel: {', '.join(GROUPS['parallel'])}",
     )
     command.add_argument(
         "--peers",

@@ -18,6 +18,7 @@ import msgpack
 import shmchannel
 
 from ..bench import VALUE
+from ..system.processes import has_gil
 from .catalogue import WORKLOADS
 from .far_side import BETWEEN
 from .rivals import OURS
@@ -89,7 +90,8 @@ class Run:
             "schema": SCHEMA,
             "shmchannel": shmchannel.__version__,
             "engine": "native" if shmchannel.native else "python",
-            "python": f"{platform.python_implementation()} {platform.python_version()}",
+            "python": f"{platform.python_implementation()} {platform.python_version()}"
+            + (" with a GIL" if has_gil() else " without a GIL"),
             "system": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
             "cores": len(os.sched_getaffinity(0)),

@@ -23,7 +23,8 @@ from ..codec.interfaces import Interface
 
 SPAWN = multiprocessing.get_context("spawn")
 FOREVER = 3600.0  # seconds, for a rival that needs a number; a turn's deadline comes long before
-VALUES, ARRAYS = "values", "arrays"  # what a rival sends: what MessagePack has, numpy's arrays
+# What a rival sends: what MessagePack has, numpy's arrays, or references to any objects.
+VALUES, ARRAYS, OBJECTS = "values", "arrays", "objects"
 
 
 class Room(NamedTuple):
@@ -244,6 +245,7 @@ RIVALS = {
         ),
         Rival("pyzmq ipc+msgpack", PROCESS, _make_zmq, _open_zmq, "zmq"),
         Rival("queue.SimpleQueue+msgpack", THREAD, lambda _: _two(queue.SimpleQueue), _open_packed_queues),
+        Rival("queue.SimpleQueue", THREAD, lambda _: _two(queue.SimpleQueue), _open_queues, sends=(OBJECTS,)),
         Rival(
             "interpreters.Queue",
             INTERPRETER,
