@@ -1,4 +1,4 @@
-"""Threads of one process, all at once: in parallel without a GIL; with one, more threads pass no more messages.
+"""Threads of one process, all at once: in parallel without a GIL; with one, they take turns.
 
 Each thread sends a value of its own: threads that send one value would all meet at its reference counts.
 """
