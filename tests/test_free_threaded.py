@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import sysconfig
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+import shmchannel
+from shmchannel import Channel
+from shmchannel.port.events import Events
+from shmchannel.transfer.claims import Claims
 from support.engines import RINGS, in_program
+from support.inside import select_side_of
 
 pytestmark = [
     pytest.mark.varies,
@@ -45,3 +54,56 @@ def test_the_gil_stays_off(engine: str) -> None:
     command = [sys.executable, "-W", "error", "-c", USES]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def at_once(action: Callable[[], Any]) -> list[Any]:
+    """What ``action`` returns in each of two threads that begin together."""
+    together, results = threading.Barrier(2, timeout=30), list[Any]()
+
+    def act() -> None:
+        together.wait()
+        results.append(action())
+
+    threads = [threading.Thread(target=act) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2  # neither has raised
+    return results
+
+
+def test_threads_that_find_the_end_at_once_call_each_callback_once() -> None:
+    called: list[int] = []
+    ports = [Events() for _ in range(1000)]
+    for number, events in enumerate(ports):
+        for _ in range(5):
+            events.on("end", functools.partial(called.append, number))
+    at_once(lambda: [events.fire("end", None) for events in ports])
+    assert sorted(called) == [number for number in range(1000) for _ in range(5)]
+
+
+def test_no_two_threads_have_a_claim_on_one_instance() -> None:
+    instance, holders = object(), list[object]()
+
+    def claim() -> bool:
+        for _ in range(5000):
+            claims, alone = Claims(), True
+            if claims.add(instance):
+                holders.append(claims)
+                alone = len(holders) == 1
+                holders.remove(claims)
+            claims.release()
+            if not alone:
+                return False
+        return True
+
+    assert at_once(claim) == [True, True]
+
+
+def test_waits_of_two_threads_leave_a_port_unwatched() -> None:
+    channel = Channel(capacity=4096)
+    with channel.connect() as one, channel.connect() as two:
+        two.write_sync(1)
+        at_once(lambda: [shmchannel.wait([one], timeout=0) for _ in range(2000)])
+        assert not select_side_of(one).watches

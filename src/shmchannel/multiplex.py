@@ -103,7 +103,7 @@ class _Bells:
         except PortClosed:  # also by another thread just now
             self._over.append(connection)
             return
-        side.watches += 1
+        side.watches.add(self)
         self._sides[connection] = side
         if side.life is not None:
             self._hear(side.life)
@@ -187,4 +187,4 @@ class _Bells:
     def unwatch(self) -> None:
         """End the wait."""
         for side in self._sides.values():
-            side.watches -= 1
+            side.watches.discard(self)

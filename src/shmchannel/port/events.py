@@ -73,7 +73,10 @@ def _is_async(function: object) -> bool:
 
 
 def _call_first(callbacks: list[Callback], loop: asyncio.AbstractEventLoop | None) -> None:
-    callback = callbacks.pop(0)  # here, and not in the caller: a handler may cut off a call before it begins
+    try:
+        callback = callbacks.pop(0)  # here, not in the caller: a handler may cut off a call before it begins
+    except IndexError:
+        return  # another thread has the last one: both have found the end
     try:
         if loop is not None and loop.is_running():
             loop.call_soon_threadsafe(callback)

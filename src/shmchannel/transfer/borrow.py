@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import threading
 import weakref
 from functools import partial
 from typing import Any
@@ -17,9 +18,11 @@ from typing import Any
 from ..errors import is_shortage
 from ..layout import BLOCKS, NOT_MAPPED
 from ..ring.consumer import dropped
+from ..system import forks
 from ..system.clock import monotonic
 from ..system.fences import WEAK_MEMORY, fence
 from ..system.files import disown, remove_file
+from ..system.interrupts import locked
 from ..system.mapping import map_file
 from .block import HEAD_SIZE, MOMENT
 from .buffer import receiving
@@ -30,6 +33,15 @@ from .sweep import Arrivals, slot_of
 # Each has the words of its direction, its block's number, its trip and the process.
 _out: dict[int, tuple[weakref.ref[Any], memoryview, int, int, int]] = {}
 _numbers = itertools.count()
+_storing = threading.RLock()  # of two threads at one block, none stores an older trip over a later one
+
+
+def _forget_parent() -> None:
+    global _storing
+    _storing = threading.RLock()  # another thread of the parent may have held the old one
+
+
+forks.in_child(_forget_parent)
 
 
 class Borrowed:
@@ -188,9 +200,14 @@ def _give_back(key: int, _reference: object = None) -> None:
     if out is None:
         return  # ``look`` was quicker, in another thread
     _, words, number, trip, pid = out
-    # In a fork the block is its parent's. If this is repeated, a later trip may have been given back already.
-    if os.getpid() == pid and words[number] & ~NOT_MAPPED < trip:
-        if WEAK_MEMORY:  # step: fence_before_give_back
-            fence()  # what was done with the block is over before the writer may have it
-        words[number] = trip  # step: give_back
+
+    def store() -> None:
+        # If this is repeated, a later trip may have been given back already.
+        if words[number] & ~NOT_MAPPED < trip:
+            if WEAK_MEMORY:  # step: fence_before_give_back
+                fence()  # what was done with the block is over before the writer may have it
+            words[number] = trip  # step: give_back
+
+    if os.getpid() == pid:  # in a fork the block is its parent's
+        locked(_storing, store)
     _out.pop(key, None)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from functools import partial
 from typing import Any
 
 from ..system import forks
+from ..system.interrupts import locked
 
-# By the id of the instance. Both `setdefault` and `get` are one step, also for threads.
-_claims: dict[int, weakref.ref[Claims]] = {}
-forks.in_child(_claims.clear)  # there the other threads are gone, and so are their writes
+_claims: dict[int, weakref.ref[Claims]] = {}  # by the id of the instance
+_lock = threading.RLock()  # no thread waits for anything while it has it
+
+
+def _forget_parent() -> None:
+    global _lock
+    _lock = threading.RLock()
+    _claims.clear()  # in a fork the other threads are gone, and so are their writes
+
+
+forks.in_child(_forget_parent)
 
 
 class Claims:
@@ -29,7 +39,7 @@ class Claims:
         left = _claims.get(id(instance))
         if left is not None and left() is None:  # a signal handler cut off its ``_drop``
             _drop(id(instance), left)
-        return _claims.setdefault(id(instance), mine) is mine
+        return _claims.setdefault(id(instance), mine) is mine  # one step, also for threads
 
     def release(self) -> None:
         """Give up all claims; may be repeated."""
@@ -41,5 +51,8 @@ class Claims:
 
 
 def _drop(identity: int, claim: weakref.ref[Claims]) -> None:
-    if _claims.get(identity) is claim:  # only its own Claims takes a claim away
-        _claims.pop(identity, None)
+    def drop() -> None:
+        if _claims.get(identity) is claim:  # only its own Claims takes a claim away
+            _claims.pop(identity, None)
+
+    locked(_lock, drop)

@@ -15,6 +15,8 @@ from ..system.fences import fence
 from ..system.lives import Life
 from .sleeper import ON_BELL, Sleeper
 
+_FOR_GOOD = "a selector that has the descriptor"
+
 
 class SelectSide:
     """A port's side in the selects that watch it."""
@@ -24,30 +26,26 @@ class SelectSide:
         self._doorbell = doorbell
         self._reader = reader
         self._ready = ready
-        self.watches = 0
-        """How many selects watch the port now."""
+        self.watches: set[object] = set()
+        """The selects that watch the port now. A set, because several threads may begin and end at once."""
         self.descriptor = -1
         """The doorbell's, as of the last ``announce``."""
         self.look_at = 0.0
         """Until then, in monotonic seconds, a port whose bell is silent has nothing to read. 0: look."""
         self.life: Life | None = None
         """What tells ``wait`` of the peer's death. Without it ``look_at`` is soon."""
-        self._watched_for_good = False
 
     def watch_for_good(self) -> int:
         """Have the peer ring for each message, and return the doorbell's descriptor; may be repeated."""
         descriptor = self.announce()
-        if not self._watched_for_good:
-            self._watched_for_good = True
-            self.watches += 1
+        self.watches.add(_FOR_GOOD)
         self.rearm()
         return descriptor
 
     def end_if_unwatched(self) -> None:
         """End ``watch_for_good``, unless a selector still has the descriptor. Only an epoll tells."""
-        if self._watched_for_good and not is_in_an_epoll(self._doorbell.fileno()):
-            self._watched_for_good = False
-            self.watches -= 1
+        if _FOR_GOOD in self.watches and not is_in_an_epoll(self._doorbell.fileno()):
+            self.watches.discard(_FOR_GOOD)
 
     def rest(self) -> None:
         """Take the announcement down: from now on a loop has the bell."""
