@@ -51,7 +51,7 @@ static int gather(Consumer *self)
 {
     Ring *ring = &self->end.ring;
     uint64_t until = load(ring, TAIL);
-    while (ring->head < until && !self->end.closed) {
+    while (LOOK(&ring->head) < until && !self->end.closed) {
         Frame frame = {0};
         Message message = {.value = NULL};
         int status = 0;
@@ -91,9 +91,9 @@ static PyObject *consumer_spin(PyObject *object, PyObject *Py_UNUSED(unused))
     if (!is_prepared(self->end.wake))
         return NULL;
     int found = ring_readable(&self->end.ring);
-    if (!found && !self->spun)
+    if (!found && !LOOK(&self->spun))
         found = spin_now(&self->spin, &self->end.ring);
-    self->spun = false;
+    STORE(&self->spun, false);
     return found < 0 ? NULL : PyBool_FromLong(found);
 }
 
@@ -118,7 +118,7 @@ static PyObject *consumer_shut(PyObject *object, PyObject *timeout)
     PyObject *result = end_shut(object, timeout);
     Ring *ring = &((End *)object)->ring;
     if (result)
-        ring_consume(ring, ring->head); /* those of a take_many under way are not given back yet */
+        ring_consume(ring, LOOK(&ring->head)); /* those of a take_many under way are not given back yet */
     return result;
 }
 

@@ -159,8 +159,7 @@ static Py_NO_INLINE int encode_set(Encoder *encoder, PyObject *set, long code)
     PyObject *member, *members = status ? NULL : PyObject_GetIter(set);
     if (!status)
         status = members ? add_tag(encoder, (size_t)length, code) : -1;
-    /* The iterator raises RuntimeError for another size. */
-    for (; !status && count < length && PySet_GET_SIZE(set) == length && (member = PyIter_Next(members)); count++) {
+    for (; !status && count < length && (member = next_member(members)); count++) {
         status = encode_value(encoder, member);
         Py_DECREF(member);
     }

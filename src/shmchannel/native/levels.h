@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "lock.h"
+
 typedef struct Level {
     struct Level *outer; /* NULL: none */
     PyObject *container; /* borrowed: its own level's caller holds it */
@@ -22,18 +24,6 @@ static inline uint64_t add_to_mark(uint64_t mark, const PyObject *part)
 {
     return (mark ^ (uintptr_t)part) * 0x9E3779B97F4A7C15u + 1;
 }
-
-/* A statement during which no other thread changes a container. With the GIL none does. */
-#ifdef Py_GIL_DISABLED
-#define EXCLUSIVELY(CONTAINER, ...)           \
-    do {                                      \
-        Py_BEGIN_CRITICAL_SECTION(CONTAINER); \
-        __VA_ARGS__;                          \
-        Py_END_CRITICAL_SECTION();            \
-    } while (0)
-#else
-#define EXCLUSIVELY(CONTAINER, ...) __VA_ARGS__
-#endif
 
 /* A part of a container, to be let go of by `done_with`. With the GIL the container itself keeps it until Python code runs. */
 #ifdef Py_GIL_DISABLED
@@ -60,6 +50,15 @@ static inline PyObject *list_item(PyObject *list, Py_ssize_t place)
     return item;
 }
 
+/* The next member of a set, held; NULL at the end, or if the set has another size than before. */
+static inline PyObject *next_member(PyObject *members)
+{
+    PyObject *member = PyIter_Next(members);
+    if (!member && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_RuntimeError))
+        PyErr_Clear();
+    return member;
+}
+
 static int get_mark(PyObject *container, uint64_t *mark)
 {
     PyObject *key, *value;
@@ -76,7 +75,7 @@ static int get_mark(PyObject *container, uint64_t *mark)
         return 0;
     }
     PyObject *members = PyObject_GetIter(container);
-    while (members && (value = PyIter_Next(members))) {
+    while (members && (value = next_member(members))) {
         *mark = add_to_mark(*mark, value);
         Py_DECREF(value);
     }

@@ -41,23 +41,23 @@ static bool has_items(PyObject *list)
     return list && PyList_CheckExact(list) && PyList_GET_SIZE(list);
 }
 
+static PyObject *pop_first(PyObject *list)
+{
+    if (!has_items(list))
+        return NULL;
+    PyObject **items = PySequence_Fast_ITEMS(list), *first = items[0];
+    Py_ssize_t rest = PyList_GET_SIZE(list) - 1;
+    for (Py_ssize_t i = 0; i < rest; i++)
+        STORE(&items[i], items[i + 1]); /* without a GIL others look at them */
+    Py_SET_SIZE(list, rest);
+    return first;
+}
+
 /* Take the first item out of a list, which keeps its room: see list_reserve. NULL if another thread was quicker. */
 static PyObject *take_first(PyObject *list)
 {
-    PyObject *first = NULL;
-#ifdef Py_GIL_DISABLED
-    Py_BEGIN_CRITICAL_SECTION(list);
-#endif
-    if (has_items(list)) {
-        PyObject **items = PySequence_Fast_ITEMS(list);
-        Py_ssize_t rest = PyList_GET_SIZE(list) - 1;
-        first = items[0];
-        memmove(items, items + 1, (size_t)rest * sizeof *items);
-        Py_SET_SIZE(list, rest);
-    }
-#ifdef Py_GIL_DISABLED
-    Py_END_CRITICAL_SECTION();
-#endif
+    PyObject *first;
+    EXCLUSIVELY(list, first = pop_first(list));
     return first;
 }
 
@@ -147,7 +147,7 @@ static void after_drop(MessageReader *self)
 /* Whether this process has connected the port, and is no fork of that one. */
 static bool is_ours(const MessageReader *self)
 {
-    return *(const double *)self->ours.buf != 0;
+    return look_at_double(self->ours.buf) != 0;
 }
 
 static PyObject *take_message(MessageReader *self, bool hold)
@@ -191,7 +191,7 @@ static PyObject *take(MessageReader *self, bool hold)
 {
     if (!is_prepared(self->consumer) || !is_prepared(self->consumer->end.wake))
         return NULL;
-    PyObject *arrivals = Py_XNewRef(self->arrivals); /* before the take: then a port that ends leaves the blocks to us */
+    PyObject *arrivals = member_of(self, &self->arrivals); /* before the take: then a port that ends leaves the blocks to us */
     PyObject *value = take_message(self, hold);
     Py_XDECREF(arrivals);
     return value;
@@ -218,7 +218,7 @@ static PyObject *message_reader_take_soon(PyObject *object, PyObject *Py_UNUSED(
     int found = spin_now(&self->consumer->spin, &self->consumer->end.ring);
     if (found < 0)
         return NULL;
-    self->consumer->spun = !found;
+    STORE(&self->consumer->spun, !found);
     return value_or_nothing(self, found ? take(self, false) : NULL);
 }
 
@@ -304,10 +304,10 @@ static PyMethodDef message_reader_methods[] = {
 };
 
 static PyMemberDef message_reader_members[] = {
-    {"deferred", T_OBJECT, offsetof(MessageReader, deferred), 0, NULL},
-    {"returned", T_OBJECT, offsetof(MessageReader, returned), 0, NULL},
-    {"arrivals", T_OBJECT, offsetof(MessageReader, arrivals), 0, NULL},
-    {"wake_others", T_OBJECT, offsetof(MessageReader, wake_others), 0, NULL},
+    {"deferred", T_OBJECT_EX, offsetof(MessageReader, deferred), 0, NULL},
+    {"returned", T_OBJECT_EX, offsetof(MessageReader, returned), 0, NULL},
+    {"arrivals", T_OBJECT_EX, offsetof(MessageReader, arrivals), 0, NULL},
+    {"wake_others", T_OBJECT_EX, offsetof(MessageReader, wake_others), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

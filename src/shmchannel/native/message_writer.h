@@ -62,11 +62,17 @@ static double roughly_now(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+/* Whether a put has to look first whether the peer lives. */
+static bool must_look(const MessageWriter *self)
+{
+    return roughly_now() >= look_at_double(self->next_look.buf);
+}
+
 /* As put, for a message that lends blocks: they are lent once it is published. */
 static PyObject *put_lending(MessageWriter *self, PyObject *payload)
 {
     State *state = self->codec->state;
-    if (roughly_now() >= *(const double *)self->next_look.buf)
+    if (must_look(self))
         return Py_NewRef(payload);
     PyObject *lending = PyObject_GetAttr(payload, state->str_lending), *note = NULL;
     if (lending)
@@ -88,7 +94,7 @@ static PyObject *put(MessageWriter *self, Encoder *encoder, PyObject *value)
         return NULL;
     if (encoder->lends)
         return put_lending(self, encoder->lends);
-    if (roughly_now() < *(const double *)self->next_look.buf) {
+    if (!must_look(self)) {
         size_t count;
         const Piece *pieces = output_pieces(out, &count);
         int written = pieces ? producer_write(self->producer, pieces, count, output_size(out), WHOLE, NULL) : -1;

@@ -47,7 +47,7 @@ static void producer_corrupted(Producer *self)
 {
     char found[64];
     snprintf(found, sizeof found, "head %#llx at tail %#llx", (unsigned long long)load(&self->end.ring, HEAD),
-             (unsigned long long)self->end.ring.tail);
+             (unsigned long long)LOOK(&self->end.ring.tail));
     raise_corrupted(&self->end, found);
 }
 
@@ -63,9 +63,9 @@ static RingAnswer producer_publish(Producer *self, const Piece *pieces, size_t c
     if (self->end.closed) /* during a long copy, which a close waits for only so long */
         return RING_FULL;
     if (kind != WHOLE)
-        self->parting = kind == PART;
+        STORE(&self->parting, kind == PART);
     if (kind != PART)
-        self->end.messages++;
+        STORE(&self->end.messages, self->end.messages + 1);
     ring_publish(ring, ring->tail + size, self->end.messages);
     return RING_OK;
 }
@@ -149,7 +149,7 @@ static PyObject *producer_try_write_frames(PyObject *object, PyObject *const *ar
     bool made = PyTuple_GET_ITEM(result, 0) && PyTuple_GET_ITEM(result, 1);
     if (count && made) {
         ring_copy_in(ring, before, frames + start, end - (size_t)start);
-        self->end.messages += count;
+        STORE(&self->end.messages, self->end.messages + count);
         ring_publish(ring, after, self->end.messages);
     }
     lock_give(&self->end.lock);
@@ -178,11 +178,12 @@ static PyObject *producer_abort(PyObject *object, PyObject *Py_UNUSED(unused))
     bool aborts = self->parting;
     if (aborts) {
         ring_fill(ring, 0, ABORT, NULL, 0); /* ring_room always leaves room for it */
-        self->parting = false;
+        STORE(&self->parting, false);
         ring_publish(ring, ring->tail + HEADER, self->end.messages);
     }
+    uint64_t after = ring->tail;
     lock_give(&self->end.lock);
-    if (aborts && producer_attend(self, ring->tail) < 0)
+    if (aborts && producer_attend(self, after) < 0)
         return NULL;
     Py_RETURN_NONE;
 }

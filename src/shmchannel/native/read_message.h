@@ -16,7 +16,7 @@ typedef struct {
     PyObject *parts;           /* a bytes object, which begins with the parts of the message under way; or NULL */
     size_t parts_size;         /* bytes of these parts */
     Spin spin;
-    bool spun; /* in take_soon, and found nothing */
+    bool spun; /* in take_soon, and found nothing: a hint, which another thread may have */
     Sleep sleep;
 } Consumer;
 
@@ -36,7 +36,7 @@ static int consumer_attend(Consumer *self)
     if (!load(ring, WRITER))                   /* step: look_at_writer */
         return 0;
     /* The ring may hold more than this end has seen. Then the writer wakes for one look too many. */
-    uint64_t room = ring->capacity - HEADER - (ring->tail - ring->head);
+    uint64_t room = ring->capacity - HEADER - (LOOK(&ring->tail) - LOOK(&ring->head));
     for (int half = WRITER_SLEEPS; half <= WRITER_BELL; half++) {
         uint64_t need = atomic_load(writer_need(ring, half));
         if (need && need * NEED <= room) {
@@ -51,13 +51,14 @@ static int consumer_attend(Consumer *self)
 static void consumer_corrupted(Consumer *self, const Frame *frame)
 {
     Ring *ring = &self->end.ring;
+    uint64_t head = LOOK(&ring->head), tail = LOOK(&ring->tail);
     char found[96];
-    if (ring->head == ring->tail)
+    if (head == tail)
         snprintf(found, sizeof found, "tail %#llx at head %#llx", (unsigned long long)load(ring, TAIL),
-                 (unsigned long long)ring->head);
+                 (unsigned long long)head);
     else
         snprintf(found, sizeof found, "a frame of kind %d and %llu bytes among %llu", frame->kind,
-                 (unsigned long long)frame->length, (unsigned long long)(ring->tail - ring->head));
+                 (unsigned long long)frame->length, (unsigned long long)(tail - head));
     raise_corrupted(&self->end, found);
 }
 
@@ -239,9 +240,9 @@ static int take_frame(Consumer *self, const Frame *frame, Codec *codec, Message 
         self->parts_size = 0;
     }
     if (frame->kind == WHOLE || frame->kind == LAST)
-        self->end.messages++;
+        STORE(&self->end.messages, self->end.messages + 1);
     if (hold)
-        self->end.ring.head = frame->after;
+        STORE(&self->end.ring.head, frame->after);
     else
         ring_consume(&self->end.ring, frame->after);
     return status;

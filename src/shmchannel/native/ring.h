@@ -1,7 +1,8 @@
 /* One direction of a channel, a ring of frames, in C11 without any Python.
 
    ring/producer.py and ring/consumer.py are the reference; docs/layout.md explains every byte. The steps, their order and their
-   names are those of the model (docs/model/ring.pml). Nothing here waits or allocates. The caller holds the end's lock. */
+   names are those of the model (docs/model/ring.pml). Nothing here waits or allocates. The caller
+   holds the end's lock, but for ring_readable. */
 
 #pragma once
 
@@ -33,6 +34,10 @@ typedef struct {
 } Frame;
 
 typedef enum { RING_EMPTY, RING_OK, RING_FULL, RING_CORRUPTED } RingAnswer;
+
+/* Look at a number of this process that another thread may be storing, and store one. It says nothing of what lies around it. */
+#define LOOK(PLACE) __atomic_load_n(PLACE, __ATOMIC_RELAXED)
+#define STORE(PLACE, NUMBER) __atomic_store_n(PLACE, NUMBER, __ATOMIC_RELAXED)
 
 static inline uint64_t load(const Ring *ring, int word)
 {
@@ -99,7 +104,7 @@ static inline RingAnswer ring_load_head(Ring *ring)
     uint64_t head = load(ring, HEAD);
     if (head < ring->head || head > ring->tail || head & 7)
         return RING_CORRUPTED;
-    ring->head = head;
+    STORE(&ring->head, head);
     return RING_OK;
 }
 
@@ -130,7 +135,7 @@ static inline void ring_fill(Ring *ring, uint64_t length, int kind, const Piece 
 static inline void ring_publish(Ring *ring, uint64_t after, uint64_t messages)
 {
     atomic_store_explicit(&ring->control[MESSAGES], messages, memory_order_relaxed);
-    ring->tail = after;
+    STORE(&ring->tail, after);
     /* Release: the frame is stored before the tail. step: fence_before_publish, step: publish_tail */
     store(ring, TAIL, after);
 }
@@ -149,7 +154,7 @@ static inline RingAnswer ring_next(Ring *ring, Frame *frame)
             return RING_EMPTY;
         if (tail < ring->head || tail - ring->head > ring->capacity || tail & 7)
             return RING_CORRUPTED;
-        ring->tail = tail;
+        STORE(&ring->tail, tail);
     }
     header = atomic_load_explicit((Word *)ring_at(ring, ring->head, &before), memory_order_relaxed);
     frame->kind = (int)(header & 7);
@@ -162,7 +167,7 @@ static inline RingAnswer ring_next(Ring *ring, Frame *frame)
 
 static inline void ring_consume(Ring *ring, uint64_t after)
 {
-    ring->head = after;
+    STORE(&ring->head, after);
     /* Release: the frame is copied out before its room is given back. step: fence_before_consume, step: consume */
     store(ring, HEAD, after);
 }
@@ -170,5 +175,5 @@ static inline void ring_consume(Ring *ring, uint64_t after)
 /* Whether a waiting reader can go on: a frame is there, or the producer has closed. */
 static inline bool ring_readable(const Ring *ring)
 {
-    return load(ring, TAIL) != ring->head || load(ring, PRODUCER_CLOSED);
+    return load(ring, TAIL) != LOOK(&ring->head) || load(ring, PRODUCER_CLOSED);
 }

@@ -5,6 +5,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -67,36 +68,38 @@ typedef struct {
     uint64_t words[KEY_WORDS]; /* its ASCII, padded with zeros, and its length in the last byte */
     PyObject *text;            /* NULL: there is none */
 #ifdef Py_GIL_DISABLED
-    PyMutex mutex; /* several threads may decode at once */
+    _Atomic bool in_use; /* by a thread; another one takes it for unknown */
 #endif
 } Key;
 
 #ifdef Py_GIL_DISABLED
-#define LOCK_KEY(KEY) PyMutex_Lock(&(KEY)->mutex)
-#define UNLOCK_KEY(KEY) PyMutex_Unlock(&(KEY)->mutex)
+#define TRY_KEY(KEY) (!atomic_exchange_explicit(&(KEY)->in_use, true, memory_order_acquire))
+#define GIVE_KEY(KEY) atomic_store_explicit(&(KEY)->in_use, false, memory_order_release)
 #else
-#define LOCK_KEY(KEY)
-#define UNLOCK_KEY(KEY)
+#define TRY_KEY(KEY) true
+#define GIVE_KEY(KEY)
 #endif
 
 /* The str of these words; NULL if the place has another one. */
 static inline PyObject *known_key(Key *key, const uint64_t words[KEY_WORDS])
 {
     PyObject *text = NULL;
-    LOCK_KEY(key);
+    if (!TRY_KEY(key))
+        return NULL;
     if (key->words[0] == words[0] && key->words[1] == words[1] && key->words[2] == words[2] && key->words[3] == words[3])
         text = Py_XNewRef(key->text);
-    UNLOCK_KEY(key);
+    GIVE_KEY(key);
     return text;
 }
 
 static void keep_key(Key *key, const uint64_t words[KEY_WORDS], PyObject *text)
 {
-    LOCK_KEY(key);
+    if (!TRY_KEY(key))
+        return;
     PyObject *old = key->text;
     memcpy(key->words, words, sizeof key->words);
     key->text = Py_NewRef(text);
-    UNLOCK_KEY(key);
+    GIVE_KEY(key);
     Py_XDECREF(old);
 }
 

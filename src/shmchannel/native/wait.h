@@ -28,9 +28,9 @@ enum { NO_SPIN = 0, SPIN_APART = 1, SPIN_BESIDE = 2, SPIN_YIELDING = 3 }; /* ans
 
 typedef struct {
     PyObject *spins;  /* Sleeper.spins, which is called until it answers something else than NO_SPIN; */
-    int answer;       /* its last answer */
+    int answer;       /* its last answer; */
     _Atomic int64_t resumes; /* ns of the monotonic clock: before, there is no spin */
-    Py_buffer budget; /* Sleeper.budget, two int64: ns that a spin may take, now and at most */
+    Py_buffer budget; /* Sleeper.budget, two int64 that Python code stores too: ns that a spin may take, now and at most */
     Word *peer_spins; /* the SPINS of the peer's reader: then the peer has let go of its GIL */
     _Atomic uint8_t *peer_sleeps; /* its READER_SLEEPS: then the peer is about to */
 } Spin;
@@ -76,7 +76,7 @@ static void wait_for_gil_of_peer(const Spin *spin)
 static bool spin_for(Spin *spin, Ring *ring, int64_t budget)
 {
     int64_t now = nanoseconds(), until = now < spin->resumes ? now : now + budget;
-    int64_t yields = spin->answer == SPIN_YIELDING ? now : now + UNYIELDING;
+    int64_t yields = LOOK(&spin->answer) == SPIN_YIELDING ? now : now + UNYIELDING;
     bool found;
     store(ring, SPINS, 1);
     while (!(found = ring_readable(ring)) && now < until) {
@@ -92,7 +92,7 @@ static bool spin_for(Spin *spin, Ring *ring, int64_t budget)
             until = now;
         }
     }
-    if (found && spin->answer == SPIN_BESIDE)
+    if (found && LOOK(&spin->answer) == SPIN_BESIDE)
         wait_for_gil_of_peer(spin);
     store(ring, SPINS, 0);
     return found;
@@ -102,24 +102,24 @@ static bool spin_for(Spin *spin, Ring *ring, int64_t budget)
 static int spin_now(Spin *spin, Ring *ring)
 {
     int64_t *budget = spin->budget.buf;
-    if (spin->answer == NO_SPIN) {
+    if (LOOK(&spin->answer) == NO_SPIN) {
         PyObject *answer = PyObject_CallNoArgs(spin->spins);
         if (!answer)
             return -1;
-        spin->answer = (int)PyLong_AsLong(answer);
+        STORE(&spin->answer, (int)PyLong_AsLong(answer));
         Py_DECREF(answer);
         if (PyErr_Occurred())
             return -1;
     }
-    if (spin->answer == NO_SPIN || *budget <= 0)
+    int64_t most = LOOK(&budget[0]);
+    if (LOOK(&spin->answer) == NO_SPIN || most <= 0)
         return 0;
     bool found;
-    int64_t most = *budget;
     Py_BEGIN_ALLOW_THREADS
     found = spin_for(spin, ring, most);
     Py_END_ALLOW_THREADS
     if (found)
-        budget[0] = budget[1];
+        STORE(&budget[0], LOOK(&budget[1]));
     return found;
 }
 
