@@ -248,6 +248,13 @@ def test_frames_copied_and_transferred() -> None:
         assert re.fullmatch(rf" *{how} +\d+ frames/s +\d+\.\d\d GiB/s", line)
 
 
+def test_both_pools_make_the_same_thumbnails() -> None:
+    lines = run("examples/thumbnails.py", "--images", "20", "--workers", "2").splitlines()
+    for line, name in zip(lines, ("concurrent.futures", "shmchannel.futures"), strict=False):
+        assert re.fullmatch(rf"{name}: +\d+\.\d thumbnails/s", line)
+    assert lines[2:] == ["both made the same"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -258,6 +265,7 @@ def test_frames_copied_and_transferred() -> None:
         ["async_rpc.py", "--requests", "0"],
         ["log_fan_in.py", "--records", "0"],
         ["supervisor.py", "--jobs", "-1"],
+        ["thumbnails.py", "--images", "0"],
         ["web_server.py", "--port", "70000"],
         ["handoff.py"],
         pytest.param(["interpreters.py", "--workers", "0"], marks=needs_3_14),
@@ -287,6 +295,7 @@ PRINTING = [
     ["async_rpc.py", "--requests", "5"],
     ["log_fan_in.py"],
     ["supervisor.py", "--jobs", "5"],
+    ["thumbnails.py", "--images", "5", "--workers", "1"],
     pytest.param(["interpreters.py", "--limit", "5"], marks=needs_3_14),
     pytest.param(["interpreter_actor.py", "--texts", "5"], marks=needs_3_14),
 ]
@@ -312,6 +321,7 @@ def test_an_example_whose_output_nobody_reads_ends_quietly(arguments: list[str])
         os.close(writer)
 
 
+OTHERS = {"log_fan_in.py", "thumbnails.py"}  # they do not wait for one worker over one channel
 FAILING = """
 import os, sys
 if "--multiprocessing-fork" in sys.orig_argv:
@@ -321,7 +331,7 @@ if "--multiprocessing-fork" in sys.orig_argv:
 
 @pytest.mark.parametrize(
     "arguments",
-    [each for each in PRINTING if isinstance(each, list) and each[0] != "log_fan_in.py"],
+    [each for each in PRINTING if isinstance(each, list) and each[0] not in OTHERS],
     ids=lambda arguments: arguments[0],
 )
 def test_an_example_whose_worker_never_connects_says_so(arguments: list[str], tmp_path: Path) -> None:
