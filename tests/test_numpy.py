@@ -115,7 +115,7 @@ def test_an_array_that_no_side_lists_is_refused_with_what_to_list() -> None:
     what = re.escape("list shmchannel.numpy.ndarray_interface in interfaces=[...]")
     with pytest.raises(CloneError, match=what):
         Codec().encode(numpy.zeros(3))
-    with pytest.raises(InterfaceError, match=r"list shmchannel\.numpy\.ndarray_interface in interfaces=\[\.\.\.\] on both"):
+    with pytest.raises(InterfaceError, match=r"list shmchannel\.numpy\.ndarray_interface in interfaces="):
         Codec().decode(codec.encode(numpy.zeros(3)))
 
 
