@@ -1,8 +1,7 @@
 """Threads of one process that use one port, or one value, at the same moment.
 
 With a GIL most of these races cannot be lost. Without one a test fails, or the process crashes, if a step
-that the GIL makes one comes apart. `make race` runs this file under ThreadSanitizer, which also sees what
-seldom does harm.
+that the GIL makes one comes apart. RACES in the environment is the number of turns.
 """
 
 from __future__ import annotations
