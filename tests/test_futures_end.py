@@ -34,14 +34,19 @@ def program(code: str, start: str, folder: Path) -> Iterator[subprocess.Popen[st
     path = folder / "program.py"
     path.write_text(BEGIN + body)
     command = [sys.executable, str(path), start, str(folder)]
-    with subprocess.Popen(
-        command,
-        env=WITH_TESTS,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as running:
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
+    try:
+        running = subprocess.Popen(
+            command,
+            env=WITH_TESTS,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    with running:
         try:
             yield running
         finally:
