@@ -4,7 +4,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 
 .PHONY: demo test test-slow style format types check coverage fuzz sanitize stress mutants crash soak model bench bench-plots \
-	docs docs-serve docs-test dist-check clean
+	arm64 docs docs-serve docs-test dist-check clean
 
 demo: $(VENV)/.cli
 	$(RUN) examples/count_tokens.py
@@ -44,6 +44,12 @@ fuzz: $(VENV)/.test $(VENV)/.fuzz
 # The C core under sanitizers; needs gcc with their libraries.
 sanitize: $(VENV)/.test
 	tests/programs/native/sanitize.sh $(RUN)
+
+# Tests on arm64, by qemu; slow, and TESTS=tests/test_ring.py slower. ARM64: a CPython 3.14 for arm64 that runs here, under one prefix with its headers.
+ARM64 ?= /opt/python-3.14-arm64/usr/bin/python3.14
+ARM64_TESTS = -m "not slow" -k "not million" tests/test_batches.py tests/test_native.py
+arm64: $(VENV)/.test
+	tests/programs/native/arm64.sh $(RUN) $(ARM64) $(VENV)-arm64 $(or $(TESTS),$(ARM64_TESTS))
 
 # Interpreters that come and go, for a minute or two: PYTHON=python3.14 make stress
 stress: $(VENV)/.test
