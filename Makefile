@@ -4,7 +4,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 
 .PHONY: demo test test-slow style format types check coverage fuzz sanitize stress mutants crash soak model bench bench-plots \
-	arm64 docs docs-serve docs-test dist-check clean
+	arm64 race docs docs-serve docs-test dist-check clean
 
 demo: $(VENV)/.cli
 	$(RUN) examples/count_tokens.py
@@ -44,6 +44,10 @@ fuzz: $(VENV)/.test $(VENV)/.fuzz
 # The C core under sanitizers; needs gcc with their libraries.
 sanitize: $(VENV)/.test
 	tests/programs/native/sanitize.sh $(RUN)
+
+# Threads at once under ThreadSanitizer: PYTHON is a CPython made with --disable-gil --with-thread-sanitizer.
+race: $(VENV)/.test
+	tests/programs/native/race.sh $(RUN)
 
 # Tests on arm64, by qemu; slow, and TESTS=tests/test_ring.py slower. ARM64: a CPython 3.14 for arm64 that runs here, under one prefix with its headers.
 ARM64 ?= /opt/python-3.14-arm64/usr/bin/python3.14
