@@ -145,6 +145,13 @@ PAIRS = [
         python="both",
     ),
     Pair(
+        "a pool takes a task back, or finds that its worker has begun it",
+        "say_begun(BEGUN=1) fence_after_begun look_at_limit(LIMIT)",
+        "say_limit(LIMIT=1) fence_after_limit look_if_begun(BEGUN)",
+        "look_at_limit=0 look_if_begun=0",
+        python="both",
+    ),
+    Pair(
         "a header is there once its magic is",
         "write_header(HEADER=1) fence_before_magic say_magic(MAGIC=1)",
         "look_at_magic(MAGIC) fence_after_magic read_header(HEADER)",

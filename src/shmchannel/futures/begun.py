@@ -27,9 +27,9 @@ class Begun:
 
     def begin(self, number: int) -> bool:
         """Begin a task, for the worker. False if the pool may have taken it back: then it must not run."""
-        self._words[BEGUN] = number
-        fence()
-        return number <= self._words[LIMIT]
+        self._words[BEGUN] = number  # step: say_begun
+        fence()  # step: fence_after_begun
+        return number <= self._words[LIMIT]  # step: look_at_limit
 
     def last(self) -> int:
         """The number of the last task that the worker has begun, or left out."""
@@ -45,6 +45,6 @@ class Begun:
         Returns the number of the first one that the worker will not begin.
         """
         limit = max(first - 1, self._words[BEGUN])
-        self._words[LIMIT] = limit
-        fence()
-        return max(limit, self._words[BEGUN]) + 1
+        self._words[LIMIT] = limit  # step: say_limit
+        fence()  # step: fence_after_limit
+        return max(limit, self._words[BEGUN]) + 1  # step: look_if_begun

@@ -6,7 +6,7 @@
       runs, and nothing waits but a copy. What is looked at without the lock, to spin, sleep and wake, is looked at by LOOK and
       stored by STORE: who sees an older value looks once more, or once too often.
    2. An object that another thread may replace is taken out by `exchange`, or held by `member_of`.
-   3. Parts of a value of the user's are held, each taken in one step: EXCLUSIVELY (levels.h).
+   3. Parts of a value of the user's are held, each taken in one step, by EXCLUSIVELY (levels.h).
    4. Keys that were decoded lately have a flag each (state.h). Nobody waits for it: one can do without a known key.
    5. All else is set before a second thread sees it, and never changed, or it belongs to the one call.
 
