@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from shmchannel import CloneError
-from shmchannel.futures import ProcessPoolExecutor, RemoteError
+from shmchannel import CloneError, RemoteError
+from shmchannel.futures import ProcessPoolExecutor
 from support import tasks
 from support.tasks import Point, Unlisted, both, double, same, wait_for
 
@@ -141,13 +141,28 @@ def test_an_error_arrives_with_the_worker_s_traceback_as_a_note(executor: Proces
     (note,) = caught.value.__notes__
     assert note.startswith("In the worker:\nTraceback (most recent call last):")
     assert 'raise Unlisted("inside")' in note
-    assert caught.value.__context__ is None  # which cannot cross
+    assert isinstance(caught.value.__context__, RemoteError)
 
 
-def test_an_error_that_cannot_be_cloned_is_named(executor: ProcessPoolExecutor) -> None:
+def test_an_error_that_cannot_be_cloned_is_a_remote_error_with_one_traceback(
+    executor: ProcessPoolExecutor,
+) -> None:
     with pytest.raises(RemoteError, match=r"support\.tasks\.Unlisted: on purpose") as caught:
         executor.submit(tasks.fail, "unlisted").result(timeout=30)
-    assert "raise" in caught.value.__notes__[0]
+    (note,) = caught.value.__notes__
+    assert 'raise Unlisted("inside")' in note
+    assert caught.value.traceback in note
+
+
+def test_a_remote_error_that_a_task_raises_has_the_worker_s_traceback_too(
+    executor: ProcessPoolExecutor,
+) -> None:
+    with pytest.raises(RemoteError, match="NoDisk: full") as caught:
+        executor.submit(tasks.fail_with, RemoteError("NoDisk", "full", "its own", "not listed")).result(30)
+    own, added = caught.value.__notes__
+    assert "its own" in own
+    assert added.startswith("In the worker:\n")
+    assert "in fail_with" in added
 
 
 def test_a_task_that_exits_fails_and_the_worker_goes_on() -> None:

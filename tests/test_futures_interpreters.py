@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from shmchannel import CloneError
-from shmchannel.futures import RemoteError
+from shmchannel import CloneError, RemoteError
 from support import tasks
 from support.flavours import WITH_TESTS
 from support.tasks import Point, both, double, wait_for

@@ -71,6 +71,10 @@ def fail(kind: str) -> None:
         raise {"listed": ValueError, "unlisted": Unlisted, "exit": SystemExit}[kind]("on purpose")  # noqa: B904
 
 
+def fail_with(error: BaseException) -> None:
+    raise error
+
+
 def leave_mark(folder: str, name: str, then: str = "return") -> str:
     """Append a line to a file, as a proof that the task has run, and then return or end the process."""
     with Path(folder, name).open("a") as file:

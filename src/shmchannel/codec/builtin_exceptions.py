@@ -50,7 +50,7 @@ def take_text(value: BaseException, reason: Exception) -> list[Any]:
     """Return the parts of a ``RemoteError`` for any exception; ``reason`` says why that is not cloned."""
     name = _text(lambda: name_of_class(type(value)), "?").removeprefix("builtins.")
     message = _text(lambda: str(value), "<its str() failed>")
-    printed = _text(lambda: _printed(value), f"{name}: {message}\n")
+    printed = traceback_of(value) or f"{name}: {message}\n"
     return [errors.RemoteError.__name__, False, None, None, None, name, message, printed, str(reason)]
 
 
@@ -68,10 +68,11 @@ def _text(make: Callable[[], str], otherwise: str) -> str:
         return otherwise
 
 
-def _printed(value: BaseException) -> str:
+def traceback_of(value: BaseException) -> str:
+    """Return the traceback of an exception as Python prints it; "" if that fails."""
     import traceback  # only now: most programs never need it
 
-    return "".join(traceback.format_exception(value))
+    return _text(lambda: "".join(traceback.format_exception(value)), "")
 
 
 def context_of(value: BaseException) -> BaseException | None:

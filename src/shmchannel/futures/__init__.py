@@ -2,10 +2,10 @@
 
 import sys
 
-from .errors import RemoteError, WorkerLost
+from .errors import WorkerLost
 from .process import ProcessPoolExecutor
 
-__all__ = ["ProcessPoolExecutor", "RemoteError", "WorkerLost"]
+__all__ = ["ProcessPoolExecutor", "WorkerLost"]
 
 if sys.version_info >= (3, 14):
     from .interpreter import InterpreterPoolExecutor

@@ -1,4 +1,4 @@
-"""The exceptions of the pools, beside those of the standard's."""
+"""The exception of the pools, beside those of the standard's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,3 @@ class WorkerLost(BrokenProcessPool):
 
     It is a ``BrokenExecutor``, and what the standard's pool of processes raises for all its tasks then.
     """
-
-
-class RemoteError(Exception):
-    """Raised in place of a task's exception that cannot be cloned; names its class and says its message."""

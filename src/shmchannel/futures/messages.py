@@ -7,14 +7,13 @@ that it is ready, and then writes an answer to each call, in their order: ``[kin
 from __future__ import annotations
 
 import pickle
-import traceback
-from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..codec.builtin_exceptions import traceback_of
 from ..codec.interfaces import Interface, listed
-from ..errors import CloneError, EndOfChannel, InterfaceError, PeerLost, PortClosed
+from ..errors import CloneError, EndOfChannel, InterfaceError, PeerLost, PortClosed, RemoteError
 from ..port.port import Port
-from .errors import RemoteError, WorkerLost
+from .errors import WorkerLost
 from .functions import FUNCTIONS, find
 
 # The kinds of what a worker writes. BROKEN: its initializer failed. LEFT_OUT: the pool took the call back.
@@ -33,7 +32,7 @@ def interfaces_with(users: tuple[type | Interface, ...]) -> tuple[Interface, ...
     """
     theirs = listed(users)
     classes = {one.cls for one in theirs}
-    ours = (*FUNCTIONS, Interface(RemoteError), Interface(WorkerLost))
+    ours = (*FUNCTIONS, Interface(WorkerLost))
     return theirs + tuple(one for one in ours if one.cls not in classes)
 
 
@@ -54,11 +53,17 @@ def run(call: Any) -> Any:
 
 
 def write_answer(port: Port, kind: int, seconds: float, payload: Any, *, pickles: bool) -> None:
-    """Write the result or the error of a call, in the first of the ways in which it can cross."""
+    """Write the result or the error of a call, in the first of the ways in which it can cross.
+
+    An error always can, as a ``RemoteError`` at least. So a pool that pickles tries that first.
+    """
+    ways = [kind]
+    if pickles:
+        ways.insert(1 if kind == RESULT else 0, _PICKLED[kind])
     failure: BaseException | None = None
-    for way, make in _ways(kind, payload, pickles=pickles):
+    for way in ways:
         try:
-            port.write_sync([way, seconds, make()])
+            port.write_sync([way, seconds, pickle.dumps(payload) if way in _PLAIN else payload])
             return
         except OVER:
             raise
@@ -67,28 +72,9 @@ def write_answer(port: Port, kind: int, seconds: float, payload: Any, *, pickles
     write_answer(port, ERROR, seconds, [failure, ""], pickles=pickles)
 
 
-def _ways(kind: int, payload: Any, *, pickles: bool) -> Iterator[tuple[int, Callable[[], Any]]]:
-    yield kind, lambda: payload
-    if pickles:
-        yield _PICKLED[kind], lambda: pickle.dumps(payload)
-    if kind == ERROR:
-        yield ERROR, lambda: _without_chain(*payload)
-        yield ERROR, lambda: _as_remote_error(*payload)
-
-
-def _without_chain(error: BaseException, text: str) -> list[Any]:
-    """An error without the others that it came from, of which one may be what cannot cross."""
-    error.__cause__ = error.__context__ = None
-    return [error, text]
-
-
-def _as_remote_error(error: BaseException, text: str) -> list[Any]:
-    return [RemoteError(f"{type(error).__module__}.{type(error).__qualname__}: {error}"), text]
-
-
 def text_of(error: BaseException) -> str:
     """The traceback of an error, for a note."""
-    return "".join(traceback.format_exception(error)).rstrip()
+    return traceback_of(error).rstrip()
 
 
 def outcome(kind: int, payload: Any) -> tuple[Any, BaseException | None]:
@@ -98,6 +84,7 @@ def outcome(kind: int, payload: Any) -> tuple[Any, BaseException | None]:
     if kind == RESULT:
         return payload, None
     error, text = payload
-    if text:
+    noted = isinstance(error, RemoteError) and error.traceback.rstrip() == text
+    if text and not noted:
         error.add_note(f"In the worker:\n{text}")
     return None, error
