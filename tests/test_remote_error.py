@@ -34,6 +34,20 @@ class Locked(Exception):
         raise LookupError
 
 
+class Unbound:
+    """As a proxy of a web framework outside a request."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("there is no request")
+
+
+class Stands:
+    """As a mock with a spec."""
+
+    __class__ = ValueError  # type: ignore[assignment]
+
+
 class Text(str):
     pass
 
@@ -166,6 +180,17 @@ def test_a_remote_error_can_be_passed_on() -> None:
     second = decode(encode([first]))[0]
     assert alike(first, second)
     assert vars(first) == vars(second)
+
+
+@pytest.mark.parametrize("kind", [Unbound, Stands])
+def test_only_the_type_says_whether_a_value_is_an_exception(kind: type) -> None:
+    for value in (kind(), [kind()], {"job": [kind()]}):
+        with pytest.raises(CloneError, match=f"cannot clone .*{kind.__name__}"):
+            encode(value)
+    assert decode(encode(ValueError(kind()))).class_name == "ValueError"
+    codec = Codec([Interface(kind, serialize=lambda _: 1, deserialize=lambda value: value)])
+    shared: list[Any] = []
+    assert codec.decode(codec.encode([shared, shared, kind()])) == [[], [], 1]
 
 
 def test_texts_without_bound_are_shortened() -> None:

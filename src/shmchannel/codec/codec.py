@@ -285,7 +285,7 @@ class _TreeEncoder:
             else:
                 self._pack_tag(form.code, len(parts))
             return parts
-        if form or interface is None or kind is bytearray or isinstance(container, BaseException):
+        if form or interface is None or kind is bytearray or issubclass(kind, BaseException):
             raise _NoTreeError
         moved = self._moves.get(id(container))
         serialized = moved or Serialized(container, interface, interface.take(container))

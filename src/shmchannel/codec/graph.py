@@ -161,7 +161,8 @@ class _Writer:
         number = self._numbers.get(id(part))
         if number is None:
             number = self._numbers[id(part)] = Reference(len(self._nodes))
-            if isinstance(part, BaseException) and part is not self._tried:
+            # Not isinstance, which asks an object for its __class__: a proxy may say anything, or raise.
+            if issubclass(kind, BaseException) and part is not self._tried:
                 entry = self._entry_of_exception(part, depth)
             else:
                 entry = self._entry(part, path)
