@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from shmchannel import Channel, CloneError, Interface, RemoteError, SharedBuffer
+from shmchannel import Channel, ChannelError, CloneError, Interface, RemoteError, SharedBuffer
 from shmchannel.codec import types
 from shmchannel.codec.interfaces import listed
 from support.engines import RINGS, Codec, connected, decode, encode
@@ -285,6 +285,21 @@ def test_an_interface_that_fails_in_an_exception_does_not_fail_the_write(
     copy = codec.decode(codec.encode([wrap(Counted()), wrap(2)]))
     assert [type(one) for one in copy] == [RemoteError, wrap]
     assert copy[0].class_name.endswith(wrap.__name__)
+
+
+class Mute(ChannelError):
+    def __str__(self) -> str:
+        raise LookupError
+
+
+@pytest.mark.parametrize("raised", [Silent, Mute])
+def test_an_interface_may_raise_what_has_no_str(raised: type[Exception]) -> None:
+    def fail(_: Any) -> Any:
+        raise raised
+
+    codec = Codec([Interface(Counted, serialize=fail, deserialize=str)])
+    copy = codec.decode(codec.encode(ValueError(Counted())))
+    assert copy.reason.endswith("<its str() failed>")
 
 
 def test_a_listed_exception_is_itself() -> None:

@@ -49,15 +49,20 @@ _LONGEST = 1 << 16  # characters of each text of a RemoteError: an exception's m
 def take_text(value: BaseException, reason: Exception) -> list[Any]:
     """Return the parts of a ``RemoteError`` for any exception; ``reason`` says why that is not cloned."""
     name = _text(lambda: name_of_class(type(value)), "?").removeprefix("builtins.")
-    message = _text(lambda: str(value), "<its str() failed>")
+    message = text_of(value)
     printed = traceback_of(value) or f"{name}: {message}\n"
-    return [errors.RemoteError.__name__, False, None, None, None, name, message, printed, str(reason)]
+    return [errors.RemoteError.__name__, False, None, None, None, name, message, printed, text_of(reason)]
 
 
 def name_of_class(cls: type) -> str:
     # The main module of a process that multiprocessing has spawned is the parent's main module.
     module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
     return f"{module}.{cls.__qualname__}"
+
+
+def text_of(value: BaseException) -> str:
+    """Return an exception's str, which may be code of the user's."""
+    return _text(lambda: str(value), "<its str() failed>")
 
 
 def _text(make: Callable[[], str], otherwise: str) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast, runtime_checkable
 
 from ..errors import ChannelError, EndOfChannel, InterfaceError, PeerLost, PortClosed, WouldBlock
-from .builtin_exceptions import context_of, name_of_class
+from .builtin_exceptions import context_of, name_of_class, text_of
 from .known_classes import to_list
 from .types import is_known, name_of_type, type_named
 
@@ -172,7 +172,7 @@ class Interface:
                 raise error
             finally:  # its traceback has this frame: a cycle would keep blocks until a collection
                 del error
-        raise InterfaceError(f"{self.name}: {how} raised {type(error).__name__}: {error}") from error
+        raise InterfaceError(f"{self.name}: {how} raised {type(error).__name__}: {text_of(error)}") from error
 
     # A dataclass travels as all its fields, and is built without a call of __init__. So do a class of attrs,
     # a model of pydantic and an exception.
