@@ -193,6 +193,23 @@ def test_only_the_type_says_whether_a_value_is_an_exception(kind: type) -> None:
     assert codec.decode(codec.encode([shared, shared, kind()])) == [[], [], 1]
 
 
+class Comparing(type):
+    """Its classes have no hash."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other
+
+
+class Row(metaclass=Comparing):
+    pass
+
+
+def test_the_class_of_an_argument_may_have_no_hash() -> None:
+    copy = decode(encode([ValueError(Row())]))[0]
+    assert copy.class_name == "ValueError"
+    assert "unhashable" in copy.reason
+
+
 def test_texts_without_bound_are_shortened() -> None:
     error = JobFailed("x" * 10_000_000)
     assert len(encode(error)) < 300_000

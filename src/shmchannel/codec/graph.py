@@ -184,7 +184,7 @@ class _Writer:
         )
         try:
             trial._entries(error, depth)
-        except ChannelError as reason:
+        except (ChannelError, TypeError) as reason:  # TypeError: a class has no hash, by its metaclass
             if id(error) in self._moves:
                 raise
             return types.EXCEPTION.code, take_text(error, reason), str
