@@ -7,6 +7,7 @@ words; a message that one of them refuses the others refuse.
 from __future__ import annotations
 
 import datetime
+import enum
 from array import array
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shmchannel import ChannelError, CloneError, Interface, InterfaceError
-from shmchannel.codec.interfaces import Serialized
+from shmchannel.codec.interfaces import Serialized, listed
 from shmchannel.codec.limits import MAX_DEPTH
 from shmchannel.codec.types import GRAPH_MESSAGE, TAGGED_MESSAGE
 from support import engines
@@ -56,6 +57,19 @@ def test_here_msgpacks_compiled_part_serves_and_is_not_the_fallback() -> None:
 def test_a_value_has_one_encoding(value: Any) -> None:
     first, *others = by_all(encoded, value)
     assert all(other == first for other in others)
+
+
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+    RUN = 4
+
+
+def test_members_without_a_name_are_no_shared_values() -> None:
+    members = [Rights.READ | Rights.WRITE, Rights.WRITE | Rights.RUN] * 100
+    first, *others = by_all(lambda value: Codec(listed([Rights])).encode(value), members)
+    assert all(other == first for other in others)
+    assert first.count(b"Rights") == len(members)  # each stands by itself: a graph would have each once
 
 
 EDGES = [

@@ -227,6 +227,7 @@ class _TreeEncoder:
     def __init__(self, interfaces: Interfaces, moves: Instances, pieces: lent.Pieces | None) -> None:
         self._by_class, self._moves, self._pieces = interfaces.by_class, moves, pieces
         self.serialized: dict[int, Serialized] = {}  # instances and their values, by id
+        self._of_members: list[Any] = []  # the values of enum members: so no other object gets their ids
         self._seen: set[int] = set()  # ids of containers
         self._packer = msgpack.Packer(default=types.encode_leaf, strict_types=True, autoreset=False)
         self._tagged = False
@@ -290,6 +291,8 @@ class _TreeEncoder:
         moved = self._moves.get(id(container))
         serialized = moved or Serialized(container, interface, interface.take(container))
         self.serialized[id(container)] = serialized
+        if interface.is_enum:
+            self._of_members.append(serialized.value)
         self._pack_tag(types.MOVED if moved else types.INSTANCE, 2)
         return [interface.name, serialized.value]
 

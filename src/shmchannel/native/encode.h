@@ -306,7 +306,8 @@ static int encode_instance(Encoder *encoder, PyObject *interface, PyObject *inst
         return encode_record(encoder, record, instance);
     if (mark_levels(encoder->level) == 0)
         value = PyObject_CallMethodOneArg(interface, state->str_take, instance);
-    if (value && !is_enum && keep_value(encoder, interface, instance, value) < 0)
+    /* Not an enum member's name, which its class keeps. */
+    if (value && !(is_enum && PyUnicode_Check(value)) && keep_value(encoder, interface, instance, value) < 0)
         Py_CLEAR(value);
     return encode_by_value(encoder, interface, value, state->code_of_instance);
 }
