@@ -25,7 +25,8 @@ from support import engines
 from support.engines import Codec, by_all, decode
 from support.values import alike, deep, shared_values, values
 
-pytestmark = pytest.mark.varies
+# Hypothesis makes hundreds of values for a test: without a GIL, on a busy machine, each in a tenth of a second.
+pytestmark = [pytest.mark.varies, pytest.mark.deadline(300)]
 
 
 def encoded(value: Any) -> bytes | str:
