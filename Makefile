@@ -116,6 +116,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A file VENV/.EXTRA says that this extra of the package is installed there. `make venv venv-fuzz` installs before use.
+# A Python that few build for, as one without a GIL, gets the last version with a wheel rather than a newer source.
 EXTRAS := $(addprefix $(VENV)/.,cli test check fuzz bench dist) $(VENV)-docs/.docs $(VENV)-docs/.test
 .PHONY: venv
 venv: $(VENV)/.test
@@ -125,7 +126,7 @@ $(EXTRAS): pyproject.toml
 $(filter-out %.check %.dist,$(EXTRAS)): setup.py $(wildcard src/shmchannel/native/*)  # the C core, built anew
 $(EXTRAS):
 	test -x $(@D)/bin/python || $(call new_venv,$(@D))
-	$(@D)/bin/python -m pip install -q --disable-pip-version-check -e '.[$(patsubst .%,%,$(@F))]'
+	$(@D)/bin/python -m pip install -q --prefer-binary --disable-pip-version-check -e '.[$(patsubst .%,%,$(@F))]'
 	touch $@
 
 # By the interpreter's own means or, where it has no ensurepip (Debian), by a borrowed virtualenv.
