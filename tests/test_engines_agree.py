@@ -25,7 +25,7 @@ from support import engines
 from support.engines import Codec, by_all, decode
 from support.values import alike, deep, shared_values, values
 
-# Hypothesis makes hundreds of values for a test: without a GIL, on a busy machine, each in a tenth of a second.
+# Hypothesis makes hundreds of values for a test: without a GIL each may take it a tenth of a second.
 pytestmark = [pytest.mark.varies, pytest.mark.deadline(300)]
 
 
