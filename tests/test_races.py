@@ -15,11 +15,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from shmchannel import Channel, CloneError, EndOfChannel, Port, PortClosed, WouldBlock
+from shmchannel import (
+    Channel,
+    CloneError,
+    EndOfChannel,
+    Interface,
+    InterfaceError,
+    Port,
+    PortClosed,
+    WouldBlock,
+)
 from shmchannel.codec.interfaces import listed
 from support import engines
 from support.engines import Codec
@@ -33,6 +42,10 @@ TIMEOUT = 30
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     with engines.made_by(request.param):
         yield request.param
+
+
+class Empty:
+    """Of an interface whose function fails."""
 
 
 def at_once(*functions: Callable[[], Any]) -> list[Any]:
@@ -129,6 +142,35 @@ def test_each_error_of_a_later_message_is_raised_once() -> None:
     counts = Counter(itertools.chain.from_iterable(got))
     assert counts.pop(CloneError) == COUNT
     assert counts == Counter(2 * list(range(COUNT // 2)))
+
+
+@pytest.mark.usefixtures("engine")
+def test_an_error_of_a_later_message_outlives_the_end_that_another_thread_finds() -> None:
+    begun, found = threading.Event(), threading.Event()
+
+    def refuse(_: object) -> NoReturn:
+        begun.set()
+        assert found.wait(TIMEOUT)
+        raise ValueError("refused")
+
+    interface = Interface(Empty, serialize=lambda _: None, deserialize=refuse)
+    channel = Channel(interfaces=[interface])
+    with channel.connect() as one, channel.connect() as two:
+        assert one.write_many_sync([1, Empty()]) == 2
+        one.close_sync()
+
+        def find_the_end() -> None:
+            assert begun.wait(TIMEOUT)
+            with pytest.raises(EndOfChannel):
+                two.read_sync(timeout=TIMEOUT)
+            found.set()
+
+        values, _ = at_once(two.read_many_sync, find_the_end)
+        assert values == [1]
+        with pytest.raises(InterfaceError, match="refused"):
+            two.read_sync(timeout=TIMEOUT)
+        with pytest.raises(EndOfChannel):
+            two.read_sync(timeout=TIMEOUT)
 
 
 @pytest.mark.usefixtures("engine")

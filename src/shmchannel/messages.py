@@ -143,12 +143,12 @@ class MessageReader:
         """
         if not self._ours[0]:
             return None
-        error = _take_first(self.deferred)
+        error = take_first(self.deferred)
         if error is not None:
             raise error
         arrivals = self.arrivals
         try:
-            payload = _take_first(self.returned)
+            payload = take_first(self.returned)
             if payload is None:
                 payload = self.consumer.try_read()
             return None if payload is None else Taken(payload, arrivals)
@@ -233,7 +233,7 @@ class MessageReader:
         return Wait(consumer.sleeper, self.ready, spin=consumer.spin, sleep=consumer.sleep)
 
 
-def _take_first(items: list[T]) -> T | None:
+def take_first(items: list[T]) -> T | None:
     try:
         return items.pop(0)
     except IndexError:

@@ -505,7 +505,9 @@ class Connection:
             self._tell()  # a signal handler may have cut that off
             return
         # Atomic: of several that end this connection, the first decides the answer.
-        answer = vars(self).setdefault("_answer", Ended(error, self._codec, peer_ended=peer_ended))
+        deferred = opened.reader.deferred
+        made = Ended(error, self._codec, peer_ended=peer_ended, deferred=deferred)
+        answer = vars(self).setdefault("_answer", made)
         self._final = self._final or self.statistics()
         self.outgoing = self.incoming = answer
         side = side or self.loop_side  # a thread that makes a loop side from now on sees the answer

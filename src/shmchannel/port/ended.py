@@ -9,20 +9,29 @@ from typing import Any, NoReturn
 from ..codec.codec import Codec
 from ..codec.interfaces import Instances
 from ..errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-from ..messages import Batch
+from ..messages import Batch, take_first
 
 
 class Ended:
     """The answer of a port that is closed, ended, lost, or belongs to another process."""
 
-    def __init__(self, error: Callable[[], ChannelError], codec: Codec, *, peer_ended: bool = False) -> None:
+    def __init__(
+        self,
+        error: Callable[[], ChannelError],
+        codec: Codec,
+        *,
+        peer_ended: bool = False,
+        deferred: list[Exception] | None = None,
+    ) -> None:
         """``error`` makes an exception for each use.
 
-        If the peer has ended, a write is False instead, unless this side closes the port then.
+        If the peer has ended, a write is False instead, unless this side closes the port then. ``deferred``
+        is the reader's: a thread may add an error of a message while another one finds the end behind that.
         """
         self.error = error
         self.peer_ended = peer_ended
         self._codec = codec
+        self._deferred = [] if deferred is None else deferred
 
     @property
     def state(self) -> str:
@@ -53,7 +62,8 @@ class Ended:
     # as a MessageReader
 
     def take(self) -> NoReturn:
-        raise self.error()
+        deferred = take_first(self._deferred) if self.error is not CLOSED else None
+        raise self.error() if deferred is None else deferred
 
     take_soon = take_payload = take
 
