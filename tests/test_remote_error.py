@@ -12,10 +12,10 @@ import msgpack
 import pytest
 
 from shmchannel import Channel, ChannelError, CloneError, Interface, RemoteError, SharedBuffer
-from shmchannel.codec import types
+from shmchannel.codec import graph, types
 from shmchannel.codec.interfaces import listed
 from support.engines import RINGS, Codec, connected, decode, encode
-from support.values import alike
+from support.values import alike, deep
 
 pytestmark = pytest.mark.usefixtures("packer")
 
@@ -377,3 +377,36 @@ def test_what_no_writer_sends_as_one_is_refused(parts: list[Any]) -> None:
     table = msgpack.packb([entry])
     with pytest.raises(CloneError, match="does not decode"):
         decode(types.wrapper(len(table), types.GRAPH_MESSAGE) + table)
+
+
+def chain(length: int, argument: Any) -> ValueError:
+    """Exceptions with one argument, each the context of the next."""
+    error = ValueError(argument)
+    for _ in range(length - 1):
+        error, before = ValueError(argument), error
+        error.__context__ = before
+    return error
+
+
+def test_what_many_exceptions_share_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = [[number] for number in range(100)]
+    entry, tried = graph._Writer._entry, list[Any]()
+
+    def count(self: Any, value: Any, path: Any) -> Any:
+        tried.append(value)
+        return entry(self, value, path)
+
+    monkeypatch.setattr(graph._Writer, "_entry", count)
+    for exceptions in (chain(50, shared), [ValueError(shared) for _ in range(50)]):
+        tried.clear()
+        assert alike(decode(encode(exceptions)), exceptions)
+        assert len(tried) < 4 * len(shared)  # in one trial and for good, and not in 50 trials
+
+
+def test_what_was_tried_may_be_too_deep_in_another_place() -> None:
+    copy, depth = decode(encode(chain(150, deep(150, lambda inner: [inner])))), 0
+    while type(copy) is ValueError:
+        copy, depth = copy.__context__, depth + 1
+    assert depth == 256 - 150  # an exception's argument is a level below it
+    assert type(copy) is RemoteError
+    assert "deeper than 256" in copy.reason

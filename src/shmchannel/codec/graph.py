@@ -96,6 +96,13 @@ def _path(node: _Node | None, place: int) -> str:
     return "$" + "".join(reversed(steps))
 
 
+class _Passed(NamedTuple):
+    """A container that can be cloned, down to some depth in the whole. It is kept, and with it its id."""
+
+    value: Any
+    depth: int
+
+
 class _Writer:
     def __init__(
         self,
@@ -106,15 +113,18 @@ class _Writer:
         *,
         chains: bool = True,
         tried: BaseException | None = None,
+        passed: dict[int, _Passed] | None = None,
     ) -> None:
         """Without ``chains``, an exception that holds another one travels as its text.
 
         With ``tried`` this writer finds out whether that exception can be cloned. Those in it are tried by
-        themselves.
+        themselves, and no container that has ``passed`` in another trial, by its id, is tried again.
         """
         self._interfaces, self._pieces = interfaces, pieces
         self._moves, self.serialized = moves, serialized
         self._chains, self._tried = chains, tried
+        self._passed = {} if passed is None else passed
+        self._slack = MAX_DEPTH  # how much deeper all that was tried may be
         self.exceptions = 0
         self._numbers: dict[int, Reference] = {}  # by id
         self._nodes: list[_Node] = []
@@ -137,6 +147,7 @@ class _Writer:
         for node in self._nodes:  # the list grows meanwhile
             if node.depth > MAX_DEPTH:
                 raise too_deep()
+            self._slack = min(self._slack, MAX_DEPTH - node.depth)
             below = node.depth + 1
             parts = [self._part(part, node, at, below) for at, part in enumerate(node.parts)]
             entries.append([node.code, *parts])
@@ -159,6 +170,10 @@ class _Writer:
         if types.is_known(kind) and kind in types.IMMUTABLE_LEAVES:
             return _with_path(types.encode_leaf, part, path, TypeError, ValueError)
         number = self._numbers.get(id(part))
+        passed = self._passed.get(id(part)) if self._tried else None
+        if passed and depth <= passed.depth:
+            self._slack = min(self._slack, passed.depth - depth)
+            return Reference(0)  # a trial's entries are not used
         if number is None:
             number = self._numbers[id(part)] = Reference(len(self._nodes))
             # Not isinstance, which asks an object for its __class__: a proxy may say anything, or raise.
@@ -180,7 +195,13 @@ class _Writer:
                 raise CloneError("$: too many exceptions hold each other")
             return types.EXCEPTION.code, [], str
         trial = _Writer(
-            self._interfaces, self._moves, self.serialized, None, chains=self._chains, tried=error
+            self._interfaces,
+            self._moves,
+            self.serialized,
+            None,
+            chains=self._chains,
+            tried=error,
+            passed=self._passed,
         )
         try:
             trial._entries(error, depth)
@@ -188,7 +209,10 @@ class _Writer:
             if id(error) in self._moves:
                 raise
             return types.EXCEPTION.code, take_text(error, reason), str
-        _, code, parts, step, *_ = trial._nodes[0]
+        (_, code, parts, step, *_), *others = trial._nodes
+        for node in others:
+            if not issubclass(type(node.value), BaseException):
+                self._passed[id(node.value)] = _Passed(node.value, node.depth + trial._slack)
         return code, parts, step
 
     def _take(self, value: Any) -> list[Any]:
