@@ -318,7 +318,6 @@ def test_a_write_that_is_not_accepted_leaves_nothing_lent(
         lambda: one.write_sync([*big, len]),
         lambda: one.write_nowait(big * 2),
         lambda: one.write_sync([*big, Raising(1)]),
-        lambda: one.write_sync([*big, "\ud800"]),
         lambda: one.write_sync([*big, "x" * 5000], timeout=0.02),
         lambda: asyncio.run(cancelled()),
         lambda: asyncio.run(cancelled_many()),
