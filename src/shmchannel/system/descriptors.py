@@ -39,8 +39,9 @@ class Descriptor(Generic[Opened]):
 
     def _status(self) -> os.stat_result | None:
         status = _status_of(self._number)
-        # One of our own may be the same file: it has registered later under that number.
-        is_ours = _identity(status) == self._identity and _newest.get(self._number) is self._mark
+        # One of our own may be the same file: it has registered later under that number. (Not ``get``, which
+        # locks the dict if there is no GIL: for all threads, and a daemon thread may end in its midst.)
+        is_ours = _identity(status) == self._identity and _newest[self._number] is self._mark
         return status if is_ours else None
 
     def get(self) -> Opened | None:
