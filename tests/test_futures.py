@@ -173,6 +173,37 @@ def test_a_task_that_exits_fails_and_the_worker_goes_on() -> None:
         assert executor.submit(os.getpid).result(timeout=30) == worker
 
 
+def test_a_submit_that_ctrl_c_cut_off_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off() -> None:
+        raise KeyboardInterrupt
+
+    with pool(1) as executor:
+        assert executor.submit(double, 1).result(timeout=30) == 2
+        time.sleep(0.1)  # now the collecting thread sleeps
+        with monkeypatch.context() as patch:
+            patch.setattr(executor._pool, "_send", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                executor.submit(double, 2)
+        assert executor.submit(double, 3).result(timeout=30) == 6
+
+
+def test_ctrl_c_while_a_worker_starts_is_not_swallowed(monkeypatch: pytest.MonkeyPatch, gate: Path) -> None:
+    def cut_off() -> None:
+        raise KeyboardInterrupt
+
+    with pool(2, "spawn") as executor:
+        first = executor.submit(wait_for, str(gate))
+        with monkeypatch.context() as patch:
+            patch.setattr(executor._pool, "_start", cut_off)
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    executor.submit(double, 2)
+            finally:
+                gate.touch()
+        first.result(timeout=30)
+        assert executor.submit(double, 3).result(timeout=30) == 6
+
+
 # -- map
 
 

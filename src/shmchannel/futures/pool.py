@@ -91,6 +91,8 @@ class Pool:
             if len(self._workers) < self.size:
                 self._start_for(task)
             settled = self._send() if first else []
+            if not first and self._room:  # an earlier submit was cut off, and nobody else sends what it left
+                self.wake()
         if settled:
             _settle(settled)
         return task.future
@@ -103,10 +105,12 @@ class Pool:
     def _start_for(self, task: Task) -> None:
         try:
             self._start_workers()
-        except BaseException:
+        except BaseException as error:
             if not self._workers:
                 self._backlog.remove(task)
-                raise
+            elif isinstance(error, Exception):
+                return  # those that there are do it
+            raise
 
     def shutdown(self, *, wait: bool, cancel: bool) -> None:
         """End once all tasks are done; with ``cancel``, once those are that have been sent to a worker."""
