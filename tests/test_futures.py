@@ -365,6 +365,15 @@ def test_a_worker_ends_after_its_tasks_and_another_goes_on() -> None:
         assert list(executor.map(double, range(9), timeout=50)) == [double(n) for n in range(9)]
 
 
+def test_workers_that_have_ended_after_their_tasks_keep_no_descriptors() -> None:
+    with pool(1, "spawn", max_tasks_per_child=1) as executor:
+        counts = []
+        for _ in range(9):
+            executor.submit(os.getpid).result(timeout=30)
+            counts.append(len(os.listdir("/dev/fd")))
+        assert max(counts[6:]) < max(counts[:3]) + 6  # were they kept, at least 2 a task
+
+
 def test_there_are_no_more_workers_than_tasks() -> None:
     with pool(4, "spawn") as executor:
         assert executor.submit(double, 1).result(timeout=30) == 2

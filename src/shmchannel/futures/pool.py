@@ -383,6 +383,7 @@ class Pool:
         self._last = None
         worker.close()
         if worker.retired:
+            self._join_ended()
             self._ended.append(worker)
             return self._replace()
         worker.life.end()
@@ -397,6 +398,13 @@ class Pool:
                 f"{self._died_in_vain} workers ended before they began a task: {worker.life}"
             )
         return self._replace()
+
+    def _join_ended(self) -> None:
+        """Join the retired workers that have ended meanwhile: each has descriptors until then."""
+        ready = wait([worker.life.sentinel for worker in self._ended], 0) if self._ended else []
+        for worker in [worker for worker in self._ended if worker.life.sentinel in ready]:
+            self._ended.remove(worker)
+            worker.life.end()
 
     def _replace(self) -> Settled:
         try:
