@@ -75,6 +75,14 @@ def test_a_death_is_told_within_200_ms(tmp_path: Path) -> None:
     assert delays[0] < 5  # on a busy machine; a quiet one takes some ms
 
 
+def test_a_signal_without_a_name_costs_its_own_task_only() -> None:
+    number = signal.SIGRTMIN + 3
+    with pool(1) as executor:
+        lost = executor.submit(tasks.signal_itself, number)
+        assert f"was killed by signal {number} " in str(lost.exception(timeout=30))
+        assert executor.submit(double, 4).result(timeout=30) == 8
+
+
 def test_a_killed_idle_worker_costs_nothing() -> None:
     with pool(1) as executor:
         for number in range(3 * IN_VAIN):

@@ -148,6 +148,13 @@ def _end_with_parent() -> None:
         fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have no name
+        return f"signal {number}"
+
+
 class Process:
     """The life of a worker's process."""
 
@@ -159,7 +166,7 @@ class Process:
     def __str__(self) -> str:
         code = self.process.exitcode
         if code is not None and code < 0:
-            return f"worker process {self.process.pid} was killed by {signal.Signals(-code).name}"
+            return f"worker process {self.process.pid} was killed by {_signal_name(-code)}"
         return f"worker process {self.process.pid} ended with exit code {code}"
 
     def join(self) -> None:
