@@ -73,6 +73,11 @@ def test_functions_of_all_kinds_cross_as_their_names(executor: ProcessPoolExecut
         assert executor.submit(one, *args).result(timeout=30) == result
 
 
+def test_a_cached_function_crosses_as_its_name(executor: ProcessPoolExecutor) -> None:
+    assert executor.submit(tasks.cached, 4).result(timeout=30) == 5
+    assert list(executor.map(tasks.cached, range(4), chunksize=2)) == [1, 2, 3, 4]
+
+
 def test_a_large_call_and_a_large_result_cross_in_parts(executor: ProcessPoolExecutor) -> None:
     large = [f"line {number}" for number in range(100_000)]
     results = [executor.submit(same, large) for _ in range(3)]

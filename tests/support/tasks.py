@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import threading
@@ -40,6 +41,11 @@ def both(*args: Any, **kwargs: Any) -> Any:
 
 def double(number: int) -> int:
     return number * 2
+
+
+@functools.cache
+def cached(number: int) -> int:
+    return number + 1
 
 
 def apply(function: Any, *args: Any) -> Any:

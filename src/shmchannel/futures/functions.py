@@ -13,6 +13,7 @@ from typing import Any
 from ..codec.interfaces import Interface
 from ..errors import CloneError
 
+LRU_CACHE = type(functools.lru_cache(abs))  # of what it, or functools.cache, has decorated
 MOST_NAMES = 1000  # more functions than a program calls, unless it makes them as it goes
 
 
@@ -54,7 +55,7 @@ class Names:
         known = self._known.get(id(function))
         if known is not None:
             return known[1]
-        if not isinstance(function, types.FunctionType | type):
+        if not isinstance(function, types.FunctionType | LRU_CACHE | type):
             return function
         try:
             name = name_of(function)
@@ -80,7 +81,14 @@ def _build_method(value: Any) -> Any:
 FUNCTIONS = (
     *(
         Interface(kind, serialize=name_of, deserialize=find)
-        for kind in (types.FunctionType, types.MethodDescriptorType, type, abc.ABCMeta, enum.EnumMeta)
+        for kind in (
+            types.FunctionType,
+            types.MethodDescriptorType,
+            LRU_CACHE,
+            type,
+            abc.ABCMeta,
+            enum.EnumMeta,
+        )
     ),
     Interface(types.BuiltinFunctionType, serialize=_take_builtin, deserialize=_build_method),
     Interface(
