@@ -7,6 +7,7 @@ import functools
 import gc
 import multiprocessing
 import os
+import sys
 import threading
 import time
 import weakref
@@ -470,3 +471,20 @@ def test_the_workers_can_be_ended_now(how: str, gate: Path) -> None:
     assert time.monotonic() - started < 20
     with pytest.raises(futures.BrokenExecutor):
         executor.submit(double, 1)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_callback_that_ends_its_thread_leaves_no_other_future_pending() -> None:
+    begun = threading.Event()
+
+    def end_thread(_future: futures.Future[int]) -> None:
+        begun.wait(30)  # until there are answers behind this one
+        sys.exit()
+
+    with pool(1) as executor:
+        list(executor.map(double, range(3000), timeout=30))  # now answers come in batches
+        some = [executor.submit(double, number) for number in range(100)]
+        some[0].add_done_callback(end_thread)
+        some += [executor.submit(double, number) for number in range(100)]
+        begun.set()
+        assert not futures.wait(some, timeout=30).not_done

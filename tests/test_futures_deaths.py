@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from shmchannel import Interface
 from shmchannel.futures import ProcessPoolExecutor, WorkerLost
 from shmchannel.futures.begun import NO_LIMIT, Begun
 from shmchannel.futures.pool import IN_VAIN
@@ -189,3 +190,22 @@ def test_of_worker_and_pool_exactly_one_has_each_task(rounds: int, often_switchi
         thread.join()
         assert all(number < first for number in begun)  # what is taken back is not begun
         assert {1, 2, 3, 4} <= {*begun}  # and the pool hears of what the worker has left out
+
+
+class Poison:
+    """Ends the worker that decodes it."""
+
+
+POISON = Interface(Poison, serialize=lambda _: 1, deserialize=lambda _: os._exit(3))
+
+
+def test_a_call_that_ends_each_worker_that_decodes_it_costs_itself_only() -> None:
+    """Such a task never begins: an import that crashes, or too little memory, may do this too."""
+    with pool(interfaces=[POISON]) as executor:
+        before = [executor.submit(double, number) for number in range(20)]
+        poison = [executor.submit(tasks.same, Poison()) for _ in range(3)]
+        after = [executor.submit(double, number) for number in range(20)]
+        for future in poison:
+            with pytest.raises(WorkerLost, match="ended with exit code 3"):
+                future.result(timeout=50)
+        assert [future.result(timeout=30) for future in before + after] == [*range(0, 40, 2)] * 2

@@ -18,11 +18,12 @@ from .messages import OVER
 class Task:
     """A call and its future."""
 
-    __slots__ = ("call", "future", "running")
+    __slots__ = ("call", "deaths", "future", "running")
 
     def __init__(self, call: list[Any]) -> None:
         self.call: list[Any] | bytes = call  # bytes: pickled
         self.future: Future[Any] = Future()
+        self.deaths = 0  # of workers that had not begun it, and had it as their next one
         self.running = False  # the future says so, and cannot be cancelled any more
 
     def set_running(self) -> bool:

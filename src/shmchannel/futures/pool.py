@@ -31,7 +31,8 @@ TICK = 0.005  # seconds that a task may wait behind another while a worker is id
 WORTH = 0.001  # seconds of waiting work that are shared out at once
 WEIGHT = 0.1  # of a new time in the mean
 BATCH = 1000  # answers
-IN_VAIN = 5  # workers more than the pool has that may die in a row without having begun a task
+MOST_DEATHS = 3  # workers that may die with this task as the next one
+IN_VAIN = 5  # workers more than the pool has that may die in a row before they are ready
 
 Settled = list[tuple["Future[Any]", int, Any]]  # futures, each with the kind and the payload of its answer
 
@@ -388,14 +389,20 @@ class Pool:
             return self._replace()
         worker.life.end()
         begun, others = worker.lose()
+        if not worker.ready:
+            self._died_in_vain += 1
+        elif begun is None and others:
+            # The worker may have died of the next call, which it decodes before the task begins.
+            others[0].deaths += 1
+            if others[0].deaths == MOST_DEATHS:
+                begun = others.pop(0)
         self._backlog.extendleft(reversed(others))
         if begun is not None:
             lost = WorkerLost(f"{worker.life} while it ran this task; the pool goes on without it")
             return [(begun.future, ERROR, [lost, ""]), *self._replace()]
-        self._died_in_vain += 1
         if self._died_in_vain >= self.size + IN_VAIN:
             return self._give_up(
-                f"{self._died_in_vain} workers ended before they began a task: {worker.life}"
+                f"{self._died_in_vain} workers ended before they were ready: {worker.life}"
             )
         return self._replace()
 
@@ -448,19 +455,34 @@ def _take(worker: Worker) -> tuple[list[Any], bool]:
 
 
 def _settle(settled: Settled) -> None:
-    """Tell the futures. Without the lock, since they call the user's callbacks."""
-    for future, kind, payload in settled:
-        try:
-            result, error = (payload, None) if kind == RESULT else outcome(kind, payload)
-        except BaseException as failure:  # of pickle
-            result, error = None, failure
-        try:
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-        except InvalidStateError:
-            pass  # the user has set it
+    """Tell the futures. Without the lock, since they call the user's callbacks.
+
+    If one of those raises what no future catches, as SystemExit, the other futures are told before that is
+    raised here.
+    """
+    rest = iter(settled)
+    try:
+        for future, kind, payload in rest:
+            _tell(future, kind, payload)
+    except BaseException:
+        for future, kind, payload in rest:
+            with suppress(BaseException):
+                _tell(future, kind, payload)
+        raise
+
+
+def _tell(future: Future[Any], kind: int, payload: Any) -> None:
+    try:
+        result, error = (payload, None) if kind == RESULT else outcome(kind, payload)
+    except BaseException as failure:  # of pickle
+        result, error = None, failure
+    try:
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+    except InvalidStateError:
+        pass  # the user has set it
 
 
 # -- the end of the program, and forks
