@@ -203,7 +203,7 @@ _AGES = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 def _age(text: str) -> float:
-    found = re.fullmatch(rf"(\d{{1,9}})({'|'.join(_AGES)})", text)
+    found = re.fullmatch(rf"([0-9]{{1,9}})({'|'.join(_AGES)})", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no age like 90s, 15min, 2h or 1d")
     return float(found[1]) * _AGES[found[2]]
