@@ -141,12 +141,13 @@ def over_a_channel(make: Callable[..., Any]) -> Iterator[Way]:
 @contextmanager
 def over_a_pipe() -> Iterator[Way]:
     near, far = SPAWN.Pipe()
-    with started(lambda: SPAWN.Process(target=pipe_worker, args=(far,))) as other, near:
+    with started(lambda: SPAWN.Process(target=pipe_worker, args=(far,))) as other:
         far.close()
         try:
             near.send(None)
             near.recv()
             yield Way(near.recv, near.send)
+            near.close()  # not after an exception: our feeder may be writing
         except EOFError:
             sys.exit("the worker ended before it answered")
         except BaseException:
