@@ -10,7 +10,6 @@ import ctypes
 import mmap
 import os
 import sys
-import weakref
 from typing import Literal, TypeVar
 
 M = TypeVar("M", bound=mmap.mmap)
@@ -24,7 +23,9 @@ _MAP_NORESERVE = 0x4000
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _READ_AND_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-_ADDRESS = object.__basicsize__  # where an mmap object keeps the address of its memory; NULL: it is closed
+# Where an mmap object keeps the address of its memory (NULL: it is closed) and its size.
+_FIELDS = object.__basicsize__
+_Fields = ctypes.c_size_t * 2
 
 
 def map_file(kind: type[M], fd: int, size: int, offset: int = 0) -> M:
@@ -58,18 +59,34 @@ def close_map(made: mmap.mmap) -> None:
     that array, and unmap the memory under it: the next access would end the process. Raises ``BufferError``
     while there are views.
     """
-    address, size = ctypes.addressof(ctypes.c_char.from_buffer(made)), len(made)
-    word = ctypes.c_void_p.from_address(id(made) + _ADDRESS)
-    is_known = word.value == address
+    memory = _memory_of(made)
+    fields = _Fields.from_address(id(made) + _FIELDS)
+    is_known = tuple(fields) == memory
     if is_known:
-        word.value = None  # so that the close unmaps nothing
+        fields[0] = 0  # so that the close unmaps nothing
     try:
         mmap.mmap.close(made)
     except BufferError:
         if is_known:
-            word.value = address
+            fields[0] = memory[0]
         raise
     if is_known:
         # In one step, in place of the file's memory.
-        _LIBC.mmap(address, size, _READ_AND_WRITE, _ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE, -1, 0)
-        weakref.finalize(made, _LIBC.munmap, address, size).atexit = False
+        _LIBC.mmap(*memory, _READ_AND_WRITE, _ANONYMOUS | _MAP_FIXED | _MAP_NORESERVE, -1, 0)
+        vars(made)["_zeros"] = _owner_of(*memory)
+
+
+def _memory_of(made: mmap.mmap) -> tuple[int, int]:
+    return ctypes.addressof(ctypes.c_char.from_buffer(made)), len(made)
+
+
+def _owner_of(address: int, size: int) -> mmap.mmap:
+    """Return an object that unmaps this memory when it goes.
+
+    In C: in a callback of Python code, a KeyboardInterrupt would be printed and lost.
+    """
+    owner = mmap.mmap(-1, mmap.PAGESIZE, flags=_ANONYMOUS)
+    page = _memory_of(owner)
+    _Fields.from_address(id(owner) + _FIELDS)[:] = [address, size]
+    _LIBC.munmap(*page)
+    return owner
