@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import async_workloads, batches, codecs, growth, large, moves, opening, parallel, workloads
+from . import async_workloads, batches, codecs, growth, large, moves, opening, parallel, tasks, workloads
 from .rivals import INTERPRETER, RIVALS
 
 COMPARISONS = [
@@ -20,6 +20,7 @@ GROUPED = {
     "capacity": workloads.BY_CAPACITY,
     "codec": codecs.WORKLOADS,
     "parallel": parallel.WORKLOADS,
+    "pool": tasks.WORKLOADS,
 }
 WORKLOADS = {workload.name: workload for group in GROUPED.values() for workload in group}
 GROUPS = {name: [workload.name for workload in group] for name, group in GROUPED.items()}
@@ -34,4 +35,4 @@ def rival_names() -> list[str]:
 def not_installed() -> list[str]:
     """The rivals whose package is missing. A rival that this Python lacks cannot be installed."""
     transports = [one.name for one in RIVALS.values() if not one.installed and one.where != INTERPRETER]
-    return [*transports, *codecs.not_installed()]
+    return [*transports, *codecs.not_installed(), *tasks.not_installed()]

@@ -26,7 +26,8 @@ def add_arguments(command: argparse.ArgumentParser, number: Callable[..., Callab
         metavar="NAME,...",
         help=f"of {', '.join(GROUPS['all'])} (all), of growth: {', '.join(GROUPS['growth'])}, "
         f"of batch: {', '.join(GROUPS['batch'])}, of capacity: {', '.join(GROUPS['capacity'])}, "
-        f"of codec: {', '.join(GROUPS['codec'])}, and of parallel: {', '.join(GROUPS['parallel'])}",
+        f"of codec: {', '.join(GROUPS['codec'])}, of parallel: {', '.join(GROUPS['parallel'])}, "
+        f"and of pool: {', '.join(GROUPS['pool'])}",
     )
     command.add_argument(
         "--peers",

@@ -40,6 +40,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "messages/s": Scale(1e3, "1000 messages/s", 1),
+    "tasks/s": Scale(1e3, "1000 tasks/s", 2),
     "bytes/s": Scale(2**30, "GiB/s", 2),
     "seconds": Scale(1e-6, "µs", 1),
     "cores": Scale(1e-2, "% of a core", 2),

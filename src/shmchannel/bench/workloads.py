@@ -48,7 +48,7 @@ class Workload(NamedTuple):
 
     name: str
     title: str
-    unit: str  # messages/s, bytes/s: more is better; seconds, cores: less is better
+    unit: str  # messages/s, tasks/s, bytes/s: more is better; seconds, cores: less is better
     near: Callable[[Turn], float]
     rivals: Mapping[str, Sequence[str]]  # where each rival can be measured
     points: tuple[int, ...] = (0,)
