@@ -401,9 +401,7 @@ class Pool:
             lost = WorkerLost(f"{worker.life} while it ran this task; the pool goes on without it")
             return [(begun.future, ERROR, [lost, ""]), *self._replace()]
         if self._died_in_vain >= self.size + IN_VAIN:
-            return self._give_up(
-                f"{self._died_in_vain} workers ended before they were ready: {worker.life}"
-            )
+            return self._give_up(f"{self._died_in_vain} workers ended before they were ready: {worker.life}")
         return self._replace()
 
     def _join_ended(self) -> None:
