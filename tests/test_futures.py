@@ -474,17 +474,18 @@ def test_the_workers_can_be_ended_now(how: str, gate: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_callback_that_ends_its_thread_leaves_no_other_future_pending() -> None:
-    begun = threading.Event()
+def test_a_callback_that_ends_its_thread_leaves_no_other_future_pending(tmp_path: Path) -> None:
+    go = threading.Event()
 
-    def end_thread(_future: futures.Future[int]) -> None:
-        begun.wait(30)  # until there are answers behind this one
+    def end_thread(_future: futures.Future[Any]) -> None:
+        go.wait(30)  # until there are answers behind this one
         sys.exit()
 
     with pool(1) as executor:
         list(executor.map(double, range(3000), timeout=30))  # now answers come in batches
-        some = [executor.submit(double, number) for number in range(100)]
-        some[0].add_done_callback(end_thread)
-        some += [executor.submit(double, number) for number in range(100)]
-        begun.set()
+        first = executor.submit(wait_for, str(tmp_path / "go"))
+        first.add_done_callback(end_thread)  # before the task ends: else it is called here
+        some = [first, *(executor.submit(double, number) for number in range(200))]
+        (tmp_path / "go").touch()
+        go.set()
         assert not futures.wait(some, timeout=30).not_done

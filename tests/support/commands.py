@@ -50,12 +50,12 @@ def shell(script: str, *arguments: str, status: int = 0) -> subprocess.Completed
 
 
 def screen_of(command: list[str], until: bytes, then: bytes | int) -> tuple[bytes, int, list[Any], list[Any]]:
-    """Run a command in a terminal of 80 columns until it shows a text; then press a key, or send a signal.
+    """Run a command in a terminal of 120 columns until it shows a text; then press a key, or send a signal.
 
     Returns the output, the exit status, and the terminal's settings before and after.
     """
     leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     before = termios.tcgetattr(follower)
     environment = {**os.environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
