@@ -6,11 +6,10 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import Executor, Future
 from time import monotonic
 from typing import Any, TypeVar
 
-from .crew import Worker
 from .functions import Names
 from .pool import Pool
 
@@ -20,17 +19,9 @@ T = TypeVar("T")
 class PoolExecutor(Executor):
     """An executor whose workers have a channel each."""
 
-    def __init__(
-        self,
-        start: Callable[[], Worker],
-        *,
-        size: int,
-        all_at_once: bool,
-        pickles: bool,
-        broken: type[BrokenExecutor],
-    ) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._names = Names()
-        self._pool = Pool(start, size=size, all_at_once=all_at_once, pickles=pickles, broken=broken)
+        self._pool = pool
         # The collecting thread has the pool and not the executor. So a dropped executor ends.
         weakref.finalize(self, self._pool.shutdown, wait=False, cancel=False).atexit = False
 

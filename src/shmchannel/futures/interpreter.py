@@ -21,6 +21,7 @@ from .begun import WORDS, Begun
 from .crew import Worker
 from .executor import PoolExecutor, checked_size
 from .messages import interfaces_with
+from .pool import Pool
 from .worker import Interrupts, work
 
 MOST_BY_DEFAULT = 32  # interpreters, as in the standard's executors of threads
@@ -65,7 +66,9 @@ class InterpreterPoolExecutor(PoolExecutor):
                 raise
             return Worker(channel, port, life, Begun(words))
 
-        super().__init__(start, size=size, all_at_once=False, broken=BrokenInterpreterPool, pickles=pickle)
+        super().__init__(
+            Pool(start, size=size, all_at_once=False, broken=BrokenInterpreterPool, pickles=pickle)
+        )
 
 
 class Thread:

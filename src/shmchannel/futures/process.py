@@ -22,6 +22,7 @@ from .begun import WORDS, Begun
 from .crew import Worker
 from .executor import PoolExecutor, checked_size
 from .messages import interfaces_with
+from .pool import Pool
 from .worker import Interrupts, work
 
 PATIENCE = 0.1  # seconds that a process may take to end once its port has
@@ -78,7 +79,7 @@ class ProcessPoolExecutor(PoolExecutor):
             begun = Begun(memoryview(words).cast("B").cast("Q"))
             return Worker(channel, port, Process(process), begun, most_tasks=max_tasks_per_child)
 
-        super().__init__(start, size=size, all_at_once=forks, broken=BrokenProcessPool, pickles=pickle)
+        super().__init__(Pool(start, size=size, all_at_once=forks, broken=BrokenProcessPool, pickles=pickle))
 
     @property
     def _processes(self) -> dict[int | None, BaseProcess]:
