@@ -41,5 +41,5 @@ rm -f "$site"/shmchannel/_native*.so
   -o "$site/shmchannel/_native$suffix"
 
 export PYTHONPATH=$site
-# Everything takes ten times as long.
+# Everything takes many times as long.
 DEADLINE=600 "$arm64" -m pytest -q -p no:cacheprovider "$@"
