@@ -196,6 +196,7 @@ def test_a_signature_wraps_on_a_phone(site: str, browser: Any) -> None:
     ("words", "page"),
     [
         ("numpy", "howto/arrays"),
+        ("worker pool", "howto/pool"),
         ("docker", "howto/containers"),
         ("request reply", "howto/requests"),
         ("camera", "howto/frames"),
