@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -35,8 +36,15 @@ FEW = ["--rounds", "1", "--messages", "200", "--echoes", "20", "--idle", "0.05"]
 needs_interpreters = pytest.mark.skipif(
     far_side.interpreters is None, reason="needs Python 3.14: concurrent.interpreters"
 )
-multiprocessing.RawArray("Q", 1)  # its memory stays for the next one: see shmchannel.futures
 INSTALLED = {name for name in catalogue.rival_names() if name not in catalogue.not_installed()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_by_multiprocessing() -> None:
+    """Have what multiprocessing makes once and keeps before a test counts what there is."""
+    multiprocessing.RawArray("Q", 1)
+    if multiprocessing.get_start_method() == "forkserver":  # as it is by itself from 3.14 on
+        forkserver.ensure_running()
 
 
 @pytest.fixture
