@@ -187,7 +187,7 @@ def test_a_submit_that_ctrl_c_cut_off_holds_up_no_other(monkeypatch: pytest.Monk
         assert executor.submit(double, 1).result(timeout=30) == 2
         time.sleep(0.1)  # now the collecting thread sleeps
         with monkeypatch.context() as patch:
-            patch.setattr(executor._pool, "_send", cut_off)
+            patch.setattr(executor._pool._dispatch, "send", cut_off)
             with pytest.raises(KeyboardInterrupt):
                 executor.submit(double, 2)
         assert executor.submit(double, 3).result(timeout=30) == 6

@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..channel import Channel
 from ..errors import ChannelError, EndOfChannel
 from ..port.port import Port
 from .begun import Begun
 from .messages import OVER
-
-
-class Task:
-    """A call and its future."""
-
-    __slots__ = ("call", "deaths", "future", "running")
-
-    def __init__(self, call: list[Any]) -> None:
-        self.call: list[Any] | bytes = call  # bytes: pickled
-        self.future: Future[Any] = Future()
-        self.deaths = 0  # of workers that had not begun it, and had it as their next one
-        self.running = False  # the future says so, and cannot be cancelled any more
-
-    def set_running(self) -> bool:
-        """Tell the future that the task goes to a worker. False if it has been cancelled before."""
-        if not self.running:
-            self.running = self.future.set_running_or_notify_cancel()
-        return self.running
+from .task import Task
 
 
 class Life(Protocol):
