@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from programs.crash.matrix import Kind, Totals, find_steps, kinds, run_cases, run_in_c, run_matrix, run_storm
-from support.marks import slow_but
+from programs.crash.scenarios import SCENARIOS
+from programs.crash.storms import STORMS
 
 ALL = kinds()
 # Victims in interpreters, where the Python has them. Those in processes are the same with each Python.
 KINDS = [pytest.param(kind, marks=[pytest.mark.varies] * kind.interpreter) for kind in ALL]
 IN_C = [parameter for parameter, kind in zip(KINDS, ALL, strict=True) if kind.ring == "C"]
-EVERY = {"kill": 70, "exit": 300, "stop": 200}  # which n-th steps of each scenario
+EVERY = {"kill": 70, "exit": 300, "stop": 200}  # which n-th steps; of a victim in an interpreter, a third of them
+SOME = (
+    *("write, and wake", "write in parts", "lend", "transfer"),
+    *("read, asleep", "receive a transfer", "close, and wake", "create, connect, write"),
+)
 
 needs_gdb = pytest.mark.skipif(
     not shutil.which("gdb") or not shutil.which("gcc") or not IN_C,
@@ -28,15 +34,16 @@ def check(totals: Totals) -> None:
 
 
 @pytest.mark.deadline(300)
-@pytest.mark.parametrize("share", slow_but([30], [30, 1]))
+@pytest.mark.parametrize(
+    "names", [pytest.param(SOME, id="some"), pytest.param(SCENARIOS, id="all", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_whoever_dies_or_stands_still_at_any_step_the_other_gets_what_was_completed(
-    kind: Kind, share: int
+    kind: Kind, names: Iterable[str]
 ) -> None:
     totals = Totals()
-    run_matrix(
-        totals, kind, {action: every * share * (1 + kind.interpreter) for action, every in EVERY.items()}
-    )
+    share = 3 if kind.interpreter else 1
+    run_matrix(totals, kind, {action: every * share for action, every in EVERY.items()}, names)
     check(totals)
 
 
@@ -55,7 +62,7 @@ def test_so_it_is_at_any_line_in_c(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_so_it_is_at_any_moment(kind: Kind) -> None:
     totals = Totals()
-    run_storm(totals, kind, 20, seed=1)
+    run_storm(totals, kind, len(STORMS), seed=1)
     check(totals)
 
 

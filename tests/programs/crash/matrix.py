@@ -251,12 +251,11 @@ def run_in_c(
 def run_matrix(
     totals: Totals, kind: Kind, every: Mapping[str, int], names: Iterable[str] = SCENARIOS
 ) -> None:
-    """Run the matrix over the lines of Python: ``every`` says for each action which n-th steps."""
-    steps = find_steps(kind, names)
+    """Run the matrix over the lines of Python: ``every`` says for each action which n-th steps of them all."""
+    steps = [(name, step) for name, found in find_steps(kind, names).items() for step in found]
     for action, nth in every.items():
         cases = [
             {"scenario": name, "action": action, "step": step, "interpreter": kind.interpreter}
-            for name in names
-            for step in steps[name][::nth]
+            for name, step in steps[::nth]
         ]
         totals.add(kind, run_cases(kind, cases, SERVERS[action]))
