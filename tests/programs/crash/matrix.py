@@ -251,7 +251,7 @@ def run_in_c(
 def run_matrix(
     totals: Totals, kind: Kind, every: Mapping[str, int], names: Iterable[str] = SCENARIOS
 ) -> None:
-    """Run the matrix over the lines of Python: ``every`` says for each action which n-th steps of them all."""
+    """Run the matrix over the lines of Python: ``every`` says for each action which n-th steps of all."""
     steps = [(name, step) for name, found in find_steps(kind, names).items() for step in found]
     for action, nth in every.items():
         cases = [
