@@ -777,11 +777,9 @@ STEPS = [
         ("read", f"transfer.borrow:{name}")
         for name in ("Borrower.borrow", "Borrower._begin", "Borrower._map")
     ),
-    *(
-        ("read", f"transfer.borrow:{name}")
-        for name in ("remove_file", "disown", "map_file", "_give_back", "receiving")
-    ),
-    *(("read", f"transfer.buffer:{name}") for name in ("lock_byte", "write_record", "own", "open_name")),
+    *(("read", f"transfer.borrow:{name}") for name in ("map_block", "_give_back", "receiving")),
+    *(("read", f"transfer.block:{name}") for name in ("Block.release", "remove_file", "disown")),
+    *(("read", f"transfer.buffer:{name}") for name in ("lock_byte", "write_record", "own", "open_to_hold")),
 ]
 
 

@@ -76,6 +76,7 @@ class Copied:
 
 
 KNOWN = [Token, Copied]
+FIRST_RECEIVER = 1  # the byte of a new block that its first receiver locks
 
 
 @pytest.fixture
@@ -240,10 +241,10 @@ def test_a_write_that_is_not_accepted_gives_back_what_it_was_to_move(
 
 def is_owned(buffer: SharedBuffer) -> bool:
     """Whether nobody else could take or remove it."""
-    record = blocks.read_record(block_of(buffer).hold)
+    record = blocks.read_record(*block_of(buffer).hold.look())
     with_lock = files.Hold(files.open_into, block_of(buffer).name)
     try:
-        return record is not None and not record.handle and not with_lock.try_lock(blocks.OWNER)
+        return record is not None and not record.handle and not with_lock.try_lock(record.moves)
     finally:
         with_lock.close()
 
@@ -280,29 +281,55 @@ def test_a_receiver_that_closes_meanwhile_does_not_free_what_comes_back(
         assert names() == [block_of(buffer).name]
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_who_connects_while_a_buffer_is_put_under_way_is_in_its_record(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     channel = Channel()
     one = channel.connect()
     two: list[Port] = []
     real = blocks.write_record
 
-    def connect_before(hold: Any, record: blocks.Record) -> None:
+    def connect_as_well(fd: int, record: blocks.Record) -> None:
+        if record.handle and not two and when == "before":
+            two.append(channel.connect())
+        real(fd, record)
         if record.handle and not two:
             two.append(channel.connect())
-        real(hold, record)
 
-    monkeypatch.setattr(blocks, "write_record", connect_before)
+    monkeypatch.setattr(blocks, "write_record", connect_as_well)
     buffer = SharedBuffer(10)
     one.write_sync(buffer, transfer=[buffer])
     ((_, block),) = under_way_of(one)
-    record = blocks.read_record(block.hold)
+    record = blocks.read_record(*block.hold.look())
     assert record
     assert record.pid == os.getpid()
     one.close_sync()
     two[0].close_sync()
     assert not names()
+
+
+def test_who_connects_leaves_the_record_of_a_buffer_that_has_just_been_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    channel = Channel()
+    owned = []
+    with channel.connect() as one, SharedBuffer(10) as buffer:
+        lock_byte = sweep.lock_byte
+
+        def take_back(hold: files.Hold, byte: int) -> None:
+            block_of(buffer).withdraw()
+            lock_byte(hold, byte)
+
+        def connect(*_arguments: object, **_named: object) -> None:
+            channel.connect().close_sync()
+            owned.append(is_owned(buffer))
+
+        monkeypatch.setattr(sweep, "lock_byte", take_back)
+        monkeypatch.setattr(connection_of(one), "write_frame", connect)
+        with pytest.raises(WouldBlock):
+            one.write_nowait(buffer, transfer=[buffer])
+    assert owned == [True]
 
 
 def test_an_exception_after_the_message_is_out_leaves_what_moved_with_its_reader(
@@ -518,11 +545,11 @@ def test_a_sweep_removes_what_is_under_way_to_the_dead_and_leaves_what_it_cannot
         one.write_sync(buffer, transfer=[buffer])
         one.close_sync()
         hold = files.Hold(files.open_into, name)
-        record = blocks.read_record(hold)
+        record = blocks.read_record(*hold.look())
         assert record
         assert record.pid == os.getpid()
         for namespace, swept in ((record.namespace + 1, []), (record.namespace, [name])):
-            blocks.write_record(hold, record._replace(started=1, namespace=namespace))
+            blocks.write_record(hold.fileno(), record._replace(started=1, namespace=namespace))
             assert sweep_blocks() == swept
         hold.close()
 
@@ -864,7 +891,7 @@ def test_a_port_that_ends_while_a_sweep_looks_at_its_block_removes_it(
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
     sweeping = files.Hold(files.open_into, block_of(buffer).name)
-    assert sweeping.try_lock(blocks.OWNER)
+    assert sweeping.try_lock(FIRST_RECEIVER)
     one.close_sync()
     swept = threading.Timer(0.05, sweeping.close)  # seconds: the close waits, however long that is
     swept.start()
@@ -878,7 +905,7 @@ def test_a_port_that_ends_waits_for_no_lock_for_long(pair: tuple[Port, Port]) ->
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
     stopped = files.Hold(files.open_into, block_of(buffer).name)
-    assert stopped.try_lock(blocks.OWNER)
+    assert stopped.try_lock(FIRST_RECEIVER)
     one.close_sync()
     two.close_sync()
     assert names() == [block_of(buffer).name]
@@ -922,7 +949,7 @@ def test_a_block_that_somebody_has_locked_is_tried_again_and_not_waited_for(
         lockers = [files.Hold(files.open_into, block_of(each).name) for each in buffers]
         one.write_sync(["here", *buffers], transfer=buffers)
         one.write_sync("after")
-        assert all(locker.try_lock(blocks.OWNER) for locker in lockers)
+        assert all(locker.try_lock(FIRST_RECEIVER) for locker in lockers)
         with naps_counted(monkeypatch) as naps:
             for locker in lockers:
                 for _ in range(20):
@@ -947,7 +974,7 @@ def test_a_write_that_gives_up_does_not_wait_for_a_block_that_its_peer_has_locke
     locker = files.Hold(files.open_into, block_of(buffer).name)
 
     def lock(*arguments: Any, **named: Any) -> Any:
-        assert locker.try_lock(blocks.OWNER)  # as a peer that lies, once the block is under way
+        assert locker.try_lock(FIRST_RECEIVER)  # as a peer that lies, once the block is under way
         return write_frame(*arguments, **named)
 
     write_frame = connection_of(one).write_frame
@@ -963,22 +990,6 @@ def test_a_write_that_gives_up_does_not_wait_for_a_block_that_its_peer_has_locke
         except WouldBlock:
             break
     assert one.write_sync(buffer, transfer=[buffer], timeout=10)
-    with two.read_sync(timeout=10) as got:
-        assert len(got) == 10
-
-
-def test_a_write_does_not_wait_for_a_byte_that_its_peer_has_locked(
-    pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, two = pair
-    buffer = SharedBuffer(10)
-    locker = files.Hold(files.open_into, block_of(buffer).name)
-    assert locker.try_lock(blocks.OWNER + 1)
-    with naps_counted(monkeypatch) as naps, pytest.raises(ChannelError, match="cannot lock this block"):
-        one.write_sync(buffer, transfer=[buffer], timeout=0.2)
-    assert not naps
-    locker.close()
-    assert one.write_sync(buffer, transfer=[buffer])
     with two.read_sync(timeout=10) as got:
         assert len(got) == 10
 
@@ -1006,7 +1017,7 @@ def test_a_block_that_has_moved_on_is_not_taken_for_what_its_record_said(pair: t
     buffer = SharedBuffer(10)
     assert one.write_sync(buffer, transfer=[buffer])
     looking = files.Hold(files.open_into, block_of(buffer).name)
-    record = blocks.read_record(looking)
+    record = blocks.read_record(*looking.look())
     got = two.read_sync()
     assert two.write_sync(got, transfer=[got])
     del buffer
@@ -1043,13 +1054,13 @@ def test_a_buffer_that_cannot_be_given_back_costs_no_other(
     lockers = [files.Hold(files.open_into, block_of(each).name) for each in (first, second)]
 
     def refuse(*_arguments: object, **_named: object) -> None:
-        assert lockers[which].try_lock(blocks.OWNER)
+        assert lockers[which].try_lock(FIRST_RECEIVER)
         raise WouldBlock
 
     monkeypatch.setattr(connection_of(one), "write_frame", refuse)
     with pytest.raises(ChannelError, match="cannot lock this block"):
         one.write_nowait([first, second], transfer=[first, second])
-    record = blocks.read_record(lockers[1 - which])
+    record = blocks.read_record(*lockers[1 - which].look())
     assert record
     assert not record.handle  # it is nobody's but ours
     for each in (*lockers, first, second):

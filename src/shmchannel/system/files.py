@@ -191,6 +191,17 @@ def _open_into(file: io.FileIO, name: str, flags: int) -> None:
         raise OSError(number, os.strerror(number), name) from None
 
 
+def open_to_hold(name: str) -> tuple[Hold, io.FileIO]:
+    """Open a file twice: to hold its locks, and to map it (see locks.py). Raises ``OSError``."""
+    return above_streams(lambda: (Hold(open_into, name), _open_again(name)))
+
+
+def _open_again(name: str) -> io.FileIO:
+    file = io.FileIO.__new__(io.FileIO)
+    _open_into(file, name, os.O_RDWR)
+    return file
+
+
 def check_owner(name: str) -> None:
     """Raise ``PermissionError`` if the name is another user's."""
     try:

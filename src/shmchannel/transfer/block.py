@@ -1,16 +1,19 @@
 """Blocks: shared memory that moves from port to port by its name, in the same time whatever its size.
 
-A block is a file beside the channels' segments: a head, then the data. Its owner locks byte OWNER of it (see
-locks.py). While it is under way for the *n*th time, the sender's port locks byte *n*. Each move has its own
-byte, because the sender may unlock it long after the receiver has sent the block on. The record in the head
-says which port the block is under way to. So whichever side dies, another one removes the block:
+A block is a file beside the channels' segments: a head, then the data. Each move gives it to another owner,
+and each owner locks a byte of its own (see locks.py): the one that has it after *n* moves locks byte *n*. A
+sender keeps its byte until the receiver has the block, which may be long after that has sent it on. The
+record in the head says which port the block is under way to. So a move is one write of that record, and
+whichever side dies, another one removes the block:
 
 - If it is owned: its owner, or a sweep that finds it unlocked.
 - If it is under way and the sender's port lives: the sender, when it finds that the receiver has ended.
 - After that: the receiver when it ends, or a sweep if the receiver's process has died, or has let go of
   the channel by an ``execv``, or if none can connect.
 
-A side changes a record or removes a name only while it has the lock.
+A side changes a record or removes a name only while it has the lock of the owner, which is the next one while
+the block is under way. Only a sender needs none to put its block under way: so it has locked the next owner's
+byte when it takes the block back, in case a peer that connects has just found that record.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from ..layout import FREE, MOVES, NAMESPACE, PID, RINGS, STARTED, STATE
 from ..ring.producer import Note
 from ..segment import PATIENCE, Slot
 from ..system.clock import monotonic
+from ..system.fences import fence
 from ..system.files import HANDLE, allocate, disown, new_file, own, refused, remove_file
 from ..system.locks import RETRY_INTERVAL, Hold
 from ..system.mapping import map_file
@@ -37,10 +41,9 @@ from ..system.mapping import map_file
 M = TypeVar("M", bound=mmap.mmap)
 
 NAME = re.compile(HANDLE.pattern + "b")
-MAGIC = b"shmblck\1"
+MAGIC = b"shmblck\2"
 HEAD_SIZE = mmap.ALLOCATIONGRANULARITY  # bytes before the data, because a mapping starts at a multiple of it
 LARGEST = 1 << 62  # bytes; no file is larger
-OWNER = 0  # the byte that the owner locks; the sender of move n locks byte n
 RECORD = struct.Struct("<8sQQ24sQQQQ")
 MOMENT = 0.01  # seconds that a read or a write waits for a block that a sweep may have locked
 _MOST_MOVES = 1 << 62  # each move needs a byte that can be locked
@@ -88,36 +91,51 @@ class Claim:
 
 
 class Block:
-    """A block that this process owns, or has under way."""
+    """A block that this process owns, or has under way, with the byte of its own locked."""
 
     def __init__(self, name: str, size: int, hold: Hold, moves: int = 0) -> None:
+        """``moves`` are those before this process had it."""
         self.name, self.size, self.hold, self.moves = name, size, hold, moves
         self.claim = Claim(name)
+        self._withdrawing = False
 
     def offer(self, slot: Slot, message: Note) -> None:
-        """Put the block under way to the peer's port: lock the sender's byte, then unlock the owner's."""
+        """Put the block under way to the peer's port, by its record."""
+        if self._withdrawing:
+            self.withdraw()  # an exception has cut that off
         self.claim.message = message
-        self.moves += 1
-        lock_byte(self.hold, OWNER + self.moves, until=0.0)  # only a peer that lies has it locked
         slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1  # step: say_moved
-        for _ in range(2):  # again, because a peer that connects meanwhile may have looked too early
-            peer = slot.peer()
-            process = (peer[PID], peer[STARTED], peer[NAMESPACE]) if peer[STATE] != FREE else (0, 0, 0)
-            handle = slot.segment.name.encode()
-            write_record(self.hold, Record(MAGIC, self.size, self.moves, handle, 1 - slot.index, *process))
-        self.hold.unlock(OWNER)
+        if not self._address(slot):
+            # A peer that connects now and does not see this record is seen here: see ``adopt``.
+            fence()
+            if slot.peer()[STATE] != FREE:
+                self._address(slot)
+
+    def _address(self, slot: Slot) -> bool:
+        """Write into the record which port the block is for. False if no process has that port yet."""
+        peer = slot.peer()
+        has_process = peer[STATE] != FREE
+        process = (peer[PID], peer[STARTED], peer[NAMESPACE]) if has_process else (0, 0, 0)
+        handle = slot.segment.name.encode()
+        record = Record(MAGIC, self.size, self.moves + 1, handle, 1 - slot.index, *process)
+        write_record(self.hold.fileno(), record)
+        return has_process
 
     def withdraw(self) -> None:
-        """Own the block again, unless it has been closed.
+        """Take the block back, unless it has been closed.
 
         Raises ``ChannelError`` if another side keeps it locked. Then it can still be moved, or closed.
         """
+        self._withdrawing = True
+        next_owner = self.moves + 1
         try:
-            lock_byte(self.hold, OWNER, until=monotonic() + MOMENT)  # a write's timeout has passed already
-            write_record(self.hold, Record(size=self.size, moves=self.moves))
-            self.hold.unlock(OWNER + self.moves)
+            # A peer that connects may be at the record. For a moment: the write's timeout has passed already.
+            lock_byte(self.hold, next_owner, until=monotonic() + MOMENT)
+            write_record(self.hold.fileno(), Record(size=self.size, moves=self.moves))
+            self.hold.unlock(next_owner)
         except ValueError:
             pass  # it is closed
+        self._withdrawing = False
 
     def let_go(self) -> None:
         """Unlock the sender's byte: the receiver or a sweep removes the block."""
@@ -138,27 +156,31 @@ def new_block(size: int) -> Iterator[tuple[Block, int]]:
     when the system refuses.
     """
     try:
-        with new_file("b", OWNER, remove_file) as (name, file, hold):
+        with new_file("b", 0, remove_file) as (name, file, hold):
             allocate(file, HEAD_SIZE + size)
-            write_record(hold, Record(size=size))
-            yield Block(name, size, hold), file.fileno()
+            write_record(file.fileno(), Record(size=size))
+            block = Block(name, size, hold)
+            try:
+                own(block.claim, block.claim.remove_name)
+                disown(name)
+                yield block, file.fileno()
+            except BaseException:
+                block.release()
+                raise
     except OSError as error:
         raise refused(f"make a block of {size} bytes", error) from error
 
 
 def map_block(kind: type[M], block: Block, fd: int) -> M:
-    """Map a block's file, and have this process remove its name until ``block.release``.
+    """Map a block's file. Raises ``ChannelError`` when the system refuses.
 
     A mapping keeps what it was made from, so that must not be the hold: a fork keeps the mapping, and would
-    keep the locks of a process that was killed. Raises ``ChannelError`` when the system refuses.
+    keep the locks of a process that was killed.
     """
     try:
-        memory = map_file(kind, fd, block.size, HEAD_SIZE)
+        return map_file(kind, fd, block.size, HEAD_SIZE)
     except OSError as error:
         raise refused(f"map a block of {block.size} bytes", error) from error
-    own(block.claim, block.claim.remove_name)
-    disown(block.name)
-    return memory
 
 
 def lock_byte(hold: Hold, byte: int, *, until: float | None = None) -> None:
@@ -176,16 +198,16 @@ def lock_byte(hold: Hold, byte: int, *, until: float | None = None) -> None:
         time.sleep(RETRY_INTERVAL)
 
 
-def read_record(hold: Hold) -> Record | None:
-    """The record of a block; None if it is not finished."""
-    fd = hold.fileno()
+def read_record(fd: int, status: os.stat_result) -> Record | None:
+    """The record of a block, given its file; None if it is not finished."""
     data = os.pread(fd, RECORD.size, 0)
     if len(data) < RECORD.size:
         return None
     record = Record._make(RECORD.unpack(data))
-    has_size = os.fstat(fd).st_size == HEAD_SIZE + record.size
-    return record if has_size and record.magic == MAGIC and record.moves < _MOST_MOVES else None
+    is_sound = record.magic == MAGIC and (record.moves > 0 if record.handle else True)
+    has_size = status.st_size == HEAD_SIZE + record.size
+    return record if is_sound and has_size and record.moves < _MOST_MOVES else None
 
 
-def write_record(hold: Hold, record: Record) -> None:
-    os.pwrite(hold.fileno(), RECORD.pack(*record), 0)
+def write_record(fd: int, record: Record) -> None:
+    os.pwrite(fd, RECORD.pack(*record), 0)

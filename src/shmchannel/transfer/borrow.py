@@ -21,10 +21,8 @@ from ..ring.consumer import dropped
 from ..system import forks
 from ..system.clock import monotonic
 from ..system.fences import WEAK_MEMORY, fence
-from ..system.files import disown, remove_file
 from ..system.interrupts import locked
-from ..system.mapping import map_file
-from .block import HEAD_SIZE, MOMENT
+from .block import MOMENT, map_block
 from .buffer import receiving
 from .port_buffer import array_type
 from .sweep import Arrivals, slot_of
@@ -166,11 +164,9 @@ class Borrower:
 
     def _map(self, name: str) -> mmap.mmap:
         """Map a block on its first trip, and remove its name: both sides have it now."""
-        with receiving(name, slot_of(self._arrivals), monotonic() + MOMENT) as (record, hold, file):
-            memory = map_file(mmap.mmap, file.fileno(), record.size, HEAD_SIZE)
-            remove_file(name)  # step: remove_name
-            disown(name)
-        hold.close()
+        with receiving(name, slot_of(self._arrivals), monotonic() + MOMENT) as (block, fd):
+            memory = map_block(mmap.mmap, block, fd)
+            block.release()  # step: remove_name
         return memory
 
     @staticmethod

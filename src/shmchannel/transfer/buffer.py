@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from multiprocessing.util import Finalize
 from typing import Any, NoReturn
 
@@ -15,13 +14,12 @@ from ..errors import InterfaceError, is_shortage
 from ..segment import Slot
 from ..system import files
 from ..system.ending import later
-from ..system.files import disown, open_into, open_name, own, refused, remove_file
-from ..system.locks import Hold
+from ..system.files import disown, open_to_hold, own, refused
 from ..system.mapping import close_map
 from .block import (
     LARGEST,
     NAME,
-    OWNER,
+    RECORD,
     Block,
     Record,
     lock_byte,
@@ -178,27 +176,18 @@ def detach(buffer: SharedBuffer) -> None:
         pass  # another thread has just made a view: the memory is unmapped with that
 
 
-def _record_for(slot: Slot, name: str, hold: Hold) -> Record:
-    """The record of a block that is under way to a slot. Raises ``InterfaceError`` if it is not."""
-    record = read_record(hold)
-    if record is None or not record.is_for(slot, slot.index):
-        raise InterfaceError(f"the block {name} is not under way to this port")
-    return record
-
-
 def receive(name: Any, slot: Slot | None, until: float = 0.0) -> SharedBuffer:
     """Return the buffer of a message, whose block is under way to ``slot``. Raises as ``receiving``."""
-    with receiving(name, slot, until) as (record, hold, file):
-        block = Block(name, record.size, hold, record.moves)
-        return map_block(SharedBuffer, block, file.fileno())._hold(block)
+    with receiving(name, slot, until) as (block, fd):
+        return map_block(SharedBuffer, block, fd)._hold(block)
 
 
 @contextmanager
-def receiving(name: Any, slot: Slot | None, until: float = 0.0) -> Iterator[tuple[Record, Hold, io.FileIO]]:
-    """Take a block that is under way to ``slot`` (None if the port is over): its record, hold and file.
+def receiving(name: Any, slot: Slot | None, until: float = 0.0) -> Iterator[tuple[Block, int]]:
+    """Take a block that is under way to ``slot`` (None if the port is over): this process owns it then.
 
-    Its name is this process's then. The caller closes the hold; the file is open during the ``with``
-    statement. After an exception there the block is gone, or under way again if that was a shortage.
+    The descriptor is that of its file, which is open during the ``with`` statement. After an exception there
+    the block is gone, or under way again if that was a shortage.
 
     Waits until ``until`` (monotonic seconds) for a side that has the block locked. Raises
     ``InterfaceError`` if there is no such block, ``ChannelError`` when the system refuses.
@@ -208,7 +197,7 @@ def receiving(name: Any, slot: Slot | None, until: float = 0.0) -> Iterator[tupl
     if not (isinstance(name, str) and NAME.fullmatch(name)):
         raise InterfaceError(f"{name!r} is not the name of a block")
     try:
-        hold, file = Hold(open_into, name), open_name(name)
+        hold, file = open_to_hold(name)
     except FileNotFoundError as error:
         raise InterfaceError(f"the block {name} no longer exists") from error
     except PermissionError as error:
@@ -217,22 +206,27 @@ def receiving(name: Any, slot: Slot | None, until: float = 0.0) -> Iterator[tupl
         raise refused(f"open the block {name}", error) from error
     received: Record | None = None
     try:
-        status = os.fstat(hold.fileno())
+        fd, status = hold.look()  # once for all that follows
         if not (files.is_ours(status) and os.path.samestat(status, os.fstat(file.fileno()))):
             raise InterfaceError(f"{name} is no block of this user's")
-        _record_for(slot, name, hold)  # else an owner keeps it locked, and the next read would fare no better
-        lock_byte(hold, OWNER, until=until)
-        record = _record_for(slot, name, hold)
+        record = read_record(fd, status)
+        # Else an owner keeps it locked, and the next read would fare no better.
+        if record is None or not record.is_for(slot, slot.index):
+            raise InterfaceError(f"the block {name} is not under way to this port")
+        block = Block(name, record.size, hold, record.moves)
+        lock_byte(hold, block.moves, until=until)
+        if os.pread(fd, RECORD.size, 0) != RECORD.pack(*record):
+            raise InterfaceError(f"the block {name} is not under way to this port any more")
         received = record  # the message is out of the ring, so no other side will receive the block
-        own(name, partial(remove_file, name))
-        write_record(hold, Record(size=record.size, moves=record.moves))
-        yield record, hold, file
+        own(block.claim, block.claim.remove_name)
+        write_record(fd, Record(size=record.size, moves=record.moves))
+        yield block, file.fileno()
     except BaseException as error:
         if received and is_shortage(error):  # of memory for the mapping: the next read receives it again
-            write_record(hold, received)
-            disown(name)
+            write_record(hold.fileno(), received)
+            disown(block.claim)
         elif received:
-            remove_file(name)
+            block.release()
         hold.close()
         raise
     finally:

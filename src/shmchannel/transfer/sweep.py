@@ -15,7 +15,7 @@ from ..system.fences import fence
 from ..system.files import HANDLE, NAMES_FOLDER, names, open_each, remove_file
 from ..system.locks import RETRY_INTERVAL, Hold
 from ..waiting.sleeper import SLICE
-from .block import NAME, OWNER, Record, lock_byte, read_record, write_record
+from .block import NAME, Record, lock_byte, read_record, write_record
 
 
 def adopt(slot: Slot) -> None:
@@ -24,10 +24,11 @@ def adopt(slot: Slot) -> None:
     The caller has just taken the slot, and the channel's names still exist.
     """
     for _name, hold in open_each(names(NAME) if slot.segment.has_moved() else []):
-        record = read_record(hold)
+        record = read_record(*hold.look())
         if record and record.is_for(slot, slot.index) and not record.pid:
-            lock_byte(hold, OWNER)
-            write_record(hold, record._replace(**processes.this_process()._asdict()))
+            lock_byte(hold, record.moves)
+            if read_record(*hold.look()) == record:  # it may have been withdrawn meanwhile
+                write_record(hold.fileno(), record._replace(**processes.this_process()._asdict()))
 
 
 class Arrivals:
@@ -86,7 +87,7 @@ def _remove_unreceived(slot: Slot, *, lost: bool) -> None:
     ended = (0, 1) if peer_ended else (slot.index,)
     until = monotonic() + SLICE  # for all blocks together, because a close does not wait for others
     for name, hold in open_each(names(NAME)):
-        record = read_record(hold)
+        record = read_record(*hold.look())
         # step: look_at_locks
         if record and record.is_for(slot, *ended) and lock_if_abandoned(hold, record, until):
             remove_file(name)
@@ -110,7 +111,7 @@ def sweep_blocks(
     """
     swept = []
     for name, hold in open_each(filter(chosen, names(NAME))):
-        record = read_record(hold)
+        record = read_record(*hold.look())
         # Check before locking: a locked block that stays would block its receiver.
         stays = record and record.handle and (_is_sent(hold, record) or _may_be_received(record, without))
         if not stays and lock_if_abandoned(hold, record):
@@ -126,19 +127,20 @@ def lock_if_abandoned(hold: Hold, record: Record | None, until: float = 0.0) -> 
     locked for a moment, or a sweep that then leaves it. If such a process dies, its lock goes too.
     """
     under_way = record is not None and record.handle != ""
+    owner = record.moves if record else 0
     # Every side locks the sender's byte first, so of two that come at once, one gets both locks.
-    if record and under_way and not hold.try_lock(OWNER + record.moves):
+    if under_way and not hold.try_lock(owner - 1):
         return False
-    while not hold.try_lock(OWNER):
-        if not under_way or read_record(hold) != record or monotonic() > until:
+    while not hold.try_lock(owner):
+        if not under_way or read_record(*hold.look()) != record or monotonic() > until:
             return False
         time.sleep(RETRY_INTERVAL)
-    return read_record(hold) == record
+    return read_record(*hold.look()) == record
 
 
 def _is_sent(hold: Hold, record: Record) -> bool:
     """Whether the sender of a block that is under way still has it locked."""
-    return locks.is_held(hold.fileno(), OWNER + record.moves)
+    return locks.is_held(hold.fileno(), record.moves - 1)
 
 
 def _may_be_received(record: Record, without: Collection[str]) -> bool:
