@@ -35,11 +35,11 @@ ID_SIZE = 16  # bytes, in two words: the random characters of a handle
 class Segment:
     """A mapped segment. It is unmapped with the last reference into it."""
 
-    def __init__(self, name: str, file: io.FileIO) -> None:
-        """Map a whole file. The caller closes the file."""
+    def __init__(self, name: str, file: io.FileIO, size: int) -> None:
+        """Map a file of ``size`` bytes. The caller closes it."""
         self.name = name
         self.semaphores: list[LibcSemaphore] = []  # of the process that has made them, which has them open
-        self.memory = map_file(mmap.mmap, file.fileno(), os.fstat(file.fileno()).st_size)
+        self.memory = map_file(mmap.mmap, file.fileno(), size)
         self.words = memoryview(self.memory).cast("Q")  # not to be sliced: see ``part``
         self.capacity = 0  # bytes per direction; read once, because a peer may change it after the check
 
@@ -55,10 +55,7 @@ class Segment:
 
     def record(self, offset: int) -> list[int]:
         """The words of a record, the state first: the rest is at least what was stored before that."""
-        first = offset >> 3
-        state = self.words[first + layout.STATE]  # step: look_at_state
-        if WEAK_MEMORY:
-            fence()  # step: fence_after_state
+        first, state = offset >> 3, self._state(offset)
         # step: read_process
         record = [self.words[index] for index in range(first, first + layout.RECORD_WORDS)]
         record[layout.STATE] = state
@@ -66,7 +63,13 @@ class Segment:
 
     def state(self, index: int) -> int:
         """The state of slot ``index``."""
-        return self.record(SLOTS[index])[layout.STATE]
+        return self._state(SLOTS[index])
+
+    def _state(self, offset: int) -> int:
+        state = self.words[(offset >> 3) + layout.STATE]  # step: look_at_state
+        if WEAK_MEMORY:
+            fence()  # step: fence_after_state
+        return state
 
     def has_free_slot(self) -> bool:
         """Whether a side can still connect."""
@@ -105,8 +108,9 @@ class Segment:
             made: list[LibcSemaphore] = []
             beside = partial(_make_semaphores, made)
             with files.new_file("", CREATOR, unlink, beside) as (name, file, hold):
-                files.allocate(file, DATA + 2 * capacity)
-                segment = cls(name, file)
+                size = DATA + 2 * capacity
+                files.allocate(file, size)
+                segment = cls(name, file, size)
                 segment.capacity, segment.semaphores = capacity, made
                 words = segment.words
                 words[layout.VERSION_WORD] = layout.VERSION
@@ -172,11 +176,12 @@ class Segment:
 
     def _take(self, hold: Hold) -> int:
         until = monotonic() + PATIENCE
-        while self.has_free_slot() and has_name(hold.look()[1]):
+        while self.has_free_slot():
             for index in (0, 1):
                 if self.state(index) == FREE and self._try_take(hold, index):
                     return index
-            if monotonic() > until:  # checked after a try, because this process may have been stopped
+            # The time is checked after a try, because this process may have been stopped.
+            if not has_name(hold.look()[1]) or monotonic() > until:
                 break
             time.sleep(RETRY_INTERVAL)  # another side, which connects or sweeps, has locked a free slot
         raise self._gone()
@@ -215,6 +220,11 @@ class Slot:
         """The other slot's record."""
         return self.segment.record(SLOTS[1 - self.index])
 
+    @property
+    def peers_state(self) -> int:
+        """The other slot's state, which is less to read than its record."""
+        return self.segment.state(1 - self.index)
+
     def taken(self) -> int:
         """Where the last message ends that was taken out of the incoming ring."""
         return self.segment.words[(RINGS[1 - self.index] >> 3) + layout.HEAD]
@@ -240,12 +250,12 @@ class Slot:
         Either its holder died without closing, or the slot is free and no side can connect.
         """
         fd, status = self.hold.look()
-        state = self.peer()[layout.STATE]
+        state = self.peers_state
         if state == FREE:
             over = not self.segment.is_wanted(fd, status)
         else:
             over = state == CONNECTED and not locks.is_held(fd, SLOTS[1 - self.index])
-        return over and self.peer()[layout.STATE] == state  # the peer may have connected or closed meanwhile
+        return over and self.peers_state == state  # the peer may have connected or closed meanwhile
 
     def close(self) -> None:
         """Give the slot up: store the state, then drop the lock."""
@@ -353,7 +363,7 @@ def _map_finished(name: str, file: io.FileIO, until: float) -> Segment:
         size = os.fstat(fd).st_size
         if size >= DATA:
             try:
-                segment = Segment(name, file)
+                segment = Segment(name, file, size)
             except OSError as error:
                 raise refused(f"map {name}", error) from error
             magic = segment.words[layout.MAGIC_WORD]  # step: look_at_magic

@@ -7,7 +7,6 @@ it has listed under that name, and with nothing else.
 from __future__ import annotations
 
 import enum
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast, runtime_checkable
@@ -295,8 +294,9 @@ def listed(interfaces: Iterable[type | Interface]) -> tuple[Interface, ...]:
     asked = [one for one in interfaces if not (isinstance(one, type) and is_known(one))]
     result = tuple(one if isinstance(one, Interface) else Interface(one) for one in asked)
     for what in ("name", "cls"):
-        for key, count in Counter(getattr(one, what) for one in result).items():
-            if count > 1:
+        keys = [getattr(one, what) for one in result]
+        for key in keys:
+            if keys.count(key) > 1:
                 raise ValueError(f"two interfaces with the {what} {key!r}: names and classes are unique")
     return result
 

@@ -54,7 +54,7 @@ class Peer:
 
     def has_connected(self) -> bool:
         """Whether the other slot has been taken. False once this port is over."""
-        return self._slot is not None and self._slot.peer()[STATE] != FREE
+        return self._slot is not None and self._slot.peers_state != FREE
 
     def info(self) -> PeerInfo | None:
         """The process on the other side, None if nobody has connected; kept when it or this port ends."""

@@ -75,6 +75,14 @@ class Descriptor(Generic[Opened]):
 _newest: dict[int, object] = {}  # for each number, the mark of the last Descriptor that was made for it
 
 
+def _is_open(number: int) -> bool:
+    try:
+        os.get_inheritable(number)  # which asks for less than its status
+    except OSError:
+        return False
+    return True
+
+
 def _status_of(number: int) -> os.stat_result | None:
     try:
         return os.fstat(number)
@@ -125,7 +133,7 @@ def above_streams(make: Callable[[], T]) -> T:
     fillers = _Fillers()
     try:
         for number in STANDARD_STREAMS:
-            if _status_of(number) is None:
+            if not _is_open(number):
                 fillers.append(Descriptor(socket.socket(socket.AF_UNIX)))
         # A weak reference, in case a signal handler keeps the last lines from being run.
         _in_thread.fillers = weakref.ref(fillers)
