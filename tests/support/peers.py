@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib
 import json
+import mmap
 import os
 import signal
 import sys
@@ -356,14 +357,15 @@ def find_nothing(handle: str) -> None:
         raise AssertionError("there is a channel")
 
 
-def burn(handle: str, chunks: int, loops: int) -> None:
-    """Work for the processor between messages."""
-    with connect(handle) as port:
-        for _ in range(chunks):
-            start = port.read_sync(timeout=60)
-            for _ in range(loops):
-                start = (start * 1103515245 + 12345) & 0x7FFFFFFF
-            port.write_sync(start)
+def spin(path: str, mine: int, theirs: int) -> None:
+    """Count in bytes of a file with somebody, and let no other thread have this GIL meanwhile."""
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        sys.setswitchinterval(1000)
+        end = time.monotonic() + 30
+        for number in range(1, 51):
+            memory[mine] = number
+            while memory[theirs] < number:
+                assert time.monotonic() < end
 
 
 def create_and_serve(handle: str) -> None:
