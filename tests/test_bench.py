@@ -121,6 +121,7 @@ TURNS = [
 ]
 
 
+@pytest.mark.varies
 @pytest.mark.parametrize(("workload", "rival", "at"), TURNS)
 def test_the_two_sides_of_a_turn_fit_and_end(workload: str, rival: str, at: int) -> None:
     """A turn in this process, with a thread."""

@@ -35,7 +35,7 @@ EXAMPLES = [
         code,
         output,
         id=f"{page.relative_to(ROOT)}:{page.read_text()[: found.start()].count(chr(10)) + 1}",
-        marks=[needs_interpreters] if "interpreter" in code.lower() else [],
+        marks=[needs_interpreters, pytest.mark.varies] if "interpreter" in code.lower() else [],
     )
     for page in PAGES
     for found in BLOCK.finditer(page.read_text())

@@ -193,6 +193,7 @@ needs_3_14 = pytest.mark.skipif(
 
 
 @needs_3_14
+@pytest.mark.varies
 def test_interpreters_threads_and_processes_count_the_same_tokens() -> None:
     pytest.importorskip("rich")
     text = run("examples/interpreters.py", "--limit", "60", "--workers", "2")
@@ -205,6 +206,7 @@ def test_interpreters_threads_and_processes_count_the_same_tokens() -> None:
 
 
 @needs_3_14
+@pytest.mark.varies
 @pytest.mark.parametrize("clients", [1, 7])
 def test_an_actor_answers_every_client_and_raises_here_what_is_raised_there(clients: int) -> None:
     text = run("examples/interpreter_actor.py", "--texts", "100", "--clients", str(clients))
@@ -215,6 +217,7 @@ def test_an_actor_answers_every_client_and_raises_here_what_is_raised_there(clie
 
 
 @needs_3_14
+@pytest.mark.varies
 @pytest.mark.parametrize("example", ["interpreters.py", "interpreter_actor.py"])
 @pytest.mark.parametrize("later", [0.05, 0.5])  # seconds: as they start, and when they work
 def test_ctrl_c_ends_what_runs_in_interpreters_quietly(example: str, later: float) -> None:
@@ -268,8 +271,8 @@ def test_both_pools_make_the_same_thumbnails() -> None:
         ["thumbnails.py", "--images", "0"],
         ["web_server.py", "--port", "70000"],
         ["handoff.py"],
-        pytest.param(["interpreters.py", "--workers", "0"], marks=needs_3_14),
-        pytest.param(["interpreter_actor.py", "--clients", "0"], marks=needs_3_14),
+        pytest.param(["interpreters.py", "--workers", "0"], marks=[needs_3_14, pytest.mark.varies]),
+        pytest.param(["interpreter_actor.py", "--clients", "0"], marks=[needs_3_14, pytest.mark.varies]),
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -296,8 +299,8 @@ PRINTING = [
     ["log_fan_in.py"],
     ["supervisor.py", "--jobs", "5"],
     ["thumbnails.py", "--images", "5", "--workers", "1"],
-    pytest.param(["interpreters.py", "--limit", "5"], marks=needs_3_14),
-    pytest.param(["interpreter_actor.py", "--texts", "5"], marks=needs_3_14),
+    pytest.param(["interpreters.py", "--limit", "5"], marks=[needs_3_14, pytest.mark.varies]),
+    pytest.param(["interpreter_actor.py", "--texts", "5"], marks=[needs_3_14, pytest.mark.varies]),
 ]
 each_that_prints = pytest.mark.parametrize("arguments", PRINTING, ids=lambda arguments: arguments[0])
 
