@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shmchannel.system.processes import has_gil
 from support import apart, engines
 from support.leftovers import children, descriptors, mappings, names
 
@@ -40,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         _stderr = os.dup(2)
+    if not has_gil():  # there each collection stops all threads and looks at every object, frozen or not
+        gc.set_threshold(100_000)
     # The first spawn of multiprocessing starts it, and keeps it: so it has to be there before a test.
     resource_tracker.ensure_running()
 
