@@ -25,7 +25,6 @@ from support import engines
 from support.engines import Codec, by_all, decode
 from support.values import alike, deep, shared_values, values
 
-# Hypothesis makes hundreds of values for a test: without a GIL each may take it a tenth of a second.
 pytestmark = [pytest.mark.varies, pytest.mark.deadline(300)]
 
 
@@ -98,7 +97,7 @@ EDGES = [
 def test_a_value_at_the_edges_has_one_encoding(value: Any) -> None:
     first, *others = by_all(encoded, value)
     assert all(other == first for other in others)
-    if isinstance(first, bytes):
+    if isinstance(first, bytes) and len(first) < 10_000:  # test_codec.py has longer ones come back
         one, *others = by_all(decoded, first)
         assert all(alike(one, other) for other in others)
 
@@ -181,7 +180,7 @@ def test_codes_of_ext_objects_have_a_sign(code: int) -> None:
             decode(b"\xd4" + code.to_bytes(1, signed=True) + b"0")
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(st.binary(max_size=60) | st.lists(st.integers(0x80, 0xFF), max_size=9).map(bytes))
 @example(b"\xc1")
 @example(b"\xc4")
@@ -201,7 +200,6 @@ def test_bytes_are_read_the_same_or_refused_by_all(payload: bytes) -> None:
     assert all(alike(first, other) for other in others)
 
 
-@settings(max_examples=300)
 @given(values | shared_values(), st.data())
 def test_messages_that_were_tampered_with_are_read_the_same(value: Any, data: st.DataObject) -> None:
     payload = bytearray(Codec().encode(value))

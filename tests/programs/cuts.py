@@ -284,7 +284,6 @@ def survey(act: Callable[[Do], str]) -> int:
             with suppress(Cut), cutter:
                 action()
 
-        gc.collect()
         before = descriptors()
         wrong = act(do)
         gc.collect()
