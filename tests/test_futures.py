@@ -362,6 +362,17 @@ def test_an_initializer_that_fails_breaks_the_pool() -> None:
             executor.submit(double, 1)
 
 
+def test_what_a_failing_initializer_logs_is_there_when_the_pool_breaks(tmp_path: Path) -> None:
+    ended, gate = tmp_path / "ended", tmp_path / "gate"
+    with pool(1, initializer=tasks.fail_and_log_late, initargs=(str(ended), str(gate))) as executor:
+        future = executor.submit(double, 1)
+        assert not futures.wait([future], timeout=0.1).done  # as long as the worker has something to write
+        gate.touch()
+        with pytest.raises(futures.process.BrokenProcessPool, match="no good"):
+            future.result(timeout=30)
+        assert ended.exists()
+
+
 def test_a_worker_ends_after_its_tasks_and_another_goes_on() -> None:
     with pool(1, "spawn", max_tasks_per_child=3) as executor:
         pids = [executor.submit(os.getpid).result(timeout=30) for _ in range(4)]

@@ -27,7 +27,6 @@ OTHERWISE = {
     "test_exit_at_task_unpickle": "as above",
     "test_error_during_result_unpickle_in_result_handler": "as above",
     "test_exit_during_result_unpickle_in_result_handler": "as above",
-    "FailingInitializerTest.test_initializer": "the pool breaks before the worker has sent its log record",
     "test_del_shutdown": "the standard's thread and queue",
     "test_shutdown_no_wait": "the standard's thread and queue",
     "test_shutdown_deadlock_pickle": "the standard's thread",

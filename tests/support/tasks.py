@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def get_state() -> str:
 
 def fail_to_begin() -> None:
     raise ValueError("no good")
+
+
+def fail_and_log_late(ended: str, gate: str) -> None:
+    """As an initializer: fail, and have something to write at the process's end, once a file exists."""
+    Finalize(None, lambda: (wait_for(gate), Path(ended).touch()), exitpriority=1)
+    fail_to_begin()
 
 
 def nothing() -> None:
@@ -102,6 +109,15 @@ def die(how: str) -> None:
     if how == "close":
         os.closerange(3, 1000)
         time.sleep(60)
+
+
+def leave_child(path: str) -> None:
+    """Note the pid of a child that has all descriptors of this worker."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    Path(path).write_text(str(pid))
 
 
 def signal_itself(number: int) -> None:

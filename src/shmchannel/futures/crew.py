@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from contextlib import suppress
@@ -22,11 +23,14 @@ class Life(Protocol):
     def sentinel(self) -> int:
         """A descriptor that is readable once the worker has ended."""
 
+    def has_ended(self) -> bool:
+        """Whether it has. The sentinel may say so too late, and too early: other code may have it too."""
+
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
     def join(self) -> None: ...
     def end(self) -> None:
-        """Join it, and kill it first if it has closed its port and lives."""
+        """Join it, and kill it first if it lives."""
 
 
 class Worker:
@@ -43,7 +47,8 @@ class Worker:
         self.port = port
         self.life = life
         self.ready = False  # it has said so. It has got tasks before
-        self.gone = False  # its port is over
+        self.failure = ""  # of its initializer
+        self.end_by = math.inf  # when it has to have ended, in monotonic seconds: its port is over
         self.room = 0  # how many tasks it may have in addition; it may be below 0
         self._begun = begun
         begun.allow_all()
@@ -60,13 +65,18 @@ class Worker:
         return len(self._unanswered)
 
     @property
+    def is_over(self) -> bool:
+        """Whether its port is over, and its last answer read."""
+        return self.end_by < math.inf
+
+    @property
     def retired(self) -> bool:
         """Whether it has had all the tasks that it may have, and has answered."""
         return self._left == 0 and not self._unanswered
 
     def find_room(self, window: int) -> None:
         """Set ``room``, if a worker may have ``window`` tasks. Only ``send`` keeps it up to date."""
-        if self._waits or self._limited or self._left == 0 or self.gone:
+        if self._waits or self._limited or self._left == 0 or self.is_over:
             self.room = 0
         else:
             self.room = window - len(self._unanswered)
@@ -146,9 +156,9 @@ class Worker:
         self.port.close_sync()
 
     def waiting(self) -> int:
-        """How many tasks wait behind the one that it has begun."""
-        begun = max(self._begun.last() - self._answered, 0)
-        return sum(task is not None for task in list(self._unanswered)[begun:])
+        """How many tasks wait behind the one that it has begun, or decodes: it may die of either."""
+        at_hand = max(self._begun.last() - self._answered, int(self.ready))
+        return sum(task is not None for task in list(self._unanswered)[at_hand:])
 
     def has_gone_on(self) -> bool:
         """Whether it has begun another task since the last time that this was asked."""

@@ -49,7 +49,9 @@ class Dispatch:
 
     @property
     def must_tick(self) -> bool:
-        """Whether a task waits behind another while a worker is idle."""
+        """Whether a task waits behind another while a worker is idle, or a worker is about to end."""
+        if any(worker.is_over for worker in self.workers):
+            return True
         return any(not worker.load for worker in self.workers) and any(map(Worker.waiting, self.workers))
 
     def add(self, worker: Worker) -> None:
@@ -91,10 +93,7 @@ class Dispatch:
                     worker.send(task)
                 except CANNOT_CROSS as error:
                     settled += self._pickle(task, error)
-                except OVER:
-                    worker.gone = True
-                    self._keep(worker, task)
-                except WouldBlock:
+                except (*OVER, WouldBlock):
                     self._keep(worker, task)
                 except ChannelError:  # the call is larger than the ring
                     if worker.load:
@@ -150,6 +149,8 @@ class Dispatch:
             return
         worker = max(self.workers, key=Worker.waiting)
         waiting = worker.waiting()
+        if worker.life.has_ended():  # it may have died of the next task, which has to be counted
+            return
         if waiting and worker in stuck:
             self.backlog.extend(worker.take_back(waiting))
         elif waiting * self._mean > WORTH:

@@ -109,6 +109,9 @@ class Thread:
 
     kill = terminate
 
+    def has_ended(self) -> bool:
+        return not self._thread.is_alive()
+
     def join(self) -> None:
         self._thread.join()
         os.close(self.sentinel)

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
+from time import monotonic
 from typing import Any, NoReturn
 
 from ..multiplex import wait
@@ -19,6 +20,7 @@ from .task import Settled, Task, settle
 
 BATCH = 1000  # answers
 MOST_DEATHS = 3  # workers that may die with this task as the next one
+PATIENCE = 10  # seconds that a worker may take to end once its port has
 IN_VAIN = 5  # workers more than the pool has that may die in a row before they are ready
 
 
@@ -195,12 +197,13 @@ class Pool:
             alarm = self._alarm.fileno()
             ticks = self._dispatch.must_tick
             self._alarm.thread_sleeps = not ticks
-        ready = wait([alarm, *sentinels, *(worker.port for worker in workers)], TICK if ticks else None)
+            ports = [worker.port for worker in workers if not worker.is_over]
+        ready = wait([alarm, *sentinels, *ports], TICK if ticks else None)
         if alarm in ready:
             os.read(alarm, 1000)
         for worker in workers:
             ended = worker.life.sentinel in ready
-            if ended or worker.port in ready:
+            if ended or worker.is_over or worker.port in ready:
                 self._attend(worker, ended=ended)
         self._go_on()
         return True
@@ -227,7 +230,9 @@ class Pool:
             if self.reason:  # given up: its tasks have failed
                 return
             settled = self._note(worker, answers)
-            if (over or (ended and not answers)) and not self.reason:
+            if over and not worker.is_over:
+                worker.end_by = monotonic() + PATIENCE
+            if (ended and not answers) or (over and self._has_left(worker)):
                 settled += self._bury(worker)
             self._dispatch.find_room(worker)
             settled += self._dispatch.send()
@@ -247,37 +252,48 @@ class Pool:
                 self._dispatch.backlog.extendleft([task] if task else [])
             elif kind == READY:
                 worker.ready = True
-            else:  # its initializer has failed. It ends by itself, and may have an error to log
-                self._dispatch.remove(worker)
-                self._ended.append(worker)
-                return settled + self._give_up(f"the initializer of a worker failed:\n{payload}", of=worker)
+            else:
+                worker.failure = payload
         if settled:
             self._died_in_vain = 0
             self._dispatch.measure(len(settled), seconds)
         return settled
 
+    def _has_left(self, worker: Worker) -> bool:
+        """Whether the pool may go on without a worker whose port is over.
+
+        Not while it ends: until then what it prints or logs may be on its way.
+        """
+        return worker.retired or worker.life.has_ended() or monotonic() > worker.end_by
+
     def _bury(self, worker: Worker) -> Settled:
-        """Go on without a worker that has ended."""
+        """Go on without a worker."""
         self._dispatch.remove(worker)
-        worker.gone = True
         worker.close()
         if worker.retired:
             self._join_ended()
             self._ended.append(worker)
             return self._replace()
         worker.life.end()
-        begun, others = worker.lose()
+        lost, others = worker.lose()
+        what = "while it ran this task, which may be done in part"
         if not worker.ready:
             self._died_in_vain += 1
-        elif begun is None and others:
+        elif lost is None and others:
             # The worker may have died of the next call, which it decodes before the task begins.
             others[0].deaths += 1
             if others[0].deaths == MOST_DEATHS:
-                begun = others.pop(0)
+                lost = others.pop(0)
+                what = (
+                    f"before it began this task, as {MOST_DEATHS - 1} others did. The task has not run: "
+                    "perhaps a worker ends when it decodes the arguments"
+                )
         self._dispatch.backlog.extendleft(reversed(others))
-        if begun is not None:
-            lost = WorkerLost(f"{worker.life} while it ran this task; the pool goes on without it")
-            return [(begun.future, ERROR, [lost, ""]), *self._replace()]
+        if lost is not None:
+            error = WorkerLost(f"{worker.life} {what}; the pool goes on without it")
+            return [(lost.future, ERROR, [error, ""]), *self._replace()]
+        if worker.failure:
+            return self._give_up(f"the initializer of a worker failed:\n{worker.failure}")
         if self._died_in_vain >= self.size + IN_VAIN:
             return self._give_up(f"{self._died_in_vain} workers ended before they were ready: {worker.life}")
         return self._replace()
@@ -297,15 +313,11 @@ class Pool:
                 return self._give_up(f"no worker can be started: {type(error).__name__}: {error}")
         return []
 
-    def _give_up(self, reason: str, how: str = "terminate", of: Worker | None = None) -> Settled:
-        """End all workers, and fail all tasks, with those ``of`` a worker that has ended.
-
-        ``how`` is a method of a worker's life.
-        """
+    def _give_up(self, reason: str, how: str = "terminate") -> Settled:
+        """End all workers, and fail all tasks. ``how`` is a method of a worker's life."""
         self.reason = reason
         self._closing = self._closing or "shutdown"
-        workers = [*self._dispatch.workers, *([of] if of else [])]
-        tasks = [*self._dispatch.backlog, *(task for worker in workers for task in worker.tasks)]
+        tasks = [*self._dispatch.backlog, *(task for one in self._dispatch.workers for task in one.tasks)]
         self._dispatch.backlog.clear()
         for worker in self._dispatch.workers:
             getattr(worker.life, how)()

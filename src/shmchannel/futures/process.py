@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -24,8 +23,6 @@ from .executor import PoolExecutor, checked_size
 from .messages import interfaces_with
 from .pool import Pool
 from .worker import Interrupts, work
-
-PATIENCE = 0.1  # seconds that a process may take to end once its port has
 
 
 class ProcessPoolExecutor(PoolExecutor):
@@ -170,12 +167,14 @@ class Process:
             return f"worker process {self.process.pid} was killed by {_signal_name(-code)}"
         return f"worker process {self.process.pid} ended with exit code {code}"
 
+    def has_ended(self) -> bool:
+        return self.process.exitcode is not None
+
     def join(self) -> None:
         self.process.join()
 
     def end(self) -> None:
-        """Join it, and kill it first if it has closed its port and lives."""
-        wait([self.sentinel], PATIENCE)  # not join, which trusts the sentinel, a pipe that anybody may close
-        if self.process.exitcode is None:
-            self.process.kill()
-        self.process.join()
+        """Join it, and kill it first if it lives."""
+        if not self.has_ended():
+            self.kill()
+        self.join()
