@@ -115,7 +115,11 @@ def nothing_left(
     request: pytest.FixtureRequest,
     in_time: None,  # noqa: ARG001  (its deadline holds here too)
 ) -> Iterator[None]:
-    """After a test there are the same names, descriptors, threads and children, and no new mapping."""
+    """After a test there are the same names, descriptors, threads and children, and no new mapping.
+
+    Without a GIL, CPython 3.13 keeps each class for good once there was a second thread, and with it what the
+    functions of the class close over. So a class in a test gets its ports as attributes.
+    """
     gc.collect()
     gc.freeze()  # else each collection goes through all that pytest and Hypothesis keep: a tenth of a second
     before, mapped = here(), mappings()

@@ -325,28 +325,30 @@ def test_large_messages_that_do_not_decode_go_to_one_reader_each() -> None:
         assert len(refused) == 600
 
 
+class Reads:
+    """Garbage that reads a message once it is found."""
+
+    def __init__(self, port: Port, got: list[Any]) -> None:
+        self.cycle, self.port, self.got = self, port, got
+
+    def __del__(self) -> None:
+        try:
+            self.got.append(self.port.read_nowait())
+        except WouldBlock:
+            pass
+
+
 def test_a_finalizer_that_reads_this_very_port_does_not_come_in_between() -> None:
     # Up to 3.11 the collector runs where containers are allocated: in the midst of decoding.
     channel = Channel()
     with engines.connected(channel, "c") as one, engines.connected(channel, "c") as two:
         got: list[Any] = []
-
-        class Reads:
-            def __init__(self) -> None:
-                self.cycle = self
-
-            def __del__(self) -> None:
-                try:
-                    got.append(two.read_nowait())
-                except WouldBlock:
-                    pass
-
         large = [[number] for number in range(2000)]
         gc.set_threshold(10)
         try:
             for number in range(100):
                 one.write_sync([number, large])
-                Reads()
+                Reads(two, got)
                 try:
                     got.append(two.read_nowait())
                 except WouldBlock:  # a finalizer was first

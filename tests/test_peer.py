@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from shmchannel import Channel, SharedBuffer
 from shmchannel.port.peer import Peer
+from shmchannel.segment import Slot
 from support.engines import RINGS, connected
 from support.inside import peer_of, slot_of
 
 
+class Looked:
+    """A port's slot, in which a look for the peer finds something else."""
+
+    def __init__(self, slot: Slot, peer_is_lost: Callable[[], bool]) -> None:
+        self._slot, self.peer_is_lost = slot, peer_is_lost
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._slot, name)
+
+
+def peer_with(slot: Slot, peer_is_lost: Callable[[], bool]) -> Peer:
+    return Peer(Looked(slot, peer_is_lost), spin=False)  # type: ignore[arg-type]
+
+
 def test_a_peer_that_is_forgotten_during_a_look_is_not_lost() -> None:
     """Another thread closes the port meanwhile, and the descriptor's number may be another file's by then."""
+
+    def forget() -> bool:
+        peer.forget()
+        return True
+
     with Channel().connect() as port:
-
-        class Slot:
-            """The port's slot, which is closed while its peer is looked for."""
-
-            def peer_is_lost(self) -> bool:
-                peer.forget()
-                return True
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(slot, name)
-
-        slot, looked = slot_of(port), Slot()
-        peer = Peer(looked, spin=False)  # type: ignore[arg-type]
+        peer = peer_with(slot_of(port), forget)
         assert peer.look()
         assert not peer.lost
 
 
 def test_a_peer_that_has_died_is_lost() -> None:
     with Channel().connect() as port:
-        slot = slot_of(port)
-
-        class Slot:
-            def peer_is_lost(self) -> bool:
-                return True
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(slot, name)
-
-        peer = Peer(Slot(), spin=False)  # type: ignore[arg-type]
+        peer = peer_with(slot_of(port), lambda: True)
         assert not peer.look()
         assert peer.lost
 
@@ -79,17 +79,12 @@ def test_what_all_threads_look_at_is_never_sliced(engine: str) -> None:
 
 
 def test_an_error_of_a_look_is_not_taken_for_a_peer_that_lives() -> None:
+    def released() -> bool:
+        raise ValueError("operation forbidden on released memoryview object")
+
     with Channel().connect() as port:
         slot = slot_of(port)
-
-        class Slot:
-            def peer_is_lost(self) -> bool:
-                raise ValueError("operation forbidden on released memoryview object")
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(slot, name)
-
-        peer = Peer(Slot(), spin=False)  # type: ignore[arg-type]
+        peer = peer_with(slot, released)
         with pytest.raises(ValueError, match="released"):
             peer.look()
         slot.hold.close()  # by another thread, which closes the port

@@ -210,26 +210,28 @@ def test_a_handler_cannot_write_a_large_message_into_one_that_it_interrupted(pai
     assert got == [b"large" * 10_000]
 
 
+class Writes:
+    """Garbage that writes a message once it is found."""
+
+    def __init__(self, port: Port) -> None:
+        self.cycle, self.port = self, port
+
+    def __del__(self) -> None:
+        try:
+            self.port.write_nowait("from a finalizer")
+        except WouldBlock:
+            pass
+
+
 def test_a_finalizer_may_write_wherever_the_garbage_collector_runs(pair: tuple[Port, Port]) -> None:
     one, two = pair
-
-    class Garbage:
-        def __init__(self) -> None:
-            self.me = self
-
-        def __del__(self) -> None:
-            try:
-                one.write_nowait("from a finalizer")
-            except WouldBlock:
-                pass
-
     got: list[str] = []
     reader = threading.Thread(target=lambda: got.extend(two))
     reader.start()
     before = gc.get_threshold()
     try:
         for number in range(600):
-            Garbage()
+            Writes(one)
             gc.set_threshold(gc.get_count()[0] + 1 + number % 60)  # so that it runs somewhere in the write
             assert one.write_sync(chr(97 + number % 26) * 9001, timeout=10)
     finally:
