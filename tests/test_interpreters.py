@@ -17,7 +17,7 @@ import pytest
 from shmchannel import Channel, ChannelFull, EndOfChannel, SharedBuffer, WouldBlock
 from shmchannel.system import processes
 from shmchannel.waiting import sleeper as waiting
-from shmchannel.waiting.sleeper import SPIN_APART, SPIN_YIELDING
+from shmchannel.waiting.sleeper import SPIN_APART
 from support import peers
 from support.flavours import PROCESSES, Peer, call_in, interpreters, needs_interpreters, new_interpreter
 from support.inside import peer_of
@@ -142,7 +142,7 @@ def test_ports_in_isolated_interpreters_spin_for_each_other() -> None:
     with running(peers.echo, channel.handle), channel.connect() as port:
         port.write_sync(1)
         assert port.read_sync(timeout=30) == 1
-        assert peer_of(port).spins() == (SPIN_APART if processes.cpus() > 1 else SPIN_YIELDING)
+        assert peer_of(port).spins() == SPIN_APART
     with Channel().connect() as port:
         assert processes.shares_gil(processes.MAIN)
         assert not processes.shares_gil(987654)  # which there is not any more

@@ -708,9 +708,10 @@ def test_the_constants_in_c_are_those_in_python() -> None:
         "NO_SPIN",
         "SPIN_APART",
         "SPIN_BESIDE",
-        "SPIN_YIELDING",
         "LONG_YIELD",
         "REST",
+        "SLEEP_COSTS",
+        "MOST_CREDIT",
     }
     assert {"TAIL", "HEAD", "READER", "WRITER", "CONTROL_SIZE", "HEADER", "WHOLE", "ABORT", "BATCH"} <= shared
     for name in shared:

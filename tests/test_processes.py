@@ -12,7 +12,7 @@ import pytest
 from shmchannel import Channel
 from shmchannel.layout import NAMESPACE, SLOTS, STARTED
 from shmchannel.system import processes
-from shmchannel.waiting.sleeper import NO_SPIN, SPIN_APART, SPIN_BESIDE, SPIN_YIELDING
+from shmchannel.waiting.sleeper import NO_SPIN, SPIN_APART, SPIN_BESIDE
 from support import engines
 from support.containers import environment, run_apart
 from support.inside import peer_of, slot_of
@@ -129,7 +129,7 @@ def test_a_process_lives_while_any_of_its_threads_does() -> None:
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_on_one_cpu_a_spin_yields_and_none_is_made_for_a_peer_behind_our_gil(
+def test_on_one_cpu_no_spin_is_made_for_a_peer_behind_our_gil(
     monkeypatch: pytest.MonkeyPatch, cpus: int
 ) -> None:
     monkeypatch.setattr(processes, "cpus", lambda: cpus)
@@ -138,7 +138,7 @@ def test_on_one_cpu_a_spin_yields_and_none_is_made_for_a_peer_behind_our_gil(
     with channel.connect() as one, channel.connect() as two:
         assert peer_of(one).spins() == {1: NO_SPIN, 2: SPIN_BESIDE}[cpus]
         slot_of(one).segment.words[(SLOTS[0] >> 3) + STARTED] += 1  # as if that was another process
-        assert peer_of(two).spins() == {1: SPIN_YIELDING, 2: SPIN_APART}[cpus]
+        assert peer_of(two).spins() == SPIN_APART
 
 
 @pytest.mark.skipif(processes.cpus() < 2, reason="on one CPU no peer is spun for so")

@@ -493,30 +493,53 @@ def test_a_wait_that_is_short_earns_spinning_and_a_long_one_loses_it(
     assert sleeper.budget[0] == waiting.SPIN
 
 
+class Yields:
+    """A clock that stands still but for yields, and a sleeper that spins by it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.took, self.count = 0, 10, 0
+        monkeypatch.setattr(waiting, "monotonic_ns", lambda: self.now)
+        monkeypatch.setattr(os, "sched_yield", self._sched_yield)
+        never: Any = None
+        words = memoryview(bytearray(2))
+        self.sleeper = waiting.Sleeper(words, never, alive=lambda: True, spins=lambda: waiting.SPIN_APART)
+
+    def _sched_yield(self) -> None:
+        self.count += 1
+        self.now += self.took
+
+    def spin(self, *, took: int, looks: int | None = None) -> int:
+        """Spin until the look that finds something, if any; return the number of yields."""
+        self.took = took
+        before, polls = self.count, itertools.count()
+        found = self.sleeper.spin(Wait(self.sleeper, lambda: next(polls) == looks))
+        assert found == (looks is not None)
+        return self.count - before
+
+
 def test_where_another_program_takes_the_cpu_a_side_sleeps_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now, yields = 0, 0
+    yields = Yields(monkeypatch)
+    long = waiting.LONG_YIELD + 1
+    assert yields.spin(took=waiting.MOST_CREDIT) == 1  # which uses up the credit
+    assert yields.spin(took=long) == 1
+    yields.now += waiting.REST * long - 1
+    assert yields.spin(took=10) == 0  # it rests
+    yields.now += 1
+    assert yields.spin(took=10) > 1000
 
-    def sched_yield() -> None:
-        nonlocal now, yields
-        yields += 1
-        now += waiting.LONG_YIELD + 1 if yields == 3 else 10
 
-    monkeypatch.setattr(waiting, "monotonic_ns", lambda: now)
-    monkeypatch.setattr(os, "sched_yield", sched_yield)
-    never: Any = None
-    words = memoryview(bytearray(2))
-    sleeper = waiting.Sleeper(words, never, alive=lambda: True, spins=lambda: waiting.SPIN_YIELDING)
-    wait = Wait(sleeper, lambda: False)
-    assert not sleeper.spin(wait)
-    assert yields == 3
-    now += (waiting.REST - 1) * waiting.LONG_YIELD
-    assert not sleeper.spin(wait)
-    assert yields == 3  # it rests
-    now += 2 * waiting.LONG_YIELD
-    assert not sleeper.spin(wait)
-    assert yields > 1000
+def test_yields_that_bring_the_answer_pay_for_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    yields = Yields(monkeypatch)
+    long = waiting.LONG_YIELD + 1
+    yields.spin(took=waiting.MOST_CREDIT)
+    for _ in range(long // waiting.SLEEP_COSTS + 1):
+        assert yields.spin(took=10, looks=0) == 0  # brings nothing in
+        assert yields.spin(took=10, looks=1) == 1
+    assert yields.spin(took=long) == 1
+    assert yields.spin(took=long) == 1  # it did not rest
+    assert yields.spin(took=long) == 0
 
 
 def test_in_an_event_loop_a_port_spins_for_less() -> None:

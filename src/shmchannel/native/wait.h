@@ -20,16 +20,21 @@ static int64_t nanoseconds(void)
 /* -- spinning */
 
 enum { UNYIELDING = 1500 };        /* ns of a spin, in which a quick peer on another CPU has answered */
+enum { LONE_YIELD = 1000 };        /* ns: a yield takes longer only if another thread has had the CPU meanwhile */
 enum { PATIENCE_FOR_GIL = 20000 }; /* ns: a peer that will wait for us has let go of it by then */
-enum { LONG_YIELD = 100000 };      /* ns: if a yield takes longer, another program has had the CPU; see waiting/sleeper.py */
-enum { REST = 50 };                /* then there is no spin for so many times as long */
+enum { LONG_YIELD = 100000 };      /* ns; these four: see waiting/sleeper.py */
+enum { REST = 50 };
+enum { SLEEP_COSTS = 20000 };
+enum { MOST_CREDIT = 10000000 };
 
-enum { NO_SPIN = 0, SPIN_APART = 1, SPIN_BESIDE = 2, SPIN_YIELDING = 3 }; /* answers of Sleeper.spins */
+enum { NO_SPIN = 0, SPIN_APART = 1, SPIN_BESIDE = 2 }; /* answers of Sleeper.spins */
 
 typedef struct {
     PyObject *spins;  /* Sleeper.spins, which is called until it answers something else than NO_SPIN; */
     int answer;       /* its last answer; */
-    _Atomic int64_t resumes; /* ns of the monotonic clock: before, there is no spin */
+    bool shared;      /* another thread had this CPU during the last yield, and may be the peer: no spin before a yield */
+    int64_t credit;   /* ns that long yields may take; see waiting/sleeper.py */
+    int64_t resumes;  /* ns of the monotonic clock: before, there is no spin */
     Py_buffer budget; /* Sleeper.budget, two int64 that Python code stores too: ns that a spin may take, now and at most */
     Word *peer_spins; /* the SPINS of the peer's reader: then the peer has let go of its GIL */
     _Atomic uint8_t *peer_sleeps; /* its READER_SLEEPS: then the peer is about to */
@@ -40,6 +45,7 @@ static int spin_prepare(Spin *spin, PyObject *sleeper, Ring *other)
 {
     spin->peer_spins = &other->control[SPINS];
     spin->peer_sleeps = reader_flag(other, READER_SLEEPS);
+    spin->credit = MOST_CREDIT;
     spin->spins = get_attribute(sleeper, "spins");
     PyObject *budget = spin->spins ? get_attribute(sleeper, "budget") : NULL;
     bool has_view = budget && PyArg_Parse(budget, "w*", &spin->budget);
@@ -73,25 +79,38 @@ static void wait_for_gil_of_peer(const Spin *spin)
     }
 }
 
+/* Sleeper._pay_for_yield in C. */
+static void pay_for_yield(Spin *spin, int64_t took)
+{
+    int64_t left = LOOK(&spin->credit) - took;
+    STORE(&spin->credit, left > 0 ? left : 0);
+    if (left < 0)
+        STORE(&spin->resumes, nanoseconds() - REST * left);
+}
+
 static bool spin_for(Spin *spin, Ring *ring, int64_t budget)
 {
-    int64_t now = nanoseconds(), until = now < spin->resumes ? now : now + budget;
-    int64_t yields = LOOK(&spin->answer) == SPIN_YIELDING ? now : now + UNYIELDING;
-    bool found;
+    int64_t now = nanoseconds(), until = now < LOOK(&spin->resumes) ? now : now + budget;
+    int64_t yields = LOOK(&spin->shared) ? now : now + UNYIELDING;
+    bool found, yielded = false;
     store(ring, SPINS, 1);
     while (!(found = ring_readable(ring)) && now < until) {
         for (int i = 0; i < 16 && now < yields && !ring_readable(ring); i++)
             relax();
-        bool yield = now >= yields; /* the peer may wait for this CPU: spinning on would keep it from answering */
         int64_t before = now;
-        if (yield)
+        yielded = now >= yields;
+        if (yielded) /* the peer may wait for this CPU: spinning on would keep it from answering */
             sched_yield();
         now = nanoseconds();
-        if (yield && now - before > LONG_YIELD) {
-            spin->resumes = now + REST * (now - before);
+        if (yielded)
+            STORE(&spin->shared, now - before > LONE_YIELD);
+        if (yielded && now - before > LONG_YIELD) {
+            pay_for_yield(spin, now - before);
             until = now;
         }
     }
+    if (found && yielded && LOOK(&spin->credit) < MOST_CREDIT)
+        STORE(&spin->credit, LOOK(&spin->credit) + SLEEP_COSTS);
     if (found && LOOK(&spin->answer) == SPIN_BESIDE)
         wait_for_gil_of_peer(spin);
     store(ring, SPINS, 0);

@@ -13,7 +13,7 @@ from ..system import forks, processes
 from ..system.clock import monotonic
 from ..system.lives import Life, life_of
 from ..system.processes import Process
-from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE, SPIN_YIELDING
+from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
 from . import ended, shutdown
 
 
@@ -186,9 +186,8 @@ def _program(record: list[int]) -> str:
 
 
 def _spins_for(record: list[int]) -> int:
-    several = processes.cpus() > 1
     same_process = (record[PID], record[STARTED], record[NAMESPACE]) == processes.this_process()
     same_gil = same_process and processes.has_gil() and processes.shares_gil(record[INTERPRETER])
-    if same_gil:
-        return SPIN_BESIDE if several else NO_SPIN
-    return SPIN_APART if several else SPIN_YIELDING
+    if not same_gil:
+        return SPIN_APART
+    return SPIN_BESIDE if processes.cpus() > 1 else NO_SPIN

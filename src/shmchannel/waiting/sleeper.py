@@ -44,16 +44,20 @@ SPIN_IN_LOOP = 50_000  # in an event loop, where a spin holds up the other tasks
 # the next wait a full spin. A longer wait halves the next spin.
 SHORT_WAIT = 300_000
 NOW, AT_MOST = 0, 1  # the two numbers of a budget
-# Nanoseconds. If a yield takes longer, another program has had the CPU meanwhile. It keeps the CPU for
-# milliseconds each time, while a side that sleeps gets it at once when it is woken. There is no spin then for
-# REST times as long, so such yields take at most 2 % of the time.
+# Nanoseconds. If a yield takes longer, something else has had the CPU meanwhile. Another program keeps it for
+# milliseconds each time, while a side that sleeps gets it at once when it is woken. So a spin ends there, and
+# the yield is paid for out of a credit. A yield that brings the answer adds what a sleep would cost more.
+# Once there is no credit, there is no spin for REST times as long as what was lacking: so yields for which
+# nothing was gained take at most 2 % of the time. Where more pairs than CPUs answer each other, there is a
+# long yield now and then, and there are thousands that bring the answer.
 LONG_YIELD = 100_000
 REST = 50
+SLEEP_COSTS = 20_000
+MOST_CREDIT = 10_000_000  # also at first
 
 # Whether spinning can pay: not before there is a peer. For a peer behind the same GIL it pays only if the
-# spin lets go of the GIL. On one CPU a yield follows each look, so that the peer comes to run: that takes a
-# fifth of the time of a sleep.
-NO_SPIN, SPIN_APART, SPIN_BESIDE, SPIN_YIELDING = range(4)
+# spin lets go of the GIL, and there is another CPU.
+NO_SPIN, SPIN_APART, SPIN_BESIDE = range(3)
 
 TURN = 0.002  # seconds between a thread's looks at a turn that a task has, and the other way round
 
@@ -109,6 +113,7 @@ class Sleeper:
         # The task that has the turn instead. It holds no lock, since its thread may end before it does.
         self.task: TaskTurn | None = None
         self.stopped = False  # set by ``stop``, before it posts
+        self._credit = MOST_CREDIT  # ns that long yields may take
         self._resumes = 0  # ns of the monotonic clock: before, there is no spin
         self.sleeps = 0
 
@@ -140,18 +145,28 @@ class Sleeper:
         ready = wait.ready
         clock = monotonic_ns
         now = clock()
-        pays = self.spins() in (SPIN_APART, SPIN_YIELDING) and now >= self._resumes
+        pays = self.spins() == SPIN_APART and now >= self._resumes
         until = now + self.budget[NOW] if pays else 0
+        yielded = False
         while not ready():  # step: spin
             now = clock()
             if now >= until:
                 return False
             os.sched_yield()  # the peer may queue for this CPU: a spin would keep it from answering
+            yielded = True
             took = clock() - now
             if took > LONG_YIELD:
-                self._resumes = now + REST * took
+                self._pay_for_yield(took)
                 until = now
+        if yielded and self._credit < MOST_CREDIT:
+            self._credit += SLEEP_COSTS
         return True
+
+    def _pay_for_yield(self, took: int) -> None:
+        left = self._credit - took
+        self._credit = max(left, 0)
+        if left < 0:
+            self._resumes = monotonic_ns() - REST * left
 
     def limit_spin(self, most: int) -> None:
         """Have no spin take more than ``most`` nanoseconds from now on."""
