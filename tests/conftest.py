@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ apart.enter()
 DEADLINE = int(os.environ.get("DEADLINE", "60"))  # seconds for a test without the marker
 GRACE = 30  # seconds more, for a test that does not fail even then
 _stderr = 2  # a copy of standard error that pytest does not capture
+_in_a_phase = False  # of a test. What its deadline raised elsewhere, as in a report, would end pytest itself
 
 # No test fails because an example takes long.
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -45,6 +46,19 @@ def pytest_configure(config: pytest.Config) -> None:
         gc.set_threshold(100_000)
     # The first spawn of multiprocessing starts it, and keeps it: so it has to be there before a test.
     resource_tracker.ensure_running()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    global _in_a_phase
+    try:
+        _in_a_phase = True
+        return (yield)
+    finally:
+        _in_a_phase = False
+
+
+pytest_runtest_setup = pytest_runtest_teardown = pytest_runtest_call
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,6 +84,8 @@ def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
     before = children()
 
     def fail(_signal: int, _frame: object) -> None:
+        if not _in_a_phase:
+            return  # the alarm comes again
         faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
         for pid in children() - before:
             os.kill(pid, signal.SIGABRT)
