@@ -1027,6 +1027,15 @@ def test_a_block_that_has_moved_on_is_not_taken_for_what_its_record_said(pair: t
     assert len(one.read_sync()) == 10
 
 
+def test_a_buffer_that_was_moved_and_read_keeps_no_descriptor(pair: tuple[Port, Port]) -> None:
+    one, two = pair
+    kept = SharedBuffer(10)
+    for buffer in (kept, SharedBuffer(20)):
+        one.write_sync(buffer, transfer=[buffer])
+        two.read_sync().close()
+    assert block_of(kept).hold.closed
+
+
 def test_a_buffer_whose_detaching_was_cut_off_goes_with_the_ports(
     pair: tuple[Port, Port], monkeypatch: pytest.MonkeyPatch
 ) -> None:

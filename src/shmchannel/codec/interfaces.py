@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from ..errors import ChannelError, EndOfChannel, InterfaceError, PeerLost, PortClosed, WouldBlock
 from .builtin_exceptions import context_of, name_of_class, text_of
@@ -149,7 +149,8 @@ class Interface:
 
     def give_up(self, instance: Any) -> Any:
         """Return what the instance held."""
-        return self._call("detach", cast("Function", self.detach), instance)
+        assert self.detach
+        return self._call("detach", self.detach, instance)
 
     def check_movable(self, instance: Any) -> None:
         """Raise ``TypeError`` for what cannot be moved, ``ValueError`` for what was moved already."""

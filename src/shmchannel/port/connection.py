@@ -341,34 +341,50 @@ class Connection:
         """Return memory to be written in place, and moved."""
         return self._pool.draw(size)
 
-    def may_move(self, moving: Transfer) -> bool:
+    def _may_move(self, moving: Transfer) -> bool:
         """Whether the blocks under way leave room for those of this message. If there are none, they do."""
-        opened, limit = self._still_open(), self._pool.limit
-        if opened is None or not moving.sizes:
+        opened, limit = self._still_open() if moving.sizes else None, self._pool.limit
+        if opened is None:
             return True
         producer = opened.writer.producer
         read = producer.position - producer.fill
-        # In place: another thread may add one meanwhile.
-        self._under_way -= {entry for entry in self._under_way.copy() if entry[0] <= read}
+        for entry in self._under_way.copy():  # another thread may add one meanwhile
+            if entry[0] <= read:
+                self._under_way.discard(entry)
+                entry[1].let_go()  # here: a buffer that was moved away may be kept, and keeps the block
         sizes = [block.size for _, block in self._under_way.copy()]
-        fits = sum(sizes) + sum(moving.sizes) <= limit and len(sizes) + len(moving.sizes) <= MOST_UNDER_WAY
-        return fits or not (limit and sizes)
+        if not (limit and sizes):
+            return True
+        return sum(sizes) + sum(moving.sizes) <= limit and len(sizes) + len(moving.sizes) <= MOST_UNDER_WAY
+
+    def write_moved(self, value: object, moving: Transfer) -> bool | None:
+        """Try to write a message that moves instances. Returns as ``write_frame``.
+
+        It is not encoded as long as the blocks under way leave no room for its own.
+        """
+        if not self._may_move(moving):
+            return None
+        return self.write_frame(moving.encode(value), note=moving.note)
 
     def writing_moved(self, value: object, moving: Transfer) -> Operation[bool]:
-        """Write a message that moves instances, once the blocks under way leave room for theirs."""
-        if self.may_move(moving):
-            return self.writing(moving.encode(value), moving.note)
-        return self._writing_later(value, moving)
+        """Write a message that moves instances, once the blocks under way leave room for its own.
 
-    def _writing_later(self, value: object, moving: Transfer) -> Operation[bool]:
-        while not self.may_move(moving):
+        If they do now, it is encoded now, and the instances are claimed.
+        """
+        if moving.payload is None and self._may_move(moving):
+            moving.encode(value)
+        return self._writing_moved(value, moving)
+
+    def _writing_moved(self, value: object, moving: Transfer) -> Operation[bool]:
+        while moving.payload is None and not self._may_move(moving):
             outgoing = self.outgoing
             if isinstance(outgoing, Ended) or self._is_refused():
                 break
             self.peer.check()
             # The reader wakes a waiting writer as it takes a message, if it has room for ``need``.
-            yield Wait(outgoing.producer.sleeper, lambda: self.may_move(moving) or self._is_refused())
-        return (yield from self.writing(moving.encode(value), moving.note))
+            yield Wait(outgoing.producer.sleeper, lambda: self._may_move(moving) or self._is_refused())
+        payload = moving.encode(value) if moving.payload is None else moving.payload
+        return (yield from self.writing(payload, moving.note))
 
     def _is_refused(self) -> bool:
         outgoing = self.outgoing

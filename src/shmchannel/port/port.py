@@ -106,13 +106,12 @@ class Port(Generic[Sent, Received]):
             payload = connection.outgoing.put(value)
             return True if payload is None else self._go_on_now(payload)
         with connection.moving(transfer) as moving:
-            if not connection.may_move(moving):
-                raise WouldBlock("too much memory is under way now: write_sync waits until it is read")
-            message = moving.encode(value)
-            accepted = connection.write_frame(message, note=moving.note)
-        if accepted is None:
-            raise connection.no_room(message)
-        return accepted
+            accepted = connection.write_moved(value, moving)
+        if accepted is not None:
+            return accepted
+        if moving.payload is None:
+            raise WouldBlock("too much memory is under way now: write_sync waits until it is read")
+        raise connection.no_room(moving.payload)
 
     def _go_on(self, payload: bytes, timeout: float | None) -> bool:
         return drive(self._connection.writing(payload), timeout)
@@ -140,7 +139,10 @@ class Port(Generic[Sent, Received]):
         connection = self._connection
         if transfer is not _NONE:
             with connection.moving(transfer) as moving:
-                return drive(connection.writing_moved(value, moving), timeout)
+                accepted = connection.write_moved(value, moving)
+                if accepted is None:
+                    accepted = drive(connection.writing_moved(value, moving), timeout)
+                return accepted
         payload = connection.outgoing.put(value)
         return True if payload is None else self._go_on(payload, timeout)
 

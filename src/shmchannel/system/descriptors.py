@@ -29,7 +29,8 @@ class Descriptor(Generic[Opened]):
     def __init__(self, opened: Opened) -> None:
         self._opened: Opened | None = opened  # an object of C code, which closes it if a handler raises now
         self._number = opened.fileno()
-        self._identity = _identity(_status_of(self._number))
+        status = _status_of(self._number)
+        self._identity = None if status is None else (status.st_dev, status.st_ino)
         _newest[self._number] = self._mark = object()
 
     @property
@@ -39,10 +40,11 @@ class Descriptor(Generic[Opened]):
 
     def _status(self) -> os.stat_result | None:
         status = _status_of(self._number)
+        if status is None or (status.st_dev, status.st_ino) != self._identity:
+            return None
         # One of our own may be the same file: it has registered later under that number. (Not ``get``, which
         # locks the dict if there is no GIL: for all threads, and a daemon thread may end in its midst.)
-        is_ours = _identity(status) == self._identity and _newest[self._number] is self._mark
-        return status if is_ours else None
+        return status if _newest[self._number] is self._mark else None
 
     def get(self) -> Opened | None:
         """The file or socket; None once it was closed, by ``close`` or by other code."""
@@ -62,11 +64,16 @@ class Descriptor(Generic[Opened]):
         """The number. Raises as ``look``."""
         return self.look()[0]
 
-    def close(self) -> None:
-        """Close the file or socket, unless its number is not its own any more; may be repeated."""
-        taken = self.taken
+    def close(self, first: Callable[[int], object] = bool) -> None:
+        """Call ``first`` with the number, and close the file or socket; may be repeated.
+
+        Neither is done if the number is not its own any more.
+        """
+        status = self._status()
+        if status is not None and self._opened is not None:
+            first(self._number)
         opened, self._opened = self._opened, None
-        if taken:
+        if status is None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(opened))  # its destructor would close the number
         elif opened is not None:
             opened.close()
@@ -88,11 +95,6 @@ def _status_of(number: int) -> os.stat_result | None:
         return os.fstat(number)
     except OSError:
         return None
-
-
-def _identity(status: os.stat_result | None) -> tuple[int, int] | None:
-    """What tells an open file from every other; None if the number is of none."""
-    return None if status is None else (status.st_dev, status.st_ino)
 
 
 def is_in_an_epoll(number: int) -> bool:

@@ -13,7 +13,6 @@ import os
 import struct
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 from . import forks
@@ -77,17 +76,14 @@ class Hold:
     def try_lock(self, offset: int, length: int = 1) -> bool:
         """Lock bytes; False if another hold, in this process or another, has locked one of them."""
         try:
-            self._set_lock(fcntl.F_WRLCK, offset, length)
+            _set_lock(self.fileno(), fcntl.F_WRLCK, offset, length)
         except (BlockingIOError, PermissionError):
             return False
         return True
 
     def unlock(self, offset: int, length: int = 1) -> None:
-        """Unlock bytes, with a length of 0 all from there on; may be repeated."""
-        self._set_lock(fcntl.F_UNLCK, offset, length)
-
-    def _set_lock(self, kind: int, offset: int, length: int) -> None:
-        fcntl.fcntl(self.fileno(), fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
+        """Unlock bytes; may be repeated."""
+        _set_lock(self.fileno(), fcntl.F_UNLCK, offset, length)
 
     def close(self) -> None:
         """Drop the locks, and close the descriptor; may be repeated."""
@@ -97,21 +93,26 @@ class Hold:
             return  # also if another thread is here: the unlock must not find a number that is another file's
         # Unlock first, because a thread may fork in the midst of the close: then the child has the descriptor
         # for good. But not in a child, which would drop its parent's locks.
-        if self._pid == os.getpid():
-            with suppress(ValueError):  # the descriptor is closed: then the locks are gone too
-                self.unlock(0, 0)
-        self.drop()
+        self.drop(_unlock_all if self._pid == os.getpid() else bool)
 
-    def drop(self) -> None:
+    def drop(self, first: Callable[[int], object] = bool) -> None:
         """In a fork: close the descriptor, and leave the locks to the parent."""
         if self._descriptor is None:  # a signal handler cut off the opening, or a fork came in between
             self._file.close()
         else:
-            self._descriptor.close()
+            self._descriptor.close(first)
 
     def __del__(self) -> None:
         if hasattr(self, "_to_close"):
             self.close()
+
+
+def _set_lock(fd: int, kind: int, offset: int, length: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
+
+
+def _unlock_all(fd: int) -> None:
+    _set_lock(fd, fcntl.F_UNLCK, 0, 0)
 
 
 def is_held(fd: int, offset: int) -> bool:

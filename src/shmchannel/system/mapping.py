@@ -85,8 +85,9 @@ def _owner_of(address: int, size: int) -> mmap.mmap:
 
     In C: in a callback of Python code, a KeyboardInterrupt would be printed and lost.
     """
-    owner = mmap.mmap(-1, mmap.PAGESIZE)  # shared, as in map_file
-    page = _memory_of(owner)
-    _Fields.from_address(id(owner) + _FIELDS)[:] = [address, size]
+    owner = mmap.mmap(-1, mmap.PAGESIZE, flags=_ANONYMOUS, prot=mmap.PROT_READ)  # towards no RLIMIT_DATA
+    fields = _Fields.from_address(id(owner) + _FIELDS)
+    page = tuple(fields)
+    fields[:] = [address, size]
     _LIBC.munmap(*page)
     return owner

@@ -44,7 +44,8 @@ NAME = re.compile(HANDLE.pattern + "b")
 MAGIC = b"shmblck\2"
 HEAD_SIZE = mmap.ALLOCATIONGRANULARITY  # bytes before the data, because a mapping starts at a multiple of it
 LARGEST = 1 << 62  # bytes; no file is larger
-RECORD = struct.Struct("<8sQQ24sQQQQ")
+_HANDLE_SIZE = 24
+RECORD = struct.Struct(f"<8sQQ{_HANDLE_SIZE}sQQQQ")
 MOMENT = 0.01  # seconds that a read or a write waits for a block that a sweep may have locked
 _MOST_MOVES = 1 << 62  # each move needs a byte that can be locked
 
@@ -69,7 +70,7 @@ class Record(NamedTuple):
 
     def is_for(self, slot: Slot, *indices: int) -> bool:
         """Whether the block is under way to one of these slots of the slot's channel."""
-        return self.handle == slot.segment.name and self.slot in indices
+        return self.channel == _padded(slot.segment.name) and self.slot in indices
 
 
 class Claim:
@@ -116,7 +117,7 @@ class Block:
         peer = slot.peer()
         has_process = peer[STATE] != FREE
         process = (peer[PID], peer[STARTED], peer[NAMESPACE]) if has_process else (0, 0, 0)
-        handle = slot.segment.name.encode()
+        handle = _padded(slot.segment.name)
         record = Record(MAGIC, self.size, self.moves + 1, handle, 1 - slot.index, *process)
         write_record(self.hold.fileno(), record)
         return has_process
@@ -198,13 +199,17 @@ def lock_byte(hold: Hold, byte: int, *, until: float | None = None) -> None:
         time.sleep(RETRY_INTERVAL)
 
 
+def _padded(handle: str) -> bytes:
+    return handle.encode().ljust(_HANDLE_SIZE, b"\0")
+
+
 def read_record(fd: int, status: os.stat_result) -> Record | None:
     """The record of a block, given its file; None if it is not finished."""
     data = os.pread(fd, RECORD.size, 0)
     if len(data) < RECORD.size:
         return None
     record = Record._make(RECORD.unpack(data))
-    is_sound = record.magic == MAGIC and (record.moves > 0 if record.handle else True)
+    is_sound = record.magic == MAGIC and (record.moves > 0 or record.channel == _padded(""))
     has_size = status.st_size == HEAD_SIZE + record.size
     return record if is_sound and has_size and record.moves < _MOST_MOVES else None
 

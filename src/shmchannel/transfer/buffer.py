@@ -146,10 +146,15 @@ def block_of(buffer: SharedBuffer) -> Block:
     return buffer._block
 
 
+def name_of(buffer: SharedBuffer) -> str:
+    """The name of its block: what the message has of it."""
+    return buffer._block.name
+
+
 def check_movable(buffer: SharedBuffer) -> None:
     """Raise ``ValueError`` or ``BufferError`` if a buffer cannot be moved now."""
     if buffer.closed:
-        raise ValueError("cannot transfer a SharedBuffer that is detached or closed already")
+        raise ValueError("cannot transfer a SharedBuffer that is detached already, or closed")
     if buffer._block.claim.moved:  # a signal handler raised after the move, before the detaching
         raise ValueError("cannot transfer a SharedBuffer that has been moved already")
     try:

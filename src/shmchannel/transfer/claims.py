@@ -45,8 +45,8 @@ class Claims:
         """Give up all claims; may be repeated."""
         for identity in self._instances:
             claim = _claims.get(identity)
-            if claim and claim() is self:
-                _drop(identity, claim)
+            if claim and claim() is self:  # it lives, so nobody else takes it away
+                _claims.pop(identity, None)
         self._instances = {}
 
 

@@ -64,7 +64,11 @@ class PortBuffer:
         return self._memory is None
 
     def check_movable(self) -> None:
-        """Raise ``BufferError`` while there are views."""
+        """Raise ``ValueError`` as ``view`` does, and ``BufferError`` while there are views."""
+        self._open()
+        self._check_views()
+
+    def _check_views(self) -> None:
         if self._views:
             raise BufferError("cannot transfer a PortBuffer while there are views of it: delete them first")
 
@@ -73,7 +77,7 @@ class PortBuffer:
         self._given_up = memoryview(self._open())[: self._size]
         self._memory = None
         self._keeps = None
-        self.check_movable()  # again: another thread may have just made a view
+        self._check_views()  # again: another thread may have just made a view
         return self._given_up
 
     def undo(self) -> Callable[[], None]:

@@ -17,7 +17,7 @@ from ..ring.producer import Note
 from ..segment import Slot
 from ..system.clock import monotonic
 from .block import MOMENT, Block
-from .buffer import DetachedBuffer, SharedBuffer, block_of, check_movable, detach, receive
+from .buffer import DetachedBuffer, SharedBuffer, block_of, check_movable, detach, name_of, receive
 from .claims import Claims
 from .port_buffer import PortBuffer
 from .sweep import Arrivals, slot_of
@@ -61,7 +61,7 @@ class _Receiver:
 _OF_PORT_BUFFERS = Interface(PortBuffer, name=PORT_BUFFER)
 _OF_SHARED_BUFFERS = [
     # Each port has its own ``attach``.
-    Interface(cls, name=name, detach=lambda buffer: block_of(buffer).name, attach=cls)
+    Interface(cls, name=name, detach=name_of, attach=cls)
     for name, cls in (
         ("shmchannel.SharedBuffer", SharedBuffer),
         ("shmchannel.SharedBuffer, detached", DetachedBuffer),
@@ -115,11 +115,12 @@ class Transfer:
             if id(instance) in self._instances:
                 raise ValueError(f"transfer lists {instance!r} twice")
             self._instances[id(instance)] = instance, interface
-        if sum(isinstance(instance, SharedBuffer) for instance, _ in self._instances.values()) > MOST_OPENED:
-            raise ValueError(f"cannot transfer all of these: {too_many('buffers')}")
         self.sizes = [len(one) for one, _ in self._instances.values() if isinstance(one, SharedBuffer)]
         """Bytes of each buffer that moves."""
-        self._payload: bytes | None = None
+        if len(self.sizes) > MOST_OPENED:
+            raise ValueError(f"cannot transfer all of these: {too_many('buffers')}")
+        self.payload: bytes | None = None
+        """The message, once it is encoded."""
         self._undo: list[Callable[[], None]] = []  # what takes back the steps of ``encode``, in their order
         self._offered: list[SharedBuffer] = []
 
@@ -136,7 +137,7 @@ class Transfer:
                 self._claim(instance, interface)
                 self._undo.append(_undo_of(instance))
             moves[identity] = Serialized(instance, interface, interface.give_up(instance))
-        payload = self._payload = self._encode(value, moves)
+        payload = self.payload = self._encode(value, moves)
         if isinstance(payload, LentPayload):
             self.note = payload.lending.note
         for buffer in buffers:
@@ -166,7 +167,7 @@ class Transfer:
                 detach(buffer)
             self._claims.release()
             return
-        end(self._payload)
+        end(self.payload)
         try:
             _take_back(self._undo)
         finally:
@@ -204,8 +205,9 @@ def _close_again(buffer: SharedBuffer) -> None:
 
 
 def _check_movable(instance: Any, interface: Interface) -> None:
-    interface.check_movable(instance)
     if isinstance(instance, SharedBuffer):
         check_movable(instance)
     elif isinstance(instance, PortBuffer):
         instance.check_movable()
+    else:
+        interface.check_movable(instance)
