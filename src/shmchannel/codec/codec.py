@@ -28,6 +28,7 @@ from .interfaces import Instances, Interface, Interfaces, Serialized
 from .limits import MAX_DEPTH, changed, unpack
 
 _TAG_DATA = b"\0"
+_NO_PIECES = lent.Taken([], bytes)  # beside the list of the pieces lies nothing
 
 # What msgpack and the types' functions raise for a value: then the graph says what is wrong, and where.
 REFUSED_WHILE_ENCODING = (ValueError, TypeError, OverflowError, BufferError, RecursionError)
@@ -143,7 +144,7 @@ class Codec:
         """Return the value of a message with pieces beside it."""
         if self._borrower is None or taken is not None:
             raise ValueError("it has pieces in blocks, which only the port's reader can take")
-        entries, message = lent.split(inside)
+        entries, message = self._split(inside)
         borrowed: lent.Borrowing | None = self._borrower.borrow(entries, types.WRAPPER.size + len(inside))
         try:
             assert borrowed
@@ -158,6 +159,14 @@ class Codec:
             if taken is not None:
                 taken.clear()
 
+    def _split(self, inside: bytes) -> tuple[list[Any], bytes]:
+        """Return the entries of a message with pieces beside it, and the message."""
+        packed, message = lent.split(inside)
+        entries = self.decode(packed, _NO_PIECES)
+        if type(entries) is not list:
+            raise ValueError("no list of pieces")
+        return entries, message
+
     def let_go(self, beginning: bytes) -> None:
         """Give back the blocks of a message that was lost: they are listed at its beginning.
 
@@ -166,7 +175,7 @@ class Codec:
         try:
             head, _, code = types.WRAPPER.unpack_from(beginning)
             if self._borrower and (head, code) == (types.EXT_32, types.LENT_MESSAGE):
-                self._borrower.refuse(lent.split(beginning[types.WRAPPER.size :])[0])
+                self._borrower.refuse(self._split(beginning[types.WRAPPER.size :])[0])
         except (ChannelError, MemoryError, *_REFUSED_WHILE_DECODING):
             pass  # what no writer writes has no blocks
 
@@ -176,7 +185,7 @@ class Codec:
             inside = payload[types.WRAPPER.size :]
             if self._borrower is None or payload[: types.WRAPPER.size] != lent.wrapper(inside):
                 return payload
-            entries, message = lent.split(inside)
+            entries, message = self._split(inside)
             views = self._borrower.borrow(entries, len(payload)).views()
             try:
                 return lent.joined([self.bytes_of(view) for view in views], message)

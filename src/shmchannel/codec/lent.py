@@ -19,7 +19,6 @@ from typing import Any, Protocol
 import msgpack
 
 from . import types
-from .limits import unpack
 
 _CASTABLE = {*"cbBhHiIlLqQnNfdP?", "<B"}  # formats of memoryviews that can be cast to bytes
 
@@ -208,12 +207,8 @@ def copy(memory: mmap.mmap, piece: memoryview) -> None:
     memory[: len(piece)] = piece
 
 
-def split(payload: bytes) -> tuple[list[Any], bytes]:
-    """Return the entries and the message of a LENT_MESSAGE's inside. Raises as ``Codec.decode``."""
+def split(payload: bytes) -> tuple[bytes, bytes]:
+    """Return the list and the message of a LENT_MESSAGE's inside, both encoded. Raises as ``decode``."""
     (size,) = _LIST_SIZE.unpack_from(payload)
     begin = _LIST_SIZE.size + size
-    packed = payload[_LIST_SIZE.size : begin]
-    entries = unpack(packed)
-    if type(entries) is not list:
-        raise ValueError("no list of pieces")
-    return entries, payload[begin:]
+    return payload[_LIST_SIZE.size : begin], payload[begin:]

@@ -24,6 +24,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from ..errors import ChannelError
@@ -119,13 +120,10 @@ class _Lent:
 
     def __init__(self, number: int, block: Block, memory: mmap.mmap, trip: _Trip) -> None:
         self.number, self.block, self.memory, self.trip = number, block, memory, trip
+        self.size = block.size
+        """Bytes."""
         self.received = False  # the reader has it, and its name is gone
         self.used = monotonic()
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.block.size
 
     def note_received(self) -> None:
         """The reader has given the block back for the first time: it has it mapped."""
@@ -314,11 +312,12 @@ class Pool:
 
     def lent(self) -> tuple[int, int]:
         """How many bytes and how many blocks messages have now."""
-        out = [lent.size for number, lent in list(self._lent.items()) if not self._is_free(number, lent)]
+        out = [
+            lent.size
+            for number, lent in list(self._lent.items())
+            if not lent.trip.is_over(self._given_back[number] & ~NOT_MAPPED)
+        ]
         return sum(out), len(out)
-
-    def _is_free(self, number: int, lent: _Lent) -> bool:
-        return lent.trip.is_over(self._given_back[number] & ~NOT_MAPPED)
 
     def _count(self) -> None:
         """Say to those that look from outside what is lent."""
@@ -347,8 +346,8 @@ def _leaves_room(size: int) -> bool:
 
 def _fitting(lent: Iterable[_Lent], size: int) -> list[_Lent]:
     """The blocks that would do for ``size`` bytes, the smallest first."""
-    fitting = [each for each in list(lent) if size <= each.size <= _ROOMY * _rounded(size)]
-    return sorted(fitting, key=lambda each: each.size)
+    most = _ROOMY * _rounded(size)
+    return sorted((each for each in list(lent) if size <= each.size <= most), key=attrgetter("size"))
 
 
 def _rounded(size: int) -> int:
