@@ -22,7 +22,8 @@ import pytest
 
 from programs import bench_faults
 from shmchannel import __version__, segment
-from shmchannel.bench import catalogue, codecs, far_side, isolated, plot, report
+from shmchannel import native as in_c
+from shmchannel.bench import catalogue, codecs, far_side, floor, isolated, plot, report
 from shmchannel.bench.async_workloads import UVLOOP
 from shmchannel.bench.report import Result, Run
 from shmchannel.bench.rivals import OBJECTS, OURS, PROCESS, RIVALS, VALUES, importable
@@ -144,6 +145,19 @@ def test_the_two_sides_of_a_turn_fit_and_end(workload: str, rival: str, at: int)
 def test_large_values_are_measured_beside_one_copy(workload: str, copy: str, rivals: list[str]) -> None:
     """At every point, between processes, and right after ours, because a machine's speed changes."""
     assert catalogue.WORKLOADS[workload].rivals_in("process") == [OURS, copy, *rivals]
+
+
+def test_moves_are_measured_beside_their_system_calls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(floor, "STEPS", 3)
+    floor.main()
+    message, in_place, moved, least = [
+        int(row.split()[-1]) for row in capsys.readouterr().out.splitlines()[1:]
+    ]
+    assert least < in_place < moved
+    assert message < in_place
+    assert not in_c or moved < 160  # what a move costs is its Python, so each call counts: it takes 137
 
 
 def test_what_sends_arrays_or_references_alone_takes_no_part_elsewhere() -> None:
