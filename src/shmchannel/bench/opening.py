@@ -5,7 +5,10 @@ Beside what the standard library has. All in one thread: so nothing is waited fo
 
 from __future__ import annotations
 
+import fcntl
+import mmap
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -13,7 +16,8 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 
-from ..channel import Channel
+from ..channel import DEFAULT_CAPACITY, Channel
+from ..layout import DATA
 from .far_side import interpreters
 from .rivals import INTERPRETER, OURS, PROCESS
 from .workloads import Turn, Workload
@@ -26,6 +30,29 @@ def _channel() -> None:
     ports = channel.connect(), channel.connect()
     for port in ports:
         port.close_sync()
+
+
+def _files() -> None:
+    """What the system does for a channel, and nothing else: the least that one can take.
+
+    Four named semaphores, a file with its memory, and three opens of it, each with a lock.
+    """
+    posix_ipc, name = import_module("posix_ipc"), f"shmchannel-bench-{os.getpid()}"
+    size, create = DATA + 2 * DEFAULT_CAPACITY, posix_ipc.O_CREX
+    memory = posix_ipc.SharedMemory(name, create, size=size)
+    semaphores = [posix_ipc.Semaphore(f"{name}-{number}", create) for number in range(4)]
+    os.posix_fallocate(memory.fd, 0, size)
+    mapped = mmap.mmap(memory.fd, size)
+    holds = [posix_ipc.SharedMemory(name).fd for _ in range(3)]
+    for place, hold in enumerate(holds):
+        fcntl.lockf(hold, fcntl.LOCK_EX, 1, place)
+    for semaphore in semaphores:
+        semaphore.unlink()
+        semaphore.close()
+    memory.unlink()
+    for descriptor in [*holds, memory.fd]:
+        os.close(descriptor)
+    mapped.close()
 
 
 def _pipe() -> None:
@@ -44,6 +71,7 @@ def _interpreter_queue() -> None:
 
 _RIVALS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     OURS: (_channel, (*PROCESS, *INTERPRETER)),
+    "the files alone": (_files, PROCESS),
     "mp.Queue": (_queue, PROCESS),
     "mp.Pipe": (_pipe, PROCESS),
     "interpreters.Queue": (_interpreter_queue, INTERPRETER),
@@ -73,8 +101,15 @@ def _median(rival: str, times: int) -> float:
 
 
 _IMPORTS = {
-    OURS: "import shmchannel",
-    "mp.connection+mp.queues": "import multiprocessing.connection, multiprocessing.queues",
+    OURS: ("import shmchannel", (*PROCESS, *INTERPRETER)),
+    "its imports alone": (  # posix_ipc does not load in an interpreter
+        "import ctypes, datetime, msgpack, multiprocessing.util, posix_ipc, re, typing",
+        PROCESS,
+    ),
+    "mp.connection+mp.queues": (
+        "import multiprocessing.connection, multiprocessing.queues",
+        (*PROCESS, *INTERPRETER),
+    ),
 }
 _IMPORTING = """
 import time
@@ -86,7 +121,7 @@ taken = time.perf_counter() - begin
 
 def importing(turn: Turn) -> float:
     """The median seconds of the import, in a process or an interpreter where nothing of it is loaded yet."""
-    code = _IMPORTING.format(statement=_IMPORTS[turn.rival])
+    code = _IMPORTING.format(statement=_IMPORTS[turn.rival][0])
     once = _in_interpreter if turn.where in INTERPRETER else _in_process
     return statistics.median(once(code) for _ in range(max(1, turn.echoes // 1000)))
 
@@ -120,6 +155,6 @@ WORKLOADS = [
         "imported",
         "seconds",
         importing,
-        dict.fromkeys(_IMPORTS, (*PROCESS, *INTERPRETER)),
+        {name: where for name, (_statement, where) in _IMPORTS.items()},
     ),
 ]
