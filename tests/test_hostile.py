@@ -71,7 +71,7 @@ def pack(value: Any) -> bytes:
     return packed
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(
     st.binary()
     | trees.map(pack)
@@ -86,7 +86,6 @@ def test_bytes_that_look_like_a_message(payload: bytes) -> None:
     decode(payload)
 
 
-@settings(max_examples=300)
 @given(values | shared_values(), st.data())
 def test_messages_that_were_tampered_with(value: Any, data: st.DataObject) -> None:
     payload = bytearray(codec.encode(value))
@@ -223,7 +222,7 @@ LONG: dict[str, tuple[dict[str, list[Any]], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", slow_but(["frozensets in each other", "a tuple that has to wait"], LONG))
+@pytest.mark.parametrize("name", slow_but(["frozensets in each other"], LONG))
 def test_a_long_graph_is_read_before_the_deadline(name: str) -> None:
     # These took minutes, the square of what they hold: each object was waited for from the others again.
     nodes, error = LONG[name]

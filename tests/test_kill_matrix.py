@@ -54,7 +54,7 @@ def test_whoever_dies_or_stands_still_at_any_step_the_other_gets_what_was_comple
 def test_so_it_is_at_any_line_in_c(kind: Kind) -> None:
     totals = Totals()
     names = ["write, and wake", "read, asleep", "transfer", "receive a transfer"]
-    run_in_c(totals, kind, every=20, actions=["kill"], names=names)
+    run_in_c(totals, kind, every=40, actions=["kill"], names=names)
     check(totals)
 
 

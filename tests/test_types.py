@@ -23,7 +23,7 @@ from shmchannel import CloneError, RemoteError
 from shmchannel.codec import types
 from shmchannel.codec.types import INSTANCE, LEAVES, MOVED, PARTS, VIEW_CODE, is_known
 from support.documented import MODULES, ROWS
-from support.engines import RINGS, decode, encode, in_program
+from support.engines import decode, encode, in_program, in_use
 from support.values import alike
 
 pytestmark = pytest.mark.usefixtures("packer")
@@ -109,16 +109,13 @@ assert codec.decode(codec.encode([eval(example, names)[0]] * 2)) == [eval(exampl
 """
 
 
-@pytest.mark.parametrize("engine", RINGS)
 @pytest.mark.parametrize("program", [READS, WRITES])
 @pytest.mark.parametrize("module", LATER)
-def test_a_type_travels_though_its_module_is_imported_only_for_it(
-    module: str, program: str, engine: str
-) -> None:
+def test_a_type_travels_though_its_module_is_imported_only_for_it(module: str, program: str) -> None:
     example = LATER[module]
     payload = encode(eval(example, {module: importlib.import_module(module)})).hex()
     command = [sys.executable, "-c", program, module, example, payload]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, env=in_program(engine))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, env=in_program(in_use()))
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 

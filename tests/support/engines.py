@@ -55,6 +55,11 @@ def classes(name: str) -> Engine:
     return _IN_C if name == "c" else _IN_PYTHON
 
 
+def in_use() -> str:
+    """The engine that is in use here: "c" or "python"."""
+    return "c" if engine.Codec is not codec.Codec else "python"
+
+
 def in_program(name: str) -> dict[str, str]:
     """The environment of a program that uses that engine."""
     return {**os.environ, "SHMCHANNEL_PUREPYTHON": "" if name == "c" else "1"}
