@@ -92,7 +92,9 @@ bench-plots: $(VENV)/.bench
 	set -e; for where in $(PLACES); do \
 	$(RUN) -m shmchannel bench --where $$where --plot $(PLOTS)/$$where.svg --json $(PLOTS)/$$where.json $(BENCH); \
 	done
-	$(RUN) -m shmchannel bench --workload growth --plot $(PLOTS)/growth.svg --json $(PLOTS)/growth.json $(BENCH)
+	set -e; for group in growth pool; do \
+	$(RUN) -m shmchannel bench --workload $$group --plot $(PLOTS)/$$group.svg --json $(PLOTS)/$$group.json $(BENCH); \
+	done
 
 # The site, in build/site. docs-test looks at it in a browser: Debian's chromium and chromium-driver.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs

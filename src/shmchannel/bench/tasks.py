@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from .. import futures as ours
@@ -14,6 +18,7 @@ from .rivals import INTERPRETER, OURS, PROCESS, importable
 from .workloads import Turn, Workload, check
 
 WORKERS = 2
+SETTLED = 0.3  # seconds until a pool that waits for news of its workers has nothing else to do
 FRAME = (1080, 1920, 3)  # bytes of an array: 6.2 MB
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -31,39 +36,38 @@ def corner(array: Any) -> int:
     return int(array[-1, -1, -1])
 
 
-@contextmanager
-def _ours(turn: Turn) -> Iterator[Map]:
+def _ours(turn: Turn) -> futures.Executor:
     if turn.where in INTERPRETER:
-        executor: futures.Executor = import_module("shmchannel.futures").InterpreterPoolExecutor(WORKERS)
-    else:
-        interfaces = [import_module("shmchannel.numpy").ndarray_interface] if importable("numpy") else []
-        executor = ours.ProcessPoolExecutor(WORKERS, interfaces=interfaces)
-    with executor:
-        yield executor.map
+        made: futures.Executor = import_module("shmchannel.futures").InterpreterPoolExecutor(WORKERS)
+        return made
+    interfaces = [import_module("shmchannel.numpy").ndarray_interface] if importable("numpy") else []
+    return ours.ProcessPoolExecutor(WORKERS, interfaces=interfaces)
 
 
-@contextmanager
-def _standard(turn: Turn) -> Iterator[Map]:
+def _standard(turn: Turn) -> futures.Executor:
     name = "InterpreterPoolExecutor" if turn.where in INTERPRETER else "ProcessPoolExecutor"
-    with getattr(futures, name)(WORKERS) as executor:
-        yield executor.map
+    made: futures.Executor = getattr(futures, name)(WORKERS)
+    return made
+
+
+def _loky(_turn: Turn) -> futures.Executor:
+    made: futures.Executor = import_module("loky").ProcessPoolExecutor(WORKERS)
+    return made
+
+
+_EXECUTORS = {OURS: _ours, "concurrent.futures": _standard, "loky": _loky}
+_RIVALS = (*_EXECUTORS, "joblib")
 
 
 @contextmanager
-def _loky(_turn: Turn) -> Iterator[Map]:
-    with import_module("loky").ProcessPoolExecutor(WORKERS) as executor:
-        yield executor.map
-
-
-@contextmanager
-def _joblib(_turn: Turn) -> Iterator[Map]:
-    """It gathers small tasks by itself, and maps large arrays to files."""
-    joblib = import_module("joblib")
+def _pool(turn: Turn) -> Iterator[Map]:
+    if turn.rival in _EXECUTORS:
+        with _EXECUTORS[turn.rival](turn) as executor:
+            yield executor.map
+        return
+    joblib = import_module("joblib")  # which gathers small tasks by itself, and maps large arrays to files
     with joblib.Parallel(WORKERS) as parallel:
         yield lambda function, values: parallel(joblib.delayed(function)(value) for value in values)
-
-
-_POOLS = {OURS: _ours, "concurrent.futures": _standard, "loky": _loky, "joblib": _joblib}
 
 
 def not_installed() -> list[str]:
@@ -73,7 +77,7 @@ def not_installed() -> list[str]:
 
 def _rate(turn: Turn, function: Callable[[Any], Any], value: Any, result: Any, times: int) -> float:
     """Tasks/s: all are handed over at once, and all results are waited for."""
-    with _POOLS[turn.rival](turn) as run:
+    with _pool(turn) as run:
         list(run(function, [value] * 10 * WORKERS))  # now the workers have started
         begin = time.perf_counter()
         results = list(run(function, [value] * times))
@@ -99,18 +103,47 @@ def arrays(turn: Turn) -> float:
     return _rate(turn, corner, array, 7, max(1, turn.echoes // 100))
 
 
+def say_pid(path: str) -> None:
+    """A task that writes its worker's pid into a pipe with a name, and goes on until the worker is killed."""
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def lost(turn: Turn) -> float:
+    """Seconds from the kill of a worker until the future of the task that it runs fails."""
+    with TemporaryDirectory() as folder, _EXECUTORS[turn.rival](turn) as executor:
+        pipe = os.path.join(folder, "pid")
+        os.mkfifo(pipe)
+        future = executor.submit(say_pid, pipe)
+        pid = int(Path(pipe).read_text())
+        time.sleep(SETTLED)
+        begin = time.perf_counter()
+        os.kill(pid, signal.SIGKILL)
+        error = future.exception()
+        seconds = time.perf_counter() - begin
+    check(isinstance(error, futures.BrokenExecutor), "did not tell of a lost worker")
+    return seconds
+
+
 _WHERE = {
-    name: (*PROCESS, *INTERPRETER) if name in (OURS, "concurrent.futures") else PROCESS for name in _POOLS
+    name: (*PROCESS, *INTERPRETER) if name in (OURS, "concurrent.futures") else PROCESS for name in _RIVALS
 }
 WORKLOADS = [
-    Workload("tasks", "tasks of a pool, each of them nothing", "tasks/s", empty, _WHERE),
-    Workload("tasks-dict", "tasks of a pool with 1 KiB there and back", "tasks/s", small, _WHERE),
+    Workload("tasks", "tasks that do nothing", "tasks/s", empty, _WHERE),
+    Workload("tasks-dict", "tasks with 1 KiB there and back", "tasks/s", small, _WHERE),
     Workload(
         "tasks-array",
-        "tasks of a pool with an array of 6 MB each",
+        "tasks with an array of 6 MB each",
         "tasks/s",
         arrays,
-        dict.fromkeys(_POOLS, PROCESS),
+        dict.fromkeys(_RIVALS, PROCESS),
         module="numpy",
+    ),
+    Workload(
+        "lost",
+        "a worker is killed: its task fails after",
+        "seconds",
+        lost,
+        dict.fromkeys(_EXECUTORS, PROCESS),
     ),
 ]

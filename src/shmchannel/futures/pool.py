@@ -50,6 +50,7 @@ class Pool:
         self._dispatch = Dispatch(self._alarm, pickles=pickles)
         self._ended: list[Worker] = []  # to be joined
         self._died_in_vain = 0
+        self._lacks_worker = False  # one has ended
         self._closing = "interpreter shutdown" if _exiting else ""  # why no more tasks are taken
         self.reason = ""
         """Why the pool has given up; "" if it has not."""
@@ -211,9 +212,10 @@ class Pool:
     def _go_on(self) -> None:
         """Send what can be sent now."""
         with self._lock:
+            settled = self._replace() if self._lacks_worker and not self.reason else []
             self._dispatch.balance()
             self._dispatch.find_room(*self._dispatch.workers)
-            settled = self._dispatch.send()
+            settled += self._dispatch.send()
         settle(settled)
 
     def _is_done(self) -> bool:
@@ -269,11 +271,12 @@ class Pool:
     def _bury(self, worker: Worker) -> Settled:
         """Go on without a worker."""
         self._dispatch.remove(worker)
+        self._lacks_worker = True
         worker.close()
         if worker.retired:
             self._join_ended()
             self._ended.append(worker)
-            return self._replace()
+            return []
         worker.life.end()
         lost, others = worker.lose()
         what = "while it ran this task, which may be done in part"
@@ -291,12 +294,12 @@ class Pool:
         self._dispatch.backlog.extendleft(reversed(others))
         if lost is not None:
             error = WorkerLost(f"{worker.life} {what}; the pool goes on without it")
-            return [(lost.future, ERROR, [error, ""]), *self._replace()]
+            return [(lost.future, ERROR, [error, ""])]
         if worker.failure:
             return self._give_up(f"the initializer of a worker failed:\n{worker.failure}")
         if self._died_in_vain >= self.size + IN_VAIN:
             return self._give_up(f"{self._died_in_vain} workers ended before they were ready: {worker.life}")
-        return self._replace()
+        return []
 
     def _join_ended(self) -> None:
         """Join the retired workers that have ended meanwhile: each has descriptors until then."""
@@ -306,6 +309,8 @@ class Pool:
             worker.life.end()
 
     def _replace(self) -> Settled:
+        """Start workers for those that have ended. Their tasks have failed by now: a start takes its time."""
+        self._lacks_worker = False
         try:
             self._start_workers()
         except Exception as error:
