@@ -174,6 +174,46 @@ def test_an_error_of_a_later_message_outlives_the_end_that_another_thread_finds(
 
 
 @pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("large", [b"", bytes(1 << 20)], ids=["", "lent"])
+def test_a_message_without_memory_outlives_the_end_that_another_thread_finds(large: bytes) -> None:
+    begun, found = threading.Event(), threading.Event()
+
+    def make(_: object) -> Empty:
+        begun.set()
+        assert found.wait(TIMEOUT)
+        if not tried:
+            tried.append(True)
+            raise MemoryError
+        return Empty()
+
+    tried: list[bool] = []
+    interface = Interface(Empty, serialize=lambda _: None, deserialize=make)
+    channel = Channel(interfaces=[interface])
+    with channel.connect() as one, channel.connect() as two:
+        assert one.write_sync([Empty(), large])
+        one.close_sync()
+
+        def read() -> None:
+            with pytest.raises(MemoryError):
+                two.read_sync(timeout=TIMEOUT)
+
+        def find_the_end() -> None:
+            assert begun.wait(TIMEOUT)
+            with pytest.raises(EndOfChannel):
+                two.read_sync(timeout=TIMEOUT)
+            found.set()
+
+        at_once(read, find_the_end)
+        if large:  # the end has given its blocks back
+            with pytest.raises(InterfaceError, match="ended"):
+                two.read_sync(timeout=TIMEOUT)
+        else:
+            assert type(two.read_sync(timeout=TIMEOUT)[0]) is Empty
+        with pytest.raises(EndOfChannel):
+            two.read_sync(timeout=TIMEOUT)
+
+
+@pytest.mark.usefixtures("engine")
 def test_each_error_that_is_kept_goes_to_one_of_the_threads_that_read() -> None:
     with Channel().connect() as port:
 

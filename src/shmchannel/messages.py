@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from .codec.codec import Codec
@@ -164,17 +165,11 @@ class MessageReader:
 
         After a shortage, of memory or descriptors, the next take finds the message again.
         """
-        return taken.decoded(self._decode)
-
-    def _decode(self, payload: bytes) -> Any:
         try:
-            return self._codec.decode(payload)
-        except BaseException as error:
-            if is_shortage(error):
-                self.returned.append(payload)
+            return taken.decoded(partial(decode, self._codec, self.returned))
+        except Exception:
+            if self.returned:
                 self.wake_others()
-            else:
-                self._codec.let_go(payload)  # if a signal handler has cut that off before it took the blocks
             raise
 
     def take(self) -> Any:
@@ -231,6 +226,18 @@ class MessageReader:
         """What to wait for until a take can go on, one way or the other."""
         consumer = self.consumer
         return Wait(consumer.sleeper, self.ready, spin=consumer.spin, sleep=consumer.sleep)
+
+
+def decode(codec: Codec, returned: list[bytes], payload: bytes) -> Any:
+    """Return a payload's value. After a shortage the payload is in ``returned``, to be decoded again."""
+    try:
+        return codec.decode(payload)
+    except BaseException as error:
+        if is_shortage(error):
+            returned.append(payload)
+        else:
+            codec.let_go(payload)  # if a signal handler has cut that off before it took the blocks
+        raise
 
 
 def take_first(items: list[T]) -> T | None:

@@ -446,8 +446,7 @@ class Connection:
 
     def value_of(self, taken: Taken) -> Any:
         """Return the value of a message that was taken. Raises as ``MessageReader.value_of``."""
-        incoming = self.incoming
-        return taken.decoded(self._codec.decode) if isinstance(incoming, Ended) else incoming.value_of(taken)
+        return self.incoming.value_of(taken)
 
     def is_ready(self) -> bool:
         """Whether a read would not wait."""
@@ -521,8 +520,7 @@ class Connection:
             self._tell()  # a signal handler may have cut that off
             return
         # Atomic: of several that end this connection, the first decides the answer.
-        deferred = opened.reader.deferred
-        made = Ended(error, self._codec, peer_ended=peer_ended, deferred=deferred)
+        made = Ended(error, self._codec, peer_ended=peer_ended, reader=opened.reader)
         answer = vars(self).setdefault("_answer", made)
         self._final = self._final or self.statistics()
         self.outgoing = self.incoming = answer

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 from ..codec.codec import Codec
 from ..codec.interfaces import Instances
 from ..errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-from ..messages import Batch, take_first
+from ..messages import Batch, MessageReader, Taken, decode, take_first
 
 
 class Ended:
@@ -21,17 +21,20 @@ class Ended:
         codec: Codec,
         *,
         peer_ended: bool = False,
-        deferred: list[Exception] | None = None,
+        reader: MessageReader | None = None,
     ) -> None:
         """``error`` makes an exception for each use.
 
-        If the peer has ended, a write is False instead, unless this side closes the port then. ``deferred``
-        is the reader's: a thread may add an error of a message while another one finds the end behind that.
+        If the peer has ended, a write is False instead, unless this side closes the port then. What the
+        ``reader`` keeps is read here too: a thread may add the error of a message, or a message for whose
+        value there was no memory, while another one finds the end behind that.
         """
         self.error = error
         self.peer_ended = peer_ended
         self._codec = codec
-        self._deferred = [] if deferred is None else deferred
+        # Not the reader itself, which has the segment mapped.
+        self._deferred = [] if reader is None else reader.deferred
+        self._returned = [] if reader is None else reader.returned
 
     @property
     def state(self) -> str:
@@ -61,11 +64,24 @@ class Ended:
 
     # as a MessageReader
 
-    def take(self) -> NoReturn:
-        deferred = take_first(self._deferred) if self.error is not CLOSED else None
-        raise self.error() if deferred is None else deferred
+    def take_payload(self) -> Taken:
+        """Return a message that was given back. Raises what was deferred; if there is neither, the error."""
+        if self.error is not CLOSED:
+            deferred = take_first(self._deferred)
+            if deferred is not None:
+                raise deferred
+            payload = take_first(self._returned)
+            if payload is not None:
+                return Taken(payload, None)
+        raise self.error()
 
-    take_soon = take_payload = take
+    def value_of(self, taken: Taken) -> Any:
+        return taken.decoded(partial(decode, self._codec, self._returned))
+
+    def take(self) -> Any:
+        return self.value_of(self.take_payload())
+
+    take_soon = take
 
     def take_many(self, values: list[Any], most: int) -> None:
         """Take nothing. If the caller has no value yet, its next read raises the error."""

@@ -15,7 +15,7 @@ import weakref
 from functools import partial
 from typing import Any
 
-from ..errors import is_shortage
+from ..errors import InterfaceError, is_shortage
 from ..layout import BLOCKS, NOT_MAPPED
 from ..ring.consumer import dropped
 from ..system import forks
@@ -96,6 +96,8 @@ class Borrower:
         """
         if len(entries) > BLOCKS:
             raise ValueError("more pieces than a pool has blocks")
+        if self._arrivals() is None:  # another thread found the end while there was no memory for the value
+            raise InterfaceError("this port has ended, and has given the message's blocks back")
         borrowed = Borrowed(self._kept)
         refusal: Exception | None = None
         for entry in entries:
