@@ -11,6 +11,7 @@ import pytest
 
 from shmchannel.system import forks
 from shmchannel.transfer.claims import Claims
+from support.midway import midway
 
 
 def test_of_two_claims_on_an_instance_one_has_it_until_it_is_released_or_gone() -> None:
@@ -44,6 +45,16 @@ def test_a_claim_that_was_cut_off_while_it_went_is_free(monkeypatch: pytest.Monk
         sys.settrace(before)
     assert cut
     assert Claims().add(instance)
+
+
+def test_a_claim_that_goes_takes_no_other_away() -> None:
+    instance, claims, later = object(), Claims(), Claims()
+    assert claims.add(instance)
+    with midway("drop", lambda: made.append(later.add(instance))):
+        made: list[bool] = []
+        del claims
+    assert made == [True]
+    assert not Claims().add(instance)
 
 
 def test_a_fork_by_c_code_has_none_of_its_parents_claims() -> None:

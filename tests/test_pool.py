@@ -45,6 +45,7 @@ from support.flavours import FLAVOURS, Peer
 from support.inside import blocks_of, codec_of, producer_of, slot_of
 from support.leftovers import descriptors, names
 from support.marks import slow_but
+from support.midway import midway
 from support.peers import drain, fill
 from support.shortages import no_descriptors
 
@@ -1075,3 +1076,20 @@ def test_where_dev_shm_is_full_large_pieces_travel_in_parts(engine: str) -> None
     if done.returncode == 77:
         pytest.skip("a small /dev/shm cannot be mounted here")
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_a_block_that_is_given_back_twice_at_once_is_given_back_for_good() -> None:
+    """By the end of its last view and by a look in another thread; meanwhile its next trip may end too."""
+    channel = Channel(capacity=4096, interfaces=[Interface(Sheet, name="Sheet")])
+    with channel.connect() as one, channel.connect() as two:
+
+        def look_and_go_on() -> None:
+            borrow.Borrower.look()
+            one.write_sync(Sheet(memoryview(bytes(200_000))))
+            two.read_sync()
+
+        one.write_sync(Sheet(memoryview(bytes(200_000))))
+        sheets = [two.read_sync()]
+        with midway("store", look_and_go_on):
+            sheets.clear()
+        assert one.statistics().lent_blocks == 0
