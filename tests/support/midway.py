@@ -1,4 +1,4 @@
-"""What another thread does in the midst of a function: between what the function looked at and what it does."""
+"""Another thread that acts in the midst of a function, between what that looked at and what it does."""
 
 from __future__ import annotations
 
