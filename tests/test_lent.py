@@ -473,6 +473,7 @@ class Beside:
 
     def __init__(self) -> None:
         self.note = None
+        self.refused = False
         self.count = 0
 
     def lend(self, piece: memoryview) -> list[Any] | None:

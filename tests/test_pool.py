@@ -375,6 +375,9 @@ def test_a_write_that_finds_no_block_now_would_block(moved: bool) -> None:
                 one.write_nowait([piece], transfer=moves)
                 count += 1
         assert 1 < count < 10
+        with pytest.raises(TimeoutError):
+            one.write_sync([piece], transfer=moves, timeout=0)
+        # Whatever other writes have found, as those of other threads may meanwhile.
         with pytest.raises(ChannelError, match="never written at once") as error:
             one.write_nowait([0] * 300_000)  # of which nothing is lent
         assert type(error.value) is ChannelError

@@ -33,6 +33,8 @@ class Lending(Protocol):
 
     note: Any
     """Its ``accepted`` becomes True once the message is published."""
+    refused: bool
+    """Whether a piece has found no block."""
 
     def lend(self, piece: memoryview) -> list[Any] | None:
         """Copy a piece into a block. Returns the block's entry, or None if there is none to be had."""
@@ -62,7 +64,10 @@ class Borrower(Protocol):
 
 
 class LentPayload(bytes):
-    """The payload of a message that lends blocks. Once it is gone unpublished, its blocks are free again."""
+    """The payload of a message that lends blocks, or would have if there had been any.
+
+    Once it is gone unpublished, its blocks are free again.
+    """
 
     lending: Lending
     lent: int
@@ -111,10 +116,10 @@ class Pieces:
         self._lending.end()
 
     def finish(self, message: bytes) -> bytes:
-        """Return the payload: the message itself if no piece lies beside it, else a ``LentPayload``."""
-        if not self._entries:
+        """Return the payload: a ``LentPayload`` if a piece lies beside the message, or has found no block."""
+        if not self._entries and not self._lending.refused:
             return message
-        payload = LentPayload(joined(self._entries, message))
+        payload = LentPayload(joined(self._entries, message) if self._entries else message)
         payload.lending, payload.lent = self._lending, self._lent
         return payload
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .. import engine
 from ..codec.interfaces import Interface
-from ..codec.lent import end
+from ..codec.lent import LentPayload, end
 from ..errors import ChannelError, PortClosed, WouldBlock
 from ..layout import HEADER, LAST, PART, WHOLE
 from ..messages import Batch, MessageReader, MessageWriter, Taken, end_all, note_of
@@ -237,10 +237,11 @@ class Connection:
     def no_room(self, payload: bytes) -> ChannelError:
         """The error for a message that found no room: ``WouldBlock`` only if it may ever find some."""
         outgoing = self.outgoing
+        lacks_block = isinstance(payload, LentPayload) and payload.lending.refused
         if (
             isinstance(outgoing, MessageWriter)
             and len(payload) > outgoing.producer.largest_possible
-            and not self._pool.may_find_room(payload)
+            and not (lacks_block and self._pool.lent()[1])  # the peer may give one back
         ):
             return ChannelError(
                 f"a message of {len(payload)} bytes is never written at once, since the ring has room for "

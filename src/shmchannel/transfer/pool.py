@@ -72,6 +72,7 @@ class Lending:
         self._pool = pool
         self.note = Note()
         self.ended = False
+        self.refused = False
 
     def end(self) -> None:
         """Free the blocks again, unless the message was published."""
@@ -86,7 +87,7 @@ class Lending:
         if lent is None:
             lent = self._pool.claim(len(piece), self)
             if lent is None:
-                self._pool.refused = len(piece)
+                self.refused = True
                 return None
             self._pool.copy(lent.memory, piece)  # step: fill_block
         return [lent.number, lent.trip.number, len(piece), "" if lent.received else lent.block.name]
@@ -155,16 +156,6 @@ class Pool:
         self._place = files.place()
         self._lock = threading.RLock()
         self._closed = False
-        self.refused = 0
-        """Bytes of a piece that has found no block; 0 once ``may_find_room`` has told of it."""
-
-    def may_find_room(self, payload: bytes) -> bool:
-        """Whether a piece of this message has found no block, and may find one once the peer gives some back.
-
-        Asked right after the message was refused. Of another message it may be true once.
-        """
-        refused, self.refused = self.refused, 0
-        return 0 < refused <= len(payload) and self.lent()[1] > 0
 
     def lending(self) -> Lending:
         """Begin a message."""
