@@ -145,6 +145,13 @@ PAIRS = [
         python="both",
     ),
     Pair(
+        "a peer that connects finds the block that is under way to it, or its sender finds the peer",
+        "address_block(RECORD=1) fence_after_address look_at_state(STATE)",
+        "say_state(STATE=1) fence_before_adopt look_at_record(RECORD)",
+        "look_at_state=0 look_at_record=0",
+        python="both",
+    ),
+    Pair(
         "a pool takes a task back, or finds that its worker has begun it",
         "say_begun(BEGUN=1) fence_after_begun look_at_limit(LIMIT)",
         "say_limit(LIMIT=1) fence_after_limit look_if_begun(BEGUN)",

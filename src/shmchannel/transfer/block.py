@@ -108,7 +108,7 @@ class Block:
         slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1  # step: say_moved
         if not self._address(slot):
             # A peer that connects now and does not see this record is seen here: see ``adopt``.
-            fence()
+            fence()  # step: fence_after_address
             if slot.peer()[STATE] != FREE:
                 self._address(slot)
 
@@ -119,7 +119,7 @@ class Block:
         process = (peer[PID], peer[STARTED], peer[NAMESPACE]) if has_process else (0, 0, 0)
         handle = _padded(slot.segment.name)
         record = Record(MAGIC, self.size, self.moves + 1, handle, 1 - slot.index, *process)
-        write_record(self.hold.fileno(), record)
+        write_record(self.hold.fileno(), record)  # step: address_block
         return has_process
 
     def withdraw(self) -> None:

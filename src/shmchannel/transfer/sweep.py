@@ -23,8 +23,10 @@ def adopt(slot: Slot) -> None:
 
     The caller has just taken the slot, and the channel's names still exist.
     """
+    # A sender that does not see this side writes its record before: see ``Block.offer``.
+    fence()  # step: fence_before_adopt
     for _name, hold in open_each(names(NAME) if slot.segment.has_moved() else []):
-        record = read_record(*hold.look())
+        record = read_record(*hold.look())  # step: look_at_record
         if record and record.is_for(slot, slot.index) and not record.pid:
             lock_byte(hold, record.moves)
             if read_record(*hold.look()) == record:  # it may have been withdrawn meanwhile
