@@ -134,7 +134,7 @@ def test_the_two_sides_of_a_turn_fit_and_end(workload: str, rival: str, at: int)
 @pytest.mark.parametrize(
     ("workload", "copy", "rivals"),
     [
-        ("array", "numpy.copyto", ["mp.Pipe", "mp.Queue", "faster-fifo"]),
+        ("array", "numpy.copyto", ["numpy.copyto to 3 places", "mp.Pipe", "mp.Queue", "faster-fifo"]),
         (
             "bytes",
             "a copy into new bytes",
