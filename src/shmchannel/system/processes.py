@@ -223,12 +223,10 @@ def _is_python(words: list[str]) -> bool:
     return bool(words) and re.fullmatch(r"python[\d.]*t?", os.path.basename(words[0])) is not None
 
 
-_STARTS_CHILDREN = re.compile(r"\bfrom multiprocessing\.(forkserver|spawn|resource_tracker) import")
-
-
 def _is_multiprocessing(words: list[str]) -> bool:
     """Whether this is how multiprocessing starts a child, or the server that forks its children."""
-    starts = any(_STARTS_CHILDREN.search(word) for word in words)
+    imports = r"\bfrom multiprocessing\.(forkserver|spawn|resource_tracker) import"
+    starts = any(re.search(imports, word) for word in words)
     return _is_python(words) and (starts or "--multiprocessing-fork" in words)
 
 
