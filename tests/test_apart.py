@@ -18,7 +18,11 @@ from support.peers import echo
 ROOT = Path(__file__).parent.parent
 SOME = ["tests/test_crash.py", "tests/test_channel.py", "-k", "sweep or creator or lingers"]
 # Those that kill, sweep, count names or start programs.
-MANY = ["tests/test_crash.py", "tests/test_channel.py", "tests/test_transfer.py"]
+MANY = [
+    *(f"tests/test_{name}.py" for name in ("crash", "channel", "transfer")),
+    "-k",
+    "kill or sweep or left or name",
+]
 
 
 def start_run(tests: list[str], share: str) -> subprocess.Popen[str]:
