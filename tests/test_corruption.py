@@ -280,13 +280,13 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("engine")
-@pytest.mark.parametrize("size", slow_but([0, 1000], [0, 1, 2, 1000]))
+@pytest.mark.parametrize("size", slow_but([0, 1000], [0, 1, 1000]))
 def test_parts_without_end_take_no_more_than_they_hold(size: int) -> None:
-    channel = Channel(capacity=1 << 20, max_message_size=1 << 20)
+    channel = Channel(capacity=4096, max_message_size=1 << 20)
     with channel.connect() as one, channel.connect() as two:
         outgoing: Any = producer_of(one)
         incoming: Any = consumer_of(two)
-        part, count = bytes(size), 50_000
+        part, count = bytes(size), 30_000
         tracemalloc.start()
         try:
             for _ in range(count):
