@@ -1,6 +1,6 @@
 """docs/model/ring.pml and the code have the same steps: each by its name, and none in one of them alone.
 
-Each safeguard of ring.pml and of lend.pml has a mutant. Each fence of the code is in a litmus test of arm.py.
+Each safeguard of the three models has a mutant. Each fence of the code is in a litmus test of arm.py.
 
 ``make model`` searches the models and runs all litmus tests; here is only what ties them to the code.
 """
@@ -18,7 +18,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "shmchannel"
-RING, LEND = ((ROOT / "docs" / "model" / name).read_text() for name in ("ring.pml", "lend.pml"))
+RING, LEND, BEGUN = (
+    (ROOT / "docs" / "model" / name).read_text() for name in ("ring.pml", "lend.pml", "begun.pml")
+)
 CHECK = (ROOT / "docs" / "model" / "check.py").read_text()
 sys.path.insert(0, str(ROOT / "docs" / "model"))
 import arm  # noqa: E402
@@ -61,6 +63,10 @@ def test_each_step_of_the_model_is_named_in_the_code_and_no_other() -> None:
     assert set().union(*map(steps_in, files)) == LABELS
 
 
+def test_a_pool_and_its_worker_have_the_steps_of_their_model() -> None:
+    assert steps_in("futures/begun.py") | steps_in("futures/crew.py") == labels(BEGUN)
+
+
 def test_threads_and_tasks_wait_by_the_same_steps() -> None:
     waiting = {"spin", "announce", "fence_after_announce", "look_again", "sleep", "withdraw", "look_if_alive"}
     assert steps_in("waiting/sleeper.py") == steps_in("waiting/event_loop.py") == waiting
@@ -86,8 +92,9 @@ def test_the_ring_in_c_has_the_steps_of_the_one_in_python() -> None:
         (RING, "RING_MUTANTS", {"look_if_refused", "look_if_alive", "look_if_closed"}),
         # Its mutant is the one that looks, and does not compare the trip.
         (LEND, "LEND_MUTANTS", {"look_if_given_back", "look_if_alive"}),
+        (BEGUN, "BEGUN_MUTANTS", set()),
     ],
-    ids=["ring", "lend"],
+    ids=["ring", "lend", "begun"],
 )
 def test_each_fence_and_each_look_back_has_a_mutant(model: str, name: str, others: set[str]) -> None:
     switches = set(re.findall(r"\bWITHOUT_(\w+)", model))

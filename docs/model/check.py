@@ -1,4 +1,4 @@
-"""Search the models, ring.pml and lend.pml, and their mutants, by Spin; then the pairs of arm.py by herd7.
+"""Search the models and their mutants by Spin; then the pairs of arm.py by herd7.
 
 Each run must be free of errors in every state that can be reached. Each mutant, the model without one fence,
 re-check, post or order of two steps, must have one: otherwise the model would not notice that the code had
@@ -59,6 +59,11 @@ LEND_RUNS = {
     "the reader dies": "DIES=READER REFUSALS=1 RETIREMENTS=1",
     "one block; the reader dies": "DIES=READER PLACES=1",
     "one block; the reader closes": "READER_MAY_CLOSE PLACES=1",
+}
+# The same of begun.pml.
+BEGUN_RUNS = {
+    "calls are taken back": "",
+    "calls are taken back; the worker is killed": "DIES",
 }
 MEMORIES = {"x86": "", "weak": "WEAK"}
 
@@ -128,8 +133,17 @@ LEND_MUTANTS = [
     ("last_read", "another thread closes the reader", "x86"),
     ("say_received", "another thread closes the reader", "x86"),
 ]
-RUNS = {"ring.pml": RING_RUNS, "lend.pml": LEND_RUNS}
-MUTANTS = {"ring.pml": RING_MUTANTS, "lend.pml": LEND_MUTANTS}
+BEGUN_MUTANTS = [
+    ("fence_after_begun", "calls are taken back", "x86 weak"),
+    ("fence_after_limit", "calls are taken back", "x86 weak"),
+    ("look_at_limit", "calls are taken back", "x86"),
+    ("say_limit", "calls are taken back", "x86"),
+    ("look_if_begun", "calls are taken back", "x86"),
+    ("look_if_lost", "calls are taken back; the worker is killed", "x86"),
+    ("read_answers_first", "calls are taken back; the worker is killed", "x86"),
+]
+RUNS = {"ring.pml": RING_RUNS, "lend.pml": LEND_RUNS, "begun.pml": BEGUN_RUNS}
+MUTANTS = {"ring.pml": RING_MUTANTS, "lend.pml": LEND_MUTANTS, "begun.pml": BEGUN_MUTANTS}
 
 
 # What Spin says of an error, in words.
@@ -147,6 +161,9 @@ ERRORS = {
     "(name[p]||": "a block whose name is gone too early",
     "mapped[p]==file[p]": "a block that the reader does not know",
     "!(has[p])": "the reader gets a block that it has",
+    "runs[answered]==1)||": "a task that is neither run nor lost",
+    "==1)": "a task that runs twice",
+    "outcome[answered]==0": "lost, and answered",
 }
 
 

@@ -183,5 +183,5 @@ class Worker:
         """Return the task that it had begun when it died, if any, and those that it had not begun."""
         tasks = list(self._unanswered)
         self._unanswered.clear()
-        begun = tasks[0] if tasks and self._begun.last() > self._answered else None
+        begun = tasks[0] if tasks and self._begun.last() > self._answered else None  # step: look_if_lost
         return begun, [task for task in tasks if task is not None and task is not begun]
