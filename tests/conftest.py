@@ -76,6 +76,13 @@ def first_example(_value: None) -> None:
     pass
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen(hypothesis_first: None) -> None:  # noqa: ARG001
+    """Have no collection go through all that pytest and Hypothesis keep, which takes a tenth of a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def in_time(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that hangs: dump the stacks, and end the children that the test has started."""
@@ -136,8 +143,6 @@ def nothing_left(
     Without a GIL, CPython 3.13 keeps each class for good once there was a second thread, and with it what the
     functions of the class close over. So a class in a test gets its ports as attributes.
     """
-    gc.collect()
-    gc.freeze()  # else each collection goes through all that pytest and Hypothesis keep: a tenth of a second
     before, mapped = here(), mappings()
     yield
     request.node.funcargs.clear()  # what fixtures have made
