@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def test_nothing_is_lost_among_many_channels_whose_processes_are_killed() -> Non
     status, said = soak("--count", "80")
     assert status == 0, said
     assert "80 channels, 24 at once" in said
+    assert re.search(r"\d pools, .*\d done, .* in pools of workers", said)
     assert "Nothing lost, altered, duplicated or left" in said
 
 

@@ -85,6 +85,7 @@ def summary(director: Director) -> str:
         f"{totals['mixed']:,} of them from C to Python; ends: {kinds}.",
         f"{totals['written']:,} messages written, {totals['came']:,} read, {size:.1f} GiB.",
         f"{totals['kills']} processes killed; {totals['lost']:,} ends met PeerLost.",
+        ", ".join(f"{count:,} {what}" for what, count in director.of_pools.items()) + " in pools of workers.",
         *([f"{half_made} semaphores that glibc had half made were left by the killed."] if half_made else []),
         f"{len(director.failures)} wrong"
         if director.failures

@@ -28,6 +28,7 @@ from . import board as b
 from .audit import audit
 from .census import Census, census, grown
 from .plan import KINDS, LARGEST, draw_channel
+from .pool import PoolMember
 
 TESTS = Path(__file__).parent.parent.parent
 # In each process at once. Not on 3.13, which keeps 2 MB and more of each interpreter that ends.
@@ -141,6 +142,8 @@ class Director:
         self.live: dict[int, Live] = {}
         self.failures: list[str] = []
         self.gone: list[Worker] = []  # that no other has replaced
+        self.pools = PoolMember(self.tag, options.seed)
+        self.of_pools: dict[str, int] = {}
         self.next_number = self.next_kill = 0.0
         self.totals = dict.fromkeys(
             ["channels", "mixed", "written", "came", "bytes", "kills", "lost", *KINDS], 0
@@ -325,6 +328,8 @@ class Director:
             status, said = worker.close()
             if said or (status and not self.failures):
                 self.failures.append(f"process {worker.index} ended with status {status}: {said}")
+        self.of_pools, failures = self.pools.close()
+        self.failures += failures
         left = self.left()
         if left:
             self.failures.append(f"names are left in /dev/shm: {left}")
