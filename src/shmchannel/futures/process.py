@@ -6,7 +6,6 @@ import fcntl
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -140,7 +139,7 @@ def _end_with_parent() -> None:
     At the end of the parent, its end of a pipe is closed. The signal for that, SIGIO, ends a process.
     """
     parent = multiprocessing.parent_process()
-    if parent is not None and sys.platform == "linux":
+    if parent is not None:
         fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
         flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
         fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
