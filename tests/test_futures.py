@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import gc
 import multiprocessing
@@ -207,6 +208,42 @@ def test_ctrl_c_while_a_worker_starts_is_not_swallowed(monkeypatch: pytest.Monke
             finally:
                 gate.touch()
         first.result(timeout=30)
+        assert executor.submit(double, 3).result(timeout=30) == 6
+
+
+def test_a_submit_raises_if_there_is_no_pipe_for_the_collecting_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with pool(2) as executor:
+        with monkeypatch.context() as patch:
+            patch.setattr(executor._pool._alarm, "set_up", fail)
+            with pytest.raises(OSError, match="open files"):
+                executor.submit(double, 1)
+        assert executor.submit(double, 3).result(timeout=30) == 6
+
+
+@pytest.mark.parametrize("when", ["before", "at first", "at last"])
+def test_ctrl_c_while_the_collecting_thread_starts_costs_its_submit_only(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def cut_off(thread: threading.Thread | None = None) -> None:
+        if thread is not None and (when == "at last" or thread.name != "shmchannel pool"):
+            start(thread)
+        if thread is None or thread.name == "shmchannel pool":
+            raise KeyboardInterrupt
+
+    with pool(1) as executor:
+        with monkeypatch.context() as patch:
+            if when == "before":
+                patch.setattr(executor._pool, "_start_thread", cut_off)
+            patch.setattr(threading.Thread, "start", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                executor.submit(double, 1)
         assert executor.submit(double, 3).result(timeout=30) == 6
 
 

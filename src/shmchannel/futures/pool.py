@@ -68,7 +68,7 @@ class Pool:
             # Ctrl-C may cut this off, so it sends no other task: the collecting thread sends the backlog.
             first = not self._dispatch.backlog
             self._dispatch.backlog.append(task)
-            if len(self._dispatch.workers) < self.size:
+            if len(self._dispatch.workers) < self.size or self._thread is None:
                 self._start_for(task)
             settled = self._dispatch.send() if first else []
             if not first and self._dispatch.room:  # an earlier submit was cut off, and nobody else sends
@@ -152,19 +152,22 @@ class Pool:
 
     def _start_thread(self) -> None:
         """Start the thread, after the first workers: a process had better have no other when it forks."""
-        thread = threading.Thread(target=self._collect, name="shmchannel pool", daemon=False)
-        self._alarm.set_up()
         try:
-            thread.start()
+            self._alarm.set_up()
+            self._thread = threading.Thread(target=self._collect, name="shmchannel pool", daemon=False)
+            self._thread.start()
         except BaseException:
+            self._thread = None
             self._end_workers()
             raise
-        self._thread = thread
 
     # -- the collecting thread
 
     def _collect(self) -> None:
         """Collect answers until the pool ends."""
+        with self._lock:
+            if self._thread is not threading.current_thread():  # Ctrl-C has cut its start off
+                return
         try:
             while self._wait():
                 pass
