@@ -247,6 +247,24 @@ def test_ctrl_c_while_the_collecting_thread_starts_costs_its_submit_only(
         assert executor.submit(double, 3).result(timeout=30) == 6
 
 
+def test_a_large_call_for_which_there_is_no_thread_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "shmchannel pool writer":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with pool(1) as executor:
+        assert executor.submit(double, 1).result(timeout=30) == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            failed = executor.submit(len, list(range(300_000)))
+            with pytest.raises(RuntimeError, match="new thread"):
+                failed.result(timeout=30)
+        assert executor.submit(len, list(range(300_000))).result(timeout=30) == 300_000
+
+
 # -- map
 
 

@@ -120,11 +120,22 @@ class Worker:
             except Exception:  # as MemoryError
                 self.port.close_sync()  # another worker gets the task
 
+        writer = threading.Thread(target=write, name="shmchannel pool writer", daemon=True)
+        before = self.room, self._left
         self._unanswered.append(task)
-        self.wait_for_answer()
-        if self._left is not None:
-            self._left -= 1
-        threading.Thread(target=write, name="shmchannel pool writer", daemon=True).start()
+        try:
+            self.wait_for_answer()
+            if self._left is not None:
+                self._left -= 1
+            writer.start()
+        except Exception:  # as there can be no more threads
+            self._unanswered.pop()
+            self._waits = False
+            self.room, self._left = before
+            raise
+        except BaseException:  # Ctrl-C. The thread may run
+            self.port.close_sync()  # another worker gets the task
+            raise
 
     def _count_sent(self) -> None:
         assert self._left is not None

@@ -96,10 +96,7 @@ class Dispatch:
                 except (*OVER, WouldBlock):
                     self._keep(worker, task)
                 except ChannelError:  # the call is larger than the ring
-                    if worker.load:
-                        self._keep(worker, task)
-                    else:
-                        worker.send_in_parts(task)
+                    settled += self._send_in_parts(worker, task)
                 except Exception as error:
                     settled.append(failed(task, error))
         finally:
@@ -122,6 +119,16 @@ class Dispatch:
             self.room = self._last is not None
             return self._last
         return None
+
+    def _send_in_parts(self, worker: Worker, task: Task) -> Settled:
+        if worker.load:
+            self._keep(worker, task)
+            return []
+        try:
+            worker.send_in_parts(task)
+        except Exception as error:
+            return [failed(task, error)]
+        return []
 
     def _keep(self, worker: Worker, task: Task) -> None:
         """Keep a task that the worker does not take now. The worker takes others once it has answered."""
