@@ -712,6 +712,7 @@ def test_the_constants_in_c_are_those_in_python() -> None:
         "REST",
         "SLEEP_COSTS",
         "MOST_CREDIT",
+        "MOST_LACK",
     }
     assert {"TAIL", "HEAD", "READER", "WRITER", "CONTROL_SIZE", "HEADER", "WHOLE", "ABORT", "BATCH"} <= shared
     for name in shared:

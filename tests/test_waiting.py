@@ -530,6 +530,14 @@ def test_where_another_program_takes_the_cpu_a_side_sleeps_for_a_while(
     assert yields.spin(took=10) > 1000
 
 
+def test_a_side_that_was_stopped_spins_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    yields = Yields(monkeypatch)
+    assert yields.spin(took=3600 * 10**9) == 1
+    assert yields.spin(took=10) == 0
+    yields.now += 5 * 10**9
+    assert yields.spin(took=10) > 1000
+
+
 def test_yields_that_bring_the_answer_pay_for_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     yields = Yields(monkeypatch)
     long = waiting.LONG_YIELD + 1

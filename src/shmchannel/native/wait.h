@@ -22,10 +22,11 @@ static int64_t nanoseconds(void)
 enum { UNYIELDING = 1500 };        /* ns of a spin, in which a quick peer on another CPU has answered */
 enum { LONE_YIELD = 1000 };        /* ns: a yield takes longer only if another thread has had the CPU meanwhile */
 enum { PATIENCE_FOR_GIL = 20000 }; /* ns: a peer that will wait for us has let go of it by then */
-enum { LONG_YIELD = 100000 };      /* ns; these four: see waiting/sleeper.py */
+enum { LONG_YIELD = 100000 };      /* ns; these five: see waiting/sleeper.py */
 enum { REST = 50 };
 enum { SLEEP_COSTS = 20000 };
 enum { MOST_CREDIT = 10000000 };
+enum { MOST_LACK = 100000000 };
 
 enum { NO_SPIN = 0, SPIN_APART = 1, SPIN_BESIDE = 2 }; /* answers of Sleeper.spins */
 
@@ -85,7 +86,7 @@ static void pay_for_yield(Spin *spin, int64_t took)
     int64_t left = LOOK(&spin->credit) - took;
     STORE(&spin->credit, left > 0 ? left : 0);
     if (left < 0)
-        STORE(&spin->resumes, nanoseconds() - REST * left);
+        STORE(&spin->resumes, nanoseconds() + REST * (left > -MOST_LACK ? -left : MOST_LACK));
 }
 
 static bool spin_for(Spin *spin, Ring *ring, int64_t budget)

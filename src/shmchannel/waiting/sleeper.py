@@ -54,6 +54,7 @@ LONG_YIELD = 100_000
 REST = 50
 SLEEP_COSTS = 20_000
 MOST_CREDIT = 10_000_000  # also at first
+MOST_LACK = 100_000_000  # a yield in which the process was stopped takes hours, and says nothing of the CPU
 
 # Whether spinning can pay: not before there is a peer. For a peer behind the same GIL it pays only if the
 # spin lets go of the GIL, and there is another CPU.
@@ -166,7 +167,7 @@ class Sleeper:
         left = self._credit - took
         self._credit = max(left, 0)
         if left < 0:
-            self._resumes = monotonic_ns() - REST * left
+            self._resumes = monotonic_ns() + REST * min(-left, MOST_LACK)
 
     def limit_spin(self, most: int) -> None:
         """Have no spin take more than ``most`` nanoseconds from now on."""
