@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import zoneinfo
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from shmchannel import (
 )
 from shmchannel.port.port import connection_of
 from shmchannel.system.processes import has_gil
+from shmchannel.transfer import buffer as shared
 from support.engines import LONG_RINGS, RINGS, connected, in_program, made_by, needs_c
 from support.leftovers import names
 from support.peers import until_asleep
@@ -112,6 +114,31 @@ def test_a_message_for_whose_buffers_there_are_no_descriptors_is_tried_again(eng
         assert two.read_sync(timeout=30) == "after"
         for buffer in received:
             buffer.close()
+    assert not names()
+
+
+@pytest.mark.parametrize("engine", RINGS)
+def test_a_message_for_whose_second_buffer_there_is_no_memory_is_tried_again(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shared.map_block
+
+    def fail_once(*arguments: Any) -> Any:
+        mapped.append(arguments)
+        if len(mapped) == 2:
+            raise MemoryError
+        return real(*arguments)
+
+    mapped: list[object] = []
+    channel = Channel()
+    with connected(channel, engine) as one, connected(channel, engine) as two:
+        buffers = [SharedBuffer(10) for _ in range(2)]
+        one.write_sync(buffers, transfer=buffers)
+        monkeypatch.setattr(shared, "map_block", fail_once)
+        with pytest.raises(MemoryError):
+            two.read_sync(timeout=30)
+        for received in two.read_sync(timeout=30):
+            received.close()
     assert not names()
 
 

@@ -49,7 +49,7 @@ class _Receiver:
             raise InterfaceError(too_many("buffers"))
         try:
             buffer = receive(name, slot, self._until)
-        except ChannelError as error:
+        except (ChannelError, MemoryError) as error:
             received = [(name, buffer()) for name, buffer in self._received if is_shortage(error)]
             self._kept = {name: buffer for name, buffer in received if buffer is not None}
             raise
