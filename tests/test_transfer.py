@@ -332,6 +332,34 @@ def test_who_connects_leaves_the_record_of_a_buffer_that_has_just_been_taken_bac
     assert owned == [True]
 
 
+def test_a_buffer_whose_taking_back_was_cut_off_moves_past_one_who_connects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cut_off(_undo: object) -> None:
+        raise KeyboardInterrupt  # before the first step
+
+    def write(fd: int, record: blocks.Record) -> None:
+        with monkeypatch.context() as context:
+            context.setattr(sweep, "write_record", real)
+            with pytest.raises(ChannelError, match="another process or port has it locked"):
+                there.write_sync(buffer, transfer=[buffer])
+        real(fd, record)
+
+    channel, other = Channel(), Channel()
+    real = sweep.write_record
+    with channel.connect() as one, other.connect() as there, other.connect() as two:
+        buffer = SharedBuffer(10)
+        fill(one)
+        with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+            context.setattr(transfer, "_take_back", cut_off)
+            one.write_nowait(buffer, transfer=[buffer])
+        monkeypatch.setattr(sweep, "write_record", write)
+        channel.connect().close_sync()
+        assert there.write_sync(buffer, transfer=[buffer])
+        two.read_sync().close()
+    assert not names()
+
+
 def test_an_exception_after_the_message_is_out_leaves_what_moved_with_its_reader(
     pair: tuple[Port, Port], movable: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

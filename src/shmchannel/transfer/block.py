@@ -98,12 +98,13 @@ class Block:
         """``moves`` are those before this process had it."""
         self.name, self.size, self.hold, self.moves = name, size, hold, moves
         self.claim = Claim(name)
-        self._withdrawing = False
+        self._offered = False  # and not withdrawn since, perhaps because an exception has cut that off
 
     def offer(self, slot: Slot, message: Note) -> None:
         """Put the block under way to the peer's port, by its record."""
-        if self._withdrawing:
-            self.withdraw()  # an exception has cut that off
+        if self._offered:
+            self.withdraw()
+        self._offered = True
         self.claim.message = message
         slot.segment.words[(RINGS[slot.index] >> 3) + MOVES] = 1  # step: say_moved
         if not self._address(slot):
@@ -127,7 +128,6 @@ class Block:
 
         Raises ``ChannelError`` if another side keeps it locked. Then it can still be moved, or closed.
         """
-        self._withdrawing = True
         next_owner = self.moves + 1
         try:
             # A peer that connects may be at the record. For a moment: the write's timeout has passed already.
@@ -136,7 +136,7 @@ class Block:
             self.hold.unlock(next_owner)
         except ValueError:
             pass  # it is closed
-        self._withdrawing = False
+        self._offered = False
 
     def let_go(self) -> None:
         """Unlock the sender's byte: the receiver or a sweep removes the block."""
