@@ -1396,6 +1396,19 @@ def test_a_closed_buffer_of_a_subclass_keeps_its_class_and_frees_its_memory() ->
         buffer[0]
 
 
+def test_a_subclass_whose_interface_cannot_move_it_raises_a_type_error() -> None:
+    class Named(SharedBuffer):
+        pass
+
+    interface = Interface(Named, serialize=len, deserialize=Named)
+    channel = Channel(interfaces=[interface])
+    with channel.connect() as one, channel.connect() as two, Named(10) as buffer:
+        with pytest.raises(TypeError, match="it has no detach and attach"):
+            one.write_sync(buffer, transfer=[buffer])
+        assert one.write_sync(buffer)
+        assert len(two.read_sync()) == 10
+
+
 @pytest.mark.parametrize("name", ["__getitem__", "__setitem__", "__len__", "find", "read", "write"])
 def test_an_open_buffer_has_the_methods_of_mmap_themselves(name: str) -> None:
     # One in Python takes ten times as long.

@@ -67,6 +67,7 @@ _OF_SHARED_BUFFERS = [
         ("shmchannel.SharedBuffer, detached", DetachedBuffer),
     )
 ]
+_BUFFERS = {SharedBuffer, DetachedBuffer, PortBuffer}
 
 
 def buffer_interfaces(arrivals: weakref.ref[Arrivals]) -> list[Interface]:
@@ -205,9 +206,9 @@ def _close_again(buffer: SharedBuffer) -> None:
 
 
 def _check_movable(instance: Any, interface: Interface) -> None:
+    if type(instance) not in _BUFFERS:  # a user's class, which may derive from one of them
+        interface.check_movable(instance)
     if isinstance(instance, SharedBuffer):
         check_movable(instance)
     elif isinstance(instance, PortBuffer):
         instance.check_movable()
-    else:
-        interface.check_movable(instance)
