@@ -143,6 +143,25 @@ def test_a_message_for_whose_second_buffer_there_is_no_memory_is_tried_again(
 
 
 @pytest.mark.parametrize("engine", RINGS)
+def test_a_message_keeps_its_buffer_until_there_is_memory_for_the_rest(engine: str) -> None:
+    fails: list[object] = [None] * 2
+    with made_by(engine):
+        channel = Channel(interfaces=[interface(fails)])
+        one, two = channel.connect(), channel.connect()
+    with one, two:
+        buffer = SharedBuffer(4)
+        buffer[:] = b"here"
+        one.write_sync([buffer, Large(3)], transfer=[buffer])
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                two.read_sync(timeout=30)
+        received, _ = two.read_sync(timeout=30)
+        assert received[:] == b"here"
+        del received  # the port keeps none that the reader has
+        assert not names()
+
+
+@pytest.mark.parametrize("engine", RINGS)
 def test_a_message_for_whose_time_zone_there_is_no_descriptor_is_tried_again(engine: str) -> None:
     channel = Channel()
     when = datetime.datetime(2026, 1, 1, tzinfo=zoneinfo.ZoneInfo("Asia/Tokyo"))

@@ -132,6 +132,8 @@ class MessageReader:
         self._codec = codec
         self.deferred: list[Exception] = []
         self.returned: list[bytes] = []
+        self.received: dict[str, Any] = {}
+        """What a message that is not decoded yet has received beside the ring: see transfer/transfer.py."""
         self.arrivals: object = None
         """What a read keeps from before its take until the message is decoded: see transfer/sweep.py."""
         self.wake_others: Callable[[], object] = bool
@@ -166,7 +168,7 @@ class MessageReader:
         After a shortage, of memory or descriptors, the next take finds the message again.
         """
         try:
-            return taken.decoded(partial(decode, self._codec, self.returned))
+            return taken.decoded(partial(decode, self._codec, self.returned, self.received))
         except Exception:
             if self.returned:
                 self.wake_others()
@@ -228,16 +230,22 @@ class MessageReader:
         return Wait(consumer.sleeper, self.ready, spin=consumer.spin, sleep=consumer.sleep)
 
 
-def decode(codec: Codec, returned: list[bytes], payload: bytes) -> Any:
-    """Return a payload's value. After a shortage the payload is in ``returned``, to be decoded again."""
+def decode(codec: Codec, returned: list[bytes], received: dict[str, Any], payload: bytes) -> Any:
+    """Return a payload's value. After a shortage the payload is in ``returned``, to be decoded again.
+
+    Only then what it has ``received`` stays there.
+    """
     try:
-        return codec.decode(payload)
+        value = codec.decode(payload)
     except BaseException as error:
         if is_shortage(error):
             returned.append(payload)
         else:
             codec.let_go(payload)  # if a signal handler has cut that off before it took the blocks
+            received.clear()
         raise
+    received.clear()
+    return value
 
 
 def take_first(items: list[T]) -> T | None:

@@ -11,6 +11,7 @@ typedef struct {
     Codec *codec;
     PyObject *deferred; /* a list of exceptions, of which each take raises one; or NULL */
     PyObject *returned; /* a list of payloads for whose values there was no memory; or NULL */
+    PyObject *received; /* a dict of what the message that is decoded has received beside the ring; or NULL */
     PyObject *arrivals; /* kept by each read until its message is decoded; or NULL */
     PyObject *wake_others; /* wakes those that wait for what is kept here; or NULL */
     Py_buffer ours;     /* a double: 0 in a fork, which takes nothing */
@@ -114,6 +115,13 @@ static void let_go(MessageReader *self, PyObject *beginning)
     Py_XDECREF(none);
 }
 
+/* A message is decoded, or lost: what it has received is the value's alone. */
+static void forget_received(MessageReader *self)
+{
+    if (self->received && PyDict_CheckExact(self->received) && PyDict_GET_SIZE(self->received))
+        PyDict_Clear(self->received);
+}
+
 /* After a failed decoding: if it was a shortage, keep the message for the next take, and wake a thread that waits for it.
    Takes over the spare. */
 static void untake(MessageReader *self, Message *message, PyObject *spare)
@@ -123,9 +131,10 @@ static void untake(MessageReader *self, Message *message, PyObject *spare)
         memcpy(PyBytes_AS_STRING(spare), message->small, message->size);
         message->payload = Py_NewRef(shortened(spare, message->size));
     }
-    if (!is_shortage(self->codec->state, error))
+    if (!is_shortage(self->codec->state, error)) {
         let_go(self, message->payload); /* if a signal handler has cut that off before it took the blocks */
-    else if (self->returned && PyList_Append(self->returned, message->payload) == 0)
+        forget_received(self);
+    } else if (self->returned && PyList_Append(self->returned, message->payload) == 0)
         call(self->wake_others);
     Py_DECREF(spare);
     raise_again(error);
@@ -193,6 +202,8 @@ static PyObject *take(MessageReader *self, bool hold)
         return NULL;
     PyObject *arrivals = member_of(self, &self->arrivals); /* before the take: then a port that ends leaves the blocks to us */
     PyObject *value = take_message(self, hold);
+    if (value)
+        forget_received(self);
     Py_XDECREF(arrivals);
     return value;
 }
@@ -273,6 +284,7 @@ static int message_reader_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->codec);
     Py_VISIT(self->deferred);
     Py_VISIT(self->returned);
+    Py_VISIT(self->received);
     Py_VISIT(self->arrivals);
     Py_VISIT(self->wake_others);
     return 0;
@@ -286,6 +298,7 @@ static void message_reader_dealloc(PyObject *object)
     Py_CLEAR(self->codec);
     Py_CLEAR(self->deferred);
     Py_CLEAR(self->returned);
+    Py_CLEAR(self->received);
     Py_CLEAR(self->arrivals);
     Py_CLEAR(self->wake_others);
     if (self->ours.obj)
@@ -306,6 +319,7 @@ static PyMethodDef message_reader_methods[] = {
 static PyMemberDef message_reader_members[] = {
     {"deferred", T_OBJECT_EX, offsetof(MessageReader, deferred), 0, NULL},
     {"returned", T_OBJECT_EX, offsetof(MessageReader, returned), 0, NULL},
+    {"received", T_OBJECT_EX, offsetof(MessageReader, received), 0, NULL},
     {"arrivals", T_OBJECT_EX, offsetof(MessageReader, arrivals), 0, NULL},
     {"wake_others", T_OBJECT_EX, offsetof(MessageReader, wake_others), 0, NULL},
     {NULL, 0, 0, 0, NULL},

@@ -31,6 +31,7 @@ from ..system.interrupts import has_lock, locked
 from ..system.semaphores import LibcSemaphore
 from ..transfer.block import Block
 from ..transfer.borrow import Borrower
+from ..transfer.buffer import SharedBuffer
 from ..transfer.pool import Pool
 from ..transfer.port_buffer import PortBuffer
 from ..transfer.sweep import Arrivals, settle, when_received
@@ -100,11 +101,12 @@ class Connection:
         self._borrower = Borrower(arrivals, max_message_size)
         self.peer.chores += [self._pool.look, self._borrower.look]
         self._doorbell = Doorbell(*slot.bells())
-        known = [*interfaces, *buffer_interfaces(self._arrivals)]
+        received: dict[str, SharedBuffer] = {}
+        known = [*interfaces, *buffer_interfaces(self._arrivals, received)]
         self._codec = engine.Codec(known, self._pool.lending, self._borrower, self._pool.least)
         writer = self._make_writer(slot, max_message_size)
         reader = self._make_reader(slot, max_message_size)
-        reader.arrivals = arrivals
+        reader.arrivals, reader.received = arrivals, received
         reader.wake_others = partial(_wake_readers, reader.consumer.sleeper.semaphore, self._doorbell)
         self.outgoing: MessageWriter | Ended = writer
         self.incoming: MessageReader | Ended = reader

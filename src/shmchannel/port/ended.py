@@ -35,6 +35,7 @@ class Ended:
         # Not the reader itself, which has the segment mapped.
         self._deferred = [] if reader is None else reader.deferred
         self._returned = [] if reader is None else reader.returned
+        self._received = {} if reader is None else reader.received
 
     @property
     def state(self) -> str:
@@ -76,7 +77,7 @@ class Ended:
         raise self.error()
 
     def value_of(self, taken: Taken) -> Any:
-        return taken.decoded(partial(decode, self._codec, self._returned))
+        return taken.decoded(partial(decode, self._codec, self._returned, self._received))
 
     def take(self) -> Any:
         return self.value_of(self.take_payload())

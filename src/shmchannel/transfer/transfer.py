@@ -12,7 +12,7 @@ from ..codec.interfaces import Interface, Serialized, set_state, state_of
 from ..codec.known_classes import PORT_BUFFER
 from ..codec.lent import LentPayload, end
 from ..codec.limits import MOST_OPENED, too_many
-from ..errors import ChannelError, InterfaceError, is_shortage
+from ..errors import InterfaceError
 from ..ring.producer import Note
 from ..segment import Slot
 from ..system.clock import monotonic
@@ -26,35 +26,26 @@ from .sweep import Arrivals, slot_of
 class _Receiver:
     """Receives the buffers of a port's messages.
 
-    If the system has no descriptor for a later buffer of a message, the next read takes the same message
-    again. So those that were received before are kept for it.
+    If the system has no memory or descriptor for something else in a message, the next read takes the same
+    message again, and finds the buffers in ``received``: those of the message that is being decoded.
     """
 
-    def __init__(self, arrivals: weakref.ref[Arrivals]) -> None:
-        self._arrivals = arrivals
-        self._position = -1  # in the ring, where the message of ``_received`` ends
-        self._until = 0.0  # monotonic seconds; for the blocks of that message together
-        self._received: list[tuple[str, weakref.ref[SharedBuffer]]] = []
-        self._kept: dict[str, SharedBuffer] = {}
+    def __init__(self, arrivals: weakref.ref[Arrivals], received: dict[str, SharedBuffer]) -> None:
+        self._arrivals, self._received = arrivals, received
+        self._position = -1  # in the ring, where that message ends
+        self._until = 0.0  # monotonic seconds; for its blocks together
 
     def attach(self, name: Any) -> SharedBuffer:
-        kept = self._kept.pop(name, None)
-        if kept is not None and not kept.detached:
-            return kept
+        received = self._received.get(name)
+        if received is not None and not received.detached:
+            return received
         slot = slot_of(self._arrivals)
         position = slot.taken() if slot else 0
         if position != self._position:
-            self._position, self._received, self._until = position, [], monotonic() + MOMENT
+            self._position, self._until = position, monotonic() + MOMENT
         if len(self._received) >= MOST_OPENED:
             raise InterfaceError(too_many("buffers"))
-        try:
-            buffer = receive(name, slot, self._until)
-        except (ChannelError, MemoryError) as error:
-            received = [(name, buffer()) for name, buffer in self._received if is_shortage(error)]
-            self._kept = {name: buffer for name, buffer in received if buffer is not None}
-            raise
-        self._kept.clear()
-        self._received.append((name, weakref.ref(buffer)))
+        self._received[name] = buffer = receive(name, slot, self._until)
         return buffer
 
 
@@ -70,13 +61,13 @@ _OF_SHARED_BUFFERS = [
 _BUFFERS = {SharedBuffer, DetachedBuffer, PortBuffer}
 
 
-def buffer_interfaces(arrivals: weakref.ref[Arrivals]) -> list[Interface]:
+def buffer_interfaces(arrivals: weakref.ref[Arrivals], received: dict[str, SharedBuffer]) -> list[Interface]:
     """How buffers cross a channel: they move.
 
     The message has the memory of a PortBuffer, and the name of a SharedBuffer's block. A SharedBuffer that is
-    detached does not move; its interface says so.
+    detached does not move; its interface says so. ``received`` keeps those of a message until it is decoded.
     """
-    attach = _Receiver(arrivals).attach
+    attach = _Receiver(arrivals, received).attach
     return [_OF_PORT_BUFFERS, *(each.of_port(attach=attach) for each in _OF_SHARED_BUFFERS)]
 
 
