@@ -153,22 +153,28 @@ def name_of(buffer: SharedBuffer) -> str:
 
 def check_movable(buffer: SharedBuffer) -> None:
     """Raise ``ValueError`` or ``BufferError`` if a buffer cannot be moved now."""
-    if buffer.closed:
-        raise ValueError("cannot transfer a SharedBuffer that is detached already, or closed")
-    if buffer._block.claim.moved:  # a signal handler raised after the move, before the detaching
-        raise ValueError("cannot transfer a SharedBuffer that has been moved already")
+    _check_unmoved(buffer)
     try:
         buffer._block.hold.fileno()
     except ValueError:
+        _check_unmoved(buffer)  # again, for another thread may have moved it meanwhile
         fault = "in a fork of the process that owns it, or after other code has closed its descriptor"
         raise ValueError(f"cannot transfer a SharedBuffer {fault}") from None
     try:
         mmap.mmap.resize(buffer, len(buffer))  # to the size that it has: mmap refuses while there are views
     except BufferError:
+        _check_unmoved(buffer)
         fault = "cannot transfer a SharedBuffer while there are views of it: release them first"
         raise BufferError(fault) from None
     except (SystemError, ValueError):
         pass  # without views mmap refuses for another reason (3.13); or never, and ``detach`` finds the views
+
+
+def _check_unmoved(buffer: SharedBuffer) -> None:
+    if buffer.closed:
+        raise ValueError("cannot transfer a SharedBuffer that is detached already, or closed")
+    if buffer._block.claim.moved:  # a signal handler raised after the move, before the detaching
+        raise ValueError("cannot transfer a SharedBuffer that has been moved already")
 
 
 def detach(buffer: SharedBuffer) -> None:
