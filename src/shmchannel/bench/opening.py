@@ -18,6 +18,7 @@ from importlib import import_module
 
 from ..channel import DEFAULT_CAPACITY, Channel
 from ..layout import DATA
+from ..system.processes import has_gil
 from .far_side import interpreters
 from .rivals import INTERPRETER, OURS, PROCESS
 from .workloads import Turn, Workload
@@ -71,11 +72,12 @@ def _interpreter_queue() -> None:
 
 _RIVALS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
     OURS: (_channel, (*PROCESS, *INTERPRETER)),
-    "the files alone": (_files, PROCESS),
     "mp.Queue": (_queue, PROCESS),
     "mp.Pipe": (_pipe, PROCESS),
     "interpreters.Queue": (_interpreter_queue, INTERPRETER),
 }
+if has_gil():  # posix_ipc would turn it on
+    _RIVALS["the files alone"] = _files, PROCESS
 
 
 def opening(turn: Turn) -> float:
