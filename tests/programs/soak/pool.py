@@ -35,7 +35,9 @@ class PoolMember:
     """The process, as the director has it. It goes on until it is closed."""
 
     def __init__(self, tag: str, seed: int) -> None:
-        command = [sys.executable, "-W", "error", "-m", "programs.soak.pool", tag, str(seed)]
+        # A pool that forks has a thread of its own then.
+        warnings = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+        command = [sys.executable, *warnings, "-m", "programs.soak.pool", tag, str(seed)]
         environment = {**os.environ, "PYTHONPATH": str(TESTS)}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
