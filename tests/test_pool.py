@@ -42,7 +42,7 @@ from shmchannel.transfer import borrow, pool
 from support import peers
 from support.engines import LONG_RINGS, RINGS, connected, in_program
 from support.flavours import FLAVOURS, Peer
-from support.inside import blocks_of, codec_of, producer_of, slot_of
+from support.inside import blocks_of, codec_of, pool_of, producer_of, slot_of
 from support.leftovers import descriptors, names
 from support.marks import slow_but
 from support.midway import midway
@@ -385,6 +385,24 @@ def test_a_write_that_finds_no_block_now_would_block(moved: bool) -> None:
         del received
         assert one.write_nowait([piece], transfer=moves)
         assert len(two.read_nowait()[0]) == 300_000
+
+
+def test_a_write_for_which_a_block_comes_back_meanwhile_would_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Channel(lend_limit=300_000)
+    with channel.connect() as one, channel.connect() as two:
+        claim = pool_of(one).claim
+
+        def refuse_and_read(*arguments: Any, **options: Any) -> Any:
+            lent = claim(*arguments, **options)
+            if lent is None:
+                two.read_nowait()  # which gives the block back
+            return lent
+
+        monkeypatch.setattr(pool_of(one), "claim", refuse_and_read)
+        one.write_nowait([bytes(200_000)])
+        with pytest.raises(WouldBlock):
+            one.write_nowait([bytes(200_000)])
+        assert one.write_nowait([bytes(200_000)])
 
 
 def test_a_half_closed_direction_goes_on_lending_the_other_way(pair: tuple[Port, Port]) -> None:

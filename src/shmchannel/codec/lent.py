@@ -34,7 +34,7 @@ class Lending(Protocol):
     note: Any
     """Its ``accepted`` becomes True once the message is published."""
     refused: bool
-    """Whether a piece has found no block."""
+    """Whether a piece has found no block, and may find one once the peer gives one back."""
 
     def lend(self, piece: memoryview) -> list[Any] | None:
         """Copy a piece into a block. Returns the block's entry, or None if there is none to be had."""
@@ -64,7 +64,7 @@ class Borrower(Protocol):
 
 
 class LentPayload(bytes):
-    """The payload of a message that lends blocks, or would have if there had been any.
+    """The payload of a message that lends blocks, or may once the peer gives one back.
 
     Once it is gone unpublished, its blocks are free again.
     """
@@ -116,7 +116,7 @@ class Pieces:
         self._lending.end()
 
     def finish(self, message: bytes) -> bytes:
-        """Return the payload: a ``LentPayload`` if a piece lies beside the message, or has found no block."""
+        """Return the payload: a ``LentPayload`` if a piece lies beside the message, or may next time."""
         if not self._entries and not self._lending.refused:
             return message
         payload = LentPayload(joined(self._entries, message) if self._entries else message)

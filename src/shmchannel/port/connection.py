@@ -239,11 +239,11 @@ class Connection:
     def no_room(self, payload: bytes) -> ChannelError:
         """The error for a message that found no room: ``WouldBlock`` only if it may ever find some."""
         outgoing = self.outgoing
-        lacks_block = isinstance(payload, LentPayload) and payload.lending.refused
+        may_find_block = isinstance(payload, LentPayload) and payload.lending.refused
         if (
             isinstance(outgoing, MessageWriter)
             and len(payload) > outgoing.producer.largest_possible
-            and not (lacks_block and self._pool.lent()[1])  # the peer may give one back
+            and not may_find_block
         ):
             return ChannelError(
                 f"a message of {len(payload)} bytes is never written at once, since the ring has room for "

@@ -87,7 +87,6 @@ class Lending:
         if lent is None:
             lent = self._pool.claim(len(piece), self)
             if lent is None:
-                self.refused = True
                 return None
             self._pool.copy(lent.memory, piece)  # step: fill_block
         return [lent.number, lent.trip.number, len(piece), "" if lent.received else lent.block.name]
@@ -253,7 +252,7 @@ class Pool:
         """Return the number of a new block of ``size`` bytes; None if that is beyond the limits, or the
         machine's memory is short.
 
-        Free blocks, the longest unused first, give way.
+        Free blocks, the longest unused first, give way. So if it is None, messages have those that are left.
         """
         for lent in (*sorted(self._free(), key=lambda lent: lent.used), None):
             held = sum(each.size for each in list(self._lent.values()))
@@ -265,16 +264,20 @@ class Pool:
         return None
 
     def _make(self, slot: Slot, size: int, lending: Lending) -> _Lent | None:
-        number = self._make_room(size) if self._may_receive(slot) else None
+        if not self._may_receive(slot):
+            return None
+        number = self._make_room(size)
         if number is None:
+            lending.refused = bool(self._lent)
             return None
         try:
             with new_block(size) as (block, fd):
                 memory = map_block(mmap.mmap, block, fd)
                 trip = self._next_trip(number, lending)
                 block.offer(slot, trip.note)
-        except ChannelError:
-            return None  # /dev/shm is full, or no descriptor is left
+        except ChannelError:  # /dev/shm is full, or no descriptor is left
+            lending.refused = bool(self._lent)
+            return None
         # After the ``with`` statement: an exception there would remove the name of a block that the pool has.
         lent = _Lent(number, block, memory, trip)
         try:
