@@ -49,9 +49,9 @@ sanitize: $(VENV)/.test
 race: $(VENV)/.test
 	tests/programs/native/race.sh $(RUN)
 
-# Tests on arm64, by qemu; slow, and TESTS=tests/test_ring.py slower. ARM64: a CPython 3.14 for arm64 that runs here, under one prefix with its headers.
+# Tests on arm64, by qemu, for some minutes. ARM64: a CPython 3.14 for arm64 that runs here, under one prefix with its headers.
 ARM64 ?= /opt/python-3.14-arm64/usr/bin/python3.14
-ARM64_TESTS = -m "not slow" -k "not million" tests/test_batches.py tests/test_native.py
+ARM64_TESTS = -m "not slow" -k "not million" tests/test_batches.py tests/test_native.py tests/test_ring.py
 arm64: $(VENV)/.test
 	tests/programs/native/arm64.sh $(RUN) $(ARM64) $(VENV)-arm64 $(or $(TESTS),$(ARM64_TESTS))
 
