@@ -151,6 +151,7 @@ def over_a_pipe() -> Iterator[Way]:
         except EOFError:
             sys.exit("the worker ended before it answered")
         except BaseException:
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # our feeder may be writing
             other.terminate()  # it may wait until somebody reads, and our feeder for it
             raise
 
