@@ -36,7 +36,6 @@ from shmchannel import (
 )
 from shmchannel.codec import lent as wire
 from shmchannel.codec import types
-from shmchannel.port.port import connection_of
 from shmchannel.system import files
 from shmchannel.transfer import borrow, pool
 from support import peers
@@ -715,7 +714,7 @@ def test_a_writer_that_repeats_names_or_lies_about_its_blocks_is_refused(pair: t
     one.write_sync(sheet(1))
     held.append(two.read_sync(timeout=30).data)
     part = msgpack.ExtType(types.PIECE, struct.pack("<HB", 0, 3))
-    lending = pool.Lending(connection_of(one)._pool)  # type: ignore[attr-defined]
+    lending = pool.Lending(pool_of(one))
     entry = lending.lend(memoryview(bytes(SIZE)))
     lending.note.accepted = True
     assert entry

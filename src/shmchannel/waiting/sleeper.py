@@ -47,9 +47,9 @@ NOW, AT_MOST = 0, 1  # the two numbers of a budget
 # Nanoseconds. If a yield takes longer, something else has had the CPU meanwhile. Another program keeps it for
 # milliseconds each time, while a side that sleeps gets it at once when it is woken. So a spin ends there, and
 # the yield is paid for out of a credit. A yield that brings the answer adds what a sleep would cost more.
-# Once there is no credit, there is no spin for REST times as long as what was lacking: so yields for which
-# nothing was gained take at most 2 % of the time. Where more pairs than CPUs answer each other, there is a
-# long yield now and then, and there are thousands that bring the answer.
+# Once there is no credit, there is no spin for REST times as long as what was lacking, up to MOST_LACK: so
+# yields for which nothing was gained take at most 2 % of the time, if none takes longer than that. Where more
+# pairs than CPUs answer each other, there is a long yield now and then, and thousands bring the answer.
 LONG_YIELD = 100_000
 REST = 50
 SLEEP_COSTS = 20_000
