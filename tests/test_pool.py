@@ -404,6 +404,19 @@ def test_a_write_for_which_a_block_comes_back_meanwhile_would_block(monkeypatch:
         assert one.write_nowait([bytes(200_000)])
 
 
+def test_a_write_without_a_descriptor_for_a_block_would_block_while_one_is_under_way() -> None:
+    channel = Channel()
+    with channel.connect() as one, channel.connect() as two:
+        one.write_nowait([bytes(200_000)])
+        two.read_nowait()
+        one.write_nowait([bytes(200_000)])  # in the same block
+        with no_descriptors(0), pytest.raises(WouldBlock):
+            one.write_nowait([bytes(200_000)])
+        two.read_nowait()
+        with no_descriptors(0):
+            assert one.write_nowait([bytes(200_000)])
+
+
 def test_a_half_closed_direction_goes_on_lending_the_other_way(pair: tuple[Port, Port]) -> None:
     one, two = pair
     one.write_sync(sheet(3))
