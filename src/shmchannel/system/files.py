@@ -72,9 +72,9 @@ def new_file(
 ) -> Iterator[tuple[str, io.FileIO, Hold]]:
     """Make a file with a new name, and a hold on it with byte ``lock`` locked.
 
-    ``beside(name)`` makes what goes with it, right after its name: another user may see the name, and make
-    files with the other names first. Then ``FileExistsError`` leads to the next name; so does
-    ``FileNotFoundError``, after a sweep.
+    ``beside(name)`` makes what goes with it, once the byte is locked: a sweep that finds the new file unlocked
+    removes it, and what was made beside it after that would stay for good if this process were killed. Where
+    another user is quicker to make one of these files, ``FileExistsError`` leads to the next name.
 
     This process owns the name. The file is open during the ``with`` statement. After any exception
     ``remove(name)`` is called.
@@ -105,29 +105,23 @@ def new_file(
 
 
 def _make(name: str, lock: int, beside: Callable[[str], object]) -> tuple[io.FileIO, Hold] | None:
-    """Make the file, what goes with it, and the hold; None if the next name is to be tried."""
+    """Make the file, the hold, and what goes with it; None if the next name is to be tried."""
+    made = None
     try:
         file = open_name(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     except FileExistsError:
         return None
-    hold = None
     try:
-        hold = _hold(file, name, lock) if _made(beside, name) else None
-        return None if hold is None else (file, hold)
+        hold = _hold(file, name, lock)
+        if hold is not None:
+            beside(name)
+            made = file, hold
+    except FileExistsError:
+        pass  # another user was quicker
     finally:
-        if hold is None:
+        if made is None:
             file.close()
-
-
-def _made(beside: Callable[[str], object], name: str) -> bool:
-    try:
-        beside(name)
-    except (
-        FileExistsError,
-        FileNotFoundError,
-    ):  # another user was quicker, or a sweep: the name is not locked yet
-        return False
-    return True
+    return made
 
 
 def _hold(file: io.FileIO, name: str, lock: int) -> Hold | None:

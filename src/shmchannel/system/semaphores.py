@@ -15,7 +15,6 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 from .clock import monotonic_ns
@@ -118,8 +117,7 @@ class LibcSemaphore:
 
     def _set_mode(self) -> None:
         """Set the mode of the file of the new semaphore. The umask may have changed it."""
-        with suppress(FileNotFoundError):  # a sweep was quicker
-            os.chmod(f"{NAMES_FOLDER}/{PREFIX}{self.name[1:]}", OWNER_ONLY)
+        os.chmod(f"{NAMES_FOLDER}/{PREFIX}{self.name[1:]}", OWNER_ONLY)
 
     def _is_whole(self) -> bool:
         return FIXED is None or self._fixed.value == FIXED
