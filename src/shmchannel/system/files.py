@@ -72,9 +72,10 @@ def new_file(
 ) -> Iterator[tuple[str, io.FileIO, Hold]]:
     """Make a file with a new name, and a hold on it with byte ``lock`` locked.
 
-    ``beside(name)`` makes what goes with it, once the byte is locked: a sweep that finds the new file unlocked
-    removes it, and what was made beside it after that would stay for good if this process were killed. Where
-    another user is quicker to make one of these files, ``FileExistsError`` leads to the next name.
+    ``beside(name)`` makes what goes with it, once the byte is locked: a sweep that finds the new file
+    unlocked removes it, and what was made beside it after that would stay for good if this process were
+    killed. Where another user is quicker to make one of these files, ``FileExistsError`` leads to the next
+    name.
 
     This process owns the name. The file is open during the ``with`` statement. After any exception
     ``remove(name)`` is called.
