@@ -201,6 +201,11 @@ class Segment:
         return ChannelFull(f"{self.name} has its two ports already: make another channel")
 
 
+def process_of(record: list[int]) -> processes.Process:
+    """The process that has signed a record."""
+    return processes.Process(record[layout.PID], record[layout.STARTED], record[layout.NAMESPACE])
+
+
 class Slot:
     """Slot 0 or 1, taken by this process: its lock, and the semaphores of rings 0 and 1."""
 

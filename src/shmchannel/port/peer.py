@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import ChannelError
-from ..layout import FREE, INTERPRETER, NAMESPACE, NETWORK, PID, STARTED, STATE
-from ..segment import Slot
+from ..layout import FREE, INTERPRETER, NETWORK, PID, STATE
+from ..segment import Slot, process_of
 from ..system import forks, processes
 from ..system.clock import monotonic
 from ..system.lives import Life, life_of
-from ..system.processes import Process
 from ..waiting.sleeper import NO_SPIN, SLICE, SPIN_APART, SPIN_BESIDE
 from . import ended, shutdown
 
@@ -54,7 +53,8 @@ class Peer:
 
     def has_connected(self) -> bool:
         """Whether the other slot has been taken. False once this port is over."""
-        return self._slot is not None and self._slot.peers_state != FREE
+        slot = self._slot
+        return slot is not None and slot.peers_state != FREE
 
     def info(self) -> PeerInfo | None:
         """The process on the other side, None if nobody has connected; kept when it or this port ends."""
@@ -68,12 +68,15 @@ class Peer:
         info = self._info or self._read(lambda _record: "")
         return None if info is None else info.pid
 
-    def _read(self, program: Callable[[list[int]], str]) -> PeerInfo | None:
+    def _record(self) -> list[int] | None:
+        """The peer's record; None until it has connected, and once this port is over."""
         slot = self._slot  # once: another thread may close the port
         record = slot.peer() if slot else [FREE]
-        if record[STATE] == FREE:  # read first, and stored last
-            return None
-        return PeerInfo(record[PID], record[INTERPRETER], program(record))
+        return None if record[STATE] == FREE else record
+
+    def _read(self, program: Callable[[list[int]], str]) -> PeerInfo | None:
+        record = self._record()
+        return PeerInfo(record[PID], record[INTERPRETER], program(record)) if record else None
 
     def look(self) -> bool:
         """Ask the kernel whether the peer lives. A peer that may still connect counts as alive.
@@ -128,12 +131,12 @@ class Peer:
         with us.
         """
         if self._heard is None:
-            record = self._slot.peer() if self._slot else [FREE]
-            if record[STATE] == FREE:
+            record = self._record()
+            if record is None:
                 return False
             self._heard = self.rings_here()
             if self._heard:
-                process = Process(record[PID], record[STARTED], record[NAMESPACE])
+                process = process_of(record)
                 self.life = life_of(process)
                 ours = process.pid == os.getpid() and process == processes.this_process()
                 self._heard = self.life is not None or ours
@@ -165,14 +168,14 @@ class Peer:
 
     def rings_here(self) -> bool:
         """Whether its rings reach our doorbell, as far as that is known: its network namespace is ours."""
-        record = self._slot.peer() if self._slot else [FREE]
-        return record[STATE] == FREE or record[NETWORK] in (0, processes.network())
+        record = self._record()
+        return record is None or record[NETWORK] in (0, processes.network())
 
     def spins(self) -> int:
         """Whether and how spinning for it can pay: ``NO_SPIN``, ``SPIN_APART`` and so on."""
         if self._spins is None:
-            record = self._slot.peer() if self._slot else [FREE]
-            if record[STATE] == FREE:
+            record = self._record()
+            if record is None:
                 return NO_SPIN
             self._spins = _spins_for(record)
         return self._spins
@@ -180,13 +183,14 @@ class Peer:
 
 def _program(record: list[int]) -> str:
     """The program of a record's process; "" if that has ended, or cannot be seen from here."""
-    pid = record[PID]
-    here = record[NAMESPACE] == processes.namespace() and processes.process_started(pid) == record[STARTED]
-    return processes.program(pid) if here else ""
+    process = process_of(record)
+    here = process.namespace == processes.namespace()
+    lives = here and processes.process_started(process.pid) == process.started
+    return processes.program(process.pid) if lives else ""
 
 
 def _spins_for(record: list[int]) -> int:
-    same_process = (record[PID], record[STARTED], record[NAMESPACE]) == processes.this_process()
+    same_process = process_of(record) == processes.this_process()
     same_gil = same_process and processes.has_gil() and processes.shares_gil(record[INTERPRETER])
     if not same_gil:
         return SPIN_APART

@@ -29,9 +29,9 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from ..errors import ChannelError
-from ..layout import FREE, MOVES, NAMESPACE, PID, RINGS, STARTED, STATE
+from ..layout import FREE, MOVES, RINGS, STATE
 from ..ring.producer import Note
-from ..segment import PATIENCE, Slot
+from ..segment import PATIENCE, Slot, process_of
 from ..system.clock import monotonic
 from ..system.fences import fence
 from ..system.files import HANDLE, allocate, disown, new_file, own, refused, remove_file
@@ -117,7 +117,7 @@ class Block:
         """Write into the record which port the block is for. False if no process has that port yet."""
         peer = slot.peer()
         has_process = peer[STATE] != FREE
-        process = (peer[PID], peer[STARTED], peer[NAMESPACE]) if has_process else (0, 0, 0)
+        process = process_of(peer) if has_process else (0, 0, 0)
         handle = _padded(slot.segment.name)
         record = Record(MAGIC, self.size, self.moves + 1, handle, 1 - slot.index, *process)
         write_record(self.hold.fileno(), record)  # step: address_block

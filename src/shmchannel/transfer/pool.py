@@ -28,21 +28,9 @@ from operator import attrgetter
 from typing import Any
 
 from ..errors import ChannelError
-from ..layout import (
-    BLOCKS,
-    CONTROL_SIZE,
-    FREE,
-    LENT_BLOCKS,
-    LENT_BYTES,
-    NAMESPACE,
-    NOT_MAPPED,
-    PID,
-    RINGS,
-    STARTED,
-    STATE,
-)
+from ..layout import BLOCKS, CONTROL_SIZE, FREE, LENT_BLOCKS, LENT_BYTES, NOT_MAPPED, RINGS, STATE
 from ..ring.producer import Note
-from ..segment import Slot
+from ..segment import Slot, process_of
 from ..system import files, forks, processes
 from ..system.clock import monotonic
 from ..system.fences import WEAK_MEMORY, fence
@@ -225,10 +213,9 @@ class Pool:
         It cannot after it, or this process, has changed its root directory or its user.
         """
         record = slot.peer()
-        process = processes.Process(record[PID], record[STARTED], record[NAMESPACE])
         if files.place() != self._place:
             return False
-        return record[STATE] == FREE or processes.may_open(process, NAMES_FOLDER)
+        return record[STATE] == FREE or processes.may_open(process_of(record), NAMES_FOLDER)
 
     def _free(self) -> list[_Lent]:
         """The blocks that are free now."""
