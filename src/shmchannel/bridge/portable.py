@@ -8,11 +8,9 @@ import msgpack
 
 from ..codec.known_classes import PORT_BUFFER
 from ..codec.lent import split
-from ..codec.types import GRAPH_MESSAGE, INSTANCE, LENT_MESSAGE, MOVED, TAGGED_MESSAGE
+from ..codec.types import EXT_32, GRAPH_MESSAGE, INSTANCE, LENT_MESSAGE, MOVED, TAGGED_MESSAGE, WRAPPER
 from ..errors import CloneError
 
-_EXT_32 = 0xC9
-_WRAPPER_SIZE = 6  # ext 32, its length, its code
 _CHANNEL = "shmchannel.Channel"  # the name of its interface; a Channel travels as its handle
 
 # A message with something moved, or with a Channel, contains these bytes. Other data may contain them too.
@@ -22,22 +20,18 @@ _CHANNEL_SIGN = b"\xb2" + _CHANNEL.encode()
 
 def check_portable(payload: bytes) -> None:
     """Raise ``CloneError`` for a message with something moved, or with a Channel."""
-    if payload[:1] != bytes([_EXT_32]) or len(payload) < _WRAPPER_SIZE:
-        return  # plain MessagePack has neither
-    if payload[_WRAPPER_SIZE - 1] == LENT_MESSAGE:
-        payload = split(payload[_WRAPPER_SIZE:])[1]  # without its pieces
-        if payload[:1] != bytes([_EXT_32]) or len(payload) < _WRAPPER_SIZE:
-            return
-    sign = _MOVED_SIGNS.get(payload[_WRAPPER_SIZE - 1])
-    if sign is None or (sign not in payload and _CHANNEL_SIGN not in payload):
+    code = _code(payload)
+    if code == LENT_MESSAGE:
+        payload = split(payload[WRAPPER.size :])[1]  # without its pieces
+        code = _code(payload)
+    if code not in _MOVED_SIGNS or (_MOVED_SIGNS[code] not in payload and _CHANNEL_SIGN not in payload):
         return
+    packed = payload[WRAPPER.size :]
     try:
-        content = msgpack.unpackb(
-            payload[_WRAPPER_SIZE:], use_list=False, object_pairs_hook=tuple, strict_map_key=False
-        )
+        content = msgpack.unpackb(packed, use_list=False, object_pairs_hook=tuple, strict_map_key=False)
     except (ValueError, msgpack.UnpackException):
         return  # the reader will raise that it does not decode
-    if payload[_WRAPPER_SIZE - 1] == GRAPH_MESSAGE:
+    if code == GRAPH_MESSAGE:
         for entry in content if isinstance(content, tuple) else ():
             if isinstance(entry, tuple) and entry:
                 _check_instance(entry[0], entry)
@@ -48,6 +42,12 @@ def check_portable(payload: bytes) -> None:
             if part and isinstance(part[0], msgpack.ExtType):
                 _check_instance(part[0].code, part)
             parts.extend(part)
+
+
+def _code(payload: bytes) -> Any:
+    """Return the code of a message that is one ext object; None for any other."""
+    wrapped = payload[:1] == bytes([EXT_32]) and len(payload) >= WRAPPER.size
+    return WRAPPER.unpack_from(payload)[2] if wrapped else None
 
 
 def _check_instance(code: object, parts: tuple[Any, ...]) -> None:
