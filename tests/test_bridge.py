@@ -48,6 +48,7 @@ from shmchannel.bridge.portable import check_portable  # noqa: E402
 from shmchannel.bridge.queues import Inbox, Outbox  # noqa: E402
 from shmchannel.bridge.raw_port import Messages  # noqa: E402
 from shmchannel.bridge.relay import MOST_REFUSALS, TICK, Relay  # noqa: E402
+from shmchannel.ring.producer import frame  # noqa: E402
 from support import bridges  # noqa: E402
 from support.bridges import DIALER, LISTENER, RawPeer, bridged, cutting  # noqa: E402
 
@@ -543,11 +544,11 @@ def false_peer(context: Any, address: str) -> Iterator[Any]:
         b"\xff" * 100,
         b"\2",
         hello()[:-1],
-        wire.pack(wire.Data(1, wire.frame(wire.WHOLE, b"\xc0"))),  # number 0 has not come
+        wire.pack(wire.Data(1, frame(b"\xc0"))),  # number 0 has not come
         wire.pack(wire.Data(0, b"\xff" * 8)),  # longer than it is
-        wire.pack(wire.Data(0, wire.frame(7, b""))),
-        wire.pack(wire.Data(0, wire.frame(wire.END, b"") + wire.frame(wire.WHOLE, b"\xc0"))),
-        wire.pack(wire.Data(0, wire.frame(wire.WHOLE, b"\xc0")[:12])),
+        wire.pack(wire.Data(0, frame(b"", 7))),
+        wire.pack(wire.Data(0, frame(b"", wire.END) + frame(b"\xc0"))),
+        wire.pack(wire.Data(0, frame(b"\xc0")[:12])),
         wire.pack(wire.Ack(7, 0)),  # never sent
         hello(next=7),
         hello(),  # a second one, which would have everything sent again
@@ -600,7 +601,7 @@ def test_a_message_that_is_too_large_or_cut_off_is_not_delivered(
         with false_peer(context, bridge.address) as dealer:
             dealer.send(hello(max_message_size=1000))
             for number, (kind, size) in enumerate(frames):
-                dealer.send(wire.pack(wire.Data(number, wire.frame(kind, bytes(size)))))
+                dealer.send(wire.pack(wire.Data(number, frame(bytes(size), kind))))
             with pytest.raises(ChannelCorrupted, match=what):
                 bridge.wait(SECONDS)
         with pytest.raises(PeerLost):
@@ -702,7 +703,7 @@ def test_a_peer_that_ignores_the_window_ends_the_bridge() -> None:
             dealer.send(hello())
             assert isinstance(wire.unpack(dealer.recv()), wire.Hello)
             for number in range(100):
-                dealer.send(wire.pack(wire.Data(number, wire.frame(wire.WHOLE, bytes(2000)))))
+                dealer.send(wire.pack(wire.Data(number, frame(bytes(2000)))))
             until(lambda: bridge._relay.error is not None)
         bridge.close()
         with pytest.raises(ChannelCorrupted, match="more than the 100000 bytes"):
@@ -850,7 +851,7 @@ def test_strangers_that_send_anything_change_nothing() -> None:
             dealer.send_multipart([b"a", b"b", b"c"])
             for packet in (b"", os.urandom(100), hello(), wire.pack(wire.Ack(99, 3)), hello(peer=b"x" * 16)):
                 dealer.send(packet)
-            dealer.send(wire.pack(wire.Data(1, wire.frame(wire.WHOLE, b"\xc0"))))
+            dealer.send(wire.pack(wire.Data(1, frame(b"\xc0"))))
             dealer.send(wire.pack(wire.Refused("go away")))
             dealer.send(hello(b"t" * 16))
             while "peer already" not in str(wire.unpack(dealer.recv())):

@@ -8,6 +8,7 @@ from ..messages import Batch
 from ..port.connection import Accepted
 from ..port.ended import Ended
 from ..port.port import Port, connection_of
+from ..ring.producer import frame
 from . import wire
 
 
@@ -45,7 +46,7 @@ class Messages:
             self._parts += found[0].payload(frames)
             if found[0].kind == PART:
                 return True
-            frames, self._parts = wire.frame(WHOLE, self._parts), bytearray()
+            frames, self._parts = frame(self._parts), bytearray()
             found = wire.split(frames)
         accepted = Accepted()
         writing = self._connection.writing_many(self._batches(frames, found), accepted)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from ..errors import ChannelCorrupted, ChannelError, EndOfChannel, PeerLost
 from ..layout import LAST, PART, WHOLE
+from ..ring.producer import frame
 from ..system.clock import monotonic
 from . import wire
 from .link import Dialer, LinkMaker, Listener
@@ -303,7 +304,7 @@ class Relay:
         if kind == wire.LOST or self._messages.refused:
             self._stop_writing()  # first, or the other side would take it for the end of one direction
         self._out.closed = True
-        self._put(wire.frame(kind, reason))
+        self._put(frame(reason, kind))
 
     async def _carry_batch(self) -> None:
         """Carry a message, and all that are there by now: many small messages cost little more than one."""
@@ -318,7 +319,7 @@ class Relay:
                     self._put_all(batch)
                     await self._carry_large(payload)
                     return
-                batch.append(wire.frame(WHOLE, payload))
+                batch.append(frame(payload))
                 size += len(batch[-1])
                 payload = self._messages.read_nowait() if size < wire.PIECE else None
         finally:
@@ -327,7 +328,7 @@ class Relay:
     async def _carry_large(self, payload: bytes) -> None:
         for kind, piece in wire.pieces(payload):
             await self._have_room()
-            self._put(wire.frame(kind, piece))
+            self._put(frame(piece, kind))
 
     def _put_all(self, batch: list[bytes]) -> None:
         if batch:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..errors import ChannelCorrupted
 from ..layout import HEADER, LAST, PART, WHOLE, frame_size
+from ..ring.producer import header_at
 
 HELLO, DATA, ACK, REFUSED = 1, 2, 3, 4
 END, LOST = 5, 6  # kinds of frame that no ring has: the writing port has ended; its process has died
@@ -26,7 +27,6 @@ MOST_PACKETS = 1024  # not acknowledged
 _HELLO = struct.Struct("<B7s16s16sQQQQB")
 _DATA = struct.Struct("<B7xQ")
 _ACK = struct.Struct("<BQB")
-_FRAME = struct.Struct("<Q")
 
 # The largest packet has messages of almost PIECE bytes in all, and then a message of PIECE bytes.
 LARGEST_PACKET = 2 * (PIECE + HEADER) + _DATA.size
@@ -95,12 +95,6 @@ def unpack(packet: bytes) -> Packet:
     raise ChannelCorrupted(f"the other side sent {len(packet)} bytes that no bridge sends")
 
 
-def frame(kind: int, payload: bytes | bytearray | memoryview) -> bytes:
-    """A frame, as in a ring."""
-    size = len(payload)
-    return b"".join((_FRAME.pack(size << 3 | kind), payload, bytes(-size & 7)))
-
-
 def pieces(payload: bytes) -> Iterator[tuple[int, memoryview]]:
     """The kinds and payloads of a large message's frames."""
     view = memoryview(payload)
@@ -129,8 +123,7 @@ def split(frames: bytes) -> list[Frame]:
     while start < len(frames):
         if len(frames) - start < HEADER:
             raise ChannelCorrupted("the other side sent a frame that is cut off")
-        header = _FRAME.unpack_from(frames, start)[0]
-        length, kind = header >> 3, header & 7
+        length, kind = header_at(frames, start)
         end = start + frame_size(length)
         if kind not in (WHOLE, PART, LAST, END, LOST) or end > len(frames):
             raise ChannelCorrupted(f"the other side sent a frame of kind {kind} and {length} bytes")

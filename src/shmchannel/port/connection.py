@@ -20,10 +20,10 @@ from .. import engine
 from ..codec.interfaces import Interface
 from ..codec.lent import LentPayload, end
 from ..errors import ChannelError, PortClosed, WouldBlock
-from ..layout import HEADER, LAST, PART, WHOLE
+from ..layout import LAST, PART, WHOLE
 from ..messages import Batch, MessageReader, MessageWriter, Taken, end_all, note_of
 from ..ring.end import reader_flags, writer_needs
-from ..ring.producer import Note, Producer
+from ..ring.producer import Note, Producer, header_at
 from ..segment import Slot
 from ..system import forks
 from ..system.doorbell import Doorbell
@@ -326,8 +326,8 @@ class Connection:
                         return
                     if outgoing.producer.consumer_closed:
                         return
-                    next_frame = int.from_bytes(frames[start : start + HEADER], sys.byteorder) >> 3
-                    yield outgoing.producer.wait(max(next_frame, outgoing.producer.largest_whole >> 1))
+                    length, _ = header_at(frames, start)
+                    yield outgoing.producer.wait(max(length, outgoing.producer.largest_whole >> 1))
             if large is not None:
                 if not (yield from self.writing(large)):
                     return

@@ -21,19 +21,24 @@ class Note:
         self.accepted = False
 
 
-def frame(payload: bytes | memoryview, kind: int = layout.WHOLE) -> bytes:
+def frame(payload: bytes | bytearray | memoryview, kind: int = layout.WHOLE) -> bytes:
     """Return a frame as it stands in the ring."""
     length = len(payload)
     header = (length << 3 | kind).to_bytes(layout.HEADER, sys.byteorder)
     return b"".join((header, payload, bytes(-length & 7)))
 
 
+def header_at(frames: bytes, place: int) -> tuple[int, int]:
+    """Return the length of the payload and the kind of the frame that begins at a place."""
+    header = int.from_bytes(frames[place : place + layout.HEADER], sys.byteorder)
+    return header >> 3, header & 7
+
+
 def frames_that_fit(frames: bytes, start: int, room: int) -> tuple[int, int]:
     """Of the frames from byte ``start`` on, return where those end that fit in ``room``, and their number."""
     end, count = start, 0
     while end < len(frames):
-        header = int.from_bytes(frames[end : end + layout.HEADER], sys.byteorder)
-        after = end + frame_size(header >> 3)
+        after = end + frame_size(header_at(frames, end)[0])
         if after - start > room:
             break
         end, count = after, count + 1
