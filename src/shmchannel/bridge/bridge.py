@@ -76,8 +76,7 @@ class Bridge:
             raise TypeError(f"an address is a str such as 'tcp://127.0.0.1:5555', not {address!r}")
         if (clients is None) == (server is None):
             raise TypeError("give clients=[...] to listen, or server=... to connect")
-        if timeout is not None:
-            check_timeout(timeout)
+        check_timeout(timeout)
         if isinstance(window, bool) or not isinstance(window, int):
             raise TypeError(f"window is a number of bytes, not {window!r}")
         if not 0 < window < 1 << 62:

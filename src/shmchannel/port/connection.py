@@ -36,7 +36,7 @@ from ..transfer.pool import Pool
 from ..transfer.port_buffer import PortBuffer
 from ..transfer.sweep import Arrivals, settle, when_received
 from ..transfer.transfer import Transfer, buffer_interfaces
-from ..waiting.event_loop import LoopSide
+from ..waiting.event_loop import LoopSide, Place
 from ..waiting.select import SelectSide
 from ..waiting.sleeper import NO_SPIN, Operation, Sleeper, Wait
 from ..waiting.thread import drive
@@ -48,8 +48,6 @@ from .statistics import Statistics, count
 
 if TYPE_CHECKING:
     import asyncio
-
-    from ..waiting.event_loop import LoopSide, Place
 
 T = TypeVar("T")
 MOST_UNDER_WAY = 256  # blocks of SharedBuffers in a direction; each has a descriptor until it is read
@@ -264,20 +262,17 @@ class Connection:
     def writing(self, payload: bytes, note: Note | None = None) -> Operation[bool]:
         """Write a message for which the first try found no room, as one frame or in parts."""
         try:
-            return (yield from self._writing(payload, note))
+            outgoing = self.outgoing
+            if isinstance(outgoing, Ended):
+                return outgoing.refuse()
+            producer, note = outgoing.producer, note or note_of(payload)
+            if len(payload) > producer.largest_whole:
+                return (yield from self._writing_parts(payload, producer, note))
+            while (accepted := self.write_frame(payload, WHOLE, note)) is None:
+                yield producer.wait(len(payload))
+            return accepted
         finally:
             end(payload)
-
-    def _writing(self, payload: bytes, note: Note | None) -> Operation[bool]:
-        outgoing = self.outgoing
-        if isinstance(outgoing, Ended):
-            return outgoing.refuse()
-        producer, note = outgoing.producer, note or note_of(payload)
-        if len(payload) > producer.largest_whole:
-            return (yield from self._writing_parts(payload, producer, note))
-        while (accepted := self.write_frame(payload, WHOLE, note)) is None:
-            yield producer.wait(len(payload))
-        return accepted
 
     def _writing_parts(self, payload: bytes, producer: Producer, note: Note | None) -> Operation[bool]:
         size = producer.part_size

@@ -54,8 +54,6 @@ class Port(Generic[Sent, Received]):
         after ``close_sync``, and ``TypeError`` or ``ValueError`` for a wrong timeout. While there is
         something left to read of a peer that has ended or died, it returns.
         """
-        if timeout is not None:
-            check_timeout(timeout)
         drive(self._connection.meeting(), timeout)
 
     async def connected(self) -> None:
@@ -134,8 +132,7 @@ class Port(Generic[Sent, Received]):
         ``BufferError`` for a wrong timeout or an instance that cannot move. A write that raises has written
         and moved nothing.
         """
-        if timeout is not None:
-            check_timeout(timeout)
+        check_timeout(timeout)
         connection = self._connection
         if transfer is not _NONE:
             with connection.moving(transfer) as moving:
@@ -172,8 +169,7 @@ class Port(Generic[Sent, Received]):
         dies, before the last. Raises as ``write_sync``, but only if none was accepted. If a value cannot be
         cloned, none is written.
         """
-        if timeout is not None:
-            check_timeout(timeout)
+        check_timeout(timeout)
         connection = self._connection
         batches = connection.outgoing.batches(values)
         start = 0
@@ -243,8 +239,7 @@ class Port(Generic[Sent, Received]):
         ``TypeError`` or ``ValueError`` for a wrong timeout. After a ``MemoryError``, or an error that the
         system has no descriptor left, the next read tries the same message again.
         """
-        if timeout is not None:
-            check_timeout(timeout)
+        check_timeout(timeout)
         connection = self._connection
         value = connection.incoming.take_soon()
         return value if value is not NOTHING else connection.value_of(drive(connection.reading(), timeout))
@@ -269,8 +264,7 @@ class Port(Generic[Sent, Received]):
         Raises what ``read_sync`` raises for the first value, and ``TypeError`` or ``ValueError`` for a wrong
         ``max``. A later message that cannot be decoded is left to the next read, which raises its error.
         """
-        if timeout is not None:
-            check_timeout(timeout)
+        check_timeout(timeout)
         values: list[Any] = []
         self._connection.incoming.take_many(values, _checked_max(max))
         if not values:

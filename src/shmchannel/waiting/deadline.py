@@ -9,6 +9,8 @@ from ..system.clock import monotonic
 
 def check_timeout(timeout: object) -> None:
     """Raise ``TypeError`` or ``ValueError`` for a wrong timeout, even if no wait follows."""
+    if timeout is None:
+        return
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
     if math.isnan(timeout) or timeout < 0:
@@ -21,8 +23,7 @@ class Deadline:
     __slots__ = ("_at", "_timeout")
 
     def __init__(self, timeout: float | None) -> None:
-        if timeout is not None:
-            check_timeout(timeout)
+        check_timeout(timeout)
         self._timeout = timeout
         self._at = None if timeout is None or math.isinf(timeout) else monotonic() + timeout
 
