@@ -558,7 +558,7 @@ def test_in_an_event_loop_a_port_spins_for_less() -> None:
             assert await two.read() == "x"
             sleeper: Any = consumer_of(two).sleeper
             assert max(sleeper.budget) <= waiting.SPIN_IN_LOOP < waiting.SPIN
-            sleeper.settle(time.perf_counter_ns() + 10**9)  # a wait that was as short as can be
+            sleeper.learn(time.perf_counter_ns() + 10**9)  # a wait that was as short as can be
             assert sleeper.budget[0] == waiting.SPIN_IN_LOOP
 
     asyncio.run(main())

@@ -31,14 +31,14 @@ MessageWriter, MessageReader = messages.MessageWriter, messages.MessageReader
 copy = lent.copy
 
 
-def _with_c(reference: type[Any], quick: type[Any]) -> Any:
+def _with_c(reference: type[Any], in_c: type[Any]) -> Any:
     """The class of the reference, in which the methods of the one in C replace those of the same name."""
 
     def begin(self: Any, *arguments: Any) -> None:
         reference.__init__(self, *arguments)
         self._prepare(*arguments)  # after it, because it takes some of the attributes
 
-    return type(reference.__name__, (quick, reference), {"__init__": begin, "__module__": __name__})
+    return type(reference.__name__, (in_c, reference), {"__init__": begin, "__module__": __name__})
 
 
 def quick(go_on: Callable[..., Any] | None = None) -> Callable[[Method], Method]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .codec.codec import Codec
 from .codec.interfaces import Instances
-from .codec.lent import LentPayload, end
+from .codec.lent import LentPayload, free
 from .errors import CloneError, is_shortage
 from .ring.consumer import Consumer
 from .ring.producer import Note, Producer, frame
@@ -58,7 +58,7 @@ class MessageWriter:
         payload = self._codec.encode(value, moves)
         size = len(payload) + (payload.lent if isinstance(payload, LentPayload) else 0)
         if size > self.max_message_size:
-            end(payload)
+            free(payload)
             raise too_large(size, self.max_message_size)
         return payload
 
@@ -80,7 +80,7 @@ class MessageWriter:
             try:
                 payload = self.encode(value)
             except BaseException:
-                end_all(batches)
+                free_all(batches)
                 raise
             if len(payload) > self.producer.largest_whole or isinstance(payload, LentPayload):
                 batches.append(Batch(b"".join(frames), payload))
@@ -92,10 +92,10 @@ class MessageWriter:
         return batches
 
 
-def end_all(batches: list[Batch]) -> None:
+def free_all(batches: list[Batch]) -> None:
     """Free the blocks of messages that were not published."""
     for batch in batches:
-        end(batch.large)
+        free(batch.large)
 
 
 def note_of(payload: bytes) -> Note | None:
@@ -103,7 +103,7 @@ def note_of(payload: bytes) -> Note | None:
     return payload.lending.note if isinstance(payload, LentPayload) else None
 
 
-class Taken:
+class Undecoded:
     """A message that was taken and is not decoded yet."""
 
     def __init__(self, payload: bytes, arrivals: object) -> None:
@@ -139,7 +139,7 @@ class MessageReader:
         self.wake_others: Callable[[], object] = bool
         """Wakes a thread and a task that wait for a message: what is kept here they may have."""
 
-    def take_payload(self) -> Taken | None:
+    def take_payload(self) -> Undecoded | None:
         """Take the next message out, undecoded; None when none is complete.
 
         Raises what was deferred, and as ``Consumer.try_read``.
@@ -154,7 +154,7 @@ class MessageReader:
             payload = take_first(self.returned)
             if payload is None:
                 payload = self.consumer.try_read()
-            return None if payload is None else Taken(payload, arrivals)
+            return None if payload is None else Undecoded(payload, arrivals)
         except CloneError as dropped:
             if dropped.beginning is not None:
                 self._codec.let_go(dropped.beginning)
@@ -162,7 +162,7 @@ class MessageReader:
         finally:
             del arrivals  # an exception keeps this frame
 
-    def value_of(self, taken: Taken) -> Any:
+    def value_of(self, taken: Undecoded) -> Any:
         """Return the value of a message that was taken. Raises as ``Codec.decode``.
 
         After a shortage, of memory or descriptors, the next take finds the message again.

@@ -91,7 +91,7 @@ class Segment:
         record[layout.PID], record[layout.STARTED], record[layout.NAMESPACE] = processes.this_process()
         record[layout.INTERPRETER], record[layout.NETWORK] = processes.interpreter(), processes.network()
         if WEAK_MEMORY:  # step: fence_before_state
-            fence()  # who sees the state sees the rest: see ``record``
+            fence()  # a side that sees the state sees the rest: see ``record``
         record[layout.STATE] = state  # step: say_state
 
     def is_wanted(self, fd: int, status: os.stat_result) -> bool:

@@ -72,7 +72,7 @@ class Codec:
         cannot be cloned losslessly; and ``InterfaceError`` for what an interface's function raises.
         """
         pieces = self.pieces()
-        with lent.ended_by_errors(pieces):
+        with lent.freed_by_errors(pieces):
             return self._encode(value, moves, pieces)
 
     def _encode(self, value: object, moves: Instances | None, pieces: lent.Pieces | None) -> bytes:
@@ -109,7 +109,7 @@ class Codec:
                 return self.encode(bytes(value))
             if type(value) is str and not moves:  # it has lone surrogates
                 return msgpack.packb(types.encode_leaf(value))  # type: ignore[no-any-return]
-            with lent.ended_by_errors(pieces):
+            with lent.freed_by_errors(pieces):
                 table = graph.encode(value, self.interfaces, moves or {}, serialized, pieces)
         except (ChannelError, MemoryError):
             raise

@@ -111,7 +111,7 @@ class Pieces:
         form = piece.typecode if type(piece) is array else ""
         return _PIECE.pack(len(self._entries) - 1, kind) + form.encode()
 
-    def end(self) -> None:
+    def free(self) -> None:
         """Free the blocks again: the message is not written."""
         self._lending.end()
 
@@ -125,17 +125,17 @@ class Pieces:
 
 
 @contextmanager
-def ended_by_errors(pieces: Pieces | None) -> Iterator[None]:
+def freed_by_errors(pieces: Pieces | None) -> Iterator[None]:
     """Free the blocks of a message that cannot be encoded: the exception keeps the frames that have it."""
     try:
         yield
     except BaseException:
         if pieces:
-            pieces.end()
+            pieces.free()
         raise
 
 
-def end(payload: bytes | None) -> None:
+def free(payload: bytes | None) -> None:
     """Free the blocks of a message, unless it was published. Others have none."""
     if isinstance(payload, LentPayload):
         payload.lending.end()

@@ -1,4 +1,4 @@
-/* Large copies to and from lent blocks, without the GIL: `copy` of transfer/pool.py, and Codec.bytes_of of codec/codec.py. */
+/* Large copies to and from lent blocks, without the GIL: `copy` of codec/lent.py, and Codec.bytes_of of codec/codec.py. */
 
 #pragma once
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .. import engine
 from ..codec.interfaces import Interface
-from ..codec.lent import LentPayload, end
+from ..codec.lent import LentPayload, free
 from ..errors import ChannelError, PortClosed, WouldBlock
 from ..layout import LAST, PART, WHOLE
-from ..messages import Batch, MessageReader, MessageWriter, Taken, end_all, note_of
+from ..messages import Batch, MessageReader, MessageWriter, Undecoded, free_all, note_of
 from ..ring.end import reader_flags, writer_needs
 from ..ring.producer import Note, Producer, header_at
 from ..segment import Slot
@@ -36,7 +36,7 @@ from ..transfer.pool import Pool
 from ..transfer.port_buffer import PortBuffer
 from ..transfer.sweep import Arrivals, settle, when_received
 from ..transfer.transfer import Transfer, buffer_interfaces
-from ..waiting.event_loop import LoopSide, Place
+from ..waiting.event_loop import LaneName, LoopSide
 from ..waiting.select import SelectSide
 from ..waiting.sleeper import NO_SPIN, Operation, Sleeper, Wait
 from ..waiting.thread import drive
@@ -232,7 +232,7 @@ class Connection:
         try:
             return self.write_frame(payload, note=note_of(payload))
         finally:
-            end(payload)
+            free(payload)
 
     def no_room(self, payload: bytes) -> ChannelError:
         """The error for a message that found no room: ``WouldBlock`` only if it may ever find some."""
@@ -272,7 +272,7 @@ class Connection:
                 yield producer.wait(len(payload))
             return accepted
         finally:
-            end(payload)
+            free(payload)
 
     def _writing_parts(self, payload: bytes, producer: Producer, note: Note | None) -> Operation[bool]:
         size = producer.part_size
@@ -303,7 +303,7 @@ class Connection:
         try:
             yield from self._writing_many(batches, accepted, start)
         finally:
-            end_all(batches)
+            free_all(batches)
 
     def _writing_many(self, batches: list[Batch], accepted: Accepted, start: int) -> Operation[None]:
         outgoing = self.outgoing
@@ -407,7 +407,7 @@ class Connection:
 
     # -- reading
 
-    def reading(self) -> Operation[Taken]:
+    def reading(self) -> Operation[Undecoded]:
         """Take a message, where the first try found none."""
         while True:
             incoming = self.incoming
@@ -420,7 +420,7 @@ class Connection:
             if taken is not None:
                 return taken
 
-    def take_last(self, incoming: MessageReader | Ended) -> Taken | None:
+    def take_last(self, incoming: MessageReader | Ended) -> Undecoded | None:
         """After a take that found nothing: look for an end, then once more for a message before it.
 
         None if there is no end. Raises the error of the end if there is no message before it.
@@ -438,11 +438,11 @@ class Connection:
             raise self._conclude(incoming)
         return taken
 
-    def inline(self, taken: Taken) -> bytes:
+    def inline(self, taken: Undecoded) -> bytes:
         """Return a message that was taken, with all its pieces in it. Raises as ``value_of``."""
         return taken.decoded(self._codec.inline)
 
-    def value_of(self, taken: Taken) -> Any:
+    def value_of(self, taken: Undecoded) -> Any:
         """Return the value of a message that was taken. Raises as ``MessageReader.value_of``."""
         return self.incoming.value_of(taken)
 
@@ -609,11 +609,11 @@ class Connection:
         """The loop that last awaited this port, unless it is closed."""
         return None if self.loop_side is None else self.loop_side.loop
 
-    async def drive(self, operation: Operation[T], place: Place) -> T:
+    async def drive(self, operation: Operation[T], lane: LaneName) -> T:
         """Run an operation in the running event loop. Once the connection is over, it does not wait."""
-        if isinstance(self.outgoing if place == "writing" else self.incoming, Ended):
+        if isinstance(self.outgoing if lane == "writing" else self.incoming, Ended):
             return drive(operation, timeout=0)
-        return await self.in_loop().drive(operation, place)
+        return await self.in_loop().drive(operation, lane)
 
     def in_loop(self) -> LoopSide:
         """Make the running loop the port's loop, and return the port's side in it.

@@ -9,7 +9,7 @@ from typing import Any
 from ..codec.codec import Codec
 from ..codec.interfaces import Instances
 from ..errors import ChannelError, EndOfChannel, PeerLost, PortClosed
-from ..messages import Batch, MessageReader, Taken, decode, take_first
+from ..messages import Batch, MessageReader, Undecoded, decode, take_first
 
 
 class Ended:
@@ -65,7 +65,7 @@ class Ended:
 
     # as a MessageReader
 
-    def take_payload(self) -> Taken:
+    def take_payload(self) -> Undecoded:
         """Return a message that was given back. Raises what was deferred; if there is neither, the error."""
         if self.error is not CLOSED:
             deferred = take_first(self._deferred)
@@ -73,10 +73,10 @@ class Ended:
                 raise deferred
             payload = take_first(self._returned)
             if payload is not None:
-                return Taken(payload, None)
+                return Undecoded(payload, None)
         raise self.error()
 
-    def value_of(self, taken: Taken) -> Any:
+    def value_of(self, taken: Undecoded) -> Any:
         return taken.decoded(partial(decode, self._codec, self._returned, self._received))
 
     def take(self) -> Any:

@@ -17,7 +17,7 @@ from . import ended, shutdown
 
 
 class PeerInfo(NamedTuple):
-    """Who has the other port. ``print`` it to see which worker a port belongs to."""
+    """The holder of the other port. ``print`` it to see which worker a port belongs to."""
 
     pid: int
     """The process, as it knows itself: in another pid namespace it has another number there."""

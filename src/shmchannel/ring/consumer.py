@@ -219,7 +219,7 @@ class Consumer(End):
         """
         self.shut(SLICE)
         if WEAK_MEMORY:  # step: fence_before_say_closed
-            fence()  # who sees the flag sees the head, which in C that shut has stored
+            fence()  # a producer that sees the flag sees the head, which in C that shut has stored
         self._flags[layout.CONSUMER_CLOSED] = 1  # step: say_consumer_closed
         self.wake()  # step: post_refusal
         self.bell()

@@ -29,7 +29,7 @@ class Doorbell:
         """``ours`` and ``theirs`` are the two keys in shared memory, as bytes. Zeros stand for no bell."""
         self._ours, self._theirs = ours, theirs
         self._bell: Descriptor[socket.socket] | None = None
-        self._lent = False  # to a loop, which alone may close it
+        self._handed_over = False  # to a loop, which alone may close it
         self.address = b""
         self._closed = False
         # For binding and closing, which two threads may do at once, and for the event loop's part in both.
@@ -56,7 +56,7 @@ class Doorbell:
             return
         if self._bell is not None:
             self._bell.close()  # other code has closed its number
-            self._lent = False
+            self._handed_over = False
         key = os.urandom(KEY_SIZE)
         made = make_socket()
         bell = Descriptor(made)
@@ -71,21 +71,21 @@ class Doorbell:
         if WEAK_MEMORY:  # step: fence_after_key
             fence()  # a peer that sees that we wait at the bell sees the key
 
-    def lend(self) -> Descriptor[socket.socket] | None:
+    def hand_over(self) -> Descriptor[socket.socket] | None:
         """Give our bell to a loop, which closes it from now on; None if there is none any more."""
-        self._lent = True
+        self._handed_over = True
         return self._bell
 
     def forget(self) -> None:
-        """Leave a bell that is lent to its loop; the next ``bind`` makes another."""
+        """Leave a bell to the loop that has it; the next ``bind`` makes another."""
         locked(self.lock, self._take_down)
 
     def _take_down(self) -> None:
         if self._bell is not None and self._ours:
             self._ours[:] = bytes(KEY_SIZE)
-        if self._bell is not None and not self._lent:
+        if self._bell is not None and not self._handed_over:
             self._bell.close()
-        self._bell, self._lent = None, False
+        self._bell, self._handed_over = None, False
 
     def fileno(self) -> int:
         """The bell's descriptor, readable once the bell has been rung; -1 if there is no bell."""

@@ -10,7 +10,7 @@ from typing import Any
 from ..codec.codec import Codec
 from ..codec.interfaces import Interface, Serialized, set_state, state_of
 from ..codec.known_classes import PORT_BUFFER
-from ..codec.lent import LentPayload, end
+from ..codec.lent import LentPayload, free
 from ..codec.limits import MOST_OPENED, too_many
 from ..errors import InterfaceError
 from ..ring.producer import Note
@@ -159,7 +159,7 @@ class Transfer:
                 detach(buffer)
             self._claims.release()
             return
-        end(self.payload)
+        free(self.payload)
         try:
             _take_back(self._undo)
         finally:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import asyncio  # else where it is used: by then the program has loaded it
 
 T = TypeVar("T")
-Place = Literal["reading", "writing", "meeting"]
-"""Where a task may wait: for a message, for room, for the peer to connect. Each place has a line."""
+LaneName = Literal["reading", "writing", "meeting"]
+"""Where a task may wait: for a message, for room, for the peer to connect. Each has a lane."""
 
 Notice = weakref.WeakMethod[Callable[[], object]]
 
@@ -88,7 +88,7 @@ class Lane:
                 if not sleeper.alive():  # step: look_if_alive
                     return
         finally:
-            sleeper.settle(started)
+            sleeper.learn(started)
 
     def wake(self) -> None:
         """Have the first task in line look again."""
@@ -100,17 +100,17 @@ class Lane:
 class Pulse:
     """One timer for everything that waits in a loop. It runs only while something waits."""
 
-    def __init__(self, times: int = 1) -> None:
-        self._times = times
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
         self._beats: set[Callable[[], object]] = set()
         self._runs = False
 
     def add(self, beat: Callable[[], object]) -> None:
-        """Call ``beat()`` every PULSE seconds, or so many times as long, until ``discard``."""
+        """Call ``beat()`` at each interval, until ``discard``."""
         self._beats.add(beat)
         if not self._runs:
             self._runs = True
-            _running_loop().call_later(PULSE * self._times, self._beat)
+            _running_loop().call_later(self._interval, self._beat)
 
     def discard(self, beat: Callable[[], object]) -> None:
         self._beats.discard(beat)
@@ -118,7 +118,7 @@ class Pulse:
     def _beat(self) -> None:
         self._runs = bool(self._beats)
         if self._runs:
-            _running_loop().call_later(PULSE * self._times, self._beat)
+            _running_loop().call_later(self._interval, self._beat)
             for beat in list(self._beats):
                 beat()
 
@@ -171,7 +171,7 @@ class Rhythm:
         return _rhythms.setdefault(loop, cls())
 
     def __init__(self) -> None:
-        self.pulse, self.rare_pulse, self.deaths = Pulse(), Pulse(RARELY), Deaths()
+        self.pulse, self.rare_pulse, self.deaths = Pulse(PULSE), Pulse(RARELY * PULSE), Deaths()
 
 
 _rhythms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Rhythm] = weakref.WeakKeyDictionary()
@@ -270,14 +270,14 @@ class LoopSide:
         return locked(self._doorbell.lock, lambda: loop is not self._loop and self._move(loop))
 
     @property
-    def lanes(self) -> dict[Place, Lane]:
-        """The lane of each place."""
+    def lanes(self) -> dict[LaneName, Lane]:
+        """The lanes by their names."""
         return {"reading": self.reading, "writing": self.writing, "meeting": self.meeting}
 
-    def _enter(self, place: Place) -> Lane:
+    def _enter(self, name: LaneName) -> Lane:
         """Join the line of a lane. While a task is in it, no other loop can have the port."""
         self.join()
-        lane = self.lanes[place]
+        lane = self.lanes[name]
         lane.tasks += 1
         return lane
 
@@ -300,7 +300,7 @@ class LoopSide:
             raise
         self.reading, self.writing, self.meeting = Lane(), Lane(), Lane()
         self._hears = False
-        bell = self._doorbell.lend()
+        bell = self._doorbell.hand_over()
         if bell is not None:  # the port was not closed meanwhile
             self._watch = Watch(loop, bell, functools.partial(self._on_bell, loop))
         return True
@@ -377,9 +377,9 @@ class LoopSide:
         await sleep(0)
         self.next_checkpoint = monotonic() + CHECKPOINT_INTERVAL
 
-    async def drive(self, operation: Operation[T], place: Place) -> T:
-        """Run an operation to its end, suspending this task in the place's line where the operation waits."""
-        lane = locked(self._doorbell.lock, lambda: self._enter(place))
+    async def drive(self, operation: Operation[T], name: LaneName) -> T:
+        """Run an operation to its end, suspending this task in that lane's line where the operation waits."""
+        lane = locked(self._doorbell.lock, lambda: self._enter(name))
         try:
             async with lane.line:
                 if monotonic() >= self.next_checkpoint:
@@ -411,7 +411,7 @@ class LoopSide:
         from asyncio import sleep
 
         task = TaskTurn(self._running_loop().is_closed, operation.close)
-        while not sleeper.lend(task):
+        while not sleeper.give_turn(task):
             await sleep(TURN)
         try:
             return await self._go_on(operation, lane, wait, nested=nested)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 # Seconds. A sleeper looks around this often. That bounds how long it takes to notice a dead peer, a signal
 # that came just before the sleep, or a wake-up that died with the process that owed it.
 SLICE = 0.1
-# So many times as long may a loop or a select wait between looks where the kernel tells of the peer's death.
+# Slices between the looks of a loop or a select where the kernel tells of the peer's death.
 RARELY = 10
 # Slices that a sleep in C lasts at most. C looks around by itself, and returns to Python for what only the
 # interpreter does there, such as raising an exception that another thread has set.
@@ -137,7 +137,7 @@ class Sleeper:
                 if not self.alive():  # step: look_if_alive
                     return
         finally:
-            self.settle(started)
+            self.learn(started)
 
     def spin(self, wait: Wait) -> bool:
         """Look again and again, for as long as that has lately paid. Whether it did now."""
@@ -174,12 +174,12 @@ class Sleeper:
         self.budget[AT_MOST] = most
         self.budget[NOW] = min(self.budget)
 
-    def settle(self, started: int) -> None:
+    def learn(self, started: int) -> None:
         """Learn from a wait that ends now and began at ``started`` (``monotonic_ns``)."""
         short = monotonic_ns() - started < SHORT_WAIT
         self.budget[NOW] = self.budget[AT_MOST] if short else self.budget[NOW] >> 1
 
-    def lend(self, task: TaskTurn) -> bool:
+    def give_turn(self, task: TaskTurn) -> bool:
         """Give the turn to a task, unless another thread or task has it; ``task = None`` takes it back."""
 
         def take() -> bool:
