@@ -44,6 +44,19 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     return get_running_loop()
 
 
+def _call_soon(
+    loop: asyncio.AbstractEventLoop | None, action: Callable[..., object], *arguments: object
+) -> bool:
+    """Have a loop call ``action``, from any thread. False if there is no loop, or it is closed."""
+    try:
+        if loop is not None:
+            loop.call_soon_threadsafe(action, *arguments)
+            return True
+    except RuntimeError:
+        pass  # it is closed
+    return False
+
+
 class Lane:
     """The tasks of a loop that wait in one place. They stand in line; the first one sleeps."""
 
@@ -213,9 +226,7 @@ class Watch:
 
     def end_soon(self) -> None:
         """As ``end``, from any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self.end)
-        except RuntimeError:  # the loop is closed, and watches nothing any more
+        if not _call_soon(self._loop, self.end):
             self._bell.close()
 
     def __del__(self) -> None:
@@ -321,19 +332,11 @@ class LoopSide:
 
     def watch_soon(self, notice: weakref.WeakMethod[Callable[[], bool]]) -> None:
         """As ``watch``, from any thread. Does nothing if the loop is closed."""
-        try:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self.watch, notice)
-        except RuntimeError:
-            pass
+        _call_soon(self._loop, self.watch, notice)
 
     def wake_writing(self) -> None:
         """Have the first task that writes look again. Any thread may call it."""
-        try:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self.writing.wake)
-        except RuntimeError:
-            pass  # the loop is closed
+        _call_soon(self._loop, self.writing.wake)
 
     def _on_bell(self, loop: asyncio.AbstractEventLoop) -> None:
         locked(self._doorbell.lock, lambda: self._rung(loop))
@@ -429,14 +432,9 @@ class LoopSide:
     def _stop(self) -> None:
         # Also if the loop stands still: it may run again, in whatever thread, at any moment.
         self._doorbell.close()  # but the loop's bell, which it closes itself
-        try:
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._leave)
-                return
-        except RuntimeError:
-            pass  # the loop is closed
-        forget_closed_loops()
-        self._leave()
+        if not _call_soon(self._loop, self._leave):
+            forget_closed_loops()
+            self._leave()
 
     def leave(self) -> None:
         """As ``stop``, but in the port's own loop it is done on return."""

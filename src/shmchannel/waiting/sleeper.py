@@ -26,7 +26,7 @@ T = TypeVar("T")
 # Seconds. A sleeper looks around this often. That bounds how long it takes to notice a dead peer, a signal
 # that came just before the sleep, or a wake-up that died with the process that owed it.
 SLICE = 0.1
-# Slices between the looks of a loop or a select where the kernel tells of the peer's death.
+# Slices, or a loop's pulses, between looks where the kernel tells of the peer's death.
 RARELY = 10
 # Slices that a sleep in C lasts at most. C looks around by itself, and returns to Python for what only the
 # interpreter does there, such as raising an exception that another thread has set.
