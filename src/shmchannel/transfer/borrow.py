@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InterfaceError, is_shortage
 from ..layout import BLOCKS, NOT_MAPPED
@@ -42,36 +42,35 @@ def _forget_parent() -> None:
 forks.in_child(_forget_parent)
 
 
+class _Piece(NamedTuple):
+    """A piece of a message."""
+
+    memory: Any  # an object over its block, or its own bytes
+    size: int  # bytes
+    trip: tuple[int, int] | None = None  # the block's number, and its trip
+
+
 class Borrowed:
     """The blocks that came with one message."""
 
     def __init__(self, kept: dict[tuple[int, int], Any]) -> None:
         self._kept = kept
-        self.pieces: list[Any] = []  # an object over a block, or the piece's own bytes
-        self._sizes: list[int] = []
-        self._trips: list[tuple[int, int] | None] = []  # number and trip
-
-    def add(self, piece: Any, size: int, trip: tuple[int, int] | None = None) -> None:
-        self.pieces.append(piece)
-        self._sizes.append(size)
-        self._trips.append(trip)
+        self.pieces: list[_Piece] = []
 
     @property
     def size(self) -> int:
         """Bytes of all pieces."""
-        return sum(self._sizes)
+        return sum(piece.size for piece in self.pieces)
 
     def views(self) -> list[memoryview]:
         """Writable views of all pieces, as bytes, in the order of the list."""
-        return [
-            memoryview(piece).cast("B")[:size] for piece, size in zip(self.pieces, self._sizes, strict=True)
-        ]
+        return [memoryview(piece.memory).cast("B")[: piece.size] for piece in self.pieces]
 
     def keep(self) -> None:
         """Keep the blocks for the next try to decode the message."""
-        for piece, trip in zip(self.pieces, self._trips, strict=True):
-            if trip is not None:
-                self._kept[trip] = piece
+        for piece in self.pieces:
+            if piece.trip is not None:
+                self._kept[piece.trip] = piece.memory
 
 
 class Borrower:
@@ -102,7 +101,7 @@ class Borrower:
         refusal: Exception | None = None
         for entry in entries:
             try:
-                self._take(entry, borrowed)
+                borrowed.pieces.append(self._take(entry))
             except Exception as error:
                 if is_shortage(error):
                     borrowed.keep()
@@ -129,16 +128,15 @@ class Borrower:
                     # One that is new here goes: its writer gives it up.
                     self._given_back[number] = trip | NOT_MAPPED if name else trip
 
-    def _take(self, entry: Any, borrowed: Borrowed) -> None:
-        """Add what an entry stands for."""
+    def _take(self, entry: Any) -> _Piece:
+        """Return what an entry stands for."""
         if type(entry) is bytes:
-            borrowed.add(bytearray(entry), len(entry))
-            return
+            return _Piece(bytearray(entry), len(entry))
         number, trip, size, name = _checked(entry)
-        kept = self._kept.pop((number, trip), None)
-        borrowed.add(
-            kept if kept is not None else self._begin(number, trip, size, name), size, (number, trip)
-        )
+        memory = self._kept.pop((number, trip), None)
+        if memory is None:
+            memory = self._begin(number, trip, size, name)
+        return _Piece(memory, size, (number, trip))
 
     def _begin(self, number: int, trip: int, size: int, name: str) -> Any:
         """Return the object of a trip."""
