@@ -236,10 +236,10 @@ def test_a_loop_that_never_has_to_wait_gives_way_to_others() -> None:
             done = asyncio.Event()
 
             async def watch() -> None:
-                last = time.monotonic()
+                last = time.thread_time()  # other programs take none of it
                 while not done.is_set():
                     await asyncio.sleep(0)
-                    now = time.monotonic()
+                    now = time.thread_time()
                     gaps.append(now - last)
                     last = now
 

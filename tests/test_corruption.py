@@ -41,6 +41,7 @@ from support.inside import codec_of, consumer_of, producer_of
 from support.marks import slow_but
 
 SECOND = 1.0  # within which each call has an answer
+STILL = 30  # seconds for which a busy machine may stand still
 MESSAGES = 12
 CONTROL_END = 768  # bytes: header, records and the control words of both rings
 VALUES = slow_but(["random"], ["zero", "ones", "random"])
@@ -99,7 +100,7 @@ def converse(port: Port, store: Callable[[int], None], *, believed: bool) -> Non
             assert believed or not isinstance(error, CloneError)
             return
         finally:
-            assert time.monotonic() - started < 3 * SECOND  # for a machine that stands still
+            assert time.monotonic() - started < STILL
 
 
 @pytest.mark.deadline(300)  # many channels, and slow under a sanitizer
@@ -120,7 +121,7 @@ def test_every_byte_of_a_live_segment_overwritten_gives_an_error_or_right_values
 
             converse(port, store, believed=place in COUNTERS)
             port.close_sync()
-            other.join(3 * SECOND)
+            other.join(STILL)
             assert not other.is_alive(), f"the other side hangs: {place}, {byte}"
 
 
@@ -144,7 +145,7 @@ def test_every_word_overwritten_while_the_other_engine_is_on_the_other_side(valu
 
             converse(port, store, believed=word * 8 in COUNTERS)
             port.close_sync()
-            other.join(3 * SECOND)
+            other.join(STILL)
             assert not other.is_alive(), f"the other side hangs: word {word}"
 
 
@@ -171,7 +172,7 @@ def test_every_byte_overwritten_before_somebody_comes(value: str, when: str) -> 
             other.start()
             converse(port, lambda _number: None, believed=place in COUNTERS)
             port.close_sync()
-            other.join(3 * SECOND)
+            other.join(STILL)
             assert not other.is_alive(), f"the other side hangs: {place}, {byte}"
 
 
@@ -335,7 +336,7 @@ def test_a_deadline_holds_against_counters_that_keep_changing(name: str) -> None
             for _ in range(20):
                 with pytest.raises((ChannelError, TimeoutError)):
                     act(timeout=0.02)
-        assert time.monotonic() - started < 20 * SECOND
+        assert time.monotonic() - started < STILL
 
 
 @pytest.mark.usefixtures("engine")

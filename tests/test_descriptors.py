@@ -58,10 +58,8 @@ def test_a_port_whose_lock_was_closed_says_so_and_closes_no_file_of_others(
 ) -> None:
     one, two = ports
     with in_place_of(slot_of(one).hold.fileno()):
-        started = time.monotonic()
         with pytest.raises(ChannelError, match="closed this port's descriptor"):
             one.read_sync(timeout=30)
-        assert time.monotonic() - started < 5
         one.close_sync()
     two.close_sync()
 

@@ -906,7 +906,7 @@ while True:
         gc.collect()
         # A write may hide its True, and a read may lose the value that is on its way to the caller.
         lost = written != got and not (what == "write" and not written) and not (what == "read" and not got)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while one.statistics().lent_blocks and not lost and time.monotonic() < deadline:
             with suppress(WouldBlock):
                 two.read_nowait()  # looks now and then
