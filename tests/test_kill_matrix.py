@@ -19,7 +19,7 @@ IN_C = [parameter for parameter, kind in zip(KINDS, ALL, strict=True) if kind.ri
 EVERY = {"kill": 70, "exit": 300, "stop": 200}  # which n-th steps; in an interpreter, a third of them
 SOME = (
     *("write, and wake", "write in parts", "lend", "transfer"),
-    *("read, asleep", "receive a transfer", "close, and wake", "create, connect, write"),
+    *("read, asleep", "receive a transfer", "close, and wake", "create, connect, write", "serve a pool"),
 )
 
 needs_gdb = pytest.mark.skipif(

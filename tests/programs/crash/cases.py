@@ -10,6 +10,7 @@ import ctypes
 import faulthandler
 import gc
 import json
+import multiprocessing
 import os
 import secrets
 import select
@@ -32,7 +33,7 @@ from .board import ACTED, PASSED, PATIENCE, PID, READ, STARTED, Board, until
 from .scenarios import SCENARIOS
 from .storms import STORMS
 from .survivor import Survivor
-from .victim import be_victim
+from .victim import be_victim, victim_of
 
 _LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
@@ -69,6 +70,8 @@ def warm_up() -> None:
     import concurrent.futures.process
     import concurrent.futures.thread  # noqa: F401
 
+    import shmchannel.futures  # noqa: F401
+
     gc.collect()
     gc.freeze()
 
@@ -102,17 +105,20 @@ class Case:
         names_tagged(self.tag)
         self.folder = tempfile.TemporaryDirectory(prefix="crash-")
         self.board = Board(self.folder.name + "/board")
-        self.child = 0
+        self.child = 0  # the victim; 0 if the survivor starts it
         self.problems: list[str] = []
 
     def run(self) -> dict[str, Any]:
         signal.signal(signal.SIGALRM, self.hung)
         signal.alarm(DEADLINE)
+        multiprocessing.RawArray("Q", 1)  # its memory stays for a pool's
         before = descriptors()
         outcome: dict[str, Any] = {}
         try:
-            self.child = self.start()
-            survivor = Survivor(self.board)
+            if self.scenario.victim:
+                self.child = self.start()
+                until(lambda: self.board.words[PID])
+            survivor = Survivor(self.board, lambda: victim_of(self.as_program()))
             disturber = threading.Thread(target=self.disturb)
             disturber.start()
             try:
@@ -143,7 +149,7 @@ class Case:
                 _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 os.close(self.writing)
                 signal.alarm(0)
-                be_victim({**self.case, "board": self.board.path, "tag": self.tag})
+                be_victim(self.as_program())
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -152,8 +158,12 @@ class Case:
                 os._exit(status)
         return pid
 
+    def as_program(self) -> dict[str, Any]:
+        """The case as its victim has it."""
+        return {**self.case, "board": self.board.path, "tag": self.tag}
+
     def start_under_gdb(self) -> int:
-        case = {**self.case, "board": self.board.path, "tag": self.tag}
+        case = self.as_program()
         command = ["gdb", "-nx", "--batch", "-x", GDB_STEPS, "--args"]
         command += [sys.executable, "-m", "programs.crash.victim"]
         environment = {**os.environ, "CRASH_BOARD": self.board.path, "CRASH_ACTION": case["action"]}
@@ -175,16 +185,20 @@ class Case:
             os.kill(self.child, signal.SIGKILL)
         if self.case["action"] != "stop" or self.case.get("gdb"):
             return
+        until(lambda: self.board.words[PID])
+        victim = self.board.words[PID]
         try:
-            what = os.waitid(os.P_PID, self.child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            what = os.waitid(os.P_PID, victim, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
             return  # both have ended
         if what and what.si_code == os.CLD_STOPPED:
             time.sleep(STOPPED)
-            os.kill(self.child, signal.SIGCONT)
+            os.kill(victim, signal.SIGCONT)
 
     def let_go(self) -> None:
         """Wait for the end of the victim, which has no survivor to wait for now."""
+        if not self.child:
+            return
         end = time.monotonic() + PATIENCE
         while os.waitpid(self.child, os.WNOHANG) == (0, 0):
             if time.monotonic() > end:
@@ -209,7 +223,7 @@ class Case:
             return
         came_out = outcome["outcome"]
         died = outcome["reached"] and self.case["action"] != "stop"
-        if not died and came_out == "PeerLost":
+        if not died and came_out in ("PeerLost", "WorkerLost"):
             self.problems.append("the victim lives, and is said to be lost")
         if not died and not outcome["passed"]:
             self.problems.append("the victim has failed")

@@ -116,11 +116,18 @@ def find_steps(
 
 
 def steps_of(line: str, scenario: str) -> list[Step]:
-    """The first run of a line; in a scenario with parts, also a run in the middle and the last."""
+    """The first run of a line; in a scenario with parts, also a run in the middle and the last.
+
+    In a pool, also the second: a worker's first message says only that it is ready.
+    """
     file, function, number, times = line.split()
     if file.startswith(PURE):
         return []
-    runs = {1, (int(times) + 1) // 2, int(times)} if "parts" in scenario else {1}
+    runs = {1}
+    if "parts" in scenario:
+        runs |= {(int(times) + 1) // 2, int(times)}
+    if "pool" in scenario:
+        runs.add(min(2, int(times)))
     return [Step(file, function, int(number), run) for run in sorted(runs)]
 
 
@@ -252,6 +259,7 @@ def run_matrix(
     totals: Totals, kind: Kind, every: Mapping[str, int], names: Iterable[str] = SCENARIOS
 ) -> None:
     """Run the matrix over the lines of Python: ``every`` says for each action which n-th steps of all."""
+    names = [name for name in names if SCENARIOS[name].victim or not kind.interpreter]
     steps = [(name, step) for name, found in find_steps(kind, names).items() for step in found]
     for action, nth in every.items():
         cases = [

@@ -6,7 +6,10 @@ import asyncio
 import gc
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 from shmchannel import (
@@ -30,14 +33,18 @@ from .survivor import CAPACITY, Survivor, reader_sleeps, writer_sleeps
 
 LOST = ("PeerLost",)
 LENT = 100_000  # bytes that go in a block
+TASKS = 20  # of a pool
 MAYBE_CLOSED = ("PeerLost", "EndOfChannel")  # depends on whether the victim had closed
 
 
 class Scenario(NamedTuple):
-    """``outcomes`` are right if the victim dies. ``sweeps``: names may be left for a sweep."""
+    """``outcomes`` are right if the victim dies. ``sweeps``: names may be left for a sweep.
+
+    Without a ``victim`` the survivor starts it.
+    """
 
     name: str
-    victim: Callable[[Victim], None]
+    victim: Callable[[Victim], None] | None
     survivor: Callable[[Survivor], None]
     outcomes: tuple[str, ...]
     sweeps: bool
@@ -518,3 +525,43 @@ def sweep(victim: Victim) -> None:
     with victim:
         sweep_blocks()
         segment.sweep_segments()
+
+
+# -- a worker of a pool
+
+
+def has_a_pool(survivor: Survivor) -> None:
+    """Have a pool do tasks: its first worker is the victim, from its first line to its last."""
+    # Here, since no interpreter needs them.
+    from multiprocessing import active_children
+    from multiprocessing.context import ForkContext, ForkProcess
+
+    from programs.soak.pool import audit, leave_mark, marks
+    from shmchannel.futures import ProcessPoolExecutor, WorkerLost
+
+    class Process(ForkProcess):
+        def run(self) -> None:
+            with survivor.victim() if self.name.endswith("-1") else nullcontext():
+                super().run()
+
+    class Context(ForkContext):
+        pass
+
+    Context.Process = Process  # type: ignore[misc]
+    path = Path(survivor.board.path + ".marks")
+    with ProcessPoolExecutor(2, Context()) as executor:
+        futures = [executor.submit(leave_mark, str(path), number) for number in range(TASKS)]
+        errors = [future.exception(PATIENCE) for future in futures]
+    lost = [error for error in errors if isinstance(error, WorkerLost)]
+    for error in lost:
+        survivor.has_ended(error)
+    survivor.outcome = survivor.outcome or "all done"
+    runs = marks(path)
+    wrong = audit(futures, Counter(number for number, _ in runs), Counter())
+    assert not wrong, "; ".join(wrong)
+    assert len(lost) < 2, f"{len(lost)} tasks are lost"
+    assert not active_children(), "a worker is left"
+
+
+POOL = Scenario("serve a pool", None, has_a_pool, ("WorkerLost", "all done"), sweeps=False)
+SCENARIOS[POOL.name] = POOL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from shmchannel import Channel, EndOfChannel, PeerLost, Port, PortBuffer
@@ -23,8 +24,8 @@ from .board import (
     Board,
     is_message,
     message,
-    until,
 )
+from .steps import Victim
 
 CAPACITY = 4096  # bytes: small, so that frames wrap and writers wait
 
@@ -32,14 +33,15 @@ CAPACITY = 4096  # bytes: small, so that frames wrap and writers wait
 class Survivor:
     """``outcome`` is the name of the error that ended the channel, or a few words."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, victim: Callable[[], Victim]) -> None:
+        """``victim`` makes a process that the survivor starts the victim."""
         self.board = board
+        self.victim = victim
         self.words = board.words
         self.outcome = ""
         self.came = 0  # messages of the victim
         self.written = 0  # messages to the victim whose write returned True
         self.noticed = 0.0  # seconds from the death to the outcome
-        until(lambda: self.words[PID])
 
     def is_over(self) -> bool:
         """Whether the victim is dead, or has lived through its steps."""

@@ -34,10 +34,16 @@ def act(text: str) -> None:
     """Run the scenario in this interpreter."""
     case = json.loads(text)
     names_tagged(case["tag"])
+    begin = (SCENARIOS | STORMS)[case["scenario"]].victim
+    assert begin
+    begin(victim_of(case))
+
+
+def victim_of(case: dict[str, Any]) -> Victim:
+    """The victim of a case, which this process or interpreter is from now on."""
     step = Step(*case["step"]) if case.get("step") else None
     board, gdb = Board(case["board"]), bool(case.get("gdb"))
-    victim = Victim(board, step, case["action"], case.get("record", ""), gdb=gdb)
-    (SCENARIOS | STORMS)[case["scenario"]].victim(victim)
+    return Victim(board, step, case["action"], case.get("record", ""), gdb=gdb)
 
 
 if __name__ == "__main__":
