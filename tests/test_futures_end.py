@@ -153,6 +153,34 @@ print(executor.submit(double, 2).result())
     assert errors == "" or "multi-threaded" in errors  # Python's warning about such forks
 
 
+def test_a_fork_while_a_pool_closes_has_none_of_the_others(tmp_path: Path) -> None:
+    code = """
+import warnings
+warnings.simplefilter("ignore")  # about a fork of a process that has threads
+close, others = os.close, [ProcessPoolExecutor(1, executor._mp_context) for _ in range(3)]
+print([one.submit(double, 1).result() for one in [executor, *others]], flush=True)
+def close_and_fork(descriptor):
+    close(descriptor)
+    if descriptor != alarm:
+        return
+    os.close = close
+    if (pid := os.fork()) == 0:
+        for one in others:
+            try:
+                one.submit(double, 1)
+            except RuntimeError:
+                print("no pool", flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+alarm, os.close = executor._pool._alarm.fileno(), close_and_fork
+executor.shutdown()
+print([one.submit(double, 2).result() for one in others])
+"""
+    with program(code, "fork", tmp_path) as running:
+        expected = "[2, 2, 2, 2]\n" + 3 * "no pool\n" + "[4, 4, 4]\n"
+        assert outcome(running) == (expected, "", 0)
+
+
 def test_a_daemon_thread_may_submit_until_the_end(tmp_path: Path) -> None:
     code = """
 def submit_for_ever():

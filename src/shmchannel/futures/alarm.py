@@ -29,6 +29,6 @@ class Alarm:
                 os.write(self._ends[1], b"\0")
 
     def close(self) -> None:
-        for descriptor in self._ends:
+        ends, self._ends = self._ends, []  # a fork meanwhile closes nothing a second time
+        for descriptor in ends:
             os.close(descriptor)
-        self._ends = []
