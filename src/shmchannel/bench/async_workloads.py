@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Coroutine
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from ..bench import VALUE
 from .async_rivals import ASYNC_RIVALS
@@ -15,22 +15,29 @@ from .far_side import BETWEEN, beside
 from .rivals import PROCESS
 from .workloads import Turn, Workload, check, check_ready
 
+T = TypeVar("T")
+Side = Callable[[Turn, Any], Coroutine[Any, Any, T]]  # gets the turn and its state
+
 IDLE_PORTS = 100
 SETTLE = 0.2  # seconds for the waiting reads to come to rest
 UVLOOP = "uvloop"  # begins the name of a workload in loops of that package
 
 
-def _run(turn: Turn, main: Coroutine[Any, Any, float]) -> float:
+def _run(turn: Turn, side: Coroutine[Any, Any, T]) -> T:
     """Run a side in a new loop."""
     factory = import_module(UVLOOP).new_event_loop if turn.workload.startswith(UVLOOP) else None
     with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main)
+        return runner.run(side)
 
 
-def _between(turn: Turn, near: Callable[..., Coroutine[Any, Any, float]], far: Callable[..., None]) -> float:
+def _run_far(far: Side[None], turn: Turn, state: Any) -> None:
+    _run(turn, far(turn, state))
+
+
+def _between(turn: Turn, near: Side[float], far: Side[None]) -> float:
     """Run both sides, and return the figure of the near one."""
     near_state, far_state = ASYNC_RIVALS[turn.rival].make(turn.room(), 0)
-    with beside(turn.where, far, turn, far_state):
+    with beside(turn.where, _run_far, far, turn, far_state):
         return _run(turn, near(turn, near_state))
 
 
@@ -52,18 +59,14 @@ async def _pour(turn: Turn, state: Any) -> float:
     return turn.messages / seconds
 
 
-def _drain(turn: Turn, state: Any) -> None:
-    async def main() -> float:
-        send, receive, close = await ASYNC_RIVALS[turn.rival].far(state)
-        await send("ready")
-        value = None
-        for _ in range(turn.messages - 1):
-            value = await receive()
-        await send([turn.messages, value, await receive()])
-        await close()
-        return 0
-
-    _run(turn, main())
+async def _drain(turn: Turn, state: Any) -> None:
+    send, receive, close = await ASYNC_RIVALS[turn.rival].far(state)
+    await send("ready")
+    value = None
+    for _ in range(turn.messages - 1):
+        value = await receive()
+    await send([turn.messages, value, await receive()])
+    await close()
 
 
 def echo(turn: Turn) -> float:
@@ -88,18 +91,14 @@ async def _ask(turn: Turn, state: Any) -> float:
     return statistics.median(trips)
 
 
-def _answer(turn: Turn, state: Any) -> None:
-    async def main() -> float:
-        send, receive, close = await ASYNC_RIVALS[turn.rival].far(state)
-        await send("ready")
-        for _ in range(turn.echoes):
-            await send(await receive())
-        check(await receive() == "done", "there is more than was sent")
-        await send("done")
-        await close()
-        return 0
-
-    _run(turn, main())
+async def _answer(turn: Turn, state: Any) -> None:
+    send, receive, close = await ASYNC_RIVALS[turn.rival].far(state)
+    await send("ready")
+    for _ in range(turn.echoes):
+        await send(await receive())
+    check(await receive() == "done", "there is more than was sent")
+    await send("done")
+    await close()
 
 
 def idle_loop(turn: Turn) -> float:
@@ -107,8 +106,8 @@ def idle_loop(turn: Turn) -> float:
     rival, room = ASYNC_RIVALS[turn.rival], turn.room(4096)
     states = [rival.make(room, number) for number in range(IDLE_PORTS)]
 
-    async def main() -> float:
-        ends = [await rival.near(near) for near, _far in states]
+    async def near() -> float:
+        ends = [await rival.near(state) for state, _far in states]
         check_ready(await ends[0].receive())
         share = await ends[0].receive()
         for end in ends:
@@ -117,24 +116,21 @@ def idle_loop(turn: Turn) -> float:
             await end.close()
         return float(share)
 
-    with beside(turn.where, _watch, turn, [far for _near, far in states]):
-        return asyncio.run(main())
+    with beside(turn.where, _run_far, _watch, turn, [far for _near, far in states]):
+        return _run(turn, near())
 
 
-def _watch(turn: Turn, states: list[Any]) -> None:
-    async def main() -> None:
-        ends = [await ASYNC_RIVALS[turn.rival].far(state) for state in states]
-        reading = asyncio.gather(*(end.receive() for end in ends))
-        await asyncio.sleep(SETTLE)
-        await ends[0].send("ready")
-        clock, used = time.perf_counter(), time.process_time()
-        await asyncio.sleep(turn.seconds)
-        await ends[0].send((time.process_time() - used) / (time.perf_counter() - clock))
-        check(await reading == [VALUE] * len(ends), "altered a message")
-        for end in ends:
-            await end.close()
-
-    asyncio.run(main())
+async def _watch(turn: Turn, states: list[Any]) -> None:
+    ends = [await ASYNC_RIVALS[turn.rival].far(state) for state in states]
+    reading = asyncio.gather(*(end.receive() for end in ends))
+    await asyncio.sleep(SETTLE)
+    await ends[0].send("ready")
+    clock, used = time.perf_counter(), time.process_time()
+    await asyncio.sleep(turn.seconds)
+    await ends[0].send((time.process_time() - used) / (time.perf_counter() - clock))
+    check(await reading == [VALUE] * len(ends), "altered a message")
+    for end in ends:
+        await end.close()
 
 
 EVERYWHERE = dict.fromkeys(ASYNC_RIVALS, tuple(BETWEEN))

@@ -131,20 +131,20 @@ def interpreters(turn: Turn) -> float:
         begin = time.perf_counter()
         for end in ends:
             end.send("go")
-        for _ in range(_each(turn)):
+        for _ in range(each(turn)):
             values = [end.receive() for end in ends]
         seconds = time.perf_counter() - begin
         check(values == [VALUE] * len(ends), "altered, lost or doubled a message")
     for end in ends:
         end.close()
-    return seconds / (_each(turn) * turn.at)
+    return seconds / (each(turn) * turn.at)
 
 
 def _write(turn: Turn, state: Any) -> None:
     end = RIVALS[turn.rival].open(state)
     end.send("ready")
     check(end.receive() == "go", "does not begin with the beginning")
-    for _ in range(_each(turn)):
+    for _ in range(each(turn)):
         end.send(VALUE)
     end.close()
 
@@ -196,8 +196,8 @@ def _stay_idle(turn: Turn, states: list[Any]) -> None:
         end.close()
 
 
-def _each(turn: Turn) -> int:
-    """How many messages each writer sends."""
+def each(turn: Turn) -> int:
+    """How many messages each of several senders sends."""
     return max(1, turn.messages // 4 // turn.at)
 
 
@@ -207,7 +207,7 @@ def writers(turn: Turn) -> float:
 
     def write(number: int) -> None:
         together.wait()
-        for count in range(_each(turn)):
+        for count in range(each(turn)):
             send({**VALUE, "id": number, "xs": [count]})
 
     with near_end(turn, _drain_writers, turn.room()) as end:
@@ -222,7 +222,7 @@ def writers(turn: Turn) -> float:
         for thread in threads:
             thread.join()
         check(answer == "all", "lost, doubled or reordered messages of a writer")
-    return seconds / (_each(turn) * turn.at)
+    return seconds / (each(turn) * turn.at)
 
 
 def _drain_writers(turn: Turn, state: Any) -> None:
@@ -230,12 +230,12 @@ def _drain_writers(turn: Turn, state: Any) -> None:
     ordered = True
     with far_end(turn, state) as end:
         receive = end.receive
-        for _ in range(_each(turn) * turn.at):
+        for _ in range(each(turn) * turn.at):
             value = receive()
             number = value["id"]
             ordered = ordered and value["xs"] == [counts[number]]
             counts[number] += 1
-        end.send("all" if ordered and counts == [_each(turn)] * turn.at else "not the same")
+        end.send("all" if ordered and counts == [each(turn)] * turn.at else "not the same")
 
 
 def between_processes(suits: Callable[[Rival], bool] = lambda _: True) -> dict[str, Sequence[str]]:

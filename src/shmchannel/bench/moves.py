@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from ..channel import DEFAULT_CAPACITY, Channel
 from ..transfer.buffer import SharedBuffer
-from ..transfer.port_buffer import PortBuffer
 from .far_side import BETWEEN, beside
 from .large import FRAME_SIZE
 from .rivals import OURS, SPAWN, Room, make_channel
@@ -41,28 +40,20 @@ class Mover(NamedTuple):
     open: Callable[[Any, Turn], Hand]
 
 
-def _open_channel(channel: Channel, _turn: Turn) -> Hand:
-    port = channel.connect()
-    return Hand(
-        SharedBuffer,
-        lambda buffer: port.write_sync(buffer, transfer=[buffer]),
-        port.read_sync,
-        SharedBuffer.close,
-        lambda buffer: buffer,
-        port.close_sync,
-    )
-
-
 def _open_in_place(channel: Channel, _turn: Turn) -> Hand:
     port = channel.connect()
     return Hand(
         port.buffer,
         lambda buffer: port.write_sync(buffer, transfer=[buffer]),
         port.read_sync,
-        PortBuffer.close,
+        lambda buffer: buffer.close(),
         lambda buffer: buffer.view,
         port.close_sync,
     )
+
+
+def _open_channel(channel: Channel, turn: Turn) -> Hand:
+    return _open_in_place(channel, turn)._replace(new=SharedBuffer, bytes_of=lambda buffer: buffer)
 
 
 def _open_pipe(connection: Any, turn: Turn) -> Hand:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..bench import VALUE
-from .growth import writers
+from .growth import each, writers
 from .rivals import OURS, RIVALS, THREAD
 from .workloads import Turn, Workload, check, far_end, near_end
 
@@ -31,11 +31,6 @@ class Span(NamedTuple):
 Work = Callable[[Turn, Callable[[], object]], Span]
 
 
-def _each(turn: Turn) -> int:
-    """How many messages each thread sends."""
-    return max(1, turn.messages // 4 // turn.at)
-
-
 def _own_value() -> Any:
     return msgpack.unpackb(msgpack.packb(VALUE))
 
@@ -45,7 +40,7 @@ def _at_once(turn: Turn, work: Work) -> float:
     together = threading.Barrier(turn.at)
     with ThreadPoolExecutor(turn.at) as pool:
         spans = list(pool.map(lambda _: work(turn, together.wait), range(turn.at)))
-    return _each(turn) * turn.at / (max(span.end for span in spans) - min(span.begin for span in spans))
+    return each(turn) * turn.at / (max(span.end for span in spans) - min(span.begin for span in spans))
 
 
 def apart(turn: Turn) -> float:
@@ -59,7 +54,7 @@ def _pass_on(turn: Turn, all_are_ready: Callable[[], object]) -> Span:
     value, send, receive = _own_value(), near.send, far.receive
     all_are_ready()
     begin = time.perf_counter()
-    for _ in range(_each(turn)):
+    for _ in range(each(turn)):
         send(value)
         received = receive()
     end = time.perf_counter()
@@ -79,7 +74,7 @@ def _pour(turn: Turn, all_are_ready: Callable[[], object]) -> Span:
         value, send = _own_value(), near.send
         all_are_ready()
         begin = time.perf_counter()
-        for _ in range(_each(turn)):
+        for _ in range(each(turn)):
             send(value)
         check(near.receive() == "all", "altered a message")
         end = time.perf_counter()
@@ -89,7 +84,7 @@ def _pour(turn: Turn, all_are_ready: Callable[[], object]) -> Span:
 def _drain(turn: Turn, state: Any) -> None:
     with far_end(turn, state) as far:
         receive = far.receive
-        for _ in range(_each(turn)):
+        for _ in range(each(turn)):
             value = receive()
         far.send("all" if value == VALUE else "not the same")
 
@@ -104,7 +99,7 @@ def _ask(turn: Turn, all_are_ready: Callable[[], object]) -> Span:
         value, send, receive = _own_value(), near.send, near.receive
         all_are_ready()
         begin = time.perf_counter()
-        for _ in range(_each(turn)):
+        for _ in range(each(turn)):
             send(value)
             reply = receive()
         end = time.perf_counter()
@@ -115,7 +110,7 @@ def _ask(turn: Turn, all_are_ready: Callable[[], object]) -> Span:
 def _answer(turn: Turn, state: Any) -> None:
     with far_end(turn, state) as far:
         send, receive = far.send, far.receive
-        for _ in range(_each(turn)):
+        for _ in range(each(turn)):
             send(receive())
 
 
