@@ -88,8 +88,8 @@ def _build_codes(form: Any) -> Any:
     return _build(form).copy()
 
 
-def _take_intervals(array: Any) -> list[Any]:
-    return [array.left, array.right, array.closed]
+def _take_intervals(one_or_array: Any) -> list[Any]:
+    return [one_or_array.left, one_or_array.right, one_or_array.closed]
 
 
 def _build_intervals(value: Any) -> Any:
@@ -254,14 +254,6 @@ def _build_scalar(array: Any) -> Any:
     return scalar
 
 
-def _take_interval(interval: Any) -> list[Any]:
-    return [interval.left, interval.right, interval.closed]
-
-
-def _build_interval(value: Any) -> Any:
-    return pandas.Interval(*value)
-
-
 def _interface(cls: Any, take: Callable[[Any], Any], build: Callable[[Any], Any]) -> Interface:
     def deserialize(value: Any) -> Any:
         built = build(value)
@@ -298,7 +290,7 @@ _PARTS: list[tuple[Any, Callable[[Any], Any], Callable[[Any], Any]]] = [
     (pandas.Series, _take_series, _build_series),
     (pandas.DataFrame, _take_frame, _build_frame),
     *((cls, _take_scalar, _build_scalar) for cls in (pandas.Timestamp, pandas.Timedelta, pandas.Period)),
-    (pandas.Interval, _take_interval, _build_interval),
+    (pandas.Interval, _take_intervals, lambda value: pandas.Interval(*value)),
     (type(pandas.NaT), lambda _: None, lambda _: pandas.NaT),
     (type(pandas.NA), lambda _: None, lambda _: pandas.NA),
 ]

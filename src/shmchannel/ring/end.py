@@ -49,7 +49,6 @@ class End:
         self.wake = other.post
         self.bell = bell
         self.lock = threading.RLock()
-        self._other = other  # a semaphore closes with its last reference, and its ``post`` is none
         self._closed = False
         self._memory = place.memory
         self._words = place.words
