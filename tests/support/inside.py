@@ -78,4 +78,4 @@ def loop_side_of(port: Port) -> Any:
 
 def under_way_of(port: Port) -> Any:
     """The blocks that the port has moved, each with the position behind its message."""
-    return connection_of(port)._under_way
+    return connection_of(port)._under_way.blocks

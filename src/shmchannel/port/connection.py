@@ -36,6 +36,7 @@ from ..transfer.pool import Pool
 from ..transfer.port_buffer import PortBuffer
 from ..transfer.sweep import Arrivals, settle, when_received
 from ..transfer.transfer import Transfer, buffer_interfaces
+from ..transfer.under_way import UnderWay
 from ..waiting.event_loop import LaneName, LoopSide
 from ..waiting.select import SelectSide
 from ..waiting.sleeper import NO_SPIN, Operation, Sleeper, Wait
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
-MOST_UNDER_WAY = 256  # blocks of SharedBuffers in a direction; each has a descriptor until it is read
 
 
 class Open(NamedTuple):
@@ -113,7 +113,7 @@ class Connection:
         self._final: Statistics | None = None
         self.loop_side: LoopSide | None = None  # made by the first await
         self.events = Events()
-        self._under_way: set[tuple[int, Block]] = set()  # each with the position at which it has been read
+        self._under_way = UnderWay(self._pool.limit)
         select_side = SelectSide(self._doorbell, reader.consumer.sleeper, reader.complete)
         # Now it can be ended.
         self._open: Open | None = Open(slot, writer, reader, self._make_meeting(slot), select_side, kept)
@@ -340,20 +340,12 @@ class Connection:
         return self._pool.draw(size)
 
     def _may_move(self, moving: Transfer) -> bool:
-        """Whether the blocks under way leave room for those of this message. If there are none, they do."""
-        opened, limit = self._still_open() if moving.sizes else None, self._pool.limit
+        """Whether the blocks under way leave room for those of this message."""
+        opened = self._still_open() if moving.sizes else None
         if opened is None:
             return True
         producer = opened.writer.producer
-        read = producer.position - producer.fill
-        for entry in self._under_way.copy():  # another thread may add one meanwhile
-            if entry[0] <= read:
-                self._under_way.discard(entry)
-                entry[1].let_go()  # here: a buffer that was moved away may be kept, and keeps the block
-        sizes = [block.size for _, block in self._under_way.copy()]
-        if not (limit and sizes):
-            return True
-        return sum(sizes) + sum(moving.sizes) <= limit and len(sizes) + len(moving.sizes) <= MOST_UNDER_WAY
+        return self._under_way.leave_room(moving.sizes, producer.position - producer.fill)
 
     def write_moved(self, value: object, moving: Transfer) -> bool | None:
         """Try to write a message that moves instances. Returns as ``write_frame``.
@@ -376,7 +368,7 @@ class Connection:
     def _writing_moved(self, value: object, moving: Transfer) -> Operation[bool]:
         while moving.payload is None and not self._may_move(moving):
             outgoing = self.outgoing
-            if isinstance(outgoing, Ended) or self._is_refused():
+            if isinstance(outgoing, Ended) or outgoing.producer.consumer_closed:
                 break
             self.peer.check()
             # The reader wakes a waiting writer as it takes a message, if it has room for ``need``.
@@ -392,18 +384,9 @@ class Connection:
         """Keep the hold on a block that has moved, until its message is read or this port is over."""
         outgoing = self.outgoing
         position = 0 if isinstance(outgoing, Ended) else outgoing.producer.position
-        self._under_way.add((position, block))
+        self._under_way.blocks.add((position, block))
         if isinstance(self.outgoing, Ended):  # another thread that ends this may have looked before
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Let go of all blocks, each in one thread only."""
-        while self._under_way:
-            try:
-                _, block = self._under_way.pop()
-            except KeyError:
-                return  # another thread has the last one
-            block.let_go()
+            self._under_way.let_go()
 
     # -- reading
 
@@ -545,7 +528,8 @@ class Connection:
     def _settle(self, opened: Open) -> None:
         """Remove the blocks that no port can receive any more, and those of a peer that has died."""
         lost = not self.peer.lives() and self.peer.loss is ended.LOST
-        self._let_go()  # first: if both ports end at once, one of them finds the other's blocks unlocked
+        # First: if both ports end at once, one of them finds the other's blocks unlocked.
+        self._under_way.let_go()
         self._pool.close()
         opened.reader.arrivals = None  # the reads under way keep theirs
         when_received(self._arrivals, partial(self._end_receiving, opened.slot, lost=lost))
