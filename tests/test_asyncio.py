@@ -22,6 +22,7 @@ from shmchannel import Channel, ChannelError, CloneError, EndOfChannel, PeerLost
 from shmchannel.ring import end as ring
 from shmchannel.system import doorbell
 from shmchannel.waiting import event_loop as loops
+from shmchannel.waiting import rhythm
 from support.awaited import pair, soon
 from support.flavours import FLAVOURS, PROCESSES, Peer
 from support.inside import consumer_of, doorbell_of, loop_side_of, producer_of
@@ -137,7 +138,7 @@ def test_the_doorbell_is_made_at_the_first_await_and_only_by_who_waits() -> None
 
 
 def test_no_wake_up_of_a_task_is_lost(monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]) -> None:
-    monkeypatch.setattr(loops, "PULSE", 1000)  # with this a missing ring is a hang
+    monkeypatch.setattr(rhythm, "PULSE", 1000)  # with this a missing ring is a hang
     channel = Channel(capacity=4096)
     peer = Peer("program", echo, channel.handle)
 
@@ -154,7 +155,7 @@ def test_no_wake_up_of_a_task_is_lost(monkeypatch: pytest.MonkeyPatch, run: Call
 def test_a_flood_wakes_the_awaiting_writer_each_time(
     monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]
 ) -> None:
-    monkeypatch.setattr(loops, "PULSE", 1000)
+    monkeypatch.setattr(rhythm, "PULSE", 1000)
 
     async def main() -> None:
         async with pair(spin=False) as (one, two):
@@ -174,7 +175,7 @@ def test_a_flood_wakes_the_awaiting_writer_each_time(
 def test_what_comes_just_before_a_task_announces_its_sleep_is_seen(
     monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]
 ) -> None:
-    monkeypatch.setattr(loops, "PULSE", 1000)
+    monkeypatch.setattr(rhythm, "PULSE", 1000)
     add = loops.Pulse.add
 
     async def main() -> None:
@@ -446,7 +447,7 @@ def test_a_cancelled_write_has_written_all_or_nothing(run: Callable[[Main], None
 def test_a_storm_of_cancellations_loses_doubles_and_alters_nothing(
     monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]
 ) -> None:
-    monkeypatch.setattr(loops, "PULSE", 1000)  # with this a missing ring is a hang
+    monkeypatch.setattr(rhythm, "PULSE", 1000)  # with this a missing ring is a hang
     channel = Channel(capacity=4096)
     peer = Peer("program", echo, channel.handle)
     accepted: deque[tuple[int, bytes]] = deque()
@@ -501,8 +502,8 @@ def test_timeouts_are_asyncios_own(run: Callable[[Main], None]) -> None:
 
 
 def test_a_cancellation_leaves_no_callback_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loops, "PULSE", 0.01)
-    monkeypatch.setattr(loops, "RARELY", 1)
+    monkeypatch.setattr(rhythm, "PULSE", 0.01)
+    monkeypatch.setattr(rhythm, "RARELY", 1)
 
     async def main() -> None:
         async with pair() as (_, two):
@@ -568,7 +569,7 @@ def test_a_close_releases_every_task(run: Callable[[Main], None], where: str, le
 
 
 def test_the_end_wakes_a_task_at_once(monkeypatch: pytest.MonkeyPatch, run: Callable[[Main], None]) -> None:
-    monkeypatch.setattr(loops, "PULSE", 1000)
+    monkeypatch.setattr(rhythm, "PULSE", 1000)
 
     async def main() -> None:
         async with pair() as (one, two):
@@ -1026,7 +1027,7 @@ def test_a_large_write_taken_back_does_not_take_the_turn_of_the_next() -> None:
 def test_a_task_left_in_a_closed_loop_does_not_take_the_next_ones_announcement_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loops, "PULSE", 1000)  # with this a missing ring is a hang
+    monkeypatch.setattr(rhythm, "PULSE", 1000)  # with this a missing ring is a hang
 
     async def main() -> None:
         reading = asyncio.create_task(two.read())

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from shmchannel import Channel, ChannelError, EndOfChannel, PeerLost, Port, PortClosed, segment, wait
-from shmchannel.waiting import event_loop
+from shmchannel.waiting import rhythm
 from shmchannel.waiting import sleeper as waiting
 from support import peers
 from support.awaited import soon
@@ -67,7 +67,7 @@ def test_a_waiting_thread_wakes_when_the_peer_connects(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_waiting_tasks_wake_when_the_peer_connects(monkeypatch: pytest.MonkeyPatch, flavour: str) -> None:
-    monkeypatch.setattr(event_loop, "PULSE", 1000)
+    monkeypatch.setattr(rhythm, "PULSE", 1000)
     channel = Channel()
 
     async def main() -> None:
@@ -132,7 +132,7 @@ def test_a_wait_for_the_peer_ends_with_its_timeout() -> None:
 
 def test_closing_the_port_ends_the_waits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "SLICE", 1000)
-    monkeypatch.setattr(event_loop, "PULSE", 1000)
+    monkeypatch.setattr(rhythm, "PULSE", 1000)
     port = Channel().connect()
     waiters = [Waiter(port) for _ in range(3)]
     until_waits(port)

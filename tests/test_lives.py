@@ -19,7 +19,7 @@ from shmchannel import Channel, PeerLost, Port, multiplex, wait
 from shmchannel.port.port import connection_of
 from shmchannel.system import processes
 from shmchannel.system.lives import life_of
-from shmchannel.waiting import event_loop as loops
+from shmchannel.waiting import rhythm
 from support.awaited import pair, soon
 from support.flavours import PROCESSES, Peer
 from support.inside import loop_side_of
@@ -76,7 +76,7 @@ def no_descriptor_left() -> Iterator[None]:
 def test_a_loop_hears_of_a_death(
     monkeypatch: pytest.MonkeyPatch, loop: Callable[[], asyncio.AbstractEventLoop], flavour: str
 ) -> None:
-    monkeypatch.setattr(loops, "PULSE", 1000)  # with this, what the loop does not hear is a hang
+    monkeypatch.setattr(rhythm, "PULSE", 1000)  # with this, what the loop does not hear is a hang
     channel = Channel()
     peer = Peer(flavour, connect_and_idle, channel.handle)
 
@@ -214,7 +214,7 @@ def test_without_a_descriptor_for_it_a_death_is_noticed_by_looking() -> None:
 def test_a_port_that_is_abandoned_by_a_process_that_lives_is_lost_at_once(
     how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "PULSE", 1000)
+    monkeypatch.setattr(rhythm, "PULSE", 1000)
     monkeypatch.setattr(multiplex, "SLICE", 1000)
 
     async def main() -> None:
