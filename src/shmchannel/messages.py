@@ -99,7 +99,7 @@ def free_all(batches: list[Batch]) -> None:
 
 
 def note_of(payload: bytes) -> Note | None:
-    """What is told whether a message is accepted: of one that lends blocks."""
+    """The note that records whether a message is accepted, if it lends blocks."""
     return payload.lending.note if isinstance(payload, LentPayload) else None
 
 
@@ -133,9 +133,9 @@ class MessageReader:
         self.deferred: list[Exception] = []
         self.returned: list[bytes] = []
         self.received: dict[str, Any] = {}
-        """What a message that is not decoded yet has received beside the ring: see transfer/transfer.py."""
+        """The buffers that a message has received, until it is decoded: see transfer/transfer.py."""
         self.arrivals: object = None
-        """What a read keeps from before its take until the message is decoded: see transfer/sweep.py."""
+        """Each read keeps this from before its take until the message is decoded: see transfer/sweep.py."""
         self.wake_others: Callable[[], object] = bool
         """Wakes a thread and a task that wait for a message: what is kept here they may have."""
 

@@ -40,7 +40,7 @@ def wait(objects: Iterable[Any], timeout: float | None = None) -> list[Any]:
         raise TypeError("wait takes a list: write wait([port])")
     wanted = list(objects)
     deadline = Deadline(timeout)
-    # What an object is known by here: a port by its connection, everything else by its descriptor.
+    # Here a port is known by its connection, everything else by its descriptor.
     keys = [connection_of(item) if isinstance(item, Port) else _descriptor(item) for item in wanted]
     files = {key for key in keys if isinstance(key, int)}
     bells = _Bells()

@@ -54,7 +54,7 @@ class Messages:
         return accepted.messages == len(found)
 
     def _batches(self, frames: bytes, found: list[wire.Frame]) -> list[Batch]:
-        """What is small enough goes into the ring as it came, the rest in parts."""
+        """Small messages go into the ring as they came, large ones in parts."""
         most = self._producer.largest_whole if self._producer else 0
         if max(one.length for one in found) <= most:
             return [Batch(frames, None)]

@@ -62,7 +62,7 @@ class Codec:
         self.least_lent = least_lent
 
     def pieces(self) -> lent.Pieces | None:
-        """What has the large pieces of one message; None if all are in it."""
+        """Return the pieces of a new message; None if all of them have to be in it."""
         return lent.Pieces(self._lend(), self.least_lent) if self._lend else None
 
     def encode(self, value: object, moves: Instances | None = None) -> bytes:
@@ -216,7 +216,7 @@ class Codec:
 
 
 def leaf_decoder(taken: lent.Taken | None) -> Callable[[int, bytes], Any]:
-    """What decodes the leaves of a message with these pieces."""
+    """Return the function that decodes the leaves of a message with these pieces."""
     if taken is None:
         return types.decode_leaf
     return lambda code, data: taken.take(data) if code == types.PIECE else types.decode_leaf(code, data)

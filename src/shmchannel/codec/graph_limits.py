@@ -23,8 +23,8 @@ from .types import EXCEPTION, FRACTION, FROZENDICT, INSTANCE, MOVED, PARTS, PART
 
 # Parts that may be hashed, whatever the message: some tenths of a second. And for each byte that it has.
 _MANY, _EACH = 1 << 22, 8
-# What takes about as long as one part: so many bytes of a leaf, such as a long int; and of a str or bytes,
-# which keeps its hash and is compared quickly. And the parts of a list for which one call in Python stands.
+# These take about as long as one part: this many bytes of a leaf, such as a long int; and of a str or bytes,
+# which keeps its hash and is compared quickly. One call in Python takes as long as the third number of parts.
 _LEAF_BYTES, _TEXT_BYTES, _CALL = 16, 1024, 16
 # Tuples in each other, between instances that hash each other in a circle. The recursion limit stops that,
 # after a thousand calls in Python; it does not count tuples.
@@ -32,7 +32,7 @@ _MAX_BETWEEN = 16
 
 _TUPLE, _SLICE, _FROZENSET = PARTS[tuple].code, PARTS[slice].code, PARTS[frozenset].code
 _NUMBERS = FRACTION.code, RANGE.code
-# What is hashed by its parts. An instance may be: a frozen dataclass is.
+# Entries that are hashed by their parts. An instance may be: a frozen dataclass is.
 _BY_PARTS = frozenset({_TUPLE, _SLICE, _FROZENSET, FROZENDICT.code, *_NUMBERS, INSTANCE, MOVED})
 
 Entry = Sequence[Any]
@@ -43,7 +43,7 @@ class Reference(int):
 
 
 class _Weight(NamedTuple):
-    """What a hash of an object costs, in parts; a part that it has twice counts twice."""
+    """The cost of an object's hash, in parts; a part that it has twice counts twice."""
 
     hashing: int = 1
     comparing: int = 1  # with the parts of a frozenset, which keeps its hash
@@ -174,7 +174,7 @@ def _check_freeing(entries: Sequence[Entry]) -> None:
 
 
 def _size(entry: Entry) -> _Weight:
-    """What an entry costs itself."""
+    """The weight of an entry without its parts' own."""
     leaves = texts = 0  # bytes
     for part in entry:
         kind = type(part)

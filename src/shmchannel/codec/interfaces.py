@@ -18,7 +18,7 @@ from .types import is_known, name_of_type, type_named
 
 T = TypeVar("T")
 Function = Callable[[Any], Any]
-# What a port says that such a function uses. A caller would take it for the answer of its own port.
+# Errors of a port that such a function uses. The caller would take them for those of its own port.
 _OF_A_PORT = (EndOfChannel, PeerLost, PortClosed, WouldBlock)
 
 _FUNCTIONS = ("serialize", "deserialize", "detach", "attach", "detached")
@@ -308,7 +308,7 @@ _READ: dict[str, Function] = {
     "__context__": context_of,
     "__dict__": lambda error: {name: value for part in state_of(error) for name, value in part.items()},
 }
-# What some built-in exceptions have besides, and can be set. (The others need their arguments to be made.)
+# Attributes that some built-in exceptions have besides. (The others need their arguments to be made.)
 _MEMBERS: dict[type[BaseException], list[str]] = {
     OSError: ["errno", "strerror", "filename", "filename2"],
     StopIteration: ["value"],
@@ -326,7 +326,7 @@ def _built_in_base(cls: type[Any]) -> Any:
 
 
 def _members(cls: type[Any]) -> list[str]:
-    """What an exception has besides the parts of all, as one that inherits from another built-in one."""
+    """The attributes that an exception has besides, from the built-in class that it inherits from."""
     return next((names for kind, names in _MEMBERS.items() if issubclass(cls, kind)), [])
 
 

@@ -311,7 +311,7 @@ _Fill = Callable[[Any, list[Any]], object]
 
 
 def _filled(new: Callable[[], Any], fill: _Fill) -> Callable[[list[Any]], Any]:
-    """What builds an object at once."""
+    """Return a function that makes an object and fills it at once."""
 
     def build(parts: list[Any]) -> Any:
         value = new()

@@ -559,7 +559,7 @@ class Connection:
         locked(self._telling, tell, timeout=0)
 
     def _still_open(self) -> Open | None:
-        """What this connection has while it is open; None in a fork, which may notice here that it is one."""
+        """The parts of an open connection; None once it is over, and in a fork, which may be noticed here."""
         forks.noticed()
         return self._open
 

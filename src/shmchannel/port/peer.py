@@ -34,7 +34,7 @@ class Peer:
         """``spin`` is False if the port must not spin at all."""
         self._slot: Slot | None = slot
         self.chores: list[Callable[[], None]] = []
-        """What each look does besides."""
+        """Called at each look."""
         self._spins: int | None = None if spin else NO_SPIN
         self._info: PeerInfo | None = None
         self._heard: bool | None = None  # None until it has connected

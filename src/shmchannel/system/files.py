@@ -231,7 +231,7 @@ class Memory(NamedTuple):
 
 
 def place() -> tuple[int, int] | None:
-    """What tells the folder of the names from every other: after a change of the root it is another one."""
+    """The identity of the folder of the names: another one after a change of the root."""
     try:
         status = os.stat(NAMES_FOLDER)
     except OSError:

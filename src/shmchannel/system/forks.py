@@ -69,8 +69,8 @@ def doubles_of_this_process() -> tuple[memoryview[float], int]:
 def give_back(number: int) -> None:
     """Let another port have the memory of this number.
 
-    What still uses it then may find the other port's numbers there, and may store 0 or a time at which to
-    look next: a look too many, or one that comes a slice later.
+    A call that still uses it may find the other port's numbers there, and may store 0 or the time of the
+    next look: so the other port looks once too often, or a slice later.
     """
     _free.append(number)
 

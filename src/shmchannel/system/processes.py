@@ -18,12 +18,12 @@ MAIN = 0  # the id of the main interpreter
 # Fields of /proc/PID/stat, which is read from its third field on (proc(5)).
 STATE_FIELD, PARENT_FIELD, THREADS_FIELD, START_FIELD = 0, 1, 17, 19
 
-# So far up the name of the program is looked for that started a child of multiprocessing.
+# Ancestors of a child of multiprocessing among which the program that started it is looked for.
 GENERATIONS = 10
 
 
 class Process(NamedTuple):
-    """What tells a process from every other of this machine."""
+    """The identity of a process: no other of this machine has the same."""
 
     pid: int
     started: int  # see ``process_started``; a random number where the system does not tell
@@ -34,7 +34,7 @@ _this_process: Process | None = None  # nothing changes it but a fork: a process
 
 
 def this_process() -> Process:
-    """What others know this process by. /proc is read once, because that takes longer than all else here."""
+    """The identity of this process. /proc is read once, because that takes longer than all else here."""
     global _this_process
     known = _this_process
     if known is None:

@@ -177,7 +177,7 @@ class Borrower:
                 _give_back(key)
 
     def close(self) -> None:
-        """Let go of the mappings, as a port ends. What values use stays with them."""
+        """Let go of the mappings, as a port ends. Values keep the blocks that they use."""
         self._kept.clear()
         self._mapped.clear()
 

@@ -120,7 +120,7 @@ def _saying_why(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-# What uses the memory, of all that mmap has on this system.
+# The methods that use the memory, of those that mmap has on this system.
 _ITEMS = {"__len__", "__getitem__", "__setitem__", "__enter__"}
 _METHODS = {name for name in vars(mmap.mmap) if not name.startswith("_")} - {"closed", *vars(SharedBuffer)}
 for _name in _ITEMS | _METHODS:

@@ -93,7 +93,7 @@ class PortBuffer:
         return attach_again
 
     def release(self) -> None:
-        """The write is over: let go of what was given up. What else keeps it must not keep the memory."""
+        """The write is over: release the view that was given up, because an exception may keep that."""
         if self._given_up is not None:
             self._given_up.release()
 

@@ -53,7 +53,7 @@ def slot_of(arrivals: weakref.ref[Arrivals]) -> Slot | None:
     return kept.slot if kept else None
 
 
-# What is left to the last read of a port that is over. With a weakref to its Arrivals.
+# The arrivals whose last read will call an action: see ``when_received``.
 _left: set[weakref.ref[Arrivals]] = set()
 
 

@@ -171,7 +171,7 @@ class Transfer:
 
 
 def _undo_of(instance: Any) -> Callable[[], None]:
-    """What gives an instance back what it is about to give up."""
+    """Return a function that gives an instance back all that it is about to give up."""
     if isinstance(instance, PortBuffer):
         return instance.undo()
     return partial(set_state, instance, state_of(instance))

@@ -255,7 +255,7 @@ class LoopSide:
             lane.wake()
 
     def _pulse(self) -> Pulse:
-        """What looks at this port while a task of its loop waits: rarely, if the loop hears of a death."""
+        """Return the pulse for a task that waits: the rare one, if the loop hears of the peer's death."""
         assert self._loop
         rhythm, watch = Rhythm.of(self._loop), self._watch
         if watch is not None and not self._hears and self._heard():
@@ -335,7 +335,7 @@ class LoopSide:
 
     def _stop(self) -> None:
         # Also if the loop stands still: it may run again, in whatever thread, at any moment.
-        self._doorbell.close()  # but the loop's bell, which it closes itself
+        self._doorbell.close()  # the loop closes its own bell itself
         if not _call_soon(self._loop, self._leave):
             forget_closed_loops()
             self._leave()

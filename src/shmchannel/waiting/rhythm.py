@@ -88,7 +88,7 @@ class Deaths:
 
 
 class Rhythm:
-    """What makes a loop look at the ports that wait in it."""
+    """A loop's pulses, and the deaths that it hears of."""
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Rhythm:

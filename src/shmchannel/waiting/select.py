@@ -33,7 +33,7 @@ class SelectSide:
         self.look_at = 0.0
         """Until then, in monotonic seconds, a port whose bell is silent has nothing to read. 0: look."""
         self.life: Life | None = None
-        """What tells ``wait`` of the peer's death. Without it ``look_at`` is soon."""
+        """Tells ``wait`` of the peer's death. Without it ``look_at`` is soon."""
 
     def watch_for_good(self) -> int:
         """Have the peer ring for each message, and return the doorbell's descriptor; may be repeated."""
