@@ -133,7 +133,7 @@ class MessageReader:
         self.deferred: list[Exception] = []
         self.returned: list[bytes] = []
         self.received: dict[str, Any] = {}
-        """The buffers that a message has received, until it is decoded: see transfer/transfer.py."""
+        """What a message that is not decoded yet has received beside the ring: see transfer/transfer.py."""
         self.arrivals: object = None
         """Each read keeps this from before its take until the message is decoded: see transfer/sweep.py."""
         self.wake_others: Callable[[], object] = bool

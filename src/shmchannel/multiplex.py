@@ -152,7 +152,7 @@ class _Bells:
         side.life = peer.life if peer.heard() else None
         if side.life is not None:
             self._hear(side.life)
-        heard = peer.heard()  # as far as this wait's poll does
+        heard = peer.heard()  # again: this wait's poll may not have been able to
         if heard or peer.rings_here():
             side.look_at = now + (RARELY * SLICE if heard else SLICE)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from io import FileIO
 from multiprocessing.util import Finalize
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from ..segment import Slot
 from ..system import files
 from ..system.ending import later
 from ..system.files import disown, open_to_hold, own, refused
+from ..system.locks import Hold
 from ..system.mapping import close_map
 from .block import (
     LARGEST,
@@ -205,16 +207,7 @@ def receiving(name: Any, slot: Slot | None, until: float = 0.0) -> Iterator[tupl
     """
     if slot is None:
         raise InterfaceError("cannot receive a SharedBuffer: this port has been closed")
-    if not (isinstance(name, str) and NAME.fullmatch(name)):
-        raise InterfaceError(f"{name!r} is not the name of a block")
-    try:
-        hold, file = open_to_hold(name)
-    except FileNotFoundError as error:
-        raise InterfaceError(f"the block {name} no longer exists") from error
-    except PermissionError as error:
-        raise InterfaceError(f"{name} is no block of this user's") from error
-    except OSError as error:
-        raise refused(f"open the block {name}", error) from error
+    hold, file = _open(name)
     received: Record | None = None
     try:
         fd, status = hold.look()  # once for all that follows
@@ -242,3 +235,17 @@ def receiving(name: Any, slot: Slot | None, until: float = 0.0) -> Iterator[tupl
         raise
     finally:
         file.close()
+
+
+def _open(name: Any) -> tuple[Hold, FileIO]:
+    """Open a block's file twice, as ``open_to_hold``. Raises as ``receiving``."""
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise InterfaceError(f"{name!r} is not the name of a block")
+    try:
+        return open_to_hold(name)
+    except FileNotFoundError as error:
+        raise InterfaceError(f"the block {name} no longer exists") from error
+    except PermissionError as error:
+        raise InterfaceError(f"{name} is no block of this user's") from error
+    except OSError as error:
+        raise refused(f"open the block {name}", error) from error
