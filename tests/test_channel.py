@@ -294,6 +294,27 @@ Channel.from_handle(sys.argv[1]).connect()
     assert names() == set()
 
 
+@pytest.mark.parametrize("died", ["as it made it", "as it connected second"])
+def test_a_sweep_takes_a_lingering_channel_that_waits_for_nobody(died: str) -> None:
+    """Its names would stay until somebody calls ``shmchannel reap``."""
+    code = """
+import os, signal, sys
+from shmchannel import Channel, segment
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "as it made it":
+    segment.Segment.sign = die
+channel = Channel(linger=True)
+segment.unlink = die
+ports = channel.connect(), channel.connect()
+"""
+    done = subprocess.run([sys.executable, "-c", code, died], timeout=30, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (handle,) = segment.handles()
+    assert segment.sweep_segments() == [handle]
+    assert names() == set()
+
+
 def test_warnings_that_are_errors_leave_nothing() -> None:
     code = """
 import sys

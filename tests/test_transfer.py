@@ -23,6 +23,7 @@ from shmchannel import (
     Channel,
     ChannelCorrupted,
     ChannelError,
+    ChannelNotFound,
     CloneError,
     EndOfChannel,
     Interface,
@@ -34,7 +35,9 @@ from shmchannel import (
     Transferable,
     WouldBlock,
     layout,
+    segment,
 )
+from shmchannel import channel as channel_module
 from shmchannel.port.port import connection_of
 from shmchannel.system import files
 from shmchannel.transfer import block as blocks
@@ -563,6 +566,58 @@ def test_what_waits_for_nobody_is_freed_with_the_channel() -> None:
         del channel, one
         gc.collect()
     assert not names()
+
+
+@pytest.mark.parametrize("kind", ["moved", "lent"])
+@pytest.mark.parametrize("step", ["sign", "adopt", "close_names"])
+def test_what_waits_for_a_side_outlives_the_creators_channel_while_it_connects(
+    monkeypatch: pytest.MonkeyPatch, kind: str, step: str
+) -> None:
+    """The records say nobody yet, so a sweep would take the blocks once the channel has no name."""
+    channel = Channel()
+    handle, other, one = channel.handle, Channel.from_handle(channel.handle), channel.connect()
+    buffer = SharedBuffer(1) if kind == "moved" else None
+    one.write_sync(bytes(1 << 18) if buffer is None else buffer, transfer=[buffer] if kind == "moved" else [])
+    one.close_sync()
+    owner: Any = {"sign": segment.Segment, "adopt": channel_module, "close_names": segment.Segment}[step]
+    real = getattr(owner, step)
+
+    def drop_before(*arguments: Any) -> None:
+        nonlocal channel, one
+        del channel, one
+        gc.collect()
+        assert segment.handles() == [handle]
+        real(*arguments)
+
+    monkeypatch.setattr(owner, step, drop_before)
+    with other.connect() as two:
+        assert segment.handles() == []
+        value = two.read_sync(timeout=10)
+        assert len(value) == (1 if kind == "moved" else 1 << 18)
+        with pytest.raises(EndOfChannel):
+            two.read_sync(timeout=10)
+    del value
+    gc.collect()
+    assert not names()
+
+
+def test_nobody_connects_once_the_creators_channel_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else that side would find messages without their blocks."""
+    channel = Channel()
+    handle, other = channel.handle, Channel.from_handle(channel.handle)
+    unlink, refused = channel_module.unlink, []
+
+    def connect_first(name: str) -> None:
+        with pytest.raises(ChannelNotFound):
+            other.connect()
+        refused.append(name)
+        unlink(name)
+
+    monkeypatch.setattr(segment, "PATIENCE", 0)
+    monkeypatch.setattr(channel_module, "unlink", connect_first)
+    del channel
+    gc.collect()
+    assert refused == [handle]
 
 
 def test_a_sweep_removes_what_is_under_way_to_the_dead_and_leaves_what_it_cannot_judge() -> None:

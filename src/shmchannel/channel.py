@@ -212,22 +212,23 @@ _AS_HANDLE = Interface(
 )
 
 
-def _has_names(hold: Hold) -> bool:
-    """Whether the names may still exist: the side that connects second removes them, the segment's last."""
+def _removes_names(segment: Segment, hold: Hold) -> bool:
+    """Whether the creator removes the names. The side that connects second does so, the segment's last."""
     try:
-        return has_name(hold.look()[1])
+        return has_name(hold.look()[1]) and segment.lock_out(hold)
     except ValueError:  # other code has closed the descriptor
         return True
 
 
 def _drop(segment: Segment, hold: Hold) -> None:
     """Remove the names: the creator's Channel has gone. If they linger and a slot is free, they stay."""
-    has_free_slot = segment.has_free_slot()
-    if has_free_slot and segment.lingers:
+    if segment.lingers and segment.has_free_slot():
         hold.close()
         return
-    unread = sum(segment.words[(ring >> 3) + TAIL] for ring in RINGS) if has_free_slot else 0
-    if _has_names(hold):
+    unread = 0
+    if _removes_names(segment, hold):
+        if segment.has_free_slot():
+            unread = sum(segment.words[(ring >> 3) + TAIL] for ring in RINGS)
         unlink(segment.name)
     else:
         disown(segment.name)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import mmap
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -174,6 +173,14 @@ class Segment:
         if not self.has_free_slot():  # step: look_at_slots
             unlink(self.name)
 
+    def lock_out(self, hold: Hold) -> bool:
+        """Lock the free slots, so that no side connects any more. False if the second one does so right now.
+
+        Then it removes the names, once it has put itself into the records of the blocks that wait for it.
+        """
+        locked = [index for index in (0, 1) if hold.try_lock(SLOTS[index])]
+        return len(locked) == 2 or any(self.state(index) == FREE for index in locked)
+
     def _take(self, hold: Hold) -> int:
         until = monotonic() + PATIENCE
         while self.has_free_slot():
@@ -310,15 +317,15 @@ def sweep_segments(
 ) -> list[str]:
     """Remove the names of this user's channels that no process holds; return their handles.
 
-    A channel made with ``linger=True`` keeps its names, unless ``lingering``. With ``chosen`` only the names
-    for which it is true are looked at.
+    A channel made with ``linger=True`` keeps its names while a side can connect, unless ``lingering``. With
+    ``chosen`` only the names for which it is true are looked at.
     """
     swept = []
     for name, hold in files.open_each(filter(chosen, handles())):
         # Check before locking: locking a channel that stays would block a side that connects.
         if (_lingers(hold) and not lingering) or not hold.try_lock(0, layout.RECORDS_END):
             continue
-        # Check again under the lock: the creator may only now have stored the flag.
+        # Check again under the lock: the creator may only now have finished it.
         if lingering or not _lingers(hold):
             remove(name)
             swept.append(name)
@@ -331,8 +338,15 @@ def handles() -> list[str]:
 
 
 def _lingers(hold: Hold) -> bool:
-    flags = os.pread(hold.fileno(), WORD, layout.FLAGS_WORD * WORD)
-    return bool(int.from_bytes(flags, sys.byteorder) & layout.LINGER)
+    """Whether a channel waits for a side: it is finished, was made to linger, and has a free slot.
+
+    A side that dies as it connects may leave the names of a channel that has none.
+    """
+    header = os.pread(hold.fileno(), layout.RECORDS_END, 0)
+    words = memoryview(header.ljust(layout.RECORDS_END, b"\0")).cast("Q")
+    is_finished = words[layout.MAGIC_WORD] == layout.MAGIC
+    has_free_slot = FREE in (words[(slot >> 3) + layout.STATE] for slot in SLOTS)
+    return is_finished and has_free_slot and bool(words[layout.FLAGS_WORD] & layout.LINGER)
 
 
 # -- the header
