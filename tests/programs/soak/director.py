@@ -141,7 +141,8 @@ class Director:
         self.free = list(range(options.channels))
         self.live: dict[int, Live] = {}
         self.failures: list[str] = []
-        self.gone: list[Worker] = []  # that no other has replaced
+        self.killed: set[Worker] = set()  # that have not been replaced yet
+        self.gone: list[Worker] = []  # that none replaces
         self.pools = PoolMember(self.tag, options.seed)
         self.of_pools: dict[str, int] = {}
         self.next_number = self.next_kill = 0.0
@@ -154,7 +155,7 @@ class Director:
     # -- channels
 
     def run(self, *, until: float = float("inf"), channels: float = float("inf")) -> None:
-        """Begin channels until that time, or that many; then wait until all are over."""
+        """Begin channels until that time, or that many; then wait until all are over, and all processes there."""
         channels += self.next_number
         self.next_kill = time.monotonic() + self.draw_pause()
         happened = time.monotonic()
@@ -162,7 +163,7 @@ class Director:
             more = time.monotonic() < until and self.next_number < channels
             while more and self.free and self.next_number < channels:
                 self.begin()
-            if not self.live:
+            if not self.live and not self.killed:
                 return
             if time.monotonic() > self.next_kill and self.options.mortals:
                 self.kill()
@@ -254,9 +255,11 @@ class Director:
         self.next_kill = time.monotonic() + self.draw_pause()
         worker = self.random.choice(self.workers[self.options.hosts :])
         worker.process.kill()
+        self.killed.add(worker)
         self.totals["kills"] += 1
 
     def is_gone(self, worker: Worker) -> None:
+        self.killed.discard(worker)
         status, said = worker.close()
         if said or status != -signal.SIGKILL or worker.index < self.options.hosts:
             self.failures.append(f"process {worker.index} ended with status {status}: {said}")
