@@ -26,8 +26,9 @@ from support.apart import names_tagged
 TESTS = Path(__file__).parent.parent.parent
 SUBMITTERS = 3  # threads
 TASKS = 200  # that each submits to a pool
-PAUSE = 0.02  # seconds from one kill to the next, at most
-PATIENCE = 100  # seconds that a pool may take
+BETWEEN = 20  # tasks that run between a kill and the next, at most: a slow machine has no more kills
+PAUSE = 0.005  # seconds from one look at what has run to the next, at most
+PATIENCE = 60  # seconds that a pool may take
 PR_SET_PDEATHSIG = 1
 
 
@@ -85,13 +86,16 @@ def run_pool(path: Path, tag: str, random: Random, totals: Counter[str]) -> list
     done = threading.Event()
 
     def kill_now_and_then() -> None:
+        after = 0
         while not done.wait(random.uniform(0, PAUSE)):
+            ran = marks(path)
             # One that has run a task: a pool gives up if too many die in a row before they are ready.
-            at_work = {pid for _, pid in marks(path)} & {pid for pid in executor._processes if pid}
-            if at_work:
+            at_work = {pid for _, pid in ran} & {pid for pid in executor._processes if pid}
+            if at_work and len(ran) >= after:
                 with suppress(ProcessLookupError):
                     os.kill(random.choice(sorted(at_work)), signal.SIGKILL)
                 totals["kills"] += 1
+                after = len(ran) + random.randint(1, BETWEEN)
 
     def submit(first: int) -> list[Future[int]]:
         some = [executor.submit(leave_mark, str(path), first + number) for number in range(TASKS)]
