@@ -155,7 +155,7 @@ class Director:
     # -- channels
 
     def run(self, *, until: float = float("inf"), channels: float = float("inf")) -> None:
-        """Begin channels until that time, or that many; then wait until all are over, and all processes there."""
+        """Begin channels until that time, or that many; wait until all are over, and all processes there."""
         channels += self.next_number
         self.next_kill = time.monotonic() + self.draw_pause()
         happened = time.monotonic()
