@@ -156,8 +156,6 @@ class Dispatch:
             return
         worker = max(self.workers, key=Worker.waiting)
         waiting = worker.waiting()
-        if worker.life.has_ended():  # it may have died of the next task, which has to be counted
-            return
         if waiting and worker in stuck:
             self.backlog.extend(worker.take_back(waiting))
         elif waiting * self._mean > WORTH:
