@@ -27,6 +27,7 @@ from shmchannel import (
     InterfaceError,
     Port,
     PortClosed,
+    SharedBuffer,
     WouldBlock,
 )
 from shmchannel.codec.interfaces import listed
@@ -211,6 +212,40 @@ def test_a_message_without_memory_outlives_the_end_that_another_thread_finds(lar
             assert type(two.read_sync(timeout=TIMEOUT)[0]) is Empty
         with pytest.raises(EndOfChannel):
             two.read_sync(timeout=TIMEOUT)
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_message_without_memory_keeps_its_buffer_while_another_thread_reads_on() -> None:
+    begun, has_read = threading.Event(), threading.Event()
+
+    def make(_: object) -> Empty:
+        if not tried:
+            tried.append(True)
+            begun.set()
+            assert has_read.wait(TIMEOUT)
+            raise MemoryError
+        return Empty()
+
+    tried: list[bool] = []
+    channel = Channel(interfaces=[Interface(Empty, serialize=lambda _: None, deserialize=make)])
+    with channel.connect() as one, channel.connect() as two, SharedBuffer(4) as buffer:
+        buffer[:] = b"here"
+        one.write_sync([buffer, Empty()], transfer=[buffer])
+        one.write_sync({"next": 1})
+
+        def read() -> None:
+            with pytest.raises(MemoryError):
+                two.read_sync(timeout=TIMEOUT)
+
+        def read_on() -> None:
+            assert begun.wait(TIMEOUT)
+            assert two.read_sync(timeout=TIMEOUT) == {"next": 1}
+            has_read.set()
+
+        at_once(read, read_on)
+        received, _ = two.read_sync(timeout=TIMEOUT)
+        with received:
+            assert received[:] == b"here"
 
 
 @pytest.mark.usefixtures("engine")

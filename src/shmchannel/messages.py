@@ -133,7 +133,7 @@ class MessageReader:
         self.deferred: list[Exception] = []
         self.returned: list[bytes] = []
         self.received: dict[str, Any] = {}
-        """What a message that is not decoded yet has received beside the ring: see transfer/transfer.py."""
+        """What messages that are not decoded yet have received beside the ring: see transfer/transfer.py."""
         self.arrivals: object = None
         """Each read keeps this from before its take until the message is decoded: see transfer/sweep.py."""
         self.wake_others: Callable[[], object] = bool
@@ -242,10 +242,20 @@ def decode(codec: Codec, returned: list[bytes], received: dict[str, Any], payloa
             returned.append(payload)
         else:
             codec.let_go(payload)  # if a signal handler has cut that off before it took the blocks
-            received.clear()
+            forget(received, payload)
         raise
-    received.clear()
+    forget(received, payload)
     return value
+
+
+def forget(received: dict[str, Any], payload: bytes) -> None:
+    """Forget what a message has received: it is decoded, or lost.
+
+    Other threads have messages of their own. So this forgets only the names that the payload contains.
+    """
+    for name in list(received):
+        if name.encode() in payload:
+            received.pop(name, None)
 
 
 def take_first(items: list[T]) -> T | None:

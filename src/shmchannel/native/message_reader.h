@@ -11,7 +11,7 @@ typedef struct {
     Codec *codec;
     PyObject *deferred; /* a list of exceptions, of which each take raises one; or NULL */
     PyObject *returned; /* a list of payloads for whose values there was no memory; or NULL */
-    PyObject *received; /* a dict of what the message that is decoded has received beside the ring; or NULL */
+    PyObject *received; /* a dict of what messages that are not decoded yet have received beside the ring; or NULL */
     PyObject *arrivals; /* kept by each read until its message is decoded; or NULL */
     PyObject *wake_others; /* wakes those that wait for what is kept here; or NULL */
     Py_buffer ours;     /* a double: 0 in a fork, which takes nothing */
@@ -115,11 +115,20 @@ static void let_go(MessageReader *self, PyObject *beginning)
     Py_XDECREF(none);
 }
 
-/* A message is decoded, or lost: what it has received is the value's alone. */
-static void forget_received(MessageReader *self)
+/* forget of messages.py in C, where no signal handler runs: it would lose the value. */
+static void forget_received(MessageReader *self, const uint8_t *payload, size_t size)
 {
-    if (self->received && PyDict_CheckExact(self->received) && PyDict_GET_SIZE(self->received))
-        PyDict_Clear(self->received);
+    if (!self->received || !PyDict_CheckExact(self->received) || !PyDict_GET_SIZE(self->received))
+        return;
+    PyObject *names = PyDict_Keys(self->received);
+    for (Py_ssize_t i = 0; names && i < PyList_GET_SIZE(names); i++) {
+        Py_ssize_t length;
+        const char *name = PyUnicode_AsUTF8AndSize(PyList_GET_ITEM(names, i), &length);
+        if (name && memmem(payload, size, name, (size_t)length))
+            PyDict_DelItem(self->received, PyList_GET_ITEM(names, i));
+    }
+    Py_XDECREF(names);
+    PyErr_Clear(); /* of a name that is left, for want of memory: its buffer stays until the port ends */
 }
 
 /* After a failed decoding: if it was a shortage, keep the message for the next take, and wake a thread that waits for it.
@@ -133,7 +142,7 @@ static void untake(MessageReader *self, Message *message, PyObject *spare)
     }
     if (!is_shortage(self->codec->state, error)) {
         let_go(self, message->payload); /* if a signal handler has cut that off before it took the blocks */
-        forget_received(self);
+        forget_received(self, (const uint8_t *)PyBytes_AS_STRING(message->payload), (size_t)PyBytes_GET_SIZE(message->payload));
     } else if (self->returned && PyList_Append(self->returned, message->payload) == 0)
         call(self->wake_others);
     Py_DECREF(spare);
@@ -181,16 +190,15 @@ static PyObject *take_message(MessageReader *self, bool hold)
         return status <= 0 ? NULL : message.value;
     }
     BeforeCall give_back = {consumer_give_back, self->consumer}, *before = hold ? &give_back : NULL;
-    PyObject *value = NULL;
-    if (message.payload)
-        value = decode_message(self->codec, (const uint8_t *)PyBytes_AS_STRING(message.payload),
-                               (size_t)PyBytes_GET_SIZE(message.payload), Py_None, before);
-    else
-        value = decode_message(self->codec, message.small, message.size, Py_None, before);
-    if (value)
+    const uint8_t *bytes = message.payload ? (const uint8_t *)PyBytes_AS_STRING(message.payload) : message.small;
+    size_t size = message.payload ? (size_t)PyBytes_GET_SIZE(message.payload) : message.size;
+    PyObject *value = decode_message(self->codec, bytes, size, Py_None, before);
+    if (value) {
+        forget_received(self, bytes, size);
         Py_XDECREF(exchange(&self->spare, spare));
-    else
+    } else {
         untake(self, &message, spare);
+    }
     Py_XDECREF(message.payload);
     return value;
 }
@@ -202,8 +210,6 @@ static PyObject *take(MessageReader *self, bool hold)
         return NULL;
     PyObject *arrivals = member_of(self, &self->arrivals); /* before the take: then a port that ends leaves the blocks to us */
     PyObject *value = take_message(self, hold);
-    if (value)
-        forget_received(self);
     Py_XDECREF(arrivals);
     return value;
 }

@@ -27,7 +27,7 @@ class _Receiver:
     """Receives the buffers of a port's messages.
 
     If the system has no memory or descriptor for something else in a message, the next read takes the same
-    message again, and finds the buffers in ``received``: those of the message that is being decoded.
+    message again, and finds the buffers in ``received``: those of messages that are not decoded yet.
     """
 
     def __init__(self, arrivals: weakref.ref[Arrivals], received: dict[str, SharedBuffer]) -> None:
