@@ -101,6 +101,7 @@ def test_a_closed_output_shows_no_traceback(command: list[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "status", "words"),
     [
+        ([], 2, "list the channels"),
         (["cat", "nonsense"], 1, "is no handle"),
         (["cat", "shmch-AAAAAAAAAAAAAAAA"], 1, "there is no channel"),
         (["inspect", "nonsense"], 1, "'nonsense' is no handle"),

@@ -100,9 +100,12 @@ def _facts(channel: Snapshot, values: list[Any]) -> Facts:
 
 def _ring_facts(ring: RingSnapshot, capacity: int, value: Any) -> Facts:
     facts = [
-        ("has written", f"{ring.messages:,} messages, {ring.bytes_written:,} bytes"),
-        ("unread", f"{ring.fill:,} bytes, {wording.percent(ring, capacity)} of the ring"),
-        ("lent", f"{ring.lent_bytes:,} bytes in {ring.lent_blocks} blocks"),
+        (
+            "has written",
+            f"{wording.count(ring.messages, 'message')}, {wording.count(ring.bytes_written, 'byte')}",
+        ),
+        ("unread", f"{wording.count(ring.fill, 'byte')}, {wording.percent(ring, capacity)} of the ring"),
+        ("lent", f"{wording.count(ring.lent_bytes, 'byte')} in {wording.count(ring.lent_blocks, 'block')}"),
         ("comes next", wording.frame(ring.next, ring)),
     ]
     if value is not NOTHING:

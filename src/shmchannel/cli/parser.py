@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,8 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="shmchannel COMMAND --help shows examples.",
     )
     parser.add_argument("--version", action="version", version=f"shmchannel {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.set_defaults(run=lambda _: _no_command(parser))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_lists(commands)
     _add_inspect_and_reap(commands)
     _add_pipes(commands)
@@ -49,6 +51,12 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("shell", choices=list(completion.SHELLS))
     command.set_defaults(run=lambda options: _print(completion.script(parser, options.shell)))
     return parser
+
+
+def _no_command(parser: argparse.ArgumentParser) -> int:
+    """Show the commands: argparse would only say that one is missing."""
+    parser.print_help(sys.stderr)
+    return 2
 
 
 def _add_lists(commands: Commands) -> None:

@@ -86,7 +86,7 @@ def _fitting(found: list[Snapshot], rates: dict[Key, list[Rates] | None]) -> lis
 
 
 def _heading(found: list[Snapshot], hidden: int, interval: float, keys: int | None) -> str:
-    parts = [time.strftime("%H:%M:%S"), f"{len(found)} channels"]
+    parts = [time.strftime("%H:%M:%S"), wording.count(len(found), "channel")]
     parts.append(wording.size(sum(channel.size for channel in found)))
     if hidden:
         parts.append(f"{hidden} not shown")

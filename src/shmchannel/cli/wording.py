@@ -29,6 +29,11 @@ def number(count: float) -> str:
     return f"{_three_digits(count)} {unit}"
 
 
+def count(number: int, noun: str) -> str:
+    """``1 message``, ``2 messages``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _three_digits(value: float) -> str:
     if value == int(value) and value < 10_000:
         return str(int(value))
