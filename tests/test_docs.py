@@ -251,7 +251,7 @@ def test_the_way_of_a_message_leads_by_names_that_are_there() -> None:
             *owner, function = name.split(".")
             nodes = [node for node in ast.walk(ast.parse(text)) if getattr(node, "name", "") in owner]
             inside = ast.unparse(nodes[0]) if owner else text
-            assert re.search(rf"^ *def {function}\(", inside, re.MULTILINE), f"{file} has no {name}"
+            assert re.search(rf"^ *(async )?def {function}\(", inside, re.MULTILINE), f"{file} has no {name}"
         else:
             assert re.search(rf"^static .*\b{name}\(", text, re.MULTILINE), f"{file} has no {name}"
 
