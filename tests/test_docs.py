@@ -62,7 +62,7 @@ def test_an_example_runs_as_printed(tmp_path: Path, code: str, output: str | Non
     program = tmp_path / "example.py"
     program.write_text(code)
     done = subprocess.run(
-        [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
     )
     assert done.stderr == ""
     assert done.returncode == 0
@@ -79,7 +79,7 @@ def test_a_shell_example_runs_as_printed(tmp_path: Path, code: str, output: str)
         env={**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=50,
         check=False,
     )
     assert done.stderr == ""

@@ -34,7 +34,7 @@ def killed(peer: Peer) -> Iterator[Peer]:
 
 def run(*arguments: str, status: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [*SHMCHANNEL, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, **options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, **options)
     assert done.returncode == status, done.stderr
     return done
 
@@ -44,7 +44,7 @@ def shell(script: str, *arguments: str, status: int = 0) -> subprocess.Completed
     text = f'set -o pipefail; shmchannel() {{ {sys.executable} -m shmchannel "$@"; }}\n{script}'
     command = ["bash", "-c", text, "bash", *arguments]
     buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=buffered)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, env=buffered)
     assert done.returncode == status, done.stderr
     return done
 
