@@ -146,7 +146,7 @@ def nothing_left(
     before, mapped = here(), mappings()
     yield
     request.node.funcargs.clear()  # what fixtures have made
-    for _ in range(100):  # a process just killed or a thread just joined may need a moment to go
+    for _ in range(1000):  # a process just killed may need a moment to go, or seconds on a busy machine
         gc.collect()
         changed = {what: found ^ before[what] for what, found in here().items()}
         changed["mappings"] = mappings() - mapped
