@@ -306,7 +306,7 @@ def test_closing_an_interpreter_does_not_wait_for_threads_that_wait_on_a_port(
     with channel.connect() as port:
         interpreter = new_interpreter()
         call_in(interpreter, peers.leave_open_in_threads, channel.handle, kinds)
-        watchdog = threading.Timer(10, port.close_sync)  # which lets them go
+        watchdog = threading.Timer(30, port.close_sync)  # which lets them go
         watchdog.start()
         interpreter.close()
         watchdog.cancel()
