@@ -9,12 +9,16 @@ import itertools
 import mmap
 import os
 import resource
+import shutil
 import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +34,7 @@ from shmchannel.waiting import sleeper as waiting
 from shmchannel.waiting import thread
 from shmchannel.waiting.deadline import Deadline
 from shmchannel.waiting.sleeper import Wait
+from support.engines import RINGS, in_program
 from support.flavours import FLAVOURS, Peer
 from support.inside import consumer_of, peer_of, reader_of
 from support.peers import echo, until_asleep
@@ -494,61 +499,111 @@ def test_a_wait_that_is_short_earns_spinning_and_a_long_one_loses_it(
     assert sleeper.budget[0] == waiting.SPIN
 
 
-class Yields:
-    """A clock that stands still but for yields, and a sleeper that spins by it."""
+# Preloaded: a clock that moves by each look at it, and by a yield for as long as the test says.
+CLOCK = r"""
+#include <stdint.h>
+#include <time.h>
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.took, self.count = 0, 10, 0
-        monkeypatch.setattr(waiting, "monotonic_ns", lambda: self.now)
-        monkeypatch.setattr(os, "sched_yield", self._sched_yield)
-        never: Any = None
-        words = memoryview(bytearray(2))
-        self.sleeper = waiting.Sleeper(words, never, alive=lambda: True, spins=lambda: waiting.SPIN_APART)
+int64_t now, took, yields;
+void (*meanwhile)(void);
 
-    def _sched_yield(self) -> None:
-        self.count += 1
-        self.now += self.took
+int sched_yield(void)
+{
+    yields++;
+    now += took;
+    if (meanwhile)
+        meanwhile();
+    return 0;
+}
 
-    def spin(self, *, took: int, looks: int | None = None) -> int:
-        """Spin until the look that finds something, if any; return the number of yields."""
-        self.took = took
-        before, polls = self.count, itertools.count()
-        found = self.sleeper.spin(Wait(self.sleeper, lambda: next(polls) == looks))
-        assert found == (looks is not None)
-        return self.count - before
+int clock_gettime(clockid_t clock, struct timespec *at)
+{
+    (void)clock;
+    now++;
+    *at = (struct timespec){.tv_sec = now / 1000000000, .tv_nsec = now % 1000000000};
+    return 0;
+}
+"""
+SPINS = """
+import ctypes, sys
+from shmchannel import Channel
+from shmchannel.port.peer import Peer
+from shmchannel.port.port import connection_of
+from shmchannel.waiting.sleeper import LONG_YIELD, MOST_CREDIT, REST, SLEEP_COSTS, SPIN_APART
+
+Peer.spins = lambda self: SPIN_APART  # not those of this process
+clock = ctypes.CDLL(sys.argv[1])
+now, took, yields = (ctypes.c_int64.in_dll(clock, name) for name in ("now", "took", "yields"))
+meanwhile = ctypes.c_void_p.in_dll(clock, "meanwhile")
+LONG, NEARLY_ALL = LONG_YIELD + 1, MOST_CREDIT - 100
+
+class Pair:
+    def __init__(self):
+        channel = Channel()
+        self.one, self.two = channel.connect(), channel.connect()
+        self.write = ctypes.CFUNCTYPE(None)(lambda: self.one.write_nowait(1))
+        self.wait = connection_of(self.two).incoming.wait()
+
+    def spin(self, of, *, brings=False):
+        "Spin, with yields that take ``of`` ns; return how many there were."
+        took.value, before = of, yields.value
+        meanwhile.value = ctypes.cast(self.write, ctypes.c_void_p).value if brings else None
+        assert self.wait.sleeper.spin(self.wait) == brings
+        if brings:
+            self.two.read_nowait()
+        return yields.value - before
+
+    def find(self):
+        "Spin where a message is there already."
+        self.one.write_nowait(1)
+        assert self.wait.sleeper.spin(self.wait)
+        self.two.read_nowait()
+
+    def close(self):
+        self.one.close_sync(), self.two.close_sync()
+
+def where_another_program_takes_the_cpu_it_sleeps_for_a_while(pair):
+    assert pair.spin(NEARLY_ALL) == 1
+    assert pair.spin(LONG) == 1
+    now.value += REST * LONG - 10_000
+    assert pair.spin(10) == 0  # it rests
+    now.value += 10_000
+    assert pair.spin(10) > 1000
+
+def once_it_was_stopped_it_spins_again_soon(pair):
+    assert pair.spin(3600 * 10**9) == 1
+    assert pair.spin(10) == 0
+    now.value += 5 * 10**9 + 10_000
+    assert pair.spin(10) > 1000
+
+def yields_that_bring_the_answer_pay_for_long_ones(pair):
+    pair.spin(NEARLY_ALL)
+    for _ in range(LONG // SLEEP_COSTS + 1):
+        pair.find()  # brings nothing in
+        assert pair.spin(10, brings=True) == 1
+    assert pair.spin(LONG) == 1
+    assert pair.spin(LONG) == 1  # it did not rest
+    assert pair.spin(LONG) == 0
+
+for promise in (
+    where_another_program_takes_the_cpu_it_sleeps_for_a_while,
+    once_it_was_stopped_it_spins_again_soon,
+    yields_that_bring_the_answer_pay_for_long_ones,
+):
+    pair = Pair()
+    promise(pair)
+    pair.close()
+"""
 
 
-def test_where_another_program_takes_the_cpu_a_side_sleeps_for_a_while(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    yields = Yields(monkeypatch)
-    long = waiting.LONG_YIELD + 1
-    assert yields.spin(took=waiting.MOST_CREDIT) == 1  # which uses up the credit
-    assert yields.spin(took=long) == 1
-    yields.now += waiting.REST * long - 1
-    assert yields.spin(took=10) == 0  # it rests
-    yields.now += 1
-    assert yields.spin(took=10) > 1000
-
-
-def test_a_side_that_was_stopped_spins_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    yields = Yields(monkeypatch)
-    assert yields.spin(took=3600 * 10**9) == 1
-    assert yields.spin(took=10) == 0
-    yields.now += 5 * 10**9
-    assert yields.spin(took=10) > 1000
-
-
-def test_yields_that_bring_the_answer_pay_for_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    yields = Yields(monkeypatch)
-    long = waiting.LONG_YIELD + 1
-    yields.spin(took=waiting.MOST_CREDIT)
-    for _ in range(long // waiting.SLEEP_COSTS + 1):
-        assert yields.spin(took=10, looks=0) == 0  # brings nothing in
-        assert yields.spin(took=10, looks=1) == 1
-    assert yields.spin(took=long) == 1
-    assert yields.spin(took=long) == 1  # it did not rest
-    assert yields.spin(took=long) == 0
+@pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
+@pytest.mark.parametrize("engine", RINGS)
+def test_a_spin_pays_for_its_long_yields(tmp_path: Path, engine: str) -> None:
+    (tmp_path / "clock.c").write_text(CLOCK)
+    subprocess.run(["gcc", "-shared", "-fPIC", "clock.c", "-o", "clock.so"], cwd=tmp_path, check=True)
+    clock = str(tmp_path / "clock.so")
+    environment = {**in_program(engine), "LD_PRELOAD": clock}
+    subprocess.run([sys.executable, "-c", SPINS, clock], env=environment, check=True, timeout=60)
 
 
 def test_in_an_event_loop_a_port_spins_for_less() -> None:
