@@ -118,7 +118,7 @@ static PyObject *consumer_shut(PyObject *object, PyObject *timeout)
     PyObject *result = end_shut(object, timeout);
     Ring *ring = &((End *)object)->ring;
     if (result)
-        ring_consume(ring, LOOK(&ring->head)); /* those of a take_many under way are not given back yet */
+        store(ring, HEAD, LOOK(&ring->head)); /* those of a take_many under way, which has the lock, are not given back yet */
     return result;
 }
 
