@@ -21,7 +21,7 @@ include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
 "$cc" -std=c11 -O1 -g -Wall -Wextra -Wno-missing-field-initializers -Wno-tsan -fsanitize=thread -shared -fPIC \
   -I"$include" src/shmchannel/native/module.c -o "$folder/shmchannel/_native$suffix"
 export PYTHONPATH=$folder${PYTHONPATH:+:$PYTHONPATH} PYTHON_GIL=0 ENGINES=c DEADLINE=600 RACES=${RACES:-100}
-export TSAN_OPTIONS="exitcode=66 history_size=4 suppressions=$PWD/tests/programs/native/race.supp log_path=$folder/report"
+export TSAN_OPTIONS="exitcode=66 history_size=7 suppressions=$PWD/tests/programs/native/race.supp log_path=$folder/report"
 "$python" -c "
 import shmchannel
 assert shmchannel.native and shmchannel.__file__.startswith('$folder'), shmchannel.__file__"
