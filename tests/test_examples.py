@@ -167,7 +167,6 @@ def test_the_command_line_explains_itself(capsys: pytest.CaptureFixture[str]) ->
         (["bench", "--help"], 0, "example: shmchannel bench"),
         (["bench", "--rounds", "x"], 2, "is not a positive whole number"),
         (["bench", "--rounds", "0"], 2, "is not a positive whole number"),
-        ([], 2, "COMMAND"),
     ]:
         with pytest.raises(SystemExit) as ended:
             main(arguments)
