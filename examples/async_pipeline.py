@@ -1,4 +1,4 @@
-"""An asyncio pipeline whose expensive stage runs in another process, behind an ``async for``.
+"""An asyncio pipeline whose expensive stage runs in another process, behind an async for.
 
     python examples/async_pipeline.py [--texts N] [--rounds N]
 
@@ -103,8 +103,10 @@ def positive(text: str) -> int:
 def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=int, default=500)
-    parser.add_argument("--rounds", type=positive, default=10_000)
+    parser.add_argument("--texts", type=int, default=500, help="how many keys to derive (default: 500)")
+    parser.add_argument(
+        "--rounds", type=positive, default=10_000, help="of PBKDF2 for each key (default: 10000)"
+    )
     options = parser.parse_args()
     if options.texts < 0:
         parser.error("--texts must not be negative")

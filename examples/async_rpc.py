@@ -150,8 +150,10 @@ def positive(text: str) -> int:
 def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=positive, default=20_000)
-    parser.add_argument("--in-flight", type=positive, default=1_000)
+    parser.add_argument("--requests", type=positive, default=20_000, help="how many (default: 20000)")
+    parser.add_argument(
+        "--in-flight", type=positive, default=1_000, help="at most so many without an answer (default: 1000)"
+    )
     options = parser.parse_args()
     channel = Channel()
     # Connect first: after an early Ctrl-C, server and parent would otherwise wait for each other.

@@ -306,6 +306,8 @@ def main() -> None:
         console.print(f"\n{len(files):,} files, {size:,} bytes, {len(failed)} did not tokenize")
         for path, reason in failed.items():
             console.print(f"  {path}: {reason}", highlight=False, markup=False, soft_wrap=True)
+        if interpreters is None:
+            console.print("without a worker in an interpreter, which takes Python 3.14")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -157,8 +157,8 @@ def positive(text: str) -> int:
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=positive, default=1000, metavar="N")
-    parser.add_argument("--clients", type=positive, default=10, metavar="N")
+    parser.add_argument("--texts", type=positive, default=1000, help="how many to index (default: 1000)")
+    parser.add_argument("--clients", type=positive, default=10, help="how many ask at once (default: 10)")
     try:
         asyncio.run(main(parser.parse_args()))
     except KeyboardInterrupt:

@@ -87,7 +87,12 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly once nobody reads the output
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--limit", type=positive, metavar="FILES", help="count only the first FILES files")
-    parser.add_argument("--workers", type=positive, default=os.process_cpu_count(), metavar="N")
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=os.process_cpu_count(),
+        help="how many (default: one for each CPU)",
+    )
     options = parser.parse_args()
     library, files = find_files(options.limit)
 
