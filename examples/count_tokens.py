@@ -306,7 +306,7 @@ def main() -> None:
         console.print(f"\n{len(files):,} files, {size:,} bytes, {len(failed)} did not tokenize")
         for path, reason in failed.items():
             console.print(f"  {path}: {reason}", highlight=False, markup=False, soft_wrap=True)
-        if interpreters is None:
+        if interpreters is None and not options.worker:
             console.print("without a worker in an interpreter, which takes Python 3.14")
     except KeyboardInterrupt:
         sys.exit(130)
