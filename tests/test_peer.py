@@ -48,6 +48,19 @@ def test_a_peer_that_has_died_is_lost() -> None:
         assert peer.lost
 
 
+@pytest.mark.parametrize("look", [Peer.has_connected, Peer.rings_here, Peer.spins, Peer.heard])
+def test_a_close_in_the_midst_of_a_look_raises_nothing(
+    look: Callable[[Peer], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = Channel()
+    with channel.connect() as port, channel.connect():
+        peer = Peer(slot_of(port), spin=True)
+        slots = iter([slot_of(port)])  # then another thread has closed the port
+        with monkeypatch.context() as patch:
+            patch.setattr(Peer, "_slot", property(lambda _peer: next(slots, None)), raising=False)
+            look(peer)
+
+
 class Indexed:
     """The words of a segment, for users that slice none of them."""
 
