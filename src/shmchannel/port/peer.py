@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -134,12 +133,9 @@ class Peer:
             record = self._record()
             if record is None:
                 return False
-            self._heard = self.rings_here()
-            if self._heard:
-                process = process_of(record)
-                self.life = life_of(process)
-                ours = process.pid == os.getpid() and process == processes.this_process()
-                self._heard = self.life is not None or ours
+            process, rings = process_of(record), self.rings_here()
+            self.life = life_of(process) if rings else None
+            self._heard = rings and (self.life is not None or process == processes.this_process())
         life = self.life
         return self._heard and (life is None or life.heard)
 

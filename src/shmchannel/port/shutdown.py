@@ -111,9 +111,12 @@ def close_unreferenced() -> None:
     _end_each(_unreferenced)
 
 
+def _living(references: set[weakref.ref[Exiting]]) -> list[Exiting]:
+    return [port for reference in references.copy() if (port := reference()) is not None]
+
+
 def _end_each(references: set[weakref.ref[Exiting]]) -> None:
-    ports = [port for reference in references.copy() if (port := reference()) is not None]
-    ending.call_each([partial(port.end, ended.EXITING) for port in ports])
+    ending.call_each([partial(port.end, ended.EXITING) for port in _living(references)])
 
 
 def _close_if_needed_now() -> None:
@@ -142,10 +145,8 @@ def _disown_in_child() -> None:
     """Drop the parent's ports in a fork, and store nothing in their shared memory."""
     global _ended
     _ended = False
-    for reference in _open_ports.copy():
-        port = reference()
-        if port is not None:
-            port.disown()
+    for port in _living(_open_ports):
+        port.disown()
     _open_ports.clear()
     _unreferenced.clear()
 
