@@ -1,4 +1,4 @@
-"""How the code is built: no private name is used outside its file, and a function fits on a screen.
+"""How the code is built: no private name leaves its file, a function fits on a screen, no mutant is stale.
 
 That imports point downwards is tested in test_docs.py, beside the map of the modules.
 """
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from programs.mutants import MUTANTS
 
 SOURCE = Path(__file__).parent.parent / "src" / "shmchannel"
 MODULES = sorted(SOURCE.rglob("*.py"))
@@ -102,3 +104,10 @@ def test_a_function_in_c_fits_on_a_screen() -> None:
     in_c = {name: lines for path in sources for name, lines in c_functions(path)}
     assert len(in_c) > 150
     assert {name: lines for name, lines in in_c.items() if lines > 80} == {}
+
+
+def test_a_mutant_breaks_code_that_is_there_once() -> None:
+    # Without the core in C, none of its files are there.
+    mutants = [mutant for mutant in MUTANTS if (SOURCE / mutant.file).exists()]
+    counts = {mutant.code: (SOURCE / mutant.file).read_text().count(mutant.code) for mutant in mutants}
+    assert {code: count for code, count in counts.items() if count != 1} == {}
