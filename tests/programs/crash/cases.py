@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,6 +41,7 @@ PR_SET_PDEATHSIG = 1
 
 GDB_STEPS = str(Path(__file__).with_name("gdb_steps.py"))
 DEADLINE = 120  # seconds for a case
+FAILED = 1  # the status of a process that an exception has ended
 STOPPED = 2.0  # seconds that a victim stands still
 
 
@@ -77,7 +79,7 @@ def warm_up() -> None:
 
 
 def run_case(case: dict[str, Any], writing: int) -> NoReturn:
-    status = 1
+    status = FAILED
     try:
         faulthandler.register(signal.SIGUSR1)
         outcome = Case(case, writing).run()
@@ -88,6 +90,18 @@ def run_case(case: dict[str, Any], writing: int) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def sweep() -> None:
+    """Remove what nobody has any more."""
+    segment.sweep_segments()
+    sweep_blocks()
+
+
+def sweep_for_ever() -> None:
+    """Be beside a victim: whatever it is doing, nothing of a living process may go."""
+    while True:
+        sweep()
 
 
 class Case:
@@ -106,6 +120,7 @@ class Case:
         self.folder = tempfile.TemporaryDirectory(prefix="crash-")
         self.board = Board(self.folder.name + "/board")
         self.child = 0  # the victim; 0 if the survivor starts it
+        self.sweeper = 0
         self.problems: list[str] = []
 
     def run(self) -> dict[str, Any]:
@@ -118,6 +133,8 @@ class Case:
             if self.scenario.victim:
                 self.child = self.start()
                 until(lambda: self.board.words[PID])
+            if self.case["action"] == "random":
+                self.sweeper = self.fork(sweep_for_ever)
             survivor = Survivor(self.board, lambda: victim_of(self.as_program()))
             disturber = threading.Thread(target=self.disturb)
             disturber.start()
@@ -142,14 +159,18 @@ class Case:
         """Fork the victim, or let gdb start it; return its process."""
         if self.case.get("gdb"):
             return self.start_under_gdb()
+        return self.fork(lambda: be_victim(self.as_program()))
+
+    def fork(self, act: Callable[[], None]) -> int:
+        """Fork a process that acts and ends; return it."""
         pid = os.fork()
         if pid == 0:
-            status = 1
+            status = FAILED
             try:
                 _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 os.close(self.writing)
                 signal.alarm(0)
-                be_victim(self.as_program())
+                act()
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -196,15 +217,21 @@ class Case:
             os.kill(victim, signal.SIGCONT)
 
     def let_go(self) -> None:
-        """Wait for the end of the victim, which has no survivor to wait for now."""
+        """Wait for the end of the victim, which has no survivor to wait for now, and end the sweeper."""
         if not self.child:
             return
         end = time.monotonic() + PATIENCE
-        while os.waitpid(self.child, os.WNOHANG) == (0, 0):
+        while (ended := os.waitpid(self.child, os.WNOHANG)) == (0, 0):
             if time.monotonic() > end:
                 self.problems.append("the victim does not end")
                 os.kill(self.child, signal.SIGKILL)
             time.sleep(0.001)
+        if os.waitstatus_to_exitcode(ended[1]) == FAILED and not self.case.get("gdb"):
+            self.problems.append("the victim has failed")
+        if self.sweeper:
+            os.kill(self.sweeper, signal.SIGKILL)
+            if os.waitpid(self.sweeper, 0)[1] != signal.SIGKILL:
+                self.problems.append("the sweeper has failed")
 
     program: subprocess.Popen[bytes] | None = None
 
@@ -234,8 +261,7 @@ class Case:
         """Whether only a sweep removed all names. Anything else that is left is a problem."""
         gc.collect()
         left = names()
-        sweep_blocks()
-        segment.sweep_segments()
+        sweep()
         if left and not self.scenario.sweeps:
             self.problems.append(f"names are left: {left}")
         if names():

@@ -1,4 +1,4 @@
-"""Victims that write and read without end, to be killed at a random moment."""
+"""Victims that write, read, make and drop without end, to be killed at a random moment beside a sweep."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from shmchannel import EndOfChannel, PeerLost, Port
+from shmchannel import Channel, EndOfChannel, PeerLost, Port, SharedBuffer
 
-from .board import PATIENCE, READ, STARTED, message
-from .scenarios import LOST, Scenario, attach, move_one
+from .board import PATIENCE, READ, STARTED, WRONG, message
+from .scenarios import LENT, LOST, Scenario, attach, looks_on, move_one
 from .steps import Victim
-from .survivor import Survivor
+from .survivor import CAPACITY, Survivor
 
 STORMS: dict[str, Scenario] = {}
 
@@ -21,9 +21,15 @@ def size_of(number: int) -> int:
     return (number * 7919) % 20_000 if number % 8 == 0 else number * 131 % 1500
 
 
-def storm(name: str, victim: Callable[[Victim], None]) -> Callable[[Callable[[Survivor], None]], Any]:
+def storm(
+    name: str,
+    victim: Callable[[Victim], None],
+    outcomes: tuple[str, ...] = LOST,
+    *,
+    sweeps: bool = False,
+) -> Callable[[Callable[[Survivor], None]], Any]:
     def enter(survivor: Callable[[Survivor], None]) -> Callable[[Survivor], None]:
-        STORMS[name] = Scenario(name, victim, survivor, LOST, sweeps=False)
+        STORMS[name] = Scenario(name, victim, survivor, outcomes, sweeps)
         return survivor
 
     return enter
@@ -66,6 +72,23 @@ def echo_in_a_loop(victim: Victim) -> None:
                 victim.wrote(await port.write(value))
 
     asyncio.run(main())
+
+
+def make_and_drop(victim: Victim) -> None:
+    while True:
+        channel = Channel(capacity=CAPACITY)
+        with channel.connect() as port:
+            victim.write(port, LENT)
+        with channel.connect() as port:
+            victim.took(port.read_sync(timeout=PATIENCE))
+        dropped = Channel(capacity=CAPACITY), SharedBuffer(100)
+        del dropped
+
+
+@storm("make and drop", make_and_drop, ("nobody there",), sweeps=True)
+def looks_on_all_the_while(survivor: Survivor) -> None:
+    looks_on(survivor)
+    assert not survivor.words[WRONG], "the victim read something else than it had written"
 
 
 @storm("stream to us", stream)
