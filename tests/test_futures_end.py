@@ -17,6 +17,7 @@ from support.flavours import WITH_TESTS
 BEGIN = """
 import multiprocessing, os, signal, sys, threading, time
 from shmchannel.futures import ProcessPoolExecutor
+from shmchannel.system.interrupts import has_lock
 from support.tasks import double, note_and_wait_for, same, wait_for
 def wait_for_ctrl_c():
     while True:  # a signal that comes just before a sleep does not end it
@@ -110,6 +111,31 @@ executor.shutdown()
         assert running.stdout.readline() == "2\n"
         os.killpg(running.pid, signal.SIGINT)
         assert outcome(running) == ("4\n", "", 0)
+
+
+@pytest.mark.varies
+def test_ctrl_c_anywhere_in_a_submit_leaves_the_pool_s_lock_free(tmp_path: Path) -> None:
+    code = """
+def cut_off(number, frame):
+    global cut
+    cut = True
+    raise KeyboardInterrupt
+def submit_until_cut(number):  # a function: CPython may leave the jump of a loop out of its try
+    while not cut:  # a destructor may swallow the interrupt
+        executor.submit(double, number)
+signal.signal(signal.SIGALRM, cut_off)
+executor.submit(double, 1)
+for number in range(200):
+    cut = False
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0001)
+        submit_until_cut(number)
+    except KeyboardInterrupt:
+        pass
+print(has_lock(executor._pool._lock), executor.submit(double, 2).result(timeout=30))
+"""
+    with program(code, "fork", tmp_path) as running:
+        assert outcome(running) == ("False 4\n", "", 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker ends once its task has")

@@ -7,10 +7,12 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
+from functools import partial
 from time import monotonic
 from typing import Any, NoReturn
 
 from ..multiplex import wait
+from ..system.interrupts import locked
 from .alarm import Alarm
 from .crew import Life, Worker
 from .dispatch import AHEAD, TICK, Dispatch
@@ -62,20 +64,24 @@ class Pool:
     def submit(self, call: list[Any]) -> Future[Any]:
         """Have a call done. Raises if the pool has ended."""
         task = Task(call)
-        with self._lock:
-            if self._closing:
-                self._refuse()
-            # Ctrl-C may cut this off, so it sends no other task: the collecting thread sends the backlog.
-            first = not self._dispatch.backlog
-            self._dispatch.backlog.append(task)
-            if len(self._dispatch.workers) < self.size or self._thread is None:
-                self._start_for(task)
-            settled = self._dispatch.send() if first else []
-            if not first and self._dispatch.room:  # an earlier submit was cut off, and nobody else sends
-                self._alarm.ring()
+        settled = locked(self._lock, partial(self._enter, task))
         if settled:
             settle(settled)
         return task.future
+
+    def _enter(self, task: Task) -> Settled:
+        if self._closing:
+            self._refuse()
+        # Ctrl-C may cut this off, so it sends no other task: the collecting thread sends the backlog.
+        first = not self._dispatch.backlog
+        self._dispatch.backlog.append(task)
+        if len(self._dispatch.workers) < self.size or self._thread is None:
+            self._start_for(task)
+        if first:
+            return self._dispatch.send()
+        if self._dispatch.room:  # an earlier submit was cut off, and nobody else sends
+            self._alarm.ring()
+        return []
 
     def _refuse(self) -> NoReturn:
         if self.reason:
@@ -92,39 +98,27 @@ class Pool:
                 return  # those that there are do it
             raise
 
-    def shutdown(self, *, wait: bool, cancel: bool) -> None:
+    def shutdown(self, *, wait: bool, cancel: bool, why: str = "shutdown") -> None:
         """End once all tasks are done; with ``cancel``, once those are that have been sent to a worker."""
-        with self._lock:
-            self._closing = self._closing or "shutdown"
-            cancelled = [task for task in self._dispatch.backlog if cancel and not task.running]
-            thread = self._thread
-        for task in cancelled:  # without the lock: their callbacks are called here
+
+        def close() -> list[Task]:
+            self._closing = self._closing or why
+            return [task for task in self._dispatch.backlog if cancel and not task.running]
+
+        for task in locked(self._lock, close):  # without the lock: their callbacks are called here
             task.future.cancel()
-        self.wake()
-        if wait and thread is not None:
-            thread.join()
+        locked(self._lock, self._alarm.ring)
+        if wait and self._thread is not None:
+            self._thread.join()
 
     def lives(self) -> list[Life]:
         """What the workers run in."""
-        with self._lock:
-            return [worker.life for worker in self._dispatch.workers]
+        return locked(self._lock, lambda: [worker.life for worker in self._dispatch.workers])
 
     def end_workers(self, how: str) -> None:
         """Fail all tasks, and end the workers: ``how`` is ``"terminate"`` or ``"kill"``."""
-        with self._lock:
-            settled = self._give_up(f"the workers of this pool were ended by {how}_workers", how)
-        settle(settled)
-
-    def wake(self) -> None:
-        """Have the collecting thread look."""
-        with self._lock:
-            self._alarm.ring()
-
-    def end_at_exit(self) -> None:
-        """End once all tasks are done, because the program ends."""
-        with self._lock:
-            self._closing = self._closing or "interpreter shutdown"
-        self.shutdown(wait=True, cancel=False)
+        reason = f"the workers of this pool were ended by {how}_workers"
+        settle(locked(self._lock, lambda: self._give_up(reason, how)))
 
     def forget(self) -> None:
         """In a fork: the workers are the parent's."""
@@ -148,7 +142,7 @@ class Pool:
         finally:
             if self._dispatch.workers and self._thread is None:
                 self._start_thread()
-            self.wake()  # the thread is to wait for the new ones too
+            self._alarm.ring()  # the thread is to wait for the new ones too
 
     def _start_thread(self) -> None:
         """Start the thread, after the first workers: a process had better have no other when it forks."""
@@ -161,7 +155,7 @@ class Pool:
             self._end_workers()
             raise
 
-    # -- the collecting thread
+    # -- the collecting thread. No signal handler runs there, so ``with`` will do for the lock.
 
     def _collect(self) -> None:
         """Collect answers until the pool ends."""
@@ -180,16 +174,20 @@ class Pool:
             self._end_workers()
 
     def _end_workers(self) -> None:
-        with self._lock:
+        """Also without that thread, if it could not be started."""
+
+        def take() -> list[Worker]:
             ended = self._ended + self._dispatch.workers
             self._ended = []
             self._dispatch.workers.clear()
+            return ended
+
+        ended = locked(self._lock, take)
         for worker in ended:
             worker.close()
         for worker in ended:
             worker.life.join()
-        with self._lock:
-            self._alarm.close()
+        locked(self._lock, self._alarm.close)
 
     def _wait(self) -> bool:
         """Attend to the workers once one of them needs it. False once there is nothing more to do."""
@@ -329,7 +327,7 @@ class Pool:
         self._dispatch.backlog.clear()
         for worker in self._dispatch.workers:
             getattr(worker.life, how)()
-        self.wake()
+        self._alarm.ring()
         return [(task.future, ERROR, [self._broken(reason), ""]) for task in tasks if task.set_running()]
 
 
@@ -355,7 +353,7 @@ def _end_all() -> None:
     global _exiting
     _exiting = True
     for pool in list(_pools):
-        pool.end_at_exit()
+        pool.shutdown(wait=True, cancel=False, why="interpreter shutdown")
 
 
 def _forget_all() -> None:
