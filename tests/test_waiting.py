@@ -1,4 +1,4 @@
-"""Waiting: no wake-up is lost, fences order, semaphores wake, deadlines hold."""
+"""Waiting: no wake-up is lost, semaphores wake, deadlines hold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import errno
 import itertools
-import mmap
 import os
 import resource
 import shutil
@@ -27,7 +26,6 @@ import pytest
 from shmchannel import Channel, Port, engine
 from shmchannel.layout import READER_SLEEPS
 from shmchannel.system import semaphores
-from shmchannel.system.fences import fence
 from shmchannel.system.processes import has_gil
 from shmchannel.system.semaphores import LibcSemaphore
 from shmchannel.waiting import sleeper as waiting
@@ -76,41 +74,6 @@ def test_a_flood_through_a_ring_of_few_frames_loses_no_wake_up(
             assert port.read_sync() == [number, "x" * 900]
         writer.join()
     peer.join()
-
-
-def test_a_fence_keeps_a_store_before_a_later_load() -> None:
-    # The store-buffer litmus: two sides each store their own word, fence, and load the other's.
-    # Both may never see the old value. (Without fences x86 shows it now and then.)
-    # On a busy machine one side often waits until the other has a CPU again: then it is fewer rounds.
-    rounds, end = 20_000, time.monotonic() + 5
-    memory = mmap.mmap(-1, 16 * rounds + 4096)
-    words = memoryview(memory).cast("Q")
-    start = 2 * rounds
-
-    def side(mine: int, results: mmap.mmap) -> None:
-        for index in range(rounds):
-            words[start + mine * 8] = index + 1
-            while words[start + 8 - mine * 8] < index:  # keep in step, without meeting
-                if time.monotonic() > end:
-                    return
-            words[2 * index + mine] = 1
-            fence()
-            results[index] = 48 + words[2 * index + 1 - mine]
-
-    seen = [mmap.mmap(-1, rounds), mmap.mmap(-1, rounds)]
-    pid = os.fork()
-    if not pid:
-        try:
-            side(1, seen[1])
-        finally:
-            os._exit(0)
-    side(0, seen[0])
-    os.waitpid(pid, 0)
-    both_blind = sum(one == two == ord("0") for one, two in zip(seen[0][:], seen[1][:], strict=True))
-    assert both_blind == 0
-    words.release()
-    for one in (memory, *seen):
-        one.close()
 
 
 WAITS = ["wait_wall_clock", *(["wait_monotonic"] if hasattr(semaphores.LIBC, "sem_clockwait") else [])]
