@@ -45,9 +45,12 @@ fuzz: $(VENV)/.test $(VENV)/.fuzz
 sanitize: $(VENV)/.test
 	tests/programs/native/sanitize.sh $(RUN)
 
-# Threads at once under ThreadSanitizer: PYTHON is a CPython made with --disable-gil --with-thread-sanitizer.
+# Threads at once under ThreadSanitizer: PYTHON is a CPython made with --disable-gil --with-thread-sanitizer. What starts
+# an interpreter or another process is left out: the first makes CPython race with itself, the second has one thread.
+RACE_TESTS = -m "not slow" -k "not (interpreter or spawn or program or fork or million or 200000 or 64_mib)" \
+  $(patsubst %,tests/test_%.py,races port events multiplex streams asyncio batches lent port_buffer transfer pool waiting)
 race: $(VENV)/.test
-	tests/programs/native/race.sh $(RUN)
+	tests/programs/native/race.sh $(RUN) $(or $(TESTS),$(RACE_TESTS))
 
 # Tests on arm64, by qemu, for some minutes. ARM64: a CPython 3.14 for arm64 that runs here, under one prefix with its headers.
 ARM64 ?= /opt/python-3.14-arm64/usr/bin/python3.14
