@@ -16,7 +16,7 @@ ALL = kinds()
 # Victims in interpreters, where the Python has them. Those in processes are the same with each Python.
 KINDS = [pytest.param(kind, marks=[pytest.mark.varies] * kind.interpreter) for kind in ALL]
 IN_C = [parameter for parameter, kind in zip(KINDS, ALL, strict=True) if kind.ring == "C"]
-EVERY = {"kill": 70, "exit": 300, "stop": 200}  # which n-th steps; in an interpreter, a third of them
+EVERY = {"kill": 100, "exit": 400, "stop": 300}  # which n-th steps; in an interpreter, a third of them
 SOME = (
     *("write, and wake", "write in parts", "lend", "transfer"),
     *("read, asleep", "receive a transfer", "close, and wake", "create, connect, write", "serve a pool"),
