@@ -174,9 +174,10 @@ class Segment:
             unlink(self.name)
 
     def lock_out(self, hold: Hold) -> bool:
-        """Lock the free slots, so that no side connects any more. False if the second one does so right now.
+        """Lock the free slots, so that no side connects any more. False if the second may do so right now.
 
-        Then it removes the names, once it has put itself into the records of the blocks that wait for it.
+        Then that side removes the names, once it has put itself into the records of the blocks that wait for
+        it. If it has died instead, a sweep removes them after the end of the first.
         """
         locked = [index for index in (0, 1) if hold.try_lock(SLOTS[index])]
         return len(locked) == 2 or any(self.state(index) == FREE for index in locked)

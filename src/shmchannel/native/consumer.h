@@ -118,7 +118,7 @@ static PyObject *consumer_shut(PyObject *object, PyObject *timeout)
     PyObject *result = end_shut(object, timeout);
     Ring *ring = &((End *)object)->ring;
     if (result)
-        store(ring, HEAD, LOOK(&ring->head)); /* those of a take_many under way, which has the lock, are not given back yet */
+        store(ring, HEAD, LOOK(&ring->head)); /* the room of a take_many under way, which stores the same number later */
     return result;
 }
 
